@@ -1,0 +1,121 @@
+"""The Manifest: one row an image, and everything to the left of the loader is a
+pure function from Manifest to Manifest.
+
+Columns of `Manifest.table` (a pandas DataFrame with a plain 0..n-1 index):
+
+    id            str, unique and stable: the name by which rows are joined
+    location      str, where the picture is: a path relative to `root`, an
+                  absolute path, or `<scheme>:<rest>` for sources without files
+    label/<head>  int, index into `classes[head]`; -1 means unlabelled
+    group         str, optional: person, drawer, duplicate group ('' is its own group)
+    weight        float, optional: weight of the example in the loss
+    split         str, optional: 'train', 'val' or 'test'
+    truth/<what>  optional: what was planted there on purpose, for scoring detectors
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from input_pipeline.errors import DataError
+
+SPLITS = ('train', 'val', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A table of pictures, the class names of each head, and where the files are."""
+
+    table: pd.DataFrame
+    classes: Mapping[str, tuple[str, ...]]
+    root: str = ''
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self.classes)
+
+    def labels(self, head: str) -> np.ndarray:
+        """Labels of one head, int32 [N]."""
+        return self.table[f'label/{head}'].to_numpy(np.int32)
+
+    def select(self, rows) -> 'Manifest':
+        """The manifest of some rows (a boolean mask or positions), in that order."""
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        return dataclasses.replace(
+            self, table=self.table.iloc[rows].reset_index(drop=True))
+
+    def with_column(self, name: str, values) -> 'Manifest':
+        """The manifest with one column added or replaced."""
+        return dataclasses.replace(self, table=self.table.assign(**{name: values}))
+
+
+def make_manifest(columns: Mapping[str, object], classes: Mapping[str, tuple[str, ...]],
+                  root: str = '') -> Manifest:
+    """Checks the columns and builds a Manifest.
+
+    Raises:
+        DataError: no rows, two rows with one id, or a label outside its classes.
+    """
+    table = pd.DataFrame(dict(columns)).reset_index(drop=True)
+    if not len(table):
+        raise DataError(f'No images were found in {root or "the source"!r}: check the path.')
+    table['id'] = table['id'].astype(str)
+    doubled = table['id'][table['id'].duplicated(keep=False)]
+    if len(doubled):
+        first = doubled.iloc[0]
+        places = table['location'][table['id'] == first].tolist()
+        raise DataError(
+            f'Two images have the id {first!r} ({places[0]} and {places[1]}): '
+            f'give every image an id of its own.')
+    classes = {head: tuple(str(name) for name in names) for head, names in classes.items()}
+    for head, names in classes.items():
+        column = f'label/{head}'
+        labels = table[column].to_numpy(np.int64)
+        wrong = np.flatnonzero((labels < -1) | (labels >= len(names)))
+        if len(wrong):
+            row = wrong[0]
+            raise DataError(
+                f'Image {table["id"][row]!r} has label {labels[row]} for head {head!r}, '
+                f'which has {len(names)} classes: use 0 to {len(names) - 1}, or -1 for none.')
+        table[column] = labels.astype(np.int32)
+    return Manifest(table=table, classes=classes, root=root)
+
+
+def digest(manifest: Manifest) -> str:
+    """SHA-256 over what the data mean: ids, labels, groups, weights, class names.
+
+    Rows are taken in the order of their ids and locations are left out, so a copied
+    or packed data set keeps its digest.
+    """
+    table = manifest.table.sort_values('id', kind='stable')
+    hasher = hashlib.sha256()
+
+    def feed(*parts: str) -> None:
+        for part in parts:
+            data = part.encode('utf-8', 'surrogateescape')
+            hasher.update(len(data).to_bytes(8, 'little'))
+            hasher.update(data)
+
+    feed('id', *table['id'])
+    for head in sorted(manifest.classes):
+        feed('classes', head, *manifest.classes[head])
+        hasher.update(table[f'label/{head}'].to_numpy('<i4').tobytes())
+    if 'group' in table:
+        feed('group', *table['group'].astype(str))
+    if 'weight' in table:
+        hasher.update(table['weight'].to_numpy('<f8').tobytes())
+    return hasher.hexdigest()
+
+
+def class_counts(manifest: Manifest, head: str) -> np.ndarray:
+    """Number of images of each class, int64 [C]; unlabelled rows are not counted."""
+    labels = manifest.labels(head)
+    return np.bincount(labels[labels >= 0], minlength=len(manifest.classes[head]))
