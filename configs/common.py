@@ -1,0 +1,177 @@
+"""Every knob of a run, once, with its default and a comment.
+
+An experiment starts from `get_config()` and changes what it needs; the command line
+changes the rest: `--config.schedule.lr=3e-4`. Durations are written in any unit,
+`dict(epochs=30)`, `dict(steps=1000)`, `dict(examples=50_000)` or `dict(percent=10)` (of
+the whole run), and an override may change the unit: `--config.duration.steps=100`.
+"""
+
+import difflib
+import re
+
+from ml_collections import ConfigDict, FieldReference
+
+
+def _anything(default) -> FieldReference:
+    """A field whose type is not that of its default."""
+    return FieldReference(default, field_type=object)
+
+
+def get_config() -> ConfigDict:
+    """The defaults. Unknown keys are refused, here and on the command line."""
+    config = ConfigDict()
+    config.seed = 0  # of weights, order, augmentation, dropout and splits
+    config.duration = dict(epochs=30)  # length of the training
+    config.batch_size = 64  # examples a step, over all devices
+    config.precision = 'float32'  # of the computation: 'float32' | 'bfloat16'; weights stay float32
+
+    config.data = dict(
+        source='doodles',  # 'doodles' | 'digits' | 'folder' | 'csv'
+        folder='',  # source=folder: PATH/<class>/**/image.*
+        csv='',  # source=csv: the table
+        images='',  # source=csv: the folder that its paths start from ('': the table's own)
+        allow_outside=False,  # source=csv: allow pictures outside that folder
+        columns=dict(  # source=csv: names of the columns ('': guessed from common names)
+            id='', image='', labels='', group='', weight='', split=''),
+        classes=(),  # the class names allowed, in order ((): those that occur, sorted)
+        group_regex='',  # source=folder: takes the group out of the path, e.g. '_(\\d+)\\.'
+        unreadable='error',  # 'error': list broken images and stop | 'drop': go on without them
+        doodles=dict(  # source=doodles: the built-in drawings
+            classes=48,  # how many of the 48 figures
+            per_class=80,  # drawings of each
+            writers=40,  # who draw them; the writer is the group
+            size=96,  # pixels
+            seed=0,  # of the drawings
+            heads=('class',),  # 'class' and/or 'tool' (pencil, pen, brush, marker)
+            imbalance=1.0,  # largest class / smallest class
+            wild_writers=0,  # the last of the writers, whose paper is turned, mirrored and bent
+            near_duplicates=0.0,  # share of altered copies added, under another writer's name
+            wrong_labels=0.0,  # share of drawings with a wrong label
+            photos=0.0,  # share of photograph-like pictures added
+        ),
+    )
+    config.split = dict(
+        kind='holdout',  # 'holdout' | 'kfold' | 'given' (a column, train/val/test folders, file)
+        val=0.15,  # share held out for validation
+        test=0.15,  # share held out for the test
+        folds=5,  # kfold: how many
+        fold=_anything(0),  # kfold: which one validates, or 'all' for one run after another
+        grouped=True,  # keep a group (person, drawer, duplicates) on one side
+        head='',  # the head to stratify by ('': the first)
+        file='',  # given: a CSV with the columns id and split
+        val_groups=(),  # groups that validate, by name
+        test_groups=(),  # groups that test, by name
+        seed=_anything(None),  # of the split (None: config.seed)
+    )
+    config.image = dict(
+        size=64,  # pixels, height and width of the model's input
+        resize='squash',  # 'squash' | 'pad' | 'crop'
+        border='edge',  # what a warp sees outside the picture: edge | reflect | white | black
+        mean=(0.5, 0.5, 0.5),  # of the normalisation (x / 255 - mean) / std, on the device
+        std=(0.5, 0.5, 0.5),
+        cache_mb=1024,  # decoded pictures are kept in memory if all of them fit
+    )
+    # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one after
+    # another; the last one lasts to the end. Kinds and their units: input_pipeline/transforms.py.
+    config.curriculum = ()
+    config.loader = dict(
+        threads=2,  # that read, decode and warp
+        workers=0,  # processes for the same (0: none, the threads do it)
+        prefetch=8,  # batches ahead
+    )
+
+    # name and every keyword of models.create_model for that name (depth, img_size, drop_path, ...)
+    config.model = dict(name='vit_tiny_patch16_224')
+    config.init = {
+        'from': '',  # a workdir: start from its best weights (a head of another size starts anew)
+    }
+    config.optimizer = dict(
+        name='adamw',  # 'adamw' | 'sgd'
+        b1=0.9,  # adamw
+        b2=0.999,  # adamw
+        eps=1e-8,  # adamw
+        momentum=0.9,  # sgd
+        nesterov=True,  # sgd
+        weight_decay=0.05,  # decoupled, times the learning rate; none on norms, biases, embeddings
+        clip_norm=1.0,  # of the whole gradient (0: no clipping)
+    )
+    config.schedule = dict(
+        name='cosine',  # 'constant' | 'step' | 'cosine' | 'exponential'
+        lr=1e-3,  # the peak
+        warmup=dict(percent=5),  # linear, from 0
+        final=0.0,  # cosine: the end, as a share of lr
+        every=dict(epochs=10),  # step, exponential: how often gamma is applied
+        gamma=0.1,  # step, exponential: the factor
+    )
+    config.loss = dict(
+        label_smoothing=0.0,
+        head_weights=(),  # of several heads, in their order ((): all 1)
+    )
+
+    config.eval = dict(
+        every=dict(epochs=1),
+        batch_size=256,
+        metric='accuracy',  # of the validation, that says which checkpoint is best: 'accuracy' | 'loss'
+    )
+    config.checkpoint = dict(
+        every=dict(epochs=1),
+        keep=2,  # newest checkpoints kept, besides the best
+    )
+    config.log = dict(
+        every=dict(steps=20),
+        tensorboard=True,
+    )
+    config.mesh = dict(data=-1)  # devices that share a batch (-1: all)
+    return config
+
+
+_SOURCES = {'doodles': (), 'digits': (), 'folder': ('folder',), 'csv': ('csv', 'images'),
+            'tfds': ('tfds',), 'packed': ('packed',)}
+
+
+def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
+    """Reads what stands after the colon of `--config=FILE:key=value,key=value`.
+
+    Args:
+        arg: that text, or None. A comma belongs to a value unless `key=` follows.
+        **defaults: the keys that this config knows besides the data keys, with defaults.
+
+    Raises:
+        ValueError: an unknown key, or a word without `=`.
+    """
+    known = {'data': '', 'folder': '', 'csv': '', 'images': '', 'tfds': '', 'packed': '', **defaults}
+    values = dict(known)
+    for part in re.split(r',(?=[A-Za-z_]+=)', arg) if arg else ():
+        key, equals, value = part.partition('=')
+        if not equals or key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f'did you mean {near[0]}=...?' if near else f'known are {", ".join(known)}.'
+            raise ValueError(f'The config argument {part!r} is not known: {hint}')
+        values[key] = value
+    return values
+
+
+def choose_data(config: ConfigDict, args: dict[str, str]) -> ConfigDict:
+    """Puts the data keys of `parse_arg` (data=, folder=, csv=, images=, ...) into the config.
+
+    Raises:
+        ValueError: a source that does not exist, is not built yet, or two at once.
+    """
+    given = [key for key in ('folder', 'csv', 'tfds', 'packed') if args[key]]
+    if len(given) > 1:
+        raise ValueError(f'The config arguments {given[0]}= and {given[1]}= exclude each other: '
+                         f'give one source.')
+    source = args['data'] or (given[0] if given else config.data.source)
+    if source not in _SOURCES:
+        near = difflib.get_close_matches(source, _SOURCES, n=1) or list(_SOURCES)
+        raise ValueError(f'data={source} is no source: did you mean {" or ".join(near)}?')
+    if given and given[0] != source:
+        raise ValueError(f'data={source} and {given[0]}= exclude each other: give one source.')
+    if source in ('tfds', 'packed'):
+        raise ValueError(f'The source {source}= is not built yet: use folder= or csv=.')
+    config.data.source = source
+    for key in _SOURCES[source]:
+        config.data[key] = args[key]
+    if args['images'] and source != 'csv':
+        raise ValueError('images= belongs to csv=: give csv=PATH,images=PATH.')
+    return config

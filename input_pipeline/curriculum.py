@@ -1,0 +1,66 @@
+"""The curriculum: which transforms, and what share of the learning rate, at which step.
+
+A stage is looked up from a step, and a step from an example's position in the endless
+order, so stages change without rebuilding the pipeline, and a resumed run is in the right
+stage by construction.
+"""
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from input_pipeline.errors import DataError
+from input_pipeline.transforms import Transform, make_transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """From `start` (a step) until the next stage's start."""
+
+    start: int
+    transforms: tuple[Transform, ...]
+    lr_scale: float = 1.0
+
+
+def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str], int]
+                ) -> tuple[Stage, ...]:
+    """Checks `config.curriculum` and turns its durations into steps.
+
+    Args:
+        curriculum: stages `dict(until=<duration>, transforms=[...], lr_scale=1.0)`; the last one
+            lasts to the end, whatever its `until`. Empty: one stage without transforms.
+        to_steps: (duration, config key) -> steps from the start of the run.
+
+    Raises:
+        DataError: an unknown key, a stage that ends before it starts, a bad transform.
+    """
+    stages, start = [], 0
+    for number, entry in enumerate(curriculum):
+        where = f'config.curriculum[{number}]'
+        entry = dict(entry)
+        unknown = set(entry) - {'until', 'transforms', 'lr_scale'}
+        if unknown:
+            raise DataError(f'{where} has no key {sorted(unknown)[0]!r}: '
+                            f'a stage has until, transforms and lr_scale.')
+        scale = entry.get('lr_scale', 1.0)
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale < 0:
+            raise DataError(f'{where}.lr_scale = {scale!r}: give a number that is not negative.')
+        transforms = tuple(make_transform(spec, f'{where}.transforms[{i}]')
+                           for i, spec in enumerate(entry.get('transforms', ())))
+        stages.append(Stage(start, transforms, float(scale)))
+        last = number == len(curriculum) - 1
+        if 'until' not in entry:
+            if not last:
+                raise DataError(f'{where} has no until: only the last stage may leave it out.')
+            continue
+        end = to_steps(entry['until'], f'curriculum[{number}].until')
+        if end <= start and not last:
+            raise DataError(f'{where} ends at step {end}, and starts at step {start}: '
+                            f'give each stage a later `until` than the one before.')
+        start = end
+    return tuple(stages) or (Stage(0, ()),)
+
+
+def stage_at(stages: Sequence[Stage], step: int) -> int:
+    """The number of the stage that a step belongs to."""
+    return bisect.bisect_right(stages, step, key=lambda stage: stage.start) - 1

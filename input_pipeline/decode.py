@@ -1,0 +1,260 @@
+"""From the bytes of a file to pixels, and from pixels to a wanted size.
+
+OpenCV decodes what it does right and fast (JPEG, PNG and WebP without transparency; it
+obeys EXIF orientation). Pillow decodes the rest: GIF, BMP, CMYK, anything transparent
+(laid over white) or animated (first frame).
+"""
+
+import io
+import struct
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from input_pipeline.errors import DataError
+
+# Pillow's own limit for refusing a picture as a decompression bomb.
+MAX_PIXELS = 178_956_970
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')
+MODES = ('squash', 'pad', 'crop')
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_END = b'IEND\xaeB`\x82'
+# What is often found under an image's name, by its first bytes.
+_DISGUISES = (
+    (b'%PDF', 'is a PDF, not an image'),
+    (b'PK\x03\x04', 'is a ZIP archive, not an image'),
+    (b'\x1f\x8b', 'is a gzip archive, not an image'),
+    (b'II*\x00', 'is a TIFF, which is not supported; convert it to PNG'),
+    (b'MM\x00*', 'is a TIFF, which is not supported; convert it to PNG'),
+    (b'8BPS', 'is a Photoshop file; convert it to PNG'),
+    (b'version https://git-lfs', 'is a Git LFS pointer; fetch the file with `git lfs pull`'),
+)
+
+
+def decode(data: bytes, *, name: str) -> np.ndarray:
+    """Decodes the bytes of an image file to RGB uint8 [H, W, 3].
+
+    EXIF orientation is obeyed, transparency is laid over white, 16 bits keep their upper
+    8, colour profiles are ignored, and of an animation the first frame is taken.
+
+    Raises:
+        DataError: names the file and says what is wrong with it.
+    """
+    fast, reason = _probe(data)
+    if fast:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        except cv2.error:
+            image = None
+        if image is not None:
+            return image
+    if not reason:
+        image, reason = _pillow(data)
+        if not reason:
+            return image
+    raise DataError(f'Image {name!r} {reason}: restore the file, or go on without it by '
+                    f'--config.data.unreadable=drop.')
+
+
+def problem(data: bytes) -> str:
+    """What is wrong with the bytes of an image file, or '' if it can be decoded whole.
+
+    Stricter and slower than `decode`: every pixel is decoded by Pillow, which reports
+    missing data, and the checksums of a PNG are verified.
+    """
+    _, reason = _probe(data)
+    if reason:
+        return reason
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.format == 'PNG':
+                image.verify()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoders raise nearly every type on damaged data
+        return _reason(error)
+    return ''
+
+
+def resize(image: np.ndarray, size: tuple[int, int], mode: str = 'squash') -> np.ndarray:
+    """Resizes uint8 [H, W, 3] to uint8 [h, w, 3]: area averages to shrink, cubic to enlarge.
+
+    Args:
+        image: the picture.
+        size: (h, w), pixels.
+        mode: 'squash' changes the aspect; 'pad' keeps it and fills up, evenly on both
+            sides, with the median colour of the picture's border; 'crop' keeps it, covers
+            `size` and cuts the centre out.
+
+    Raises:
+        DataError: an unknown mode.
+    """
+    height, width = size
+    if mode == 'squash':
+        return _scale(image, height, width)
+    if mode not in MODES:
+        raise DataError(f'The resize mode {mode!r} is unknown: use one of {", ".join(MODES)}.')
+    ratios = height / image.shape[0], width / image.shape[1]
+    ratio = min(ratios) if mode == 'pad' else max(ratios)
+    inner_height, inner_width = (max(1, round(side * ratio)) for side in image.shape[:2])
+    scaled = _scale(image, inner_height, inner_width)
+    top, left = abs(height - inner_height) // 2, abs(width - inner_width) // 2
+    if mode == 'crop':
+        return np.ascontiguousarray(scaled[top:top + height, left:left + width])
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = border_color(image)
+    canvas[top:top + inner_height, left:left + inner_width] = scaled
+    return canvas
+
+
+def border_color(image: np.ndarray) -> np.ndarray:
+    """Median colour of the outermost pixels of uint8 [H, W, 3], uint8 [3]."""
+    edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    return np.round(np.median(edge, axis=0)).astype(np.uint8)
+
+
+def _scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Axis by axis, because area averaging only serves an axis that shrinks.
+    least = min(height, image.shape[0]), min(width, image.shape[1])
+    if least != image.shape[:2]:
+        image = cv2.resize(image, (least[1], least[0]), interpolation=cv2.INTER_AREA)
+    if least != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    return image
+
+
+def _probe(data: bytes) -> tuple[bool, str]:
+    """Reads the header only: (OpenCV decodes it right, what is wrong)."""
+    if not data:
+        return False, 'is empty (0 bytes)'
+    try:
+        if data.startswith(b'\xff\xd8\xff'):
+            width, height, fast, whole = _probe_jpeg(data)
+        elif data.startswith(_PNG):
+            width, height, fast, whole = _probe_png(data)
+        elif data.startswith(b'RIFF') and data[8:12] == b'WEBP':
+            width, height, fast, whole = _probe_webp(data)
+        elif data.startswith((b'GIF87a', b'GIF89a', b'BM')):
+            return False, ''
+        else:
+            return False, _disguise(data)
+    except (IndexError, struct.error):
+        whole = False
+    if not whole:
+        return False, 'is truncated'
+    if width * height > MAX_PIXELS:
+        return False, (f'has {width} x {height} pixels, more than {MAX_PIXELS:,} '
+                       f'(a decompression bomb?)')
+    return fast, ''
+
+
+def _probe_jpeg(data: bytes) -> tuple[int, int, bool, bool]:
+    width = height = components = 0
+    position = 2
+    while True:  # ends by IndexError or struct.error if no scan starts
+        if data[position] != 0xFF:
+            # No marker where one is due: damaged, and Pillow words that better.
+            return width, height, False, True
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            return width, height, False, True
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, components = struct.unpack_from('>HHB', data, position + 5)
+        length, = struct.unpack_from('>H', data, position + 2)
+        position += 2 + length
+        if marker == 0xDA:
+            break
+    # From the first scan on: a thumbnail in the header has an end marker of its own.
+    # OpenCV turns CMYK to RGB in its own way, Pillow as others do.
+    return width, height, components in (1, 3), data.rfind(b'\xff\xd9', position) >= 0
+
+
+def _probe_png(data: bytes) -> tuple[int, int, bool, bool]:
+    width, height, _, color = struct.unpack_from('>IIBB', data, 16)
+    fast = color in (0, 2, 3)
+    position = 8
+    while True:
+        length, kind = struct.unpack_from('>I4s', data, position)
+        if kind == b'IDAT':
+            break
+        if kind in (b'tRNS', b'acTL'):  # transparency, animation
+            fast = False
+        position += length + 12
+    return width, height, fast, data.rfind(_PNG_END) >= 0
+
+
+def _probe_webp(data: bytes) -> tuple[int, int, bool, bool]:
+    size, = struct.unpack_from('<I', data, 4)
+    kind, fast = data[12:16], True
+    if kind == b'VP8X':
+        fast = not data[20] & 0x12  # transparency, animation
+        width = int.from_bytes(data[24:27], 'little') + 1
+        height = int.from_bytes(data[27:30], 'little') + 1
+    elif kind == b'VP8L':
+        bits, = struct.unpack_from('<I', data, 21)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        fast = not bits >> 28 & 1  # transparency
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from('<HH', data, 26))
+    return width, height, fast, len(data) >= size + 8
+
+
+def _disguise(data: bytes) -> str:
+    start = data[:512].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    if b'<svg' in start:
+        return 'is an SVG drawing; convert it to PNG'
+    if start.startswith((b'<!doctype', b'<html', b'<head', b'<?xml', b'<body', b'<!--')):
+        return 'is a web page (HTML or XML), not an image'
+    if data[4:8] == b'ftyp':
+        return 'is an AVIF or HEIC image or a video; convert it to JPEG or PNG'
+    for magic, reason in _DISGUISES:
+        if data.startswith(magic):
+            return reason
+    if not data.strip(b'\0'):
+        return 'holds nothing but zeros'
+    return 'is no image of a known format (JPEG, PNG, WebP, BMP, GIF)'
+
+
+def _pillow(data: bytes) -> tuple[np.ndarray | None, str]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            if image.mode.startswith('I'):  # 16-bit grey; convert('RGB') would clip it
+                upper = (np.asarray(image) >> 8).astype(np.uint8)
+                image = _upright(Image.fromarray(upper), image.getexif())
+            else:
+                image = _upright(image, image.getexif())
+            if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+                image = image.convert('RGBA')
+                white = Image.new('RGBA', image.size, 'white')
+                image = Image.alpha_composite(white, image)
+            return np.array(image.convert('RGB')), ''
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoders raise nearly every type on damaged data
+        return None, _reason(error)
+
+
+def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    if exif.get(0x0112, 1) in (None, 1):
+        return image
+    image.getexif().update(exif)
+    return ImageOps.exif_transpose(image)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f'has more than {MAX_PIXELS:,} pixels (a decompression bomb?)'
+    text = ' '.join(str(error).split())
+    if 'truncated' in text:
+        return 'is truncated'
+    if isinstance(error, Image.UnidentifiedImageError):
+        return 'is damaged (its header cannot be read)'
+    return f'is damaged ({text})' if text else f'is damaged ({type(error).__name__})'

@@ -1,0 +1,221 @@
+"""The Grain graph: from a Manifest to batches of uint8 pictures.
+
+Training walks an endless order of positions: position p belongs to epoch p // n and to
+step p // batch_size, and a batch may straddle two epochs, so every example is seen exactly
+once an epoch. What an example looks like is a pure function of (seed, epoch, example):
+threads, workers, hosts and resuming change nothing.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import grain
+import numpy as np
+
+from input_pipeline import curriculum as curricula
+from input_pipeline import decode, sources, warp
+from input_pipeline.manifest import Manifest
+from input_pipeline.transforms import draw_maps
+
+# What a random stream is for: streams of different purposes never meet.
+_ORDER, _AUGMENT = 1, 2
+
+cv2.setNumThreads(0)  # Grain's threads are the parallelism; OpenCV's would fight them.
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """How a picture becomes the model's input (config.image)."""
+
+    size: int
+    resize: str = 'squash'
+    border: str = 'edge'
+
+
+class Pictures:
+    """Decoded and resized pictures by row, kept in memory if all of them fit.
+
+    Thread-safe: two threads may decode the same row, and both get the same pixels.
+    """
+
+    def __init__(self, manifest: Manifest, spec: ImageSpec, cache_mb: float = 0):
+        self._locations = manifest.table['location'].to_numpy()
+        self._root = manifest.root
+        self._spec = spec
+        shape = (len(manifest), spec.size, spec.size, 3)
+        fits = np.prod(shape, dtype=np.int64) <= cache_mb * 2**20
+        self._cache = np.empty(shape, np.uint8) if fits else None
+        self._filled = np.zeros(len(manifest), bool)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """uint8 [size, size, 3]; the caller must not write to it."""
+        if self._cache is not None and self._filled[row]:
+            return self._cache[row]
+        picture = sources.read_image(self._root, self._locations[row])
+        size = self._spec.size
+        picture = decode.resize(picture, (size, size), self._spec.resize)
+        if self._cache is not None:
+            self._cache[row] = picture
+            self._filled[row] = True
+        return picture
+
+    def __getstate__(self):
+        # A worker process fills a cache of its own.
+        return {**self.__dict__, '_filled': np.zeros_like(self._filled),
+                '_cache': None if self._cache is None else self._cache.shape}
+
+    def __setstate__(self, state):
+        shape = state['_cache']
+        self.__dict__.update(state, _cache=None if shape is None else np.empty(shape, np.uint8))
+
+
+class Order:
+    """The endless order of training: position -> (epoch, row). O(1), shuffled anew each epoch."""
+
+    def __init__(self, num_rows: int, seed: int):
+        self._num_rows = num_rows
+        self._seed = seed
+        self._permutations: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self._num_rows)
+        order = self._permutations.get(epoch)
+        if order is None:
+            with self._lock:
+                rng = np.random.default_rng((self._seed, _ORDER, epoch))
+                order = rng.permutation(self._num_rows)
+                # Threads work on two neighbouring epochs at most.
+                self._permutations = {key: value for key, value in self._permutations.items()
+                                      if abs(key - epoch) <= 1} | {epoch: order}
+        return epoch, int(order[offset])
+
+    def __getstate__(self):
+        return self._num_rows, self._seed
+
+    def __setstate__(self, state):
+        self.__init__(*state)
+
+
+def example_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
+    """The generator of one example's augmentation in one epoch."""
+    key = np.array([seed, (_AUGMENT << 56) | epoch], np.uint64)
+    counter = np.array([0, 0, 0, row], np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainExample:
+    """position of this process -> record; a class because worker processes pickle it."""
+
+    pictures: Pictures
+    columns: Mapping[str, np.ndarray]
+    order: Order
+    stages: Sequence[curricula.Stage]
+    border: str
+    seed: int
+    batch_size: int
+    shard: tuple[int, int]
+
+    def __call__(self, local_position: int) -> dict:
+        index, count = self.shard
+        local_batch = self.batch_size // count
+        step, offset = divmod(int(local_position), local_batch)
+        position = step * self.batch_size + index * local_batch + offset
+        epoch, row = self.order(position)
+        picture = self.pictures[row]
+        stage = self.stages[curricula.stage_at(self.stages, step)]
+        if stage.transforms:
+            maps = draw_maps(stage.transforms, example_rng(self.seed, epoch, row),
+                             picture.shape[:2])
+            picture = warp.warp(picture, maps, self.border)
+        return {'image': picture, **{name: values[row] for name, values in self.columns.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalExample:
+    pictures: Pictures
+    columns: Mapping[str, np.ndarray]
+    num_rows: int
+    batch_size: int
+    shard: tuple[int, int]
+
+    def __call__(self, local_position: int) -> dict:
+        index, count = self.shard
+        local_batch = self.batch_size // count
+        batch, offset = divmod(int(local_position), local_batch)
+        row = batch * self.batch_size + index * local_batch + offset
+        inside = row < self.num_rows
+        row = min(row, self.num_rows - 1)
+        return {'image': self.pictures[row], 'mask': np.bool_(inside), 'row': np.int32(row),
+                **{name: values[row] for name, values in self.columns.items()}}
+
+
+def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
+    columns = {f'label/{head}': manifest.labels(head) for head in manifest.heads}
+    if 'weight' in manifest.table:
+        columns['weight'] = manifest.table['weight'].to_numpy(np.float32)
+    return columns
+
+
+def _iterate(example: Callable, num_local: int, local_batch: int, *, threads: int, workers: int,
+             prefetch: int) -> grain.DatasetIterator:
+    records = grain.MapDataset.range(num_local).map(example).batch(local_batch)
+    # Grain's units: whole batches of a map dataset are elements that threads make ahead.
+    options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=max(prefetch, 1))
+    dataset = records.to_iter_dataset(options)
+    if workers:
+        from absl import flags
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags that we don't define.
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricula.Stage], *,
+                   steps: int, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1),
+                   threads: int = 2, workers: int = 0, prefetch: int = 8,
+                   cache_mb: float = 0) -> grain.DatasetIterator:
+    """An iterator over `steps` training batches of one process.
+
+    Args:
+        manifest: the training rows.
+        spec: size and resizing of the pictures.
+        stages: the curriculum.
+        steps: length of the run.
+        batch_size: examples a step over all processes.
+        seed: of order and augmentation.
+        shard: (number of this process, how many processes).
+        threads, workers, prefetch: how the work is done; they change no pixel.
+        cache_mb: decoded pictures are kept in memory if all fit into this many MiB.
+
+    Returns:
+        Batches dict(image=uint8 [b, size, size, 3], 'label/<head>'=int32 [b], and weight=float32
+        [b] if the manifest has one), b = batch_size / processes. `get_state()` and `set_state()`
+        are exact for any number of threads.
+    """
+    example = _TrainExample(
+        Pictures(manifest, spec, cache_mb), _columns(manifest), Order(len(manifest), seed),
+        tuple(stages), spec.border, seed, batch_size, shard)
+    local = batch_size // shard[1]
+    return _iterate(example, steps * local, local,
+                    threads=threads, workers=workers, prefetch=prefetch)
+
+
+def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
+                 shard: tuple[int, int] = (0, 1), threads: int = 2, prefetch: int = 4,
+                 cache_mb: float = 0) -> Callable[[], grain.DatasetIterator]:
+    """A function that starts one pass over every example, in order, none dropped.
+
+    The last batch is filled up with rows of `mask=False`. Batches: as in training, and
+    mask=bool [b], row=int32 [b] (the row of the manifest).
+    """
+    batch_size = min(batch_size, -(-len(manifest) // shard[1]) * shard[1])
+    example = _EvalExample(Pictures(manifest, spec, cache_mb), _columns(manifest),
+                           len(manifest), batch_size, shard)
+    local = batch_size // shard[1]
+    batches = -(-len(manifest) // batch_size)
+    return lambda: _iterate(example, batches * local, local,
+                            threads=threads, workers=0, prefetch=prefetch)

@@ -1,0 +1,142 @@
+"""Where pictures come from: one loader a kind, and `read_image` for their pixels.
+
+A source is a module with `load(**kwargs) -> Manifest`, and, where its pictures are not
+files, `read(location) -> uint8 [H, W, 3]`. To add one: write the module, add a line to
+`SOURCES` (and its name to `SCHEMES` if its locations look like `name:rest`).
+"""
+
+import difflib
+import importlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from input_pipeline.decode import decode
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest
+
+# kind -> (module, keyword arguments of its `load` from `config.data` and the seed)
+SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
+    'doodles': ('doodles', lambda data, seed: _without_none(
+        {'seed': seed} | _without_none(data.get('doodles') or {}))),
+    'digits': ('digits', lambda data, seed: {}),
+    'folder': ('folder', lambda data, seed: _pick(
+        data, 'group_regex', 'extensions', path=data.get('folder', ''))),
+    'csv': ('csv_file', lambda data, seed: _pick(
+        data, 'images', 'columns', 'classes', 'allow_outside', 'group_regex',
+        path=data.get('csv', ''))),
+}
+PLANNED = ('tfds', 'packed')
+SCHEMES = ('doodles', 'digits')
+
+
+def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
+    """Builds the Manifest that `config.data` asks for.
+
+    Args:
+        data: `source` (a key of `SOURCES`) and the keys of that source; other keys and
+            keys that are None are ignored.
+        seed: seed of sources that are drawn, unless they have one of their own.
+
+    Raises:
+        DataError: an unknown source, or whatever the source finds wrong.
+    """
+    kind = data.get('source', '')
+    if kind in PLANNED:
+        raise DataError(f'data.source={kind!r} is not built yet: use one of {_listed(SOURCES)}.')
+    if kind not in SOURCES:
+        raise DataError(f'data.source={kind!r} is no source{did_you_mean(str(kind), SOURCES)}: '
+                        f'use one of {_listed(SOURCES)}.')
+    module, arguments = SOURCES[kind]
+    return _module(module).load(**arguments(data, seed))
+
+
+def scheme_of(location: str) -> str:
+    """The scheme of a location such as `digits:17`, or '' if the picture is a file."""
+    head, colon, _ = location.partition(':')
+    return head if colon and head in SCHEMES else ''
+
+
+def read_image(manifest_root: str, location: str) -> np.ndarray:
+    """Pixels of one row of a Manifest, RGB uint8 [H, W, 3].
+
+    Raises:
+        DataError: the file is missing or no readable image.
+    """
+    scheme = scheme_of(location)
+    if scheme:
+        return _module(SOURCES[scheme][0]).read(location)
+    try:
+        with open(os.path.join(manifest_root, location), 'rb') as file:
+            data = file.read()
+    except OSError as error:
+        raise DataError(f'Image {location!r} in {manifest_root!r} cannot be opened '
+                        f'({error.strerror}): restore it or take it out of the data.') from None
+    return decode(data, name=location)
+
+
+def groups_from_paths(paths: Sequence[str], pattern: str) -> list[str]:
+    """Group of each path: the first capture group of `pattern`, else its whole match.
+
+    Raises:
+        DataError: `pattern` is no regular expression, or some path does not match.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f'data.group_regex={pattern!r} is no regular expression '
+                        f'({error}): correct it.') from None
+    groups, missed = [], []
+    for path in paths:
+        match = regex.search(path)
+        group = match.group(1 if regex.groups else 0) if match else None
+        if group is None:
+            missed.append(path)
+        groups.append(group)
+    if missed:
+        raise DataError(
+            f'data.group_regex={pattern!r} does not match {len(missed)} of {len(paths)} paths '
+            f'({_first(missed)}): change the pattern so that it finds the group in every path.')
+    return groups
+
+
+def did_you_mean(name: str, known) -> str:
+    """', did you mean ...?' for the nearest known name, or '' if none is near."""
+    near = difflib.get_close_matches(name, [str(k) for k in known], n=1)
+    return f' (did you mean {near[0]!r}?)' if near else ''
+
+
+def missing_path(path: str) -> str:
+    """Says how far an absent path exists and what is there with a similar name."""
+    parent, name = os.path.split(os.path.abspath(path))
+    while not os.path.isdir(parent):
+        parent, name = os.path.split(parent)
+    try:
+        near = difflib.get_close_matches(name, os.listdir(parent), n=1)
+    except OSError:
+        near = []
+    hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else ''
+    return f'does not exist ({parent!r} has no {name!r}{hint})'
+
+
+def _first(names: Sequence[str], limit: int = 5) -> str:
+    return ', '.join(repr(n) for n in names[:limit]) + (', ...' if len(names) > limit else '')
+
+
+def _listed(names) -> str:
+    return ', '.join(names)
+
+
+def _without_none(mapping: Mapping) -> dict:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _pick(data: Mapping, *keys: str, **more) -> dict:
+    return more | _without_none({key: data.get(key) for key in keys})
+
+
+def _module(name: str):
+    # Imported at need: a source nobody asked for must not cost start-up time.
+    return importlib.import_module(f'input_pipeline.sources.{name}')

@@ -1,0 +1,252 @@
+"""A CSV file with one line an image.
+
+UTF-8 with or without a byte order mark, any line ends; comma, semicolon or tab between
+the fields. All values are text: a class may be called `NA`, `None` or `007`. It is read
+with the standard library and not with pandas, because an error must name the line.
+"""
+
+import csv
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest, make_manifest
+from input_pipeline.sources import did_you_mean, groups_from_paths, missing_path, scheme_of
+from input_pipeline.sources.folder import SPLIT_NAMES
+
+# What a column is called where config.data.columns does not say.
+COMMON_NAMES = {
+    'image': ('image', 'image_path', 'path', 'file', 'filename', 'img_path'),
+    'labels': ('label', 'class', 'target', 'category'),
+    'id': ('id',),
+    'group': ('group',),
+    'weight': ('weight',),
+    'split': ('split',),
+}
+
+
+def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = None,
+         classes: Sequence[str] | Mapping[str, Sequence[str]] = (),
+         allow_outside: bool = False, group_regex: str = '') -> Manifest:
+    """Manifest of a CSV file, in the order of its lines.
+
+    Args:
+        path: the CSV file.
+        images: the folder that image paths are relative to; '' for the CSV's own.
+        columns: names of the columns `image`, `labels` (several separated by commas: one
+            head each, named like its column), `id`, `group`, `weight`, `split`; '' or
+            absent to look for a common name. A single label column is the head `class`.
+            Without an id column the path, as written, is the id.
+        classes: class names in their order, of the one head or by head; () to take the
+            sorted values of the column. With it a CSV without labels may be read.
+        allow_outside: accept images outside of `images`.
+        group_regex: takes the group from the path; see `folder.load`.
+
+    An empty label is -1, unlabelled.
+
+    Raises:
+        DataError: names the file and, where there is one, the line and the value.
+    """
+    file = _existing(path, 'data.csv', os.path.isfile)
+    root = _existing(images, 'data.images', os.path.isdir) if images else os.path.dirname(file)
+    header, rows, lines = read_csv(file)
+    if not rows:
+        raise DataError(f'The file {path!r} has no lines below its header: add one an image.')
+    wanted = {role: (columns or {}).get(role) or '' for role in COMMON_NAMES}
+    unknown = sorted(set(columns or {}) - set(COMMON_NAMES))
+    if unknown:
+        raise DataError(f'data.columns.{unknown[0]} is unknown{did_you_mean(unknown[0], wanted)}: '
+                        f'use {", ".join(COMMON_NAMES)}.')
+    optional = {'id', 'group', 'weight', 'split'} | ({'labels'} if classes else set())
+    places = {role: _find(file, header, role, name, role in optional)
+              for role, name in wanted.items()}
+
+    def values(place: int) -> list[str]:
+        return [row[place] for row in rows]
+
+    where = [f'{file!r}, line {line}' for line in lines]
+    written = values(places['image'][0])
+    table = {
+        'id': values(places['id'][0]) if places['id'] else written,
+        'location': [_location(root, name, here, allow_outside)
+                     for name, here in zip(written, where)],
+    }
+    _refuse_doubled(file, table['id'], lines)
+    heads = {'class' if len(places['labels']) == 1 else header[place]: values(place)
+             for place in places['labels']} or {'class': [''] * len(rows)}
+    names = _class_names(file, heads, classes)
+    for head, labels in heads.items():
+        table[f'label/{head}'] = _numbers(labels, names[head], where, head)
+    if group_regex:
+        if wanted['group']:
+            raise DataError('data.group_regex and data.columns.group both name the groups: '
+                            'set only one of them.')
+        table['group'] = groups_from_paths(written, group_regex)
+    elif places['group']:
+        table['group'] = [value.strip() for value in values(places['group'][0])]
+    if places['weight']:
+        table['weight'] = [_weight(value, here)
+                           for value, here in zip(values(places['weight'][0]), where)]
+    if places['split']:
+        table['split'] = [split_name(value, here)
+                          for value, here in zip(values(places['split'][0]), where)]
+    return make_manifest(table, names, root=root)
+
+
+def read_csv(path: str, errors: str = 'strict') -> tuple[list[str], list[list[str]], list[int]]:
+    """Reads a CSV: (column names, fields of each row, line where each row starts).
+
+    `errors` is as in `open`: 'surrogateescape' keeps names that are not UTF-8.
+
+    Raises:
+        DataError: not UTF-8, no header, a column twice, a row of another length.
+    """
+    rows, lines = [], []
+    try:
+        with open(path, encoding='utf-8-sig', errors=errors, newline='') as file:
+            first = file.readline()
+            file.seek(0)
+            # Decided by the header: a sniffer would be misled by commas in a value.
+            comma = max(',;\t', key=first.count)
+            reader = csv.reader(file, delimiter=comma, strict=True)
+            line = 1
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    lines.append(line)
+                line = reader.line_num + 1
+    except UnicodeDecodeError:
+        raise DataError(f'The file {path!r} is not UTF-8: save it as "CSV UTF-8".') from None
+    except csv.Error as error:
+        raise DataError(f'The file {path!r} is no sound CSV near line {line} ({error}): '
+                        f'correct it.') from None
+    except OSError as error:
+        raise DataError(f'The file {path!r} cannot be opened ({error.strerror}): '
+                        f'check its path.') from None
+    if not rows:
+        raise DataError(f'The file {path!r} is empty: its first line names the columns.')
+    header = [name.strip() for name in rows[0]]
+    for name in header:
+        if header.count(name) > 1:
+            raise DataError(f'The file {path!r} has the column {name!r} twice: rename one.')
+    for row, line in zip(rows, lines):
+        if len(row) != len(header):
+            raise DataError(
+                f'The file {path!r} has {len(row)} fields in line {line}, but {len(header)} '
+                f'columns: put quotes around values that hold a comma.')
+    return header, rows[1:], lines[1:]
+
+
+def column(path: str, header: Sequence[str], name: str, key: str = '') -> int:
+    """Position of the column `name`, or a DataError that names those which exist."""
+    if name not in header:
+        what = f' ({key})' if key else ''
+        raise DataError(f'The file {path!r} has no column {name!r}{what}'
+                        f'{did_you_mean(name, header)}: it has {", ".join(header)}.')
+    return header.index(name)
+
+
+def split_name(value: str, where: str) -> str:
+    """'train', 'val' or 'test' for any of the names of a split."""
+    try:
+        return SPLIT_NAMES[value.strip().lower()]
+    except KeyError:
+        raise DataError(f'{where}: the split {value!r} is unknown: '
+                        f'use train, val or test.') from None
+
+
+def _existing(path: str, key: str, is_there) -> str:
+    if not path:
+        raise DataError(f'{key} is empty: give the path of the CSV file.')
+    full = os.path.abspath(os.path.expanduser(path))
+    if not os.path.exists(full):
+        raise DataError(f'The path {path!r} ({key}) {missing_path(full)}: correct it.')
+    if not is_there(full):
+        kind = 'file' if is_there is os.path.isfile else 'folder'
+        raise DataError(f'The path {path!r} ({key}) is no {kind}: give the path of one.')
+    return full
+
+
+def _find(file: str, header: list[str], role: str, name: str, optional: bool) -> list[int]:
+    """Positions of the columns of a role; [] for an optional one that is not there."""
+    key = f'data.columns.{role}'
+    if name:
+        parts = [part.strip() for part in name.split(',')] if role == 'labels' else [name]
+        return [column(file, header, part, key) for part in parts if part]
+    lower = [title.lower() for title in header]
+    for common in COMMON_NAMES[role]:
+        if common in lower:
+            return [lower.index(common)]
+    if optional:
+        return []
+    raise DataError(f'The file {file!r} has no column called {" or ".join(COMMON_NAMES[role])}: '
+                    f'name it by {key}, one of {", ".join(header)}.')
+
+
+def _location(root: str, name: str, where: str, allow_outside: bool) -> str:
+    if not name.strip() or '\0' in name:
+        raise DataError(f'{where}: the image path {name!r} is empty or no path: '
+                        f'fill it in or delete the line.')
+    full = os.path.normpath(os.path.join(root, name))
+    inside = os.path.relpath(full, root)
+    if inside == os.pardir or inside.startswith(os.pardir + os.sep):
+        if not allow_outside:
+            raise DataError(
+                f'{where}: the image {name!r} lies outside of the images folder {root!r}: set '
+                f'data.images to a folder that holds all images, or data.allow_outside=True.')
+        return full
+    inside = inside.replace(os.sep, posixpath.sep)
+    return f'./{inside}' if scheme_of(inside) else inside
+
+
+def _refuse_doubled(file: str, ids: list[str], lines: list[int]) -> None:
+    seen: dict[str, int] = {}
+    for name, line in zip(ids, lines):
+        if name in seen:
+            raise DataError(f'The file {file!r} has the id {name!r} in line {seen[name]} and in '
+                            f'line {line}: give every line an id of its own, or delete one.')
+        seen[name] = line
+
+
+def _class_names(file: str, heads: Mapping[str, list[str]], classes) -> dict[str, tuple]:
+    if isinstance(classes, Mapping):
+        given = {head: tuple(map(str, names)) for head, names in classes.items()}
+    elif classes and len(heads) > 1:
+        raise DataError(f'data.classes is one list, but there are the heads {", ".join(heads)}: '
+                        f'give a list for each head by its name.')
+    else:
+        given = dict.fromkeys(heads, tuple(map(str, classes))) if classes else {}
+    for head in given:
+        if head not in heads:
+            raise DataError(f'data.classes names the head {head!r}{did_you_mean(head, heads)}, '
+                            f'but the heads are {", ".join(heads)}.')
+    names = {}
+    for head, labels in heads.items():
+        names[head] = given.get(head) or tuple(sorted({v.strip() for v in labels} - {''}))
+        if not names[head]:
+            raise DataError(f'The file {file!r} has no label at all for the head {head!r}: '
+                            f'fill the column in, or name the classes by data.classes.')
+    return names
+
+
+def _numbers(labels: list[str], names: tuple[str, ...], where: list[str], head: str) -> list[int]:
+    number = {name: index for index, name in enumerate(names)} | {'': -1}
+    numbers = []
+    for label, here in zip(labels, where):
+        index = number.get(label.strip())
+        if index is None:
+            raise DataError(f'{here}: the label {label!r} is no class of the head {head!r}'
+                            f'{did_you_mean(label, names)}: correct it or add it to data.classes.')
+        numbers.append(index)
+    return numbers
+
+
+def _weight(value: str, where: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight < float('inf'):
+        raise DataError(f'{where}: the weight {value!r} is not a number of 0 or more: correct it.')
+    return weight

@@ -1,0 +1,243 @@
+"""The stroke engine: from strokes, a writer and a tool to an RGB picture.
+
+All strokes of a figure are worked on as one array of points, so that a drawing costs
+a few dozen array operations and one OpenCV call a stroke.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from input_pipeline.sources.doodles.shapes import COVER, OPEN, SOLID, Stroke
+from input_pipeline.sources.doodles.writers import TOOLS, Writer
+
+STEP = .022  # distance of points along a stroke, fraction of the figure's longer side
+TURN = np.radians(12)  # standard deviation of a drawing's rotation
+MARGIN = .025  # of the paper, kept free around a drawing
+# Tremor: three waves along a line for x, three for y; radians a point, and weights.
+_FREQUENCIES = np.array([.37, .7, 1.2, .33, .75, 1.1])
+_AMPLITUDES = np.kron(np.eye(2), np.array([[1.2], [.8], [.4]]))
+_SHIFT = 4  # fractional bits of OpenCV's coordinates
+# Width of the line (fraction of the paper) of each tool in an average hand.
+_WIDTHS = dict(zip(TOOLS, (.0165, .0185, .031, .040)))
+_GRAIN = 64  # spare pixels of the grain, from which each drawing cuts its own piece
+
+
+def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Generator,
+         size: int, wild: bool = False) -> np.ndarray:
+    """Draws a figure.
+
+    Args:
+        strokes: the figure, in any units; it is measured and fitted to the paper.
+        writer: whose hand draws.
+        tool: one of TOOLS.
+        rng: the randomness of this drawing alone.
+        size: side of the paper in pixels.
+        wild: whether the paper is also rotated by up to 40 degrees, mirrored and bent.
+
+    Returns:
+        uint8 [size, size, 3], RGB.
+    """
+    strokes = _retraced(strokes, writer, rng)
+    points, first, counts = _sampled([s.points for s in strokes], writer, rng)
+    _shake(points, first, counts, writer, rng)
+    points = _posed(points, writer, rng, wild)
+    scale = 3 if size < 128 else 2
+    layer = _inked(points, first, [s.inside for s in strokes], writer, tool, rng, size * scale)
+    return _coloured(cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA),
+                     writer, tool, rng)
+
+
+def _retraced(strokes: Sequence[Stroke], writer: Writer,
+              rng: np.random.Generator) -> list[Stroke]:
+    """Some hands draw a line twice; never over what the first one hides."""
+    again = rng.random(len(strokes)) < writer.retrace
+    if not again.any():
+        return list(strokes)
+    result = []
+    for stroke, twice in zip(strokes, again):
+        result.append(stroke)
+        if twice and stroke.inside != SOLID:
+            result.append(Stroke(stroke.points, OPEN))
+    return result
+
+
+def _sampled(lines: list[np.ndarray], writer: Writer, rng: np.random.Generator):
+    """Points at equal distances along each line, ends too long or too short as hands are.
+
+    Returns:
+        points float64 [n, 2], centred, longer side of the figure 1; first int [k + 1],
+        where each line begins; counts int [k].
+    """
+    knots = np.concatenate(lines)
+    low, high = knots.min(0), knots.max(0)
+    knots = (knots - (low + high) / 2) / (high - low).max()
+    sizes = np.array([len(points) for points in lines])
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    lengths = np.empty(len(knots))
+    lengths[0] = 0
+    lengths[1:] = np.sqrt((np.diff(knots, axis=0) ** 2).sum(1))
+    lengths[starts] = 1  # a gap in the common arc length keeps the lines apart
+    way = np.cumsum(lengths)
+    begin, length = way[starts], way[ends - 1] - way[starts]
+    short = np.minimum(writer.overshoot + writer.looseness * rng.standard_normal(len(sizes)), 0)
+    length = length + np.maximum(short, -.08 * length)
+    counts = np.maximum(np.ceil(length / STEP).astype(int) + 1, 5)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
+    at = np.repeat(begin, counts) + within * np.repeat(length / (counts - 1), counts)
+    points = np.stack([np.interp(at, way, knots[:, 0]), np.interp(at, way, knots[:, 1])], 1)
+    return points, first, counts
+
+
+def _shake(points: np.ndarray, first: np.ndarray, counts: np.ndarray, writer: Writer,
+           rng: np.random.Generator) -> None:
+    """Rounds corners, trembles, misplaces strokes and runs past ends; in place."""
+    inner = np.repeat(counts > 9, counts)
+    inner[first[:-1]] = inner[first[1:] - 1] = False
+    inner = np.flatnonzero(inner)
+    for _ in range(writer.speed):
+        points[inner] = (points[inner - 1] + points[inner + 1]) / 4 + points[inner] / 2
+
+    line = np.repeat(np.arange(len(counts)), counts)
+    phase = rng.random((len(counts), 6)) * 2 * np.pi
+    waves = (np.arange(len(points))[:, None] * _FREQUENCIES + phase[line]).astype(np.float32)
+    points += np.sin(waves) @ (_AMPLITUDES * writer.tremor)
+
+    # Each stroke lands a little off, a little turned, a little too large or too small.
+    centre = np.add.reduceat(points, first[:-1], axis=0) / counts[:, None]
+    move = rng.standard_normal((len(counts), 4))
+    extent = np.minimum(counts * STEP, 1)  # a long stroke is aimed with more care for its angle
+    angle = 3.5 * writer.wobble * move[:, 0] / (.5 + extent)
+    grow = 1 + 2.5 * writer.wobble * move[:, 1]
+    c, s = (grow * np.cos(angle))[line], (grow * np.sin(angle))[line]
+    x, y = (points - centre[line]).T
+    goal = (centre + .8 * writer.wobble * move[:, 2:])[line]
+    points[:, 0] = goal[:, 0] + c * x - s * y
+    points[:, 1] = goal[:, 1] + s * x + c * y
+
+    last = first[1:] - 1
+    beyond = np.maximum(writer.overshoot + writer.looseness * move[:, 0], 0) * (counts > 7)
+    way = points[last] - points[last - 1]
+    way /= np.maximum(np.sqrt((way**2).sum(1)), 1e-6)[:, None]
+    points[last] += way * beyond[:, None]
+
+
+def _bent(points: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """The points in a smooth displacement field of two long waves an axis."""
+    u = rng.random((4, 3))
+    angle = 2 * np.pi * u[:, 0]
+    waves = np.stack([np.cos(angle), np.sin(angle)]) * (3 + 4 * u[:, 1])
+    field = np.sin(points @ waves + 2 * np.pi * u[:, 2]) * amount
+    return points + np.stack([field[:, 0] + field[:, 1], field[:, 2] + field[:, 3]], 1)
+
+
+def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
+           wild: bool) -> np.ndarray:
+    """The points on the paper, a unit square: proportions, slant, rotation, size, place."""
+    points = _bent(points, writer.bend, rng)
+    normal, u = rng.standard_normal(4), rng.random(8)
+    angle = writer.tilt + TURN * float(np.clip(normal[0], -2.4, 2.4))
+    aspect = np.sqrt(writer.aspect * np.exp(.08 * normal[1]))
+    shape = np.diag([aspect, 1 / aspect])
+    shape[0, 1] = -(writer.slant + .04 * normal[2])  # y runs downwards: tops lean right
+    extent = writer.extent * (.78 + .4 * u[0])
+    if wild:
+        points = _bent(points, .035, rng)
+        angle += np.radians(80 * u[3] - 40)
+        if u[4] < .5:
+            shape[0] *= -1
+        if u[5] < .25:
+            shape[1] *= -1
+    c, s = np.cos(angle), np.sin(angle)
+    points = points @ (np.array([[c, -s], [s, c]]) @ shape).T
+    low, high = points.min(0), points.max(0)
+    points = (points - (low + high) / 2) * extent
+    reach = (high - low) * extent
+    free = 1 - 2 * MARGIN
+    if reach.max() > free:
+        points *= free / reach.max()
+        reach = reach * free / reach.max()
+    return points + .5 + (free - reach) * (u[1:3] - .5)
+
+
+def _inked(points: np.ndarray, first: np.ndarray, insides: list[int], writer: Writer, tool: str,
+           rng: np.random.Generator, side: int) -> np.ndarray:
+    """Coverage by ink, uint8 [side, side]."""
+    layer = np.zeros((side, side), np.uint8)
+    fixed = np.rint(points * (side << _SHIFT)).astype(np.int32)
+    width = _WIDTHS[tool] * writer.width * side
+    noise = rng.standard_normal(len(insides)).tolist()
+    levels = _brush_levels(points, first, width, rng) if tool == 'brush' else None
+    bounds = first.tolist()
+    for i, inside in enumerate(insides):
+        line = fixed[bounds[i]:bounds[i + 1]]
+        ink = 255
+        if tool == 'pencil':
+            ink = int(np.clip(228 + 60 * writer.pressure * 2 * noise[i], 170, 255))
+        if inside == COVER:
+            cv2.fillPoly(layer, [line], 0, cv2.LINE_8, _SHIFT)
+        elif inside == SOLID:
+            cv2.fillPoly(layer, [line], ink, cv2.LINE_8, _SHIFT)
+        if levels is None or inside == SOLID:
+            slim = .45 if inside == SOLID else 1 + writer.pressure * noise[i]
+            cv2.polylines(layer, [line], False, ink, max(1, round(width * slim)), cv2.LINE_8, _SHIFT)
+            continue
+        level = levels[bounds[i]:bounds[i + 1]]
+        cuts = np.flatnonzero(np.diff(level)).tolist()
+        for a, b in zip([0, *(c + 1 for c in cuts)], [*(c + 1 for c in cuts), len(line) - 1]):
+            cv2.polylines(layer, [line[a:b + 1]], False, ink, int(level[a]), cv2.LINE_8, _SHIFT)
+    return layer
+
+
+def _brush_levels(points: np.ndarray, first: np.ndarray, width: float,
+                  rng: np.random.Generator) -> np.ndarray:
+    """Width of a brush at each point in whole pixels: tapered ends, heavier downwards."""
+    counts = np.diff(first)
+    line = np.repeat(np.arange(len(counts)), counts)
+    t = (np.arange(len(points)) - first[line]) / (counts - 1)[line]
+    taper = np.sin(np.pi * np.clip(.06 + .9 * t, 0, 1)) ** .7
+    way = np.diff(points, axis=0, append=points[-1:])
+    steep = np.abs(way[:, 1]) / (np.abs(way).sum(1) + 1e-6)
+    swell = 1 + .22 * np.sin(np.arange(len(points)) * .13 + rng.random() * 6.3)
+    return np.maximum(np.rint(width * (.3 + .85 * taper) * (.75 + .4 * steep) * swell), 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _grain(size: int, tool: str) -> np.ndarray:
+    """The tooth of the paper (pencil) or the flow of the ink (brush), uint8."""
+    side = size + _GRAIN
+    rng = np.random.default_rng((side, TOOLS.index(tool)))
+    noise = rng.standard_normal((side, side)).astype(np.float32)
+    if tool == 'pencil':
+        noise = noise * .8 + 1.6 * cv2.GaussianBlur(noise, (0, 0), .9)
+        value = 200 + 52 * noise
+    else:
+        value = 225 + 380 * cv2.GaussianBlur(noise, (0, 0), 4) + 10 * noise
+    return np.clip(value, 90, 255).astype(np.uint8)
+
+
+def _coloured(cover: np.ndarray, writer: Writer, tool: str,
+              rng: np.random.Generator) -> np.ndarray:
+    """Ink on paper: uint8 [s, s] -> uint8 [s, s, 3]."""
+    u = rng.random(4)
+    colour = np.array(writer.ink, float)
+    strength = 1.
+    if tool == 'pencil':
+        colour = np.full(3, 52 + 34 * u[0])
+    elif tool == 'brush':
+        colour = np.array((16, 16, 18)) + 26 * u[0]
+    elif tool == 'marker':
+        colour = np.array(writer.colours[int(u[0] * len(writer.colours))], float)
+        strength = .93
+    if tool in ('pencil', 'brush'):
+        size = len(cover)
+        top, left = (u[1:3] * _GRAIN).astype(int)
+        grain = _grain(size, tool)[top:top + size, left:left + size]
+        cover = cv2.multiply(cover, grain, scale=1 / 255)
+    share = np.linspace(0, strength, 256)[:, None]
+    table = np.rint(np.array(writer.paper) * (1 - share) + colour * share).astype(np.uint8)
+    return table.take(cover, axis=0)

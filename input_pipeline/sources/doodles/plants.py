@@ -1,0 +1,91 @@
+"""What can be planted among the drawings on purpose: altered copies and photographs."""
+
+import cv2
+import numpy as np
+
+_PHOTO = 0xF070
+
+
+def alter(image: np.ndarray, alteration: str) -> np.ndarray:
+    """A near duplicate of a picture, uint8 [s, s, 3] in and out; see ALTERATIONS."""
+    return ALTERATIONS[alteration](image)
+
+
+def _crop(share: float):
+    def crop(image: np.ndarray) -> np.ndarray:
+        size = len(image)
+        off = max(1, round(size * share))
+        part = image[off // 2:size - off + off // 2, off // 2:size - off + off // 2]
+        return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+    return crop
+
+
+def _jpeg(quality: int):
+    def jpeg(image: np.ndarray) -> np.ndarray:
+        _, data = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    return jpeg
+
+
+def _brightness(factor: float):
+    table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
+    return lambda image: table[image]
+
+
+ALTERATIONS = {
+    'crop-3': _crop(.03),
+    'crop-10': _crop(.10),
+    'flip': lambda image: np.ascontiguousarray(image[:, ::-1]),
+    'jpeg-50': _jpeg(50),
+    'brightness-1.2': _brightness(1.2),
+    'brightness-0.8': _brightness(.8),
+}
+
+
+def photo(seed: int, number: int, size: int) -> np.ndarray:
+    """Photograph number `number`: lit coloured bodies before a rough ground, with sensor noise.
+
+    Returns:
+        uint8 [size, size, 3]; a pure function of the arguments.
+    """
+    rng = np.random.default_rng((seed, _PHOTO, number))
+    axis = (np.arange(size, dtype=np.float32) + .5) / size
+    x, y = np.meshgrid(axis, axis)
+    corners = rng.uniform(40, 190, (2, 2, 3)).astype(np.float32)
+    image = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
+    image += _rough(rng, size)[..., None] * rng.uniform(12, 34)
+    light = rng.uniform(0, 2 * np.pi)
+    lx, ly = np.float32(np.cos(light)), np.float32(np.sin(light))
+    for _ in range(rng.integers(2, 6)):
+        cx, cy = rng.uniform(.1, .9, 2)
+        rx, ry = rng.uniform(.1, .34, 2)
+        turn = rng.uniform(0, np.pi)
+        c, s = np.cos(turn), np.sin(turn)
+        u = (c * (x - cx) + s * (y - cy)) / rx
+        w = (c * (y - cy) - s * (x - cx)) / ry
+        far = u * u + w * w
+        edge = (.12 + .2 * rng.random())  # out of focus, more or less
+        body = np.clip((1 - far) / edge, 0, 1)[..., None].astype(np.float32)
+        shade = .75 - .5 * (lx * (x - cx) / rx + ly * (y - cy) / ry) - .12 * far
+        colour = rng.uniform(30, 225, 3)
+        skin = _rough(rng, size) * rng.uniform(2, 16)
+        lit = np.clip(shade, .12, 1.15)[..., None] * colour + skin[..., None]
+        image += body * (lit - image)
+    if rng.random() < .5:  # a horizon
+        at, tone = rng.uniform(.55, .85), rng.uniform(.45, .8)
+        image *= 1 - (1 - tone) * np.clip((y - at) / .04, 0, 1)[..., None]
+    image *= (1.08 - rng.uniform(.3, .8) * ((x - .5) ** 2 + (y - .5) ** 2))[..., None]
+    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(.5, size / 150))
+    image += rng.normal(0, rng.uniform(2, 6), image.shape)
+    return np.clip(image, 0, 232).astype(np.uint8)
+
+
+def _rough(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Noise whose amplitude falls with frequency as 1/f, float32 [size, size], deviation 1."""
+    total = np.zeros((size, size), np.float32)
+    cells = 3
+    while cells < size:
+        octave = rng.standard_normal((cells, cells)).astype(np.float32)
+        total += cv2.resize(octave, (size, size), interpolation=cv2.INTER_CUBIC) / cells
+        cells *= 2
+    return total / total.std()

@@ -1,0 +1,166 @@
+"""The words in which figures are written: lines, curves, rings and how they cover each other.
+
+Coordinates run from 0 to 100, x to the right and y downwards; `pen.py` measures the
+finished figure and fits it to the paper, so figures need not fill that square exactly.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+OPEN, COVER, SOLID = 0, 1, 2
+
+
+class Stroke(NamedTuple):
+    """One movement of the hand: `points` float64 [n, 2], and what its inside does.
+
+    OPEN leaves the inside alone, COVER hides what was drawn there before (a wheel in
+    front of a car's body), SOLID fills it with ink.
+    """
+
+    points: np.ndarray
+    inside: int = OPEN
+
+
+class Vary:
+    """The choices of one drawing: calls return the next random number in order."""
+
+    def __init__(self, rng: np.random.Generator):
+        self._numbers = iter(rng.random(192).tolist())
+
+    def __call__(self, low: float, high: float) -> float:
+        """A number in [low, high)."""
+        return low + (high - low) * next(self._numbers)
+
+    def maybe(self, chance: float = 0.5) -> bool:
+        return next(self._numbers) < chance
+
+    def pick(self, *choices):
+        return choices[int(next(self._numbers) * len(choices))]
+
+
+def _catmull_rom_basis(samples: int) -> np.ndarray:
+    """Weights of the four neighbouring knots, [samples, 4] (uniform Catmull-Rom, 1974)."""
+    t = np.arange(samples)[:, None] / samples
+    return np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3,
+                      t + 4 * t**2 - 3 * t**3, -t**2 + t**3]) / 2
+
+
+_BASIS = _catmull_rom_basis(7)
+_WINDOW = np.arange(4)
+_CIRCLE = np.linspace(0, 2 * np.pi, 37)
+
+
+def line(*xy: float) -> Stroke:
+    """Straight pieces through x0, y0, x1, y1, ..."""
+    return Stroke(np.array(xy, float).reshape(-1, 2))
+
+
+def poly(*xy: float) -> Stroke:
+    """A closed polygon through x0, y0, x1, y1, ..."""
+    return line(*xy, *xy[:2])
+
+
+def box(x0: float, y0: float, x1: float, y1: float) -> Stroke:
+    """A rectangle."""
+    return line(x0, y0, x1, y0, x1, y1, x0, y1, x0, y0)
+
+
+def curve(*xy: float) -> Stroke:
+    """A smooth open curve through x0, y0, x1, y1, ..."""
+    knots = np.array(xy, float).reshape(-1, 2)
+    knots = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
+    windows = knots[np.arange(len(knots) - 3)[:, None] + _WINDOW]
+    return Stroke(np.concatenate([(_BASIS @ windows).reshape(-1, 2), knots[-2:-1]]))
+
+
+def blob(*xy: float) -> Stroke:
+    """A smooth closed curve through x0, y0, x1, y1, ..."""
+    knots = np.array(xy, float).reshape(-1, 2)
+    n = len(knots)
+    windows = knots[(np.arange(n)[:, None] + _WINDOW - 1) % n]
+    return Stroke(np.concatenate([(_BASIS @ windows).reshape(-1, 2), knots[:1]]))
+
+
+def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> Stroke:
+    """A piece of an ellipse; degrees run clockwise on the paper, 0 points to the right."""
+    t = np.radians(np.linspace(start, end, 8 + int(abs(end - start) / 12)))
+    return Stroke(np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], 1))
+
+
+def ring(cx: float, cy: float, rx: float, ry: float | None = None, tilt: float = 0) -> Stroke:
+    """An ellipse, begun at the top as most hands do; `tilt` in degrees."""
+    t = _CIRCLE - np.pi / 2
+    x, y = rx * np.cos(t), (rx if ry is None else ry) * np.sin(t)
+    c, s = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
+    return Stroke(np.stack([cx + c * x - s * y, cy + s * x + c * y], 1))
+
+
+def dot(cx: float, cy: float, r: float) -> Stroke:
+    """A disc of ink."""
+    return Stroke(ring(cx, cy, r).points[::4], SOLID)
+
+
+def puffs(cx: float, cy: float, rx: float, ry: float, lobes: int, depth: float,
+          phase: float = 0) -> Stroke:
+    """A cloud's outline: an ellipse of outward bulges."""
+    t = np.linspace(0, 2 * np.pi, 12 * lobes + 1)
+    r = 1 + depth * np.abs(np.sin((lobes * t + phase) / 2))
+    return Stroke(np.stack([cx + rx * r * np.cos(t), cy + ry * r * np.sin(t)], 1))
+
+
+def spiral(cx: float, cy: float, r0: float, r1: float, start: float, turns: float) -> Stroke:
+    """Archimedes' spiral from radius r0 to r1; `start` in degrees."""
+    t = np.linspace(0, 1, int(26 * turns))
+    angle = np.radians(start) + 2 * np.pi * turns * t
+    r = r0 + (r1 - r0) * t
+    return Stroke(np.stack([cx + r * np.cos(angle), cy + r * np.sin(angle)], 1))
+
+
+def rays(cx: float, cy: float, r0: float, r1: float, count: int, start: float = 0,
+         span: float = 360) -> list[Stroke]:
+    """Straight lines outwards, spread over `span` degrees from `start`."""
+    steps = count if span == 360 else count - 1
+    t = np.radians(start + span * np.arange(count) / steps)
+    unit = np.stack([np.cos(t), np.sin(t)], 1)
+    centre = np.array([cx, cy])
+    return [Stroke(np.stack([centre + r0 * u, centre + r1 * u])) for u in unit]
+
+
+def join(*strokes: Stroke) -> Stroke:
+    """Strokes drawn one after the other without lifting the pen."""
+    return Stroke(np.concatenate([s.points for s in strokes]))
+
+
+def closed(stroke: Stroke) -> Stroke:
+    """The stroke led back to where it began."""
+    return Stroke(np.concatenate([stroke.points, stroke.points[:1]]), stroke.inside)
+
+
+def cover(stroke: Stroke) -> Stroke:
+    """The stroke, hiding what lies behind it."""
+    return Stroke(stroke.points, COVER)
+
+
+def solid(stroke: Stroke) -> Stroke:
+    """The stroke, filled with ink."""
+    return Stroke(stroke.points, SOLID)
+
+
+def mirror(stroke: Stroke, axis: float = 50) -> Stroke:
+    """The stroke reflected in the vertical line x = axis."""
+    return Stroke(stroke.points * (-1, 1) + (2 * axis, 0), stroke.inside)
+
+
+def both(stroke: Stroke, axis: float = 50) -> list[Stroke]:
+    """The stroke and its mirror image."""
+    return [stroke, mirror(stroke, axis)]
+
+
+def turn(strokes: Iterable[Stroke], degrees: float, cx: float = 50,
+         cy: float = 50) -> list[Stroke]:
+    """The strokes turned clockwise about (cx, cy)."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    matrix, centre = np.array([[c, s], [-s, c]]), np.array([cx, cy])
+    return [Stroke((p - centre) @ matrix + centre, inside) for p, inside in strokes]

@@ -1,0 +1,173 @@
+"""A folder of pictures: `PATH/<class>/**/image.*`.
+
+The class of an image is its directory relative to PATH, so `Korean/character01/7.png`
+has the class `Korean/character01`. If PATH holds `train`, `val` (`valid`, `validation`)
+and `test` folders and no other images, these are the splits and the class is relative
+to them. Links to directories are followed.
+"""
+
+import collections
+import logging
+import os
+import posixpath
+from collections.abc import Iterator
+
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest, make_manifest
+from input_pipeline.sources import groups_from_paths, missing_path, scheme_of
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
+SPLIT_NAMES = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
+               'test': 'test'}
+_SKIPPED_FOLDERS = ('__MACOSX',)
+
+_log = logging.getLogger(__name__)
+
+
+def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest:
+    """Manifest of a folder; `id` is the path relative to it, with forward slashes.
+
+    Args:
+        path: the folder.
+        group_regex: searched in that relative path; its first capture group (else the
+            whole match) is the group. '' for no groups.
+        extensions: of the files that are images, any case.
+
+    Raises:
+        DataError: no such folder, no images, an image without a class folder, a class
+            folder without an image, split folders mixed with others, a path which
+            `group_regex` does not match.
+    """
+    root = _existing_folder(path)
+    extensions = tuple(
+        ext.lower() if ext.startswith('.') else f'.{ext.lower()}' for ext in extensions)
+    folders = dict(_walk(root))
+    images = {folder: [name for name in files if _extension(name) in extensions]
+              for folder, (files, _) in folders.items()}
+    if not any(images.values()):
+        raise DataError(f'The folder {root!r} holds no images ({" ".join(extensions)}): '
+                        f'put them at {root}/<class>/<image>.')
+    _refuse_loose(root, images[''], '')
+    _report_others(root, folders, extensions)
+
+    splits = _split_folders(root, folders, images)
+    ids, labels, sides = [], [], []
+    for folder, names in images.items():
+        top, _, below = folder.partition('/')
+        if splits:
+            _refuse_loose(root, names if folder == top else [], top)
+        ids += [posixpath.join(folder, name) for name in names]
+        labels += [below if splits else folder] * len(names)
+        sides += [splits.get(top, '')] * len(names)
+    classes = tuple(sorted(set(labels)))
+    _refuse_empty(root, folders, images, set(classes), bool(splits))
+
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ids = [ids[i] for i in order]
+    number = {name: index for index, name in enumerate(classes)}
+    columns = {
+        'id': ids,
+        # A class folder may be called like a scheme ('digits:'): './' keeps it a file.
+        'location': [f'./{name}' if scheme_of(name) else name for name in ids],
+        'label/class': [number[labels[i]] for i in order],
+    }
+    if group_regex:
+        columns['group'] = groups_from_paths(ids, group_regex)
+    if splits:
+        columns['split'] = [sides[i] for i in order]
+    return make_manifest(columns, {'class': classes}, root=root)
+
+
+def _existing_folder(path: str) -> str:
+    if not path:
+        raise DataError('data.folder is empty: give the folder of the images, '
+                        'data.folder=PATH with PATH/<class>/<image> in it.')
+    root = os.path.abspath(os.path.expanduser(path))
+    if os.path.isfile(root):
+        hint = ('read it with data.source=csv' if root.lower().endswith(('.csv', '.tsv'))
+                else 'unpack it first' if root.lower().endswith(('.zip', '.tar', '.gz', '.tgz'))
+                else 'give its folder')
+        raise DataError(f'data.folder={path!r} is a file, not a folder: {hint}.')
+    if not os.path.isdir(root):
+        raise DataError(f'The folder {path!r} {missing_path(root)}: correct data.folder.')
+    return root
+
+
+def _walk(root: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
+    """Yields (folder relative to root, (file names, folder names)) for every folder."""
+    pending = [('', ())]
+    while pending:
+        folder, above = pending.pop()
+        full = os.path.join(root, folder)
+        try:
+            status = os.stat(full)
+            with os.scandir(full) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f'The folder {full!r} cannot be read ({error.strerror}): '
+                            f'change its permissions or take it out.') from None
+        # Only a link to a folder above closes a loop; two links to one folder are fine.
+        above = (*above, (status.st_dev, status.st_ino))
+        files, below = [], []
+        for entry in entries:
+            if entry.name.startswith('.') or entry.name in _SKIPPED_FOLDERS:
+                continue
+            if entry.is_dir():
+                target = os.stat(entry.path)
+                if (target.st_dev, target.st_ino) not in above:
+                    below.append(entry.name)
+            elif entry.is_file() or entry.is_symlink():
+                files.append(entry.name)  # a broken link: the readability check names it
+        yield folder, (files, below)
+        pending += [(posixpath.join(folder, name), above) for name in reversed(below)]
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _split_folders(root: str, folders, images) -> dict[str, str]:
+    """Top folder -> split if these folders are splits, else {}."""
+    holding = {folder.partition('/')[0] for folder, names in images.items() if names}
+    named = {top: SPLIT_NAMES[top] for top in folders[''][1] if top in SPLIT_NAMES}
+    others = sorted(holding - set(named))
+    if not named or not holding & set(named):
+        return {}
+    if not others:
+        return named
+    # A class may well be called 'train' or 'test'; then it looks like the other classes.
+    nested = sorted({folder.partition('/')[0] for folder, names in images.items()
+                     if names and '/' in folder} & set(named))
+    if nested:
+        raise DataError(
+            f'The folder {root!r} holds a split folder {nested[0]!r} and also {others[0]!r}: '
+            f'move {others[0]!r} elsewhere if the former is a split, else rename {nested[0]!r}.')
+    return {}
+
+
+def _refuse_loose(root: str, names: list[str], top: str) -> None:
+    if names:
+        where = os.path.join(root, top)
+        raise DataError(
+            f'{len(names)} images lie in {where!r} without a class folder '
+            f'(the first is {names[0]!r}): move them to {where}/<class>/.')
+
+
+def _refuse_empty(root: str, folders, images, classes: set[str], splits: bool) -> None:
+    for folder, (_, below) in folders.items():
+        if folder and not below and not images[folder]:
+            name = folder.partition('/')[2] if splits else folder
+            # One split may lack a class; no split at all may have it.
+            if name not in classes:
+                raise DataError(f'The class folder {os.path.join(root, folder)!r} holds no '
+                                f'image: add images to it or delete it.')
+
+
+def _report_others(root: str, folders, extensions: tuple[str, ...]) -> None:
+    others = collections.Counter(
+        _extension(name) or name for files, _ in folders.values() for name in files
+        if _extension(name) not in extensions and name != 'Thumbs.db')
+    if others:
+        kinds = ', '.join(f'{count} {kind}' for kind, count in others.most_common(5))
+        _log.warning('%s: %d files that are no images by their name were left out (%s)',
+                     root, others.total(), kinds)

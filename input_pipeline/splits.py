@@ -1,0 +1,267 @@
+"""Which images train, which validate, which test: a column `split` of the Manifest.
+
+Splits are stratified by one head and grouped (a person, a drawer or a set of near
+duplicates is never on two sides), or they are given. They are a function of the seed and
+of the ids, not of the order of the rows. Rows without a label of the head that is
+stratified by train, unless their group or a given split says otherwise: they cannot be
+scored.
+"""
+
+import csv
+import difflib
+import logging
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import SPLITS, Manifest
+from input_pipeline.sources.csv_file import column, read_csv, split_name
+from input_pipeline.stratify import Pool, count_images, draw_folds, draw_share, make_pool
+
+KINDS = ('holdout', 'kfold', 'given')
+DEFAULTS = {
+    'kind': 'holdout', 'val': 0.15, 'test': 0.15, 'folds': 5, 'fold': 0, 'grouped': True,
+    'head': '', 'file': '', 'val_groups': (), 'test_groups': (), 'seed': None}
+
+_log = logging.getLogger(__name__)
+
+
+def assign_splits(manifest: Manifest, split: Mapping, *, seed: int) -> Manifest:
+    """The manifest with the column `split` ('train', 'val' or 'test') in every row.
+
+    Args:
+        manifest: a group of '' is a group of one row.
+        split: any of the keys of `DEFAULTS`:
+            kind: 'holdout' takes the shares `test` and `val`; 'kfold' takes the test
+                side, and fold number `fold` of `folds` from the rest is 'val'; 'given'
+                takes the manifest's own column or `file`, a CSV with `id` and `split`.
+                A source that has splits keeps them under 'holdout' too, and under
+                'kfold' its test side.
+            val, test: shares of the rows that no list, file or column has placed. Given
+                splits without 'val' get it from 'train'.
+            grouped: False lets a group fall on two sides.
+            head: stratify by it; '' for the first.
+            val_groups, test_groups: groups (a sequence, or text with commas) that are
+                these sides, whatever the kind; that side's share is then not taken. '8'
+                finds the group '08' if no other group is the number 8.
+            seed: instead of the argument.
+
+    Raises:
+        DataError: a wrong value; a split that cannot be made; see `assert_disjoint`.
+    """
+    options = _checked_options(split)
+    seed = seed if options['seed'] is None else options['seed']
+    head = options['head'] or manifest.heads[0]
+    if head not in manifest.classes:
+        raise DataError(f'split.head={head!r} is no head: use one of {", ".join(manifest.heads)}.')
+    order = np.argsort(manifest.table['id'].to_numpy(str), kind='stable')
+    ordered = manifest.select(order)
+    pool = make_pool(ordered, head, grouped=options['grouped'])
+
+    side, given = _given_sides(ordered, options)  # '' is free: to be drawn, else train
+    for name, rows in _listed_rows(ordered, options).items():
+        side[side == name] = ''
+        side[rows] = name
+    if options['kind'] == 'kfold':
+        side[side == 'val'] = ''
+        _fill(side, 'test', pool, options['test'], (seed, 1))
+        fold = draw_folds(pool, side == '', options['folds'], (seed, 3))
+        side[fold == options['fold']] = 'val'
+    else:
+        free = (side == '').sum()
+        if not given:
+            _fill(side, 'test', pool, options['test'], (seed, 1))
+        elif not (side == 'val').any() and options['val']:
+            _log.info('The given splits have no val: split.val=%g of train becomes it.',
+                      options['val'])
+        # Both are shares of the same rows, of which test has now been taken.
+        share = options['val'] * free / max(1, (side == '').sum())
+        _fill(side, 'val', pool, share, (seed, 2))
+    side[side == ''] = 'train'
+
+    result = np.empty(len(side), object)
+    result[order] = side
+    manifest = manifest.with_column('split', result.tolist())
+    assert_disjoint(manifest, grouped=options['grouped'])
+    return manifest
+
+
+def _fill(side: np.ndarray, name: str, pool: Pool, share: float, seed: tuple[int, ...]) -> None:
+    """Draws a side from the free rows, unless it has rows already or is not wanted."""
+    free = side == ''
+    if share and free.any() and not (side == name).any():
+        side[draw_share(pool, free, share, seed)] = name
+
+
+def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
+    """Checks the column `split`.
+
+    Raises:
+        DataError: a row without a split; nothing to train on; a group on two sides
+            (unless grouped is False); a class which has images, but none to train on.
+    """
+    side = manifest.table['split'].to_numpy(object)
+    wrong = [row for row, name in enumerate(side) if name not in SPLITS]
+    if wrong:
+        raise DataError(f'Image {manifest.table["id"][wrong[0]]!r} has the split '
+                        f'{side[wrong[0]]!r}: use {", ".join(SPLITS)}.')
+    if not (side == 'train').any():
+        raise DataError('The train split is empty: lower split.val and split.test, or check '
+                        'the splits that the data give.')
+    if grouped and 'group' in manifest.table:
+        pairs = manifest.table.loc[manifest.table['group'] != '', ['group', 'split']]
+        pairs = pairs.drop_duplicates()
+        torn = pairs.loc[pairs['group'].duplicated(), 'group']
+        if len(torn):
+            sides = sorted(pairs.loc[pairs['group'] == torn.iloc[0], 'split'], key=SPLITS.index)
+            raise DataError(
+                f'{torn.nunique()} groups are on two sides of the split, the first is '
+                f'{torn.iloc[0]!r} in {" and ".join(sides)}: correct the given splits, or '
+                f'allow it by split.grouped=False.')
+    for head, names in manifest.classes.items():
+        labels = manifest.labels(head)
+        seen = np.bincount(labels[(side == 'train') & (labels >= 0)], minlength=len(names))
+        every = np.bincount(labels[labels >= 0], minlength=len(names))
+        gone = np.flatnonzero((every > 0) & (seen == 0))
+        if len(gone):
+            raise DataError(
+                f'Class {names[gone[0]]!r} of the head {head!r} has '
+                f'{count_images(every[gone[0]])}, but none of them in the train split: add '
+                f'images, move one to train, or leave the class out.')
+
+
+def split_of(manifest: Manifest, name: str) -> Manifest:
+    """The rows of one split, in their order.
+
+    Raises:
+        DataError: an unknown split, or one without rows.
+    """
+    if name not in SPLITS:
+        raise DataError(f'The split {name!r} is unknown: use {", ".join(SPLITS)}.')
+    rows = (manifest.table['split'] == name).to_numpy()
+    if not rows.any():
+        raise DataError(f'The split {name!r} has no images: give it some by split.{name}, '
+                        f'split.{name}_groups or the splits of the data.')
+    return manifest.select(rows)
+
+
+def save_splits(manifest: Manifest, path: str) -> None:
+    """Writes a CSV with id, split, group and the class names; `split.file` reads it back."""
+    table = manifest.table
+    columns = {'id': table['id'], 'split': table['split']}
+    if 'group' in table:
+        columns['group'] = table['group']
+    for head, names in manifest.classes.items():
+        columns[f'label/{head}'] = [names[i] if i >= 0 else '' for i in manifest.labels(head)]
+    temporary = f'{path}.{os.getpid()}.tmp'
+    with open(temporary, 'w', encoding='utf-8', errors='surrogateescape', newline='') as file:
+        # Everything quoted: a file name may hold a bare carriage return.
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values()))
+    os.replace(temporary, path)
+
+
+def _given_sides(manifest: Manifest, options: dict) -> tuple[np.ndarray, bool]:
+    """(side of each row, '' for none or train; whether sides are given)."""
+    if options['file']:
+        side = _sides_of_file(manifest, options['file'])
+    elif 'split' in manifest.table:
+        side = manifest.table['split'].to_numpy(object).copy()
+        if options['kind'] == 'holdout':
+            _log.info('The data bring splits of their own, which are used.')
+    elif options['kind'] != 'given':
+        return np.full(len(manifest), '', object), False
+    elif options['val_groups'] or options['test_groups']:
+        side = np.full(len(manifest), '', object)
+    else:
+        raise DataError('split.kind=given, but the data bring no splits: name a CSV with id and '
+                        'split by split.file, or groups by split.test_groups.')
+    side[side == 'train'] = ''
+    return side, True
+
+
+def _sides_of_file(manifest: Manifest, path: str) -> np.ndarray:
+    header, rows, lines = read_csv(os.path.expanduser(path), errors='surrogateescape')
+    id_column, split_column = (column(path, header, name) for name in ('id', 'split'))
+    sides: dict[str, str] = {}
+    for row, line in zip(rows, lines):
+        if row[id_column] in sides:
+            raise DataError(f'The file {path!r} has the id {row[id_column]!r} again in line '
+                            f'{line}: delete one of the two.')
+        sides[row[id_column]] = split_name(row[split_column], f'{path!r}, line {line}')
+    ids = manifest.table['id'].tolist()
+    known = set(ids)
+    for names, what in (([name for name in sides if name not in known], 'are not in the data'),
+                        ([name for name in ids if name not in sides], 'are not in the file')):
+        if names:
+            raise DataError(f'{len(names)} ids of {path!r} or of the data {what} '
+                            f'({", ".join(map(repr, names[:5]))}): both must have the same ids.')
+    return np.array([sides[name] for name in ids], object)
+
+
+def _listed_rows(manifest: Manifest, options: dict) -> dict[str, np.ndarray]:
+    """Mask of the rows of the groups that are listed, for each side that lists some."""
+    keys = {name: f'split.{name}_groups' for name in ('val', 'test')
+            if options[f'{name}_groups']}
+    if not keys:
+        return {}
+    if 'group' not in manifest.table:
+        raise DataError(f'{keys.popitem()[1]} needs groups, which the data do not have: set '
+                        f'data.group_regex or data.columns.group.')
+    column = manifest.table['group'].astype(str)
+    known = sorted(set(column) - {''})
+    groups = {name: [_find_group(known, group, key) for group in options[f'{name}_groups']]
+              for name, key in keys.items()}
+    both = set(groups.get('val', ())) & set(groups.get('test', ()))
+    if both:
+        raise DataError(f'The group {min(both)!r} is in split.val_groups and in '
+                        f'split.test_groups: leave it out of one of them.')
+    return {name: column.isin(listed).to_numpy() for name, listed in groups.items()}
+
+
+def _find_group(known: list[str], name: str, key: str) -> str:
+    if name in known:
+        return name
+    same = [g for g in known if g.isdecimal() and name.isdecimal() and int(g) == int(name)]
+    if len(same) == 1:
+        return same[0]
+    near = same or difflib.get_close_matches(name, known, n=5) or known[:5]
+    verdict = 'could be several' if same else 'is none'
+    raise DataError(f'{key} names the group {name!r}, which {verdict} of the {len(known)} '
+                    f'groups: choose from {", ".join(map(repr, near))}, ...')
+
+
+def _checked_options(split: Mapping) -> dict:
+    for key in split:
+        if key not in DEFAULTS:
+            near = difflib.get_close_matches(key, DEFAULTS, n=1)
+            raise DataError(f'split.{key} is unknown: use '
+                            f'{near[0] if near else ", ".join(DEFAULTS)}.')
+    options = DEFAULTS | dict(split)
+    if options['kind'] not in KINDS:
+        raise DataError(f'split.kind={options["kind"]!r} is unknown: use {", ".join(KINDS)}.')
+    for key in ('val_groups', 'test_groups'):
+        groups = options[key]
+        groups = groups.split(',') if isinstance(groups, str) else groups
+        groups = [groups] if isinstance(groups, int) else groups
+        options[key] = tuple(str(g).strip() for g in groups if str(g).strip())
+    for key in ('val', 'test'):
+        if not 0 <= options[key] < 1:
+            raise DataError(f'split.{key}={options[key]} is no share: use 0 to below 1.')
+    if options['kind'] == 'holdout' and options['val'] + options['test'] >= 1:
+        raise DataError(f'split.val={options["val"]} and split.test={options["test"]} leave '
+                        f'nothing to train on: lower one of them.')
+    if options['kind'] == 'kfold':
+        if options['val_groups']:
+            raise DataError('split.val_groups has no meaning with split.kind=kfold, where each '
+                            'fold validates in turn: leave one of them out.')
+        folds, fold = options['folds'], options['fold']
+        if not isinstance(folds, int) or folds < 2:
+            raise DataError(f'split.folds={folds} cannot be: use 2 or more.')
+        if not isinstance(fold, int) or not 0 <= fold < folds:
+            raise DataError(f'split.fold={fold!r} is none of the {folds} folds: '
+                            f'use 0 to {folds - 1}.')
+    return options

@@ -1,0 +1,98 @@
+"""A small residual network for small pictures, sized to train within minutes on a CPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.errors import ModelError
+from models.heads import Classifier
+from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates
+
+_conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def _conv(a: int, b: int, size: int, *, dtype, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(a, b, (size, size), padding=size // 2, use_bias=False,
+                    kernel_init=_conv_init, dtype=dtype, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """Two 3x3 convolutions with BatchNorm, added to the input: [B, h, w, a] -> [B, h, w, b].
+
+    The last BatchNorm starts with scale 0, so the block starts as the identity
+    (Goyal et al., arXiv 1706.02677).
+    """
+
+    def __init__(self, a: int, b: int, *, drop_path: float, dtype, rngs: nnx.Rngs):
+        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        self.conv1, self.bn1 = conv(a, b, 3), batch_norm(b, rngs=rngs)
+        self.conv2, self.bn2 = conv(b, b, 3), batch_norm(b, rngs=rngs)
+        self.bn2.scale[...] = jnp.zeros_like(self.bn2.scale[...])
+        self.shortcut = conv(a, b, 1) if a != b else None
+        self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = jax.nn.relu(self.bn1(self.conv1(x))).astype(x.dtype)
+        y = self.drop_path(self.bn2(self.conv2(y)).astype(x.dtype), rngs)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class SmallCNN(Classifier):
+    """Convolution, then stages of residual blocks with 2x2 max-pooling in front of each; the mean
+    of the last maps goes to the head. Any image size of at least 2 ** stages will do; on a CPU
+    keep the last grid at 4x4 or more (XLA is slow for many channels on tiny grids).
+
+    Args:
+        width: channels of the first stage; each further stage has twice as many.
+        stages: number of stages, each at half the resolution of the one before.
+        depth: residual blocks in a stage.
+        in_channels: channels of the images.
+        drop_path: rate of stochastic depth in the last block, 0 in the first.
+        dtype: of the convolutions; parameters, norms and logits stay float32.
+    """
+
+    def __init__(self, *, width: int = 32, stages: int = 4, depth: int = 1, in_channels: int = 3,
+                 drop_path: float = 0.0, dtype=None, rngs: nnx.Rngs):
+        for what, value in (('width', width), ('stages', stages), ('depth', depth)):
+            if value < 1:
+                raise ModelError(f'{what}={value!r} of small_cnn must be at least 1.')
+        self.in_channels = in_channels
+        self.dtype = dtype = compute_dtype(dtype)
+        widths = [width * 2 ** i for i in range(stages)]
+        self.num_features = widths[-1]
+        self.conv1 = _conv(in_channels, width, 3, dtype=dtype, rngs=rngs)
+        self.bn1 = batch_norm(width, rngs=rngs)
+        rates = iter(drop_path_rates(drop_path, stages * depth))
+        self.stages = nnx.List(
+            nnx.List(Block(a if i == 0 else b, b, drop_path=next(rates), dtype=dtype, rngs=rngs)
+                     for i in range(depth))
+            for a, b in zip([width, *widths], widths))
+
+    def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Images [B, H, W, C] -> maps [B, H / 2**stages, W / 2**stages, D]."""
+        if x.ndim != 4 or x.shape[-1] != self.in_channels or min(x.shape[1:3]) < self.min_size:
+            raise ModelError(
+                f'This model takes images [B, H, W, {self.in_channels}] with sides of at least '
+                f'{self.min_size} pixels and got {list(x.shape)}: create it with another '
+                f'in_channels or fewer stages, or resize the images.')
+        x = self.conv1(x.astype(self.dtype))
+        x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
+        for stage in self.stages:
+            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+            for block in stage:
+                x = block(x, rngs)
+        return x
+
+    @property
+    def min_size(self) -> int:
+        """Shortest side of an image, in pixels, that leaves something for the last stage."""
+        return 2 ** len(self.stages)
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
+        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+
+
+VARIANTS = {'small_cnn': {}}

@@ -1,0 +1,141 @@
+"""Heads, and what every model has in common: a backbone under one head or several named ones.
+
+A family implements `forward_features` (images -> tokens or maps) and `pool` (-> one vector
+an image); everything after that is here, so each head works with each backbone.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.errors import ModelError, unknown
+from models.layers import Dropout, activation, trunc_normal
+
+HEADS = ('linear', 'mlp')
+INITS = {'trunc_normal': trunc_normal, 'zeros': nnx.initializers.zeros}
+
+
+class LinearHead(nnx.Linear):
+    """One linear layer in float32, with dropout on its input: [B, D] -> [B, C]."""
+
+    def __init__(self, features: int, classes: int, *, dropout: float = 0.0, kernel_init,
+                 rngs: nnx.Rngs):
+        super().__init__(features, classes, kernel_init=kernel_init, dtype=jnp.float32, rngs=rngs)
+        self.dropout = Dropout(dropout, what='head_dropout')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return super().__call__(self.dropout(x.astype(jnp.float32), rngs))
+
+
+class MlpHead(nnx.Module):
+    """Linear, activation, dropout for each hidden width, then a linear layer; [B, D] -> [B, C]."""
+
+    def __init__(self, features: int, classes: int, *, hidden: tuple[int, ...], act: str,
+                 dropout: float, kernel_init, rngs: nnx.Rngs):
+        activation(act)
+        self.hidden = nnx.List(
+            nnx.Linear(a, b, kernel_init=trunc_normal, dtype=jnp.float32, rngs=rngs)
+            for a, b in zip((features, *hidden), hidden))
+        self.out = LinearHead(hidden[-1], classes, dropout=dropout, kernel_init=kernel_init,
+                              rngs=rngs)
+        self.dropout = Dropout(dropout, what='head_dropout')
+        self.act = act
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = x.astype(jnp.float32)
+        for i, layer in enumerate(self.hidden):
+            x = activation(self.act)(layer(self.dropout(x, rngs) if i else x))
+        return self.out(x, rngs)
+
+
+class Classifier(nnx.Module):
+    """A backbone with heads. Families set `num_features` and write the first two methods."""
+
+    num_features: int
+
+    def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Images [B, H, W, C] -> tokens [B, N, D] or maps [B, h, w, D], in the compute dtype."""
+        raise NotImplementedError
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """What `forward_features` returns -> one vector an image, [B, D]."""
+        raise NotImplementedError
+
+    def forward_head(self, x: jax.Array, *, pre_logits: bool = False,
+                     rngs: nnx.Rngs | None = None):
+        """What `forward_features` returns -> float32 logits (see `__call__`), or with
+        `pre_logits` the pooled features, float32 [B, D]."""
+        x = self.head_drop(self.pool(x).astype(jnp.float32), rngs)
+        if pre_logits or not (hasattr(self, 'head') or hasattr(self, 'heads')):
+            return x
+        if hasattr(self, 'heads'):
+            return {name: head(x, rngs) for name, head in self.heads.items()}
+        return self.head(x, rngs)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None):
+        """Normalised images, floating point [B, H, W, C] -> float32 logits [B, classes].
+
+        With named heads a dict {name: logits}; without a head the pooled features [B, D].
+        `rngs` is needed in training mode where anything is dropped at random.
+        """
+        return self.forward_head(self.forward_features(x, rngs=rngs), rngs=rngs)
+
+    def add_heads(self, num_classes: int | Mapping[str, int], *, head: str = 'linear',
+                  head_hidden: int | tuple[int, ...] | None = None, head_act: str = 'gelu',
+                  head_dropout: float = 0.0, head_init: str = 'trunc_normal',
+                  drop_rate: float = 0.0, rngs: nnx.Rngs):
+        """Puts new heads on the backbone, in place of those that it had.
+
+        Args:
+            num_classes: classes of the one head; a mapping for several named heads; 0 for none.
+            head: 'linear', or 'mlp' for Linear-act-Linear (more hidden widths, more layers).
+            head_hidden: width, or widths, of the mlp's hidden layers; None: that of the features.
+            head_act: activation of the mlp.
+            head_dropout: dropout before the output layer, and between the mlp's hidden layers.
+            head_init: 'trunc_normal' (deviation .02, as timm) or 'zeros' for the output layer.
+            drop_rate: dropout on the pooled features, before any head.
+            rngs: initialises the heads.
+
+        Raises:
+            ModelError: a value that is not known, or a number of classes below 1 in a mapping.
+        """
+        if head not in HEADS:
+            raise unknown('head', head, HEADS)
+        if head_init not in INITS:
+            raise unknown('head_init', head_init, INITS)
+        build = functools.partial(LinearHead, dropout=head_dropout)
+        if head == 'mlp':
+            hidden = self.num_features if head_hidden is None else head_hidden
+            hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+            if not hidden or min(hidden) < 1:
+                raise ModelError(f'head_hidden={head_hidden!r} is not a width: give a positive '
+                                 f'integer, or several for several layers.')
+            build = functools.partial(MlpHead, hidden=hidden, act=head_act, dropout=head_dropout)
+        build = functools.partial(build, kernel_init=INITS[head_init], rngs=rngs)
+        _check_classes(num_classes)
+        for old in ('head', 'heads'):
+            if hasattr(self, old):
+                delattr(self, old)
+        self.head_drop = Dropout(drop_rate)
+        if isinstance(num_classes, Mapping):
+            self.heads = nnx.Dict(
+                {name: build(self.num_features, n) for name, n in num_classes.items()})
+        elif num_classes:
+            self.head = build(self.num_features, num_classes)
+
+
+def _check_classes(num_classes):
+    named = isinstance(num_classes, Mapping)
+    sizes = dict(num_classes) if named else {'': num_classes}
+    if not sizes:
+        raise ModelError('num_classes is an empty mapping: name a head, or use 0 for no head.')
+    for name, size in sizes.items():
+        where = f'num_classes[{name!r}]' if named else 'num_classes'
+        if isinstance(size, bool) or not hasattr(size, '__index__') or size < named:
+            raise ModelError(f'{where}={size!r} is not a number of classes: use an integer of at '
+                             f'least {int(named)}.')
+        if named and (not isinstance(name, str) or not name or hasattr(nnx.Dict, name)):
+            raise ModelError(f'{name!r} cannot be the name of a head: use another word.')

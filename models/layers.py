@@ -1,0 +1,172 @@
+"""Layers that several families share.
+
+No layer owns a random state: dropout takes its `rngs` when it is called, so a model is
+nothing but parameters and batch statistics, and its randomness is an argument of the step.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.errors import ModelError, unknown
+
+ACTIVATIONS = {
+    'gelu': functools.partial(jax.nn.gelu, approximate=False),  # torch's default is the exact one
+    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
+    'hard_swish': jax.nn.hard_swish,
+    'relu': jax.nn.relu,
+    'silu': jax.nn.silu,
+    'tanh': jnp.tanh,
+}
+ATTENTION = ('auto', 'xla', 'cudnn')
+
+trunc_normal = nnx.initializers.truncated_normal(stddev=0.02)
+
+
+def activation(name: str):
+    """The activation function of that name; ModelError when there is none."""
+    if name not in ACTIVATIONS:
+        raise unknown('Activation', name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def compute_dtype(dtype) -> jnp.dtype:
+    """The dtype of the heavy arithmetic: None means float32; names such as 'bfloat16' will do."""
+    valid = ('float32', 'bfloat16', 'float16')
+    name = 'float32' if dtype is None else getattr(dtype, '__name__', str(dtype))
+    if name not in valid:
+        raise unknown('dtype', name, valid)
+    return jnp.dtype(name)
+
+
+def layer_norm(dim: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm as in timm's transformers: eps 1e-6, computed and returned in float32.
+
+    The variance is taken from centred values: E[x^2] - E[x]^2 loses its digits where
+    the mean is much larger than the deviation.
+    """
+    return nnx.LayerNorm(dim, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+
+def batch_norm(dim: int, *, eps: float = 1e-5, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """BatchNorm with torch's defaults (momentum .1 there is .9 here), in float32.
+
+    Under jit with a sharded batch the statistics are those of the global batch.
+    """
+    return nnx.BatchNorm(dim, momentum=0.9, epsilon=eps, dtype=jnp.float32,
+                         use_fast_variance=False, rngs=rngs)
+
+
+class Dropout(nnx.Module):
+    """Zeroes entries at random and scales the kept ones by 1 / (1 - rate).
+
+    With `per_example` all entries of an example share one draw: on a residual branch
+    this is drop path (stochastic depth, Huang et al., arXiv 1603.09382).
+
+    Raises:
+        ModelError: the rate is outside [0, 1); or, when called in training mode with a
+            rate above 0, no `rngs` are given.
+    """
+
+    def __init__(self, rate: float, *, per_example: bool = False, what: str = 'drop_rate'):
+        if not 0 <= rate < 1:
+            raise ModelError(f'{what}={rate!r} is not a rate of dropout: use a number in [0, 1).')
+        self.rate = float(rate)
+        self.per_example = per_example
+        self.deterministic = False
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        if self.deterministic or not self.rate:
+            return x
+        if rngs is None:
+            raise ModelError(
+                f'This model drops activations at random (rate {self.rate:g}) and got no random '
+                f'key: call model(x, rngs=nnx.Rngs(dropout=key)), or eval_view(model)(x) to infer.')
+        shape = (len(x),) + (1,) * (x.ndim - 1) if self.per_example else x.shape
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, shape)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+    def set_view(self, deterministic: bool | None = None):
+        """For `nnx.view`: `deterministic=True` makes the layer the identity."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
+    """Rates of the residual blocks: from 0 in equal steps to `last` in the deepest, as in timm."""
+    return tuple(float(rate) for rate in np.linspace(0, last, depth))
+
+
+class LayerScale(nnx.Module):
+    """A learned factor a channel on a residual branch (Touvron et al., arXiv 2103.17239)."""
+
+    def __init__(self, dim: int, value: float):
+        self.gamma = nnx.Param(jnp.full((dim,), value, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.gamma[...].astype(x.dtype)
+
+
+class Mlp(nnx.Module):
+    """Linear, GELU, Linear over the last axis: [..., dim] -> [..., dim]."""
+
+    def __init__(self, dim: int, hidden: int, *, drop: float = 0.0, dtype=None, rngs: nnx.Rngs):
+        linear = functools.partial(nnx.Linear, kernel_init=trunc_normal, dtype=dtype, rngs=rngs)
+        self.fc1 = linear(dim, hidden)
+        self.fc2 = linear(hidden, dim)
+        self.drop = Dropout(drop, what='proj_drop_rate')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = self.drop(activation('gelu')(self.fc1(x)), rngs)
+        return self.drop(self.fc2(x), rngs)
+
+
+def attend(query, key, value, *, impl: str = 'auto') -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v: three arrays [B, N, H, d] -> [B, N, H, d].
+
+    The softmax is taken in float32. `impl='auto'` is cuDNN's flash attention where it can
+    work (a GPU, half precision, d a multiple of 8 up to 128) and XLA's own elsewhere.
+    """
+    if impl == 'auto':
+        dim = query.shape[-1]
+        flash = query.dtype.itemsize == 2 and dim % 8 == 0 and dim <= 128
+        impl = 'cudnn' if flash and jax.default_backend() == 'gpu' else 'xla'
+    return jax.nn.dot_product_attention(query, key, value, implementation=impl)
+
+
+class Attention(nnx.Module):
+    """Self-attention over tokens, [B, N, dim] -> [B, N, dim], with one projection for q, k and v.
+
+    Dropout of the attention weights needs the weights themselves: where it is active the
+    softmax is written out and `impl` has no effect.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
+                 proj_drop: float = 0.0, impl: str = 'auto', dtype=None, rngs: nnx.Rngs):
+        if dim % num_heads:
+            raise ModelError(f'embed_dim={dim} cannot be split over num_heads={num_heads}: '
+                             f'choose a number of heads that divides it.')
+        if impl not in ATTENTION:
+            raise unknown('attn_impl', impl, ATTENTION)
+        linear = functools.partial(nnx.Linear, kernel_init=trunc_normal, dtype=dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim, use_bias=qkv_bias)
+        self.proj = linear(dim, dim)
+        self.attn_drop = Dropout(attn_drop, what='attn_drop_rate')
+        self.proj_drop = Dropout(proj_drop, what='proj_drop_rate')
+        self.num_heads = num_heads
+        self.impl = impl
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.attn_drop.rate and not self.attn_drop.deterministic:
+            scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+            weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(value.dtype)
+            x = jnp.einsum('bhqk,bkhd->bqhd', self.attn_drop(weights, rngs), value)
+        else:
+            x = attend(query, key, value, impl=self.impl)
+        return self.proj_drop(self.proj(x.reshape(batch, tokens, dim)), rngs)

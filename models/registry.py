@@ -1,0 +1,84 @@
+"""Names of models: each is a family and the settings in which it differs from its family.
+
+A new family is one file with a `Classifier` and a dict `VARIANTS`, and one line below.
+"""
+
+import fnmatch
+import inspect
+from collections.abc import Mapping
+
+from flax import nnx
+
+from models import cnn, vit
+from models.errors import unknown
+from models.heads import Classifier
+
+FAMILIES = (
+    (vit.VisionTransformer, vit.VARIANTS),
+    (cnn.SmallCNN, cnn.VARIANTS),
+)
+MODELS = {name: (family, defaults)
+          for family, variants in FAMILIES for name, defaults in variants.items()}
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """Names that `create_model` knows and that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(MODELS, pattern))
+
+
+def model_settings(name: str) -> dict[str, object]:
+    """Settings that `create_model(name, ...)` takes, with the values that they have there.
+
+    Raises:
+        ModelError: there is no such model; the message offers the nearest names.
+    """
+    if name not in MODELS:
+        raise unknown('Model', name, MODELS)
+    family, defaults = MODELS[name]
+    return {**_settings(family.__init__), **defaults, **_settings(Classifier.add_heads)}
+
+
+def create_model(name: str, num_classes: int | Mapping[str, int] = 1000, *, rngs: nnx.Rngs,
+                 **kwargs) -> Classifier:
+    """Creates a model in training mode, with random parameters.
+
+    `model(x, rngs=nnx.Rngs(dropout=key))` maps normalised images, floating point [B, H, W, C],
+    to float32 logits [B, num_classes]; `eval_view(model)(x)` does so for inference. All state is
+    `nnx.Param` and `nnx.BatchStat`; parameters are float32 whatever the compute `dtype`.
+
+    Args:
+        name: one of `list_models()`; timm's names where timm has the model.
+        num_classes: classes of the one head; {head: classes} for several, whose logits come as a
+            dict; 0 for pooled features [B, D].
+        rngs: `nnx.Rngs(seed)`, which initialises the parameters.
+        **kwargs: settings of the family (`depth`, `img_size`, `drop_path`, ...) and of the heads
+            (see `Classifier.add_heads`); `model_settings(name)` lists them.
+
+    Raises:
+        ModelError: a name or setting that is not known (the message offers the nearest ones), or
+            a value that is out of range.
+    """
+    settings = model_settings(name)
+    for key in kwargs:
+        if key not in settings:
+            raise unknown(f'For {name}, the setting', key, settings)
+    family, defaults = MODELS[name]
+    of_heads = {key: kwargs.pop(key) for key in _settings(Classifier.add_heads) if key in kwargs}
+    model = family(**{**defaults, **kwargs}, rngs=rngs)
+    model.add_heads(num_classes, **of_heads, rngs=rngs)
+    return model
+
+
+def eval_view(model: nnx.Module) -> nnx.Module:
+    """The model for inference: nothing is dropped, BatchNorm uses its running statistics.
+
+    The view shares its variables with the model, which itself stays in training mode.
+    """
+    return nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+
+
+def _settings(function) -> dict[str, object]:
+    """Keyword arguments of a builder that have defaults."""
+    return {parameter.name: parameter.default
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is not parameter.empty}

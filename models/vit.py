@@ -1,0 +1,223 @@
+"""Vision Transformer (Dosovitskiy et al., arXiv 2010.11929), with timm's names and options.
+
+Paths of the parameters are those of timm's state_dict: `patch_embed.proj`, `cls_token`,
+`pos_embed`, `blocks.<i>.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2}`, `norm` or
+`fc_norm`, `head`; only `weight` is called `kernel` (linear, convolution) or `scale` (norms).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.errors import ModelError, unknown
+from models.heads import Classifier
+from models.layers import (
+    Attention,
+    Dropout,
+    LayerScale,
+    Mlp,
+    batch_norm,
+    compute_dtype,
+    drop_path_rates,
+    layer_norm,
+    trunc_normal,
+)
+
+POOLS = ('token', 'avg')
+STEMS = ('patch', 'conv')
+POSITIONS = ('learned', 'sincos2d')
+
+# Uniform in +-1/sqrt(fan_in): what torch gives a convolution, and timm leaves as it is.
+_conv_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def sincos2d(grid: tuple[int, int], dim: int, temperature: float = 10000.0) -> np.ndarray:
+    """Fixed position embeddings, float32 [rows * columns, dim] (Chen et al., arXiv 2104.02057).
+
+    A quarter of the channels each: sine and cosine of the column, sine and cosine of the row.
+    """
+    frequency = temperature ** (-np.arange(dim // 4) / (dim // 4))
+    rows, columns = np.mgrid[:grid[0], :grid[1]].reshape(2, -1, 1) * frequency
+    return np.concatenate(
+        [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], 1).astype(np.float32)
+
+
+class PatchEmbed(nnx.Module):
+    """One linear map of each patch: [B, H, W, C] -> [B, H/p, W/p, dim]."""
+
+    def __init__(self, patch: int, channels: int, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.proj = nnx.Conv(channels, dim, (patch, patch), strides=patch, padding='VALID',
+                             kernel_init=_conv_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.proj(x)
+
+
+class ConvStem(nnx.Module):
+    """Stride-2 3x3 convolutions with BatchNorm and ReLU, then a 1x1: [B, H, W, C] -> same grid
+    as PatchEmbed. It trains more stably and needs less data (Xiao et al., arXiv 2106.14881).
+
+    The widths double at each layer and end at `dim`.
+    """
+
+    def __init__(self, patch: int, channels: int, dim: int, *, dtype, rngs: nnx.Rngs):
+        count = patch.bit_length() - 1
+        if patch != 2 ** count or count < 1:
+            raise ModelError(f"stem='conv' halves the image at each layer, and patch_size={patch} "
+                             f"is not a power of 2: use 2, 4, 8, 16 or 32.")
+        widths = [max(8, dim // 2 ** (count - 1 - i)) for i in range(count)]
+        init = nnx.initializers.he_normal()
+        self.conv = nnx.List(
+            nnx.Conv(a, b, (3, 3), strides=2, padding=1, use_bias=False, kernel_init=init,
+                     dtype=dtype, rngs=rngs)
+            for a, b in zip([channels, *widths], widths))
+        self.norm = nnx.List(batch_norm(width, rngs=rngs) for width in widths)
+        self.proj = nnx.Conv(widths[-1], dim, (1, 1), kernel_init=trunc_normal, dtype=dtype,
+                             rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for conv, norm in zip(self.conv, self.norm):
+            x = jax.nn.relu(norm(conv(x))).astype(x.dtype)
+        return self.proj(x)
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each normalised first and added to its input: [B, N, D] -> same."""
+
+    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, qkv_bias: bool,
+                 init_values: float | None, attn_drop: float, proj_drop: float, drop_path: float,
+                 attn_impl: str, dtype, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(dim, rngs=rngs)
+        self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop,
+                              proj_drop=proj_drop, impl=attn_impl, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(dim, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop, dtype=dtype, rngs=rngs)
+        self.scaled = init_values is not None
+        if self.scaled:
+            self.ls1 = LayerScale(dim, init_values)
+            self.ls2 = LayerScale(dim, init_values)
+        self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = self.attn(self.norm1(x).astype(x.dtype), rngs)
+        x = x + self.drop_path(self.ls1(y) if self.scaled else y, rngs)
+        y = self.mlp(self.norm2(x).astype(x.dtype), rngs)
+        return x + self.drop_path(self.ls2(y) if self.scaled else y, rngs)
+
+
+class VisionTransformer(Classifier):
+    """ViT. Arguments are timm's; these differ or are new:
+
+    Args:
+        img_size: side of the images in pixels, or (height, width).
+        in_channels: channels of the images (timm: in_chans).
+        drop_path: rate of stochastic depth in the last block, 0 in the first (timm:
+            drop_path_rate).
+        init_values: start of the layer scale; None for no layer scale.
+        stem: 'patch', or 'conv' for a convolutional stem of the same total stride.
+        pos_embed: 'learned', or 'sincos2d' for a fixed table (the class token gets none).
+        global_pool: 'token' (the class token) or 'avg' (the mean of the patches, then fc_norm).
+        dtype: of the heavy arithmetic; parameters, norms, softmax and logits stay float32.
+        attn_impl: 'auto', 'xla' or 'cudnn'; see `layers.attend`.
+    """
+
+    def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16,
+                 in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
+                 mlp_ratio: float = 4.0, qkv_bias: bool = True, init_values: float | None = None,
+                 class_token: bool = True, global_pool: str = 'token', stem: str = 'patch',
+                 pos_embed: str = 'learned', pos_drop_rate: float = 0.0,
+                 proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
+                 dtype=None, attn_impl: str = 'auto', rngs: nnx.Rngs):
+        for what, value, valid in (('global_pool', global_pool, POOLS), ('stem', stem, STEMS),
+                                   ('pos_embed', pos_embed, POSITIONS)):
+            if value not in valid:
+                raise unknown(what, value, valid)
+        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if len(size) != 2 or any(side < patch_size or side % patch_size for side in size):
+            raise ModelError(f'img_size={img_size!r} cannot be cut into patches of {patch_size} '
+                             f'pixels: use multiples of patch_size={patch_size}.')
+        if global_pool == 'token' and not class_token:
+            raise ModelError("global_pool='token' needs the class token: set class_token=True or "
+                             "global_pool='avg'.")
+        if pos_embed == 'sincos2d' and embed_dim % 4:
+            raise ModelError(f"pos_embed='sincos2d' needs a width divisible by 4, and embed_dim is "
+                             f"{embed_dim}.")
+        self.img_size, self.in_channels = size, in_channels
+        self.grid = (size[0] // patch_size, size[1] // patch_size)
+        self.num_features = embed_dim
+        self.global_pool, self.class_token, self.positions = global_pool, class_token, pos_embed
+        self.dtype = dtype = compute_dtype(dtype)
+
+        embed = {'patch': PatchEmbed, 'conv': ConvStem}[stem]
+        self.patch_embed = embed(patch_size, in_channels, embed_dim, dtype=dtype, rngs=rngs)
+        if class_token:
+            self.cls_token = nnx.Param(
+                1e-6 * jax.random.normal(rngs.params(), (1, 1, embed_dim), jnp.float32))
+        if pos_embed == 'learned':
+            tokens = class_token + self.grid[0] * self.grid[1]
+            self.pos_embed = nnx.Param(
+                trunc_normal(rngs.params(), (1, tokens, embed_dim), jnp.float32))
+        self.pos_drop = Dropout(pos_drop_rate, what='pos_drop_rate')
+        block = functools.partial(
+            Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+            init_values=init_values, attn_drop=attn_drop_rate, proj_drop=proj_drop_rate,
+            attn_impl=attn_impl, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List(
+            block(drop_path=rate) for rate in drop_path_rates(drop_path, depth))
+        # As in timm the last norm comes before the class token is taken, but after the mean.
+        if global_pool == 'token':
+            self.norm = layer_norm(embed_dim, rngs=rngs)
+        else:
+            self.fc_norm = layer_norm(embed_dim, rngs=rngs)
+
+    def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Images [B, H, W, C] -> tokens [B, N, D], the class token (if any) first."""
+        if x.shape[1:] != (*self.img_size, self.in_channels):
+            raise ModelError(
+                f'This model takes images [B, {self.img_size[0]}, {self.img_size[1]}, '
+                f'{self.in_channels}] and got {list(x.shape)}: create it with another img_size or '
+                f'in_channels, or resize the images.')
+        x = self.patch_embed(x.astype(self.dtype))
+        x = x.reshape(len(x), -1, self.num_features)
+        if self.positions == 'sincos2d':
+            x = x + jnp.asarray(sincos2d(self.grid, self.num_features), x.dtype)
+        if self.class_token:
+            token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
+            x = jnp.concatenate([token.astype(x.dtype), x], 1)
+        if self.positions == 'learned':
+            x = x + self.pos_embed[...].astype(x.dtype)
+        x = self.pos_drop(x, rngs)
+        for block in self.blocks:
+            x = block(x, rngs)
+        return self.norm(x).astype(x.dtype) if self.global_pool == 'token' else x
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Tokens [B, N, D] -> [B, D]: the class token, or the normalised mean of the patches."""
+        if self.global_pool == 'token':
+            return x[:, 0]
+        return self.fc_norm(jnp.mean(x[:, int(self.class_token):], 1, dtype=jnp.float32))
+
+
+_SIZES = {  # width, depth, heads
+    'tiny': (192, 12, 3),
+    'small': (384, 12, 6),
+    'base': (768, 12, 12),
+    'large': (1024, 24, 16),
+    'huge': (1280, 32, 16),
+}
+_VARIANTS = {  # patch and image sizes for which timm has a model
+    'tiny': ((16, 224), (16, 384)),
+    'small': ((8, 224), (16, 224), (16, 384), (32, 224), (32, 384)),
+    'base': ((8, 224), (16, 224), (16, 384), (32, 224), (32, 384)),
+    'large': ((14, 224), (16, 224), (16, 384), (32, 224), (32, 384)),
+    'huge': ((14, 224),),
+}
+VARIANTS = {
+    f'vit_{size}_patch{patch}_{side}': {
+        'patch_size': patch, 'img_size': side,
+        **dict(zip(('embed_dim', 'depth', 'num_heads'), _SIZES[size]))}
+    for size, variants in _VARIANTS.items() for patch, side in variants
+}

@@ -1,0 +1,209 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from input_pipeline import decode as decode_lib
+from input_pipeline.decode import border_color, decode, problem, resize
+from input_pipeline.errors import DataError
+
+SMOOTH = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8),
+                    (70, 50), interpolation=cv2.INTER_CUBIC)
+
+
+def encode(image, fmt, **options):
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    file = io.BytesIO()
+    image.save(file, fmt, **options)
+    return file.getvalue()
+
+
+def near(a, b):
+    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 8  # a palette costs some
+
+
+@pytest.mark.parametrize('fmt, options', [
+    ('JPEG', {'quality': 95}), ('JPEG', {'quality': 95, 'progressive': True}), ('PNG', {}),
+    ('WEBP', {'lossless': True}), ('WEBP', {'quality': 95}), ('BMP', {})])
+def test_formats_give_rgb(fmt, options):
+    data = encode(SMOOTH, fmt, **options)
+    image = decode(data, name='a')
+    assert image.dtype == np.uint8 and near(image, SMOOTH) and problem(data) == ''
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'P', 'LA', 'CMYK'])
+def test_other_modes(mode):
+    picture = Image.fromarray(SMOOTH).convert('L' if mode == 'LA' else 'RGB').convert(mode)
+    data = encode(picture, 'JPEG' if mode == 'CMYK' else 'PNG')
+    assert near(decode(data, name='a'), np.asarray(picture.convert('RGB')))
+    assert problem(data) == ''
+
+
+@pytest.mark.parametrize('fmt', ['PNG', 'WEBP'])
+def test_transparent_is_white(fmt):
+    alpha = np.zeros(SMOOTH.shape[:2], np.uint8)
+    alpha[:, 35:] = 255
+    options = {'lossless': True, 'exact': True} if fmt == 'WEBP' else {}
+    image = decode(encode(np.dstack([SMOOTH, alpha]), fmt, **options), name='a')
+    assert (image[:, :35] == 255).all()
+    np.testing.assert_array_equal(image[:, 35:], SMOOTH[:, 35:])
+
+
+def test_transparent_palette_and_color_key_are_white():
+    palette = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2), 'P')
+    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    for fmt in ('PNG', 'GIF'):
+        image = decode(encode(palette, fmt, transparency=1), name='a')
+        assert image[0, 1].tolist() == [255, 255, 255]
+        assert image[1, 0].tolist() == [70, 80, 90]
+    black = decode(encode(np.zeros((2, 2, 3), np.uint8), 'PNG', transparency=(0, 0, 0)), name='a')
+    assert (black == 255).all()
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_sixteen_bits_keep_the_upper_eight(channels):
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    data = cv2.imencode('.png', np.dstack([values] * channels))[1].tobytes()
+    np.testing.assert_array_equal(decode(data, name='a')[..., 0], values >> 8)
+
+
+def test_sixteen_bits_with_a_transparent_color():
+    values = np.full((2, 2), 0x8000, np.uint16)
+    data = cv2.imencode('.png', values)[1].tobytes()
+    body = b'tRNS' + struct.pack('>H', 1)
+    data = data[:33] + struct.pack('>I', 2) + body + struct.pack('>I', zlib.crc32(body)) + data[33:]
+    assert (decode(data, name='a') == 0x80).all()
+
+
+@pytest.mark.parametrize('fmt', ['GIF', 'WEBP', 'PNG'])
+def test_first_frame_of_an_animation(fmt):
+    data = encode(SMOOTH, fmt, save_all=True, append_images=[Image.fromarray(255 - SMOOTH)])
+    image = decode(data, name='a')
+    assert near(image, SMOOTH) and not near(image, 255 - SMOOTH)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'CMYK', 'RGBA'])
+def test_exif_orientation(fmt, orientation):
+    upright = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1],
+               4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1),
+               7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(SMOOTH)
+    if fmt in ('CMYK', 'RGBA'):
+        picture = picture.convert(fmt)
+    data = encode(picture, {'CMYK': 'JPEG', 'RGBA': 'PNG'}.get(fmt, fmt), exif=exif)
+    assert near(decode(data, name='a'), upright(SMOOTH))
+
+
+@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'BMP', 'GIF'])
+@pytest.mark.parametrize('keep', [0.1, 0.5, 0.95])
+def test_truncated(fmt, keep):
+    data = encode(SMOOTH, fmt)
+    cuts = [data[:int(len(data) * keep)]]
+    if fmt not in ('BMP', 'WEBP'):  # where zeros may well be pixels
+        cuts.append(cuts[0].ljust(len(data), b'\0'))
+    for cut in cuts:
+        assert problem(cut)
+        with pytest.raises(DataError, match=r"cats/x\.jpg.*unreadable=drop"):
+            decode(cut, name='cats/x.jpg')
+
+
+def test_truncated_jpeg_with_a_thumbnail():
+    # The end marker of the thumbnail is not that of the picture.
+    thumbnail = encode(SMOOTH[:8, :8], 'JPEG')
+    data = encode(SMOOTH, 'JPEG')
+    data = data[:2] + b'\xff\xe1' + struct.pack('>H', len(thumbnail) + 2) + thumbnail + data[2:]
+    assert near(decode(data, name='a'), SMOOTH)
+    assert problem(data[:-200]) == 'is truncated'
+
+
+def test_bytes_after_the_end_are_harmless():
+    for fmt in ('JPEG', 'PNG', 'WEBP'):
+        data = encode(SMOOTH, fmt) + bytes(100)
+        assert near(decode(data, name='a'), SMOOTH) and problem(data) == ''
+
+
+@pytest.mark.parametrize('data, reason', [
+    (b'', 'empty'), (b' \n<!DOCTYPE html><html>no</html>', 'web page'),
+    (b'<?xml version="1.0"?><svg></svg>', 'SVG'), (b'%PDF-1.7', 'PDF'), (bytes(99), 'zeros'),
+    (b'\0\0\0\x1cftypheic', 'HEIC'), (b'hello', 'no image'), (b'\xff\xd8\xff', 'truncated'),
+    (b'BM', 'damaged'), (b'GIF89a', 'damaged'), (b'version https://git-lfs.github', 'lfs')])
+def test_no_images(data, reason):
+    assert reason in problem(data)
+    with pytest.raises(DataError, match=reason):
+        decode(data, name='x.jpg')
+
+
+def test_changed_bytes_in_a_png():
+    data = bytearray(encode(SMOOTH, 'PNG'))
+    data[len(data) // 2] ^= 0x10
+    assert 'damaged' in problem(bytes(data))
+
+
+def test_bomb_is_refused_by_its_header():
+    header = struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = b'IHDR' + header
+    data = (b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + body
+            + struct.pack('>I', zlib.crc32(body))
+            + struct.pack('>I4sI', 0, b'IDAT', zlib.crc32(b'IDAT'))
+            + struct.pack('>I4sI', 0, b'IEND', zlib.crc32(b'IEND')))
+    assert '60000 x 60000' in problem(data)
+    with pytest.raises(DataError, match='bomb'):
+        decode(data, name='x.png')
+    jpeg = bytearray(encode(SMOOTH, 'JPEG'))
+    start = jpeg.index(b'\xff\xc0')
+    jpeg[start + 5:start + 9] = struct.pack('>HH', 60_000, 60_000)
+    assert 'bomb' in problem(bytes(jpeg))
+    gif = bytearray(encode(SMOOTH, 'GIF'))
+    gif[6:10] = struct.pack('<HH', 60_000, 60_000)
+    assert 'bomb' in problem(bytes(gif))
+
+
+def test_plain_files_take_the_fast_path(monkeypatch):
+    monkeypatch.setattr(decode_lib, '_pillow', None)
+    for data in (encode(SMOOTH, 'JPEG'), encode(SMOOTH, 'PNG'), encode(SMOOTH, 'WEBP'),
+                 encode(SMOOTH[..., 0], 'JPEG'), encode(SMOOTH[..., 0], 'PNG')):
+        assert decode(data, name='a').shape == SMOOTH.shape
+
+
+@given(st.binary(max_size=200), st.sampled_from(
+    [b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF\x90\0\0\0WEBPVP8X', b'GIF89a', b'BM']))
+def test_garbage_never_ends_otherwise(tail, head):
+    try:
+        image = decode(head + tail, name='x')
+    except DataError:
+        return
+    assert image.dtype == np.uint8 and image.ndim == 3
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40),
+       st.sampled_from(['squash', 'pad', 'crop']))
+def test_resize_keeps_a_flat_color(height, width, new_height, new_width, mode):
+    image = np.full((height, width, 3), (10, 200, 77), np.uint8)
+    resized = resize(image, (new_height, new_width), mode)
+    assert resized.dtype == np.uint8 and resized.flags.c_contiguous
+    np.testing.assert_array_equal(resized, np.broadcast_to(image[0, 0], resized.shape))
+
+
+def test_resize_modes():
+    image = np.full((40, 20, 3), 255, np.uint8)
+    image[10:30, 4:16] = 0
+    squashed, padded, cropped = (
+        resize(image, (20, 20), mode) for mode in ('squash', 'pad', 'crop'))
+    assert (squashed[:, :, 0] < 128).sum() == 10 * 12
+    assert (padded[:, :, 0] < 128).sum() == 10 * 6 and (padded[:, :5] == 255).all()
+    assert (cropped[:, :, 0] < 128).sum() == 20 * 12
+    assert border_color(image).tolist() == [255, 255, 255]
+    averaged = resize(np.tile(np.uint8([0, 255])[None, :, None], (64, 32, 3)), (8, 8))
+    assert np.abs(averaged.astype(int) - 127).max() <= 1  # area: no aliasing
+    with pytest.raises(DataError, match='squash, pad, crop'):
+        resize(image, (8, 8), 'strech')

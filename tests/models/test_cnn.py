@@ -1,0 +1,71 @@
+"""The small CNN: shapes, batch statistics, refusals."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import ModelError, create_model, eval_view
+
+
+def small(num_classes=5, **kwargs):
+    return create_model('small_cnn', num_classes, rngs=nnx.Rngs(0), **{'width': 8, **kwargs})
+
+
+def images(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize('kwargs, shape, maps', [
+    ({}, (2, 32, 32, 3), (2, 2, 2, 64)),
+    (dict(stages=3, depth=2, in_channels=1), (2, 32, 48, 1), (2, 4, 6, 32)),
+])
+def test_shapes(kwargs, shape, maps):
+    model = small(**kwargs)
+    x = images(*shape)
+    assert model.forward_features(x).shape == maps
+    assert model(x).shape == (2, 5)
+    assert eval_view(model)(x).shape == (2, 5)
+
+
+def test_running_statistics_move_a_tenth_of_the_way_in_training_only():
+    model = small()
+    x = 3 + 2 * images(16, 32, 32, 3)
+    before = nnx.state(model, nnx.BatchStat)
+    before = jax.tree.map(lambda leaf: leaf.copy(), before)
+    eval_view(model)(x)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(nnx.state(model, nnx.BatchStat))):
+        assert np.array_equal(old, new)
+    maps = model.conv1(x)
+    model(x)
+    assert np.allclose(model.bn1.mean[...], 0.1 * maps.mean((0, 1, 2)), atol=1e-5)
+    assert np.allclose(model.bn1.var[...], 0.9 + 0.1 * maps.var((0, 1, 2)), atol=1e-4)
+
+
+def test_inference_of_an_image_does_not_depend_on_its_batch_but_training_does():
+    model = small()
+    x = images(8, 32, 32, 3)
+    view = eval_view(model)
+    assert np.allclose(view(x)[:2], view(x[:2]), atol=1e-5)
+    assert np.abs(model(x)[:2] - model(x[:2])).max() > 1e-3
+
+
+def test_variance_survives_a_large_mean():
+    # E[x^2] - E[x]^2 in float32 would give 0 or less for this one.
+    model = small()
+    x = 1e4 + images(64, 8, 8, 8)
+    assert np.allclose(np.std(model.bn1(x), axis=(0, 1, 2)), 1, atol=0.05)
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(width=0), 'width=0'), (dict(stages=0), 'stages=0'), (dict(depth=0), 'depth=0')])
+def test_a_bad_value_is_named(kwargs, words):
+    with pytest.raises(ModelError, match=words):
+        small(**kwargs)
+
+
+def test_wrong_images_are_refused():
+    with pytest.raises(ModelError, match=r'in_channels'):
+        small()(images(2, 32, 32, 1))
+    with pytest.raises(ModelError, match=r'at least 16 pixels'):
+        small()(images(2, 32, 8, 3))

@@ -1,0 +1,136 @@
+"""create_model and eval_view: names, settings, and the way of a training step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import models
+from models import ModelError, create_model, eval_view, list_models, model_settings
+
+SMALL = {
+    'small_cnn': dict(width=4, stages=2, drop_rate=0.1, drop_path=0.1),
+    'vit_tiny_patch16_224': dict(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2,
+                                 stem='conv', drop_path=0.1),
+}
+small_models = pytest.mark.parametrize('name', sorted(SMALL))
+
+
+def small(name, num_classes=3, seed=0):
+    return create_model(name, num_classes, rngs=nnx.Rngs(seed), **SMALL[name])
+
+
+def images(*shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+def test_an_unknown_name_offers_the_nearest():
+    with pytest.raises(ModelError, match=r"'vit_tinny_patch16_224'.*'vit_tiny_patch16_224'"):
+        create_model('vit_tinny_patch16_224', rngs=nnx.Rngs(0))
+    with pytest.raises(ModelError, match='use one of .*small_cnn'):
+        create_model('zzz', rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize('name, wrong, right', [
+    ('small_cnn', 'in_chans', 'in_channels'),
+    ('vit_tiny_patch16_224', 'drop_path_rate', 'drop_path'),
+    ('vit_tiny_patch16_224', 'head_hiden', 'head_hidden'),
+])
+def test_an_unknown_setting_is_named_with_the_nearest(name, wrong, right):
+    with pytest.raises(ModelError, match=f"{name}.*'{wrong}'.*'{right}'"):
+        create_model(name, 3, rngs=nnx.Rngs(0), **{wrong: 1})
+
+
+def test_settings_show_the_values_of_the_name_not_of_the_family():
+    assert model_settings('vit_tiny_patch16_384')['embed_dim'] == 192
+    assert model_settings('vit_tiny_patch16_384')['img_size'] == 384
+    assert model_settings('small_cnn')['head'] == 'linear'
+
+
+def test_every_name_can_be_built_without_memory():
+    assert 'small_cnn' in list_models()
+    assert len(list_models('vit_*_patch14_*')) == 2
+    for name in list_models():
+        model = nnx.eval_shape(functools.partial(create_model, name, 7, rngs=nnx.Rngs(0)))
+        assert model.head.kernel.shape == (model.num_features, 7)
+
+
+@small_models
+def test_same_seed_same_parameters(name):
+    same, other = nnx.state(small(name, seed=0)), nnx.state(small(name, seed=1))
+    for a, b in zip(jax.tree.leaves(nnx.state(small(name))), jax.tree.leaves(same)):
+        assert np.array_equal(a, b)
+    assert any(not np.array_equal(a, b)
+               for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(other)))
+
+
+@small_models
+def test_all_state_is_parameters_and_batch_statistics_in_float32(name):
+    _, params, stats, rest = nnx.split(small(name), nnx.Param, nnx.BatchStat, ...)
+    assert not jax.tree.leaves(rest)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype('float32')}
+
+
+@small_models
+def test_a_jitted_step_learns_and_carries_the_statistics(name):
+    graphdef, params, rest = nnx.split(small(name), nnx.Param, ...)
+    x, y = images(8, 16, 16, 3), jnp.arange(8) % 3
+
+    def loss(params, rest, key):
+        model = nnx.merge(graphdef, params, rest)
+        logits = model(x, rngs=nnx.Rngs(dropout=key))
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
+        return loss, nnx.split(model, nnx.Param, ...)[2]
+
+    @jax.jit
+    def step(params, rest, key):
+        (value, rest), grads = jax.value_and_grad(loss, has_aux=True)(params, rest, key)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), rest, value, grads
+
+    first = jax.tree.leaves(rest)
+    losses = []
+    for i in range(20):
+        params, rest, value, grads = step(params, rest, jax.random.key(i))
+        losses.append(float(value))
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert all(not np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(rest)))
+    logits = jax.jit(lambda p, r: eval_view(nnx.merge(graphdef, p, r))(x))(params, rest)
+    assert logits.shape == (8, 3)
+
+
+@small_models
+def test_every_parameter_gets_a_gradient(name):
+    # Scale 0 at the end of a block hides the layers before it: start from scale 1.
+    model = small(name)
+    for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        if path[-1] == 'scale':
+            param[...] = jnp.ones_like(param[...])
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    x = images(4, 16, 16, 3)
+
+    def total(params, rest):
+        logits = nnx.merge(graphdef, params, rest)(x, rngs=nnx.Rngs(dropout=3))
+        return (jax.nn.log_softmax(logits) * jnp.arange(3)).sum()
+
+    for path, grad in nnx.to_flat_state(jax.jit(jax.grad(total))(params, rest)):
+        assert np.abs(grad[...]).max() > 0, path
+
+
+@small_models
+def test_the_view_shares_variables_and_leaves_the_model_in_training_mode(name):
+    model = small(name)
+    view = eval_view(model)
+    x = images(2, 16, 16, 3)
+    before = view(x)
+    model.head.bias[...] = model.head.bias[...] + 1
+    assert np.allclose(view(x), before + 1, atol=1e-6)
+    with pytest.raises(ModelError):
+        model(x)
+
+
+def test_public_names_are_exported():
+    assert all(hasattr(models, name) for name in models.__all__)

@@ -1,0 +1,243 @@
+"""Checkpoints: Orbax writes them, a digest of every file commits them.
+
+    checkpoints/<step>/             committed
+        state/  data/  host/        Orbax: arrays, the data iterator, what the host knows
+        digests.json                size and SHA-256 of every file, and the format version
+    checkpoints/writing-<step>/     being written; never read, removed at the next start
+    checkpoints/damaged-<step>-<k>/ set aside because its digests did not hold
+
+A step is written under its `writing-` name, the digests come last, and one rename commits
+it: a process killed at any moment leaves either a whole checkpoint or a `writing-` folder.
+So a committed folder whose digests are missing or wrong was damaged later, and is never
+mistaken for an interrupted save.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from grain import checkpoint as grain_checkpoint
+
+from train_lib.errors import CheckpointError
+
+FORMAT = 1
+_DIGESTS = 'digests.json'
+log = logging.getLogger(__name__)
+
+
+def _digest_file(path: Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob('*'))
+            if path.is_file() and path.name != _DIGESTS}
+
+
+def write_digests(folder: Path) -> None:
+    """Records every file of a finished checkpoint, durably."""
+    files = {name: [path.stat().st_size, _digest_file(path)]
+             for name, path in _files(folder).items()}
+    with open(folder / _DIGESTS, 'w') as file:
+        json.dump({'format': FORMAT, 'files': files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a committed checkpoint, or '' if its digests hold.
+
+    Raises:
+        CheckpointError: it was written by a newer format than this code reads.
+    """
+    try:
+        record = json.loads((folder / _DIGESTS).read_text())
+        version, expected = record['format'], record['files']
+    except FileNotFoundError:
+        return f'{_DIGESTS} is missing'
+    except (ValueError, KeyError, TypeError):
+        return f'{_DIGESTS} cannot be read'
+    if version > FORMAT:
+        raise CheckpointError(f'{folder} has checkpoint format {version}, and this version of the '
+                              f'code reads up to {FORMAT}: use the newer code.')
+    found = _files(folder)
+    for name in sorted(set(expected) | set(found)):
+        if name not in found:
+            return f'{name} is missing'
+        if name not in expected:
+            return f'{name} was not there when it was saved'
+        size, digest = expected[name]
+        if found[name].stat().st_size != size:
+            return f'{name} has {found[name].stat().st_size} bytes instead of {size}'
+        if _digest_file(found[name]) != digest:
+            return f'{name} has changed'
+    return ''
+
+
+def committed_steps(folder: Path) -> list[int]:
+    """The steps with a committed checkpoint, ascending; their digests are not checked."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir()
+                  if path.is_dir() and path.name.isdigit())
+
+
+def latest_good(folder: Path) -> Path | None:
+    """The newest checkpoint whose digests hold; damaged ones are set aside, and said aloud.
+
+    Returns:
+        None if none was ever committed.
+
+    Raises:
+        CheckpointError: there were checkpoints, and none of them is good.
+    """
+    steps = committed_steps(folder)
+    aside = sorted(path.name for path in folder.glob('damaged-*')) if folder.is_dir() else []
+    for step in reversed(steps):
+        reason = damage(folder / str(step))
+        if not reason:
+            return folder / str(step)
+        aside.append(_set_aside(folder, step, reason))
+    if aside:
+        raise CheckpointError(f'{folder} holds no good checkpoint ({", ".join(aside)} are damaged): '
+                              f'restore one from a backup, or start in a new workdir.')
+    return None
+
+
+def _set_aside(folder: Path, step: int, reason: str) -> str:
+    number = 1
+    while (folder / f'damaged-{step}-{number}').exists():
+        number += 1
+    name = f'damaged-{step}-{number}'
+    if jax.process_index() == 0:
+        os.rename(folder / str(step), folder / name)
+    log.warning('The checkpoint of step %d is damaged (%s); it is set aside as %s.',
+                step, reason, folder / name)
+    return name
+
+
+class Checkpointer:
+    """Saves in the background, keeps the newest few and the best, removes the rest."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = Path(folder).absolute()
+        self._keep = max(keep, 1)
+        self._primary = jax.process_index() == 0
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
+        self._pending: Future | None = None
+        if self._primary:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob('writing-*'):
+                shutil.rmtree(leftover)
+
+    def save(self, step: int, state: dict, iterator: grain.DatasetIterator, host: dict,
+             best_step: int | None) -> None:
+        """Copies the state, and writes and commits it in the background.
+
+        An error of an earlier save is raised here, or by `wait`: it ends the run.
+        """
+        self.wait()
+        target = self.folder / str(step)
+        if target.exists():
+            return
+        writing = self.folder / f'writing-{step}'
+        self._orbax.save(writing, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain_checkpoint.CheckpointSave(iterator),
+            host=ocp.args.JsonSave(host)))
+        self._pending = self._executor.submit(self._commit, writing, target, best_step)
+
+    def _commit(self, writing: Path, target: Path, best_step: int | None) -> None:
+        self._orbax.wait_until_finished()
+        if not self._primary:
+            return
+        write_digests(writing)
+        os.rename(writing, target)
+        self._prune(best_step)
+
+    def _prune(self, best_step: int | None) -> None:
+        newest = committed_steps(self.folder)[-self._keep:]
+        for step in committed_steps(self.folder):
+            if step not in newest and step != best_step:
+                # Renamed first: a half-removed folder must not look like a damaged checkpoint.
+                doomed = self.folder / f'writing-removed-{step}'
+                os.rename(self.folder / str(step), doomed)
+                shutil.rmtree(doomed)
+
+    def wait(self) -> None:
+        """Returns when the last save is committed; raises what went wrong with it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Waits, and ends the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._executor.shutdown()
+            self._orbax.close()
+
+
+def restore(folder: Path, state: dict, iterator: grain.DatasetIterator) -> tuple[dict, dict]:
+    """Reads a checkpoint into the shapes and shardings of `state`, and sets the iterator.
+
+    Returns:
+        (state, what the host knew).
+    """
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        loaded = reader.restore(folder, args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract),
+            data=grain_checkpoint.CheckpointRestore(iterator),
+            host=ocp.args.JsonRestore()))
+    return loaded.state, loaded.host
+
+
+def read_host(folder: Path) -> dict:
+    """What the host knew when the checkpoint was written."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        return reader.restore(folder, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+
+
+def read_weights(folder: Path, like: dict | None = None) -> dict:
+    """The params and other variables of a checkpoint, without its optimizer.
+
+    Args:
+        folder: a committed checkpoint, whose digests are checked.
+        like: dict(params, rest) of arrays with the wanted shapes and shardings; None takes what
+            is stored, as NumPy arrays.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    reason = damage(folder)
+    if reason:
+        raise CheckpointError(f'{folder} is damaged ({reason}): use another checkpoint.')
+    handler = ocp.PyTreeCheckpointHandler()
+    with ocp.Checkpointer(handler) as reader:
+        stored = reader.metadata(folder / 'state').item_metadata.tree
+        if like is None:
+            wanted = {key: jax.tree.map(lambda leaf: 0, stored[key]) for key in ('params', 'rest')
+                      if key in stored}
+            arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+        else:
+            wanted = like
+            arguments = ocp.checkpoint_utils.construct_restore_args(like)
+        return reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
+            item=wanted, restore_args=arguments, partial_restore=True))
+
+
+def _numpy():
+    import numpy as np
+    return np.ndarray

@@ -1,0 +1,146 @@
+"""`main.py [VERB] --config=FILE[:args] [--workdir=DIR] [--config.key=value ...]` as data."""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from train_lib.errors import ConfigError
+from train_lib.overrides import apply_overrides
+
+# verb: what it does. Those of NOT_BUILT answer so until they are.
+VERBS = {
+    'train': 'train, evaluate, report (the default verb)',
+    'report': 'write report.html of a workdir anew',
+    'predict': 'write the logits of a trained workdir',
+    'vote': 'let folds and models vote',
+    'explore': 'look at a data set',
+    'curate': 'find duplicates, wrong labels, photographs',
+    'pack': 'pack a data set into ArrayRecord files',
+    'lr_find': 'sweep the learning rate',
+    'study': 'run an ablation study',
+    'models': 'list the models',
+}
+NOT_BUILT = ('predict', 'vote', 'explore', 'curate', 'pack', 'lr_find', 'study', 'models')
+
+USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
+         '[--config.key=value ...]')
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What the user asked for."""
+
+    verb: str
+    config: ConfigDict | None
+    config_file: str
+    workdir: Path | None
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Reads the command line (without the program's name).
+
+    Raises:
+        ConfigError: a wrong verb, flag, file, key or value, with the nearest right one.
+    """
+    words, overrides, plain = _sort(list(argv))
+    if len(words) > 1:
+        raise ConfigError(f'{words[1]!r} is one word too many: {USAGE}.')
+    verb = words[0] if words else 'train'
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1) or list(VERBS)
+        raise ConfigError(f'There is no verb {verb!r}; did you mean {" or ".join(near)}?')
+    if verb in NOT_BUILT:
+        raise ConfigError(f'The verb {verb!r} ({VERBS[verb]}) is not built yet: '
+                          f'train and report are.')
+    if '--help' in plain or '-h' in plain:
+        verbs = '\n'.join(f'  {name:9}{text}' for name, text in VERBS.items()
+                          if name not in NOT_BUILT)
+        print(f'{USAGE}\n\nVerbs:\n{verbs}\n\nEvery key of the config stands in configs/common.py.')
+        raise SystemExit(0)
+
+    values = flags.FlagValues()
+    flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
+    wanted = [flag.partition('=')[2] for flag in plain if flag.startswith('--config=')]
+    rewritten = [f'--config={_find(wanted[-1])}' if flag.startswith('--config=') else flag
+                 for flag in plain]
+    config_flags.DEFINE_config_file('config', flag_values=values, lock_config=True,
+                                    sys_argv=[sys.argv[0], *rewritten])
+    try:
+        values([sys.argv[0], *rewritten])
+        config = values.config
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, ['config', 'workdir'], n=1)
+        hint = f'did you mean --{near[0]}?' if near else f'usage: {USAGE}.'
+        raise ConfigError(f'There is no flag --{error.flagname}; {hint}') from None
+    except (ValueError, AttributeError, KeyError, TypeError, flags.Error) as error:
+        raise ConfigError(_first_sentence(wanted[-1] if wanted else '', error)) from error
+    if verb == 'train' and config is None:
+        raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/sketch_vit.py.')
+    if overrides and config is None:
+        raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
+    if config is not None:
+        apply_overrides(config, overrides)
+    if verb == 'report' and not values.workdir:
+        raise ConfigError('--workdir is missing: report needs the workdir of a finished run.')
+    return Command(verb, config, wanted[-1] if wanted else '',
+                   Path(values.workdir) if values.workdir else None)
+
+
+def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Words, overrides (path, text) and other flags; `--flag value` becomes `--flag=value`."""
+    words, overrides, plain = [], [], []
+    queue = list(argv)
+    while queue:
+        item = queue.pop(0)
+        if not item.startswith('-'):
+            words.append(item)
+            continue
+        name, equals, value = item.partition('=')
+        takes_value = re.fullmatch(r'--?(config(\..+)?|workdir)', name)
+        if takes_value and not equals:
+            if not queue:
+                raise ConfigError(f'{name} has no value: write {name}=VALUE.')
+            value = queue.pop(0)
+        override = re.fullmatch(r'--?config\.(.+)', name)
+        if override:
+            overrides.append((override[1], value))
+        elif takes_value:
+            plain.append(f'--{name.lstrip("-")}={value}')
+        else:
+            plain.append(item)
+    return words, overrides, plain
+
+
+def _find(spec: str) -> str:
+    """`FILE:args` with the file found, from here or from the folder of main.py.
+
+    Raises:
+        ConfigError: there is no such file; the nearest one is named.
+    """
+    path, colon, args = spec.partition(':')
+    home = Path(__file__).parent.parent
+    for candidate in (Path(path), home / path):
+        if candidate.is_file():
+            return f'{candidate}{colon}{args}'
+    known = [file.relative_to(home).as_posix() for file in (home / 'configs').rglob('*.py')
+             if file.name not in ('__init__.py', 'common.py')]
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.4) or known
+    raise ConfigError(f'--config={path}: there is no such file; did you mean '
+                      f'{" or ".join(near)}?')
+
+
+def _first_sentence(spec: str, error: Exception) -> str:
+    """What a config file raised, as one line."""
+    if isinstance(error, AttributeError) and 'does not exist' in str(error):
+        key = re.search(r'Key "(.*?)"', str(error))
+        return (f'{spec}: it sets the key {key[1] if key else "?"!r}, which configs/common.py does '
+                f'not have; check the spelling.')
+    text = ' '.join(str(error).split())
+    return f'--config={os.fspath(spec)}: {text}'

@@ -1,0 +1,119 @@
+"""Logits of every example of a split, the scores from them, and the files they go to."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from input_pipeline.manifest import Manifest
+from train_lib.scores import log_softmax, scores
+from train_lib.sharding import shard_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSplit:
+    """One split, ready to be passed over: its rows, and a function that starts a pass."""
+
+    manifest: Manifest
+    batches: Callable[[], object]
+
+
+class Interrupted(Exception):
+    """A pass over a split was given up because the run was told to stop."""
+
+
+def predict(eval_step: Callable, params: dict, rest: dict, split: EvalSplit, mesh: Mesh,
+            stop: Callable[[], bool] = lambda: False) -> dict[str, np.ndarray]:
+    """Logits of every row of a split, none dropped: {head: float32 [N, C]}, in row order.
+
+    Raises:
+        Interrupted: `stop()` became true between two batches.
+    """
+    found: dict[str, np.ndarray] = {}
+
+    def keep(logits, rows, mask):
+        if jax.process_count() > 1:
+            logits, rows, mask = multihost_utils.process_allgather((logits, rows, mask), tiled=True)
+        for head, values in logits.items():
+            values = np.asarray(values)
+            if head not in found:
+                found[head] = np.zeros((len(split.manifest), values.shape[-1]), np.float32)
+            found[head][rows[mask]] = values[mask]
+
+    iterator = split.batches()
+    try:
+        waiting = None
+        for batch in iterator:
+            if stop():
+                raise Interrupted
+            images = shard_batch({'image': batch['image']}, mesh)['image']
+            current = (eval_step(params, rest, images), batch['row'], batch['mask'])
+            if waiting is not None:  # one batch behind, so that the device never waits for us
+                keep(*waiting)
+            waiting = current
+        if waiting is not None:
+            keep(*waiting)
+    finally:
+        iterator.close()
+    return found
+
+
+def _objective(logits: np.ndarray, labels: np.ndarray, label_smoothing: float) -> float | None:
+    """The training loss of one head on whole logits, in float64."""
+    known = labels >= 0
+    if not known.any():
+        return None
+    log_probs = log_softmax(logits[known])
+    of_label = log_probs[np.arange(len(log_probs)), labels[known]]
+    return float(np.mean(-(1 - label_smoothing) * of_label
+                         - label_smoothing * log_probs.mean(axis=1)))
+
+
+def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
+                label_smoothing: float = 0.0) -> dict:
+    """The scores of a split; with several heads, one dict a head and n, loss, accuracy over them.
+
+    `loss` is the training objective, `nll` the plain negative log likelihood.
+    """
+    heads = {}
+    for head in manifest.heads:
+        labels = manifest.labels(head)
+        loss = _objective(logits[head], labels, label_smoothing)
+        heads[head] = {**scores(logits[head], labels), 'loss': loss}
+    if len(heads) == 1:
+        return next(iter(heads.values()))
+
+    def mean(name):
+        values = [head[name] for head in heads.values() if head[name] is not None]
+        return float(np.mean(values)) if values else None
+
+    return {'n': len(manifest), 'loss': mean('loss'), 'accuracy': mean('accuracy'),
+            'f1_macro': mean('f1_macro'), **heads}
+
+
+def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
+    """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several)."""
+    columns: dict[str, np.ndarray] = {'ids': manifest.table['id'].to_numpy(np.str_)}
+    several = len(manifest.heads) > 1
+    for head in manifest.heads:
+        suffix = f'/{head}' if several else ''
+        columns[f'labels{suffix}'] = manifest.labels(head)
+        columns[f'logits{suffix}'] = logits[head]
+        columns[f'classes{suffix}'] = np.array(manifest.classes[head], np.str_)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix('.tmp')
+    with open(temporary, 'wb') as file:
+        np.savez_compressed(file, **columns)
+    temporary.replace(path)
+
+
+def load_predictions(path: Path, heads: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Ids [N] and logits {head: [N, C]} of a predictions file."""
+    with np.load(path, allow_pickle=False) as file:
+        several = len(heads) > 1
+        return file['ids'], {head: file[f'logits/{head}' if several else 'logits']
+                             for head in heads}

@@ -1,0 +1,109 @@
+"""What a run says while it works: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections import defaultdict
+
+from tqdm import tqdm
+
+
+class Clock:
+    """Seconds by kind (compile, data, step, eval, checkpoint, ...); 'other' is the rest.
+
+    Kinds don't nest: an inner one stops the outer one's clock, so that they add up.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None):
+        self._seconds = defaultdict(float, seconds or {})
+        self._kind = 'other'
+        self._since = time.perf_counter()
+
+    def _switch(self, kind: str) -> str:
+        now = time.perf_counter()
+        self._seconds[self._kind] += now - self._since
+        before, self._kind, self._since = self._kind, kind, now
+        return before
+
+    @contextlib.contextmanager
+    def __call__(self, kind: str):
+        """Counts the block under one kind."""
+        before = self._switch(kind)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every kind so far, and their total, those of earlier starts included."""
+        self._switch(self._kind)
+        kinds = {kind: round(value, 3) for kind, value in sorted(self._seconds.items())}
+        return {**kinds, 'total': round(sum(kinds.values()), 3)}
+
+
+def setup_logging() -> None:
+    """Our lines on standard error, that don't tear the progress bar; libraries' from warnings on."""
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            tqdm.write(self.format(record), file=sys.stderr)
+
+    handler = Handler()
+    handler.setFormatter(logging.Formatter('%(message)s'))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    for ours in ('train_lib', 'input_pipeline', 'models', 'main'):
+        logging.getLogger(ours).setLevel(logging.INFO)
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+class Progress:
+    """The state of the training: loss, accuracy, images a second, time left."""
+
+    def __init__(self, total: int, start: int, batch_size: int, enabled: bool = True):
+        self._terminal = sys.stderr.isatty()
+        self._log = logging.getLogger(__name__)
+        self._enabled = enabled
+        self._total, self._batch_size = total, batch_size
+        self._last = (start, time.perf_counter())
+        self._rate = 0.0  # steps a second of training, smoothed
+        self._bar = None
+        if enabled and self._terminal:
+            self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True,
+                             bar_format='{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}')
+
+    def pause(self) -> None:
+        """Call it after work that is not training, so that it does not count as slow training."""
+        self._last = (self._last[0], time.perf_counter())
+
+    def update(self, step: int, loss: float, accuracy: float) -> float:
+        """Shows a log line; returns images a second since the last one."""
+        now = time.perf_counter()
+        steps, seconds = step - self._last[0], max(now - self._last[1], 1e-9)
+        self._last = (step, now)
+        rate = steps / seconds
+        self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
+        images = rate * self._batch_size
+        left = _time((self._total - step) / max(self._rate, 1e-9))
+        if self._bar is not None:
+            self._bar.set_postfix_str(f'loss {loss:.3f}  acc {accuracy:.3f}  '
+                                      f'{images:,.0f} img/s  {left} left', refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._enabled:
+            width = len(str(self._total))
+            self._log.info('step %*d/%d  loss %.3f  acc %.3f  %s img/s  %s left', width, step,
+                           self._total, loss, accuracy, f'{images:5,.0f}', left)
+        return images
+
+    def close(self) -> None:
+        """Leaves the terminal tidy."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,66 @@
+"""metrics.jsonl and TensorBoard.
+
+metrics.jsonl holds nothing that depends on the clock, so that a run that was killed and
+resumed writes the same bytes as one that was not. Speed goes to TensorBoard and the screen.
+"""
+
+import json
+import os
+from pathlib import Path
+
+
+def _rounded(value):
+    return float(f'{value:.7g}') if isinstance(value, float) else value
+
+
+class Records:
+    """Appends rows to metrics.jsonl, and the same to TensorBoard.
+
+    `size` bytes belong to the checkpoint that the run continues from; what was written after
+    it by a process that died is cut off, and will be written again.
+    """
+
+    def __init__(self, workdir: Path, *, size: int, step: int, tensorboard: bool):
+        self._path = Path(workdir) / 'metrics.jsonl'
+        with open(self._path, 'ab') as file:
+            if file.tell() < size:
+                raise OSError(f'{self._path} has {file.tell()} bytes, and the checkpoint of step '
+                              f'{step} was written at {size}: put the file back, or start anew.')
+            file.truncate(size)
+        self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - lives as long as self
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+            self._board = SummaryWriter(str(Path(workdir) / 'tensorboard'),
+                                        purge_step=step + 1 if step else None)
+
+    def write(self, row: dict, **clocked: float) -> None:
+        """One row, with step, epoch, split and figures; `clocked` goes to TensorBoard only."""
+        self._file.write(json.dumps({key: _rounded(value) for key, value in row.items()}) + '\n')
+        if self._board:
+            for key, value in (row | clocked).items():
+                if isinstance(value, (int, float)) and key != 'step':
+                    self._board.add_scalar(f'{row["split"]}/{key}', value, row['step'])
+
+    def flush(self) -> int:
+        """Makes all rows durable and returns the size of the file in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + '.tmp')
+    with open(temporary, 'w', encoding='utf-8') as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write('\n')
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,188 @@
+"""Figures of a report: inline SVG drawn by matplotlib, and PNG data URIs.
+
+Figures carry numbers and fixed words only. Class, head and file names stand in the
+HTML beside them, where the browser finds the glyphs of any script and the template
+escapes them. Colours are variables of the page's style sheet, so one figure serves
+the light and the dark scheme.
+"""
+
+import base64
+import io
+import re
+import zlib
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Stand-ins that matplotlib can draw with, and what the page puts in their place.
+_COLOURS = {'#010101': 'var(--ink)', '#020202': 'var(--muted)', '#030303': 'var(--line)',
+            '#040404': 'var(--accent)', '#050505': 'var(--shade)'}
+INK, MUTED, LINE, ACCENT, SHADE = _COLOURS
+_STYLE = {
+    'svg.fonttype': 'none', 'svg.hashsalt': 'report', 'font.size': 9.5, 'font.family': 'sans-serif',
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.spines.left': False,
+    'axes.edgecolor': LINE, 'axes.linewidth': 1, 'axes.labelcolor': MUTED,
+    'axes.grid': True, 'axes.grid.axis': 'y', 'axes.axisbelow': True,
+    'grid.color': LINE, 'grid.linewidth': .8,
+    'xtick.color': MUTED, 'ytick.color': MUTED, 'xtick.major.size': 0, 'ytick.major.size': 0,
+    'xtick.major.pad': 6,
+    'text.color': INK, 'axes.facecolor': 'none', 'figure.facecolor': 'none',
+    'lines.solid_capstyle': 'round', 'lines.solid_joinstyle': 'round',
+}
+_POINTS = 300
+_BLUE, _GREY = (239, 118, 62), (150, 143, 136)  # BGR, legible on white and on near black
+
+
+def curve(lines: dict[str, pd.DataFrame], column: str, x: str, *, stages=(), best=None,
+          unit_range: bool = False) -> Markup:
+    """One learning curve a split over `x`, as an SVG.
+
+    Args:
+        lines: split -> table with the columns `x` and `column`, sorted by x. More than 300
+            points are averaged in 300 equal parts.
+        column: the metric; x: 'epoch' or 'step'.
+        stages: (start, end, label) in units of x, shaded in turn.
+        best: x of the kept checkpoint, drawn as a dotted line; None for none.
+        unit_range: the metric lies in 0..1, and the axis shows all of it up to 1.
+    """
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.1, 2.7))
+        ax = fig.add_axes((.13, .17, .86, .74))  # the same in all panels, so they align
+        drawn = []
+        for split, table in lines.items():
+            xs, ys = _thin(table[x].to_numpy(float), table[column].to_numpy(float))
+            colour, width = (MUTED, 1.3) if split == 'train' else (ACCENT, 2.0)
+            # A marker shows a curve of one point, and where a short run was evaluated.
+            marker = 'o' if len(xs) <= 30 else None
+            ax.plot(xs, ys, color=colour, lw=width, marker=marker, ms=3, clip_on=False,
+                    zorder=3 if split == 'train' else 4)
+            drawn.append(ys)
+        if unit_range:
+            ax.set_ylim(min(0.0, *(ys.min() for ys in drawn)), 1.0)
+        else:
+            ax.set_ylim(bottom=min(0.0, *(ys.min() for ys in drawn)))
+            ax.yaxis.set_major_formatter(FuncFormatter(_tick))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set_xlabel(x)
+        left, right = ax.get_xlim()
+        for k, (start, end, label) in enumerate(stages):
+            if k % 2:
+                ax.axvspan(start, end, color=SHADE, lw=0, zorder=0)
+            ax.text((start + end) / 2, 1.03, label, transform=ax.get_xaxis_transform(),
+                    ha='center', va='bottom', fontsize=9, color=MUTED)
+        ax.set_xlim(left, right)
+        if best is not None:
+            ax.axvline(best, color=ACCENT, lw=1, ls=(0, (1, 3)), zorder=2)
+        return _svg(fig)
+
+
+def reliability_diagram(table: pd.DataFrame) -> Markup:
+    """Accuracy against confidence a bin, and below it how many predictions a bin holds."""
+    width = float(table['upper'].iloc[0] - table['lower'].iloc[0])
+    middle = (table['lower'] + table['upper']) / 2
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.4, 4.4), layout='constrained')
+        top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+        top.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (1, 3)), zorder=4)
+        full = table['n'] > 0
+        top.bar(middle[full], table['accuracy'][full], width * .86, color=ACCENT, alpha=.75,
+                zorder=3)
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel='share that is right')
+        bottom.bar(middle, table['n'], width * .86, color=MUTED, alpha=.7, zorder=3)
+        bottom.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        bottom.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:,.0f}'))
+        bottom.set(xlabel='probability of the predicted class', ylabel='pictures')
+        return _svg(fig)
+
+
+def heat_map(matrix: np.ndarray, side: int = 720) -> str:
+    """A confusion matrix of many classes as a PNG data URI with a transparent ground.
+
+    Cells are shares of their row; correct ones grey, confusions blue, both on a square
+    root scale, so a single mistake can be seen. The cells become about `side` pixels in
+    all; where classes outnumber the pixels, a pixel shows the largest share it covers.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    errors = shares * (1 - np.eye(len(shares)))
+    right = np.diag(np.diag(shares))
+    fold = -(-len(shares) // (2 * side))
+    errors, right = _block_max(errors, fold), _block_max(right, fold)
+    picture = np.empty((*errors.shape, 4), np.uint8)
+    picture[..., :3] = np.where((errors > right)[..., None], _BLUE, _GREY)
+    largest = np.maximum(errors, right)
+    picture[..., 3] = np.round(np.where(largest > 0, 50 + 205 * np.sqrt(largest), 0))
+    times = max(1, round(side / len(picture)))
+    return png_uri(picture.repeat(times, axis=0).repeat(times, axis=1))
+
+
+def png_uri(picture: np.ndarray) -> str:
+    """uint8 [H, W, 3 or 4] in OpenCV's channel order as a PNG data URI."""
+    return _uri('png', cv2.imencode('.png', picture)[1])
+
+
+def webp_uri(picture: np.ndarray, quality: int = 80) -> str:
+    """uint8 [H, W, 3] in OpenCV's channel order as a WebP data URI."""
+    return _uri('webp', cv2.imencode('.webp', picture, [cv2.IMWRITE_WEBP_QUALITY, quality])[1])
+
+
+def _uri(kind: str, data: np.ndarray) -> str:
+    return f'data:image/{kind};base64,' + base64.b64encode(data.tobytes()).decode('ascii')
+
+
+def _block_max(cells: np.ndarray, fold: int) -> np.ndarray:
+    pad = -len(cells) % fold
+    cells = np.pad(cells, ((0, pad), (0, pad)))
+    size = len(cells) // fold
+    return cells.reshape(size, fold, size, fold).max(axis=(1, 3))
+
+
+def _tick(value: float, _) -> str:
+    # 7.5e-4 rather than 0.00075: learning rates shall fit beside the axis.
+    if value == 0 or abs(value) >= 0.01:
+        return f'{value:.3g}'
+    mantissa, exponent = f'{value:.2e}'.split('e')
+    return f'{float(mantissa):g}e{int(exponent)}'
+
+
+def _thin(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(xs) <= _POINTS:
+        return xs, ys
+    starts = np.linspace(0, len(xs), _POINTS, endpoint=False).astype(int)
+    count = np.diff(np.append(starts, len(xs)))
+    return np.add.reduceat(xs, starts) / count, np.add.reduceat(ys, starts) / count
+
+
+def _svg(fig: Figure) -> Markup:
+    """The figure as an SVG element that is at home in an HTML page.
+
+    Left out: the XML head, metadata and name spaces (the only addresses in it), the style
+    element (it would apply to the whole page), and ids without use; those used get a
+    prefix of their own, since a page holds several figures. Fonts come from the page.
+    """
+    buffer = io.StringIO()
+    fig.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None})
+    text = buffer.getvalue()
+    text = text[text.index('<svg'):]
+    prefix = f'f{zlib.crc32(text.encode()):08x}-'
+    text = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', '', text, flags=re.S)
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', '', text).replace('xlink:href', 'href')
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text))
+    used = {one or other for one, other in used}
+    text = re.sub(r'\s+id="([^"]*)"', lambda m: (
+        f' id="{prefix}{m[1]}"' if m[1] in used else ''), text)
+    text = re.sub(r'url\(#([^)]+)\)', rf'url(#{prefix}\1)', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}\1"', text)
+    text = re.sub(r'font-family: [^;"]*; ?', '', text)
+    for stand_in, variable in _COLOURS.items():
+        text = text.replace(stand_in, variable)
+    # The page sets the width; the view box keeps the shape.
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1', text, count=1)
+    text = text.replace('<svg', '<svg class="figure" role="img"', 1)
+    return Markup(re.sub(r'\s+', ' ', re.sub(r'>\s+<', '><', text)))

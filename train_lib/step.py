@@ -1,0 +1,118 @@
+"""The training and the evaluation step, each one jitted function.
+
+The state is one pure dict, so that it can be donated, sharded and saved as it is:
+
+    params     trainable weights, nested dict by module path
+    rest       the model's other variables (BatchNorm statistics)
+    opt_state  the optimizer's
+    step       int32 [], steps done
+    sums       float32 sums since the last log line: loss, correct/<head>, labelled/<head>, steps
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import models
+from train_lib.losses import cross_entropy
+from train_lib.schedules import Schedule
+
+State = dict
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
+    """A model as (graph definition, params, other variables), the last two as pure dicts."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def zero_sums(heads: Sequence[str]) -> dict:
+    """The sums of `State` at the start of a log interval."""
+    names = ['loss', 'steps', *(f'{what}/{head}' for head in heads
+                                for what in ('correct', 'labelled'))]
+    return {name: jnp.zeros((), jnp.float32) for name in names}
+
+
+def make_state(params: dict, rest: dict, optimizer: optax.GradientTransformation,
+               heads: Sequence[str]) -> State:
+    """The state before the first step."""
+    return dict(params=params, rest=rest, opt_state=optimizer.init(params),
+                step=jnp.zeros((), jnp.int32), sums=zero_sums(heads))
+
+
+def make_normalise(mean: Sequence[float], std: Sequence[float], dtype) -> Callable:
+    """uint8 [B, H, W, 3] -> dtype, (x / 255 - mean) / std; on the device, where it is free."""
+    scale = 1 / (255 * jnp.array(std, jnp.float32))
+    offset = -jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
+    return lambda images: (images.astype(jnp.float32) * scale + offset).astype(dtype)
+
+
+def as_heads(logits, heads: Sequence[str]) -> dict[str, jax.Array]:
+    """A model's output by head, whether it has one head or several."""
+    return logits if isinstance(logits, Mapping) else {heads[0]: logits}
+
+
+def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
+                    schedule: Schedule, normalise: Callable, *, heads: Sequence[str], seed: int,
+                    label_smoothing: float = 0.0, head_weights: Sequence[float] = ()) -> Callable:
+    """The jitted function (state, batch) -> (state, loss); the state is donated.
+
+    Args:
+        graphdef: of the model in training mode.
+        optimizer: without its learning rate.
+        schedule: step -> learning rate.
+        normalise: uint8 images -> the model's input.
+        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight.
+        seed: of dropout and drop path; their masks are a function of (seed, step).
+        label_smoothing: of the cross-entropy.
+        head_weights: factor of each head's loss, () for 1.
+    """
+    factors = dict(zip(heads, head_weights or [1.0] * len(heads)))
+
+    def train_step(state: State, batch: dict) -> tuple[State, jax.Array]:
+        images = normalise(batch['image'])
+        key = jax.random.fold_in(jax.random.key(seed), state['step'])
+
+        def objective(params, rest):
+            model = nnx.merge(graphdef, params, rest)
+            logits = as_heads(model(images, rngs=nnx.Rngs(dropout=key)), heads)
+            loss = sum(factors[head] * cross_entropy(
+                logits[head], batch[f'label/{head}'], batch.get('weight'), label_smoothing)
+                for head in heads)
+            _, _, rest = split_model(model)
+            return loss, (logits, rest)
+
+        # The other variables are an argument: BatchNorm writes to them inside the gradient.
+        (loss, (logits, rest)), gradients = jax.value_and_grad(objective, has_aux=True)(
+            state['params'], state['rest'])
+        updates, opt_state = optimizer.update(gradients, state['opt_state'], state['params'])
+        rate = schedule(state['step'])
+        params = jax.tree.map(lambda param, update: param - rate * update,
+                              state['params'], updates)
+
+        sums = dict(state['sums'])
+        sums['loss'] += loss
+        sums['steps'] += 1
+        for head in heads:
+            labels = batch[f'label/{head}']
+            sums[f'correct/{head}'] += jnp.sum(jnp.argmax(logits[head], axis=-1) == labels)
+            sums[f'labelled/{head}'] += jnp.sum(labels >= 0)
+        return dict(params=params, rest=rest, opt_state=opt_state,
+                    step=state['step'] + 1, sums=sums), loss
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(graphdef: nnx.GraphDef, normalise: Callable, heads: Sequence[str]) -> Callable:
+    """The jitted function (params, rest, images) -> {head: float32 logits [B, C]}."""
+
+    @jax.jit
+    def eval_step(params: dict, rest: dict, images: jax.Array) -> dict[str, jax.Array]:
+        model = models.eval_view(nnx.merge(graphdef, params, rest))
+        logits = as_heads(model(normalise(images)), heads)
+        return {head: logits[head].astype(jnp.float32) for head in heads}
+
+    return eval_step
