@@ -71,8 +71,8 @@ def get_config() -> ConfigDict:
         std=(0.5, 0.5, 0.5),
         cache_mb=1024,  # decoded pictures are kept in memory if all of them fit
     )
-    # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one after
-    # another; the last one lasts to the end. Kinds and their units: input_pipeline/transforms.py.
+    # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one
+    # after another; the last one lasts to the end. Kinds, units: input_pipeline/transforms.py.
     config.curriculum = ()
     config.loader = dict(
         threads=2,  # that read, decode and warp
@@ -111,7 +111,7 @@ def get_config() -> ConfigDict:
     config.eval = dict(
         every=dict(epochs=1),
         batch_size=256,
-        metric='accuracy',  # of the validation, that says which checkpoint is best: 'accuracy' | 'loss'
+        metric='accuracy',  # of the validation, for the best checkpoint: 'accuracy' | 'loss'
     )
     config.checkpoint = dict(
         every=dict(epochs=1),
@@ -139,7 +139,8 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
     Raises:
         ValueError: an unknown key, or a word without `=`.
     """
-    known = {'data': '', 'folder': '', 'csv': '', 'images': '', 'tfds': '', 'packed': '', **defaults}
+    known = {'data': '', 'folder': '', 'csv': '', 'images': '', 'tfds': '', 'packed': '',
+             **defaults}
     values = dict(known)
     for part in re.split(r',(?=[A-Za-z_]+=)', arg) if arg else ():
         key, equals, value = part.partition('=')

@@ -212,7 +212,6 @@ def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
     The last batch is filled up with rows of `mask=False`. Batches: as in training, and
     mask=bool [b], row=int32 [b] (the row of the manifest).
     """
-    batch_size = min(batch_size, -(-len(manifest) // shard[1]) * shard[1])
     example = _EvalExample(Pictures(manifest, spec, cache_mb), _columns(manifest),
                            len(manifest), batch_size, shard)
     local = batch_size // shard[1]

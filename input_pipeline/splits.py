@@ -70,14 +70,16 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int) -> Manifest:
         fold = draw_folds(pool, side == '', options['folds'], (seed, 3))
         side[fold == options['fold']] = 'val'
     else:
-        free = (side == '').sum()
+        def free():
+            return ((side == '') & (pool.labels >= 0)).sum()
+        before = free()
         if not given:
             _fill(side, 'test', pool, options['test'], (seed, 1))
         elif not (side == 'val').any() and options['val']:
             _log.info('The given splits have no val: split.val=%g of train becomes it.',
                       options['val'])
         # Both are shares of the same rows, of which test has now been taken.
-        share = options['val'] * free / max(1, (side == '').sum())
+        share = options['val'] * before / max(1, free())
         _fill(side, 'val', pool, share, (seed, 2))
     side[side == ''] = 'train'
 
@@ -117,9 +119,9 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
         if len(torn):
             sides = sorted(pairs.loc[pairs['group'] == torn.iloc[0], 'split'], key=SPLITS.index)
             raise DataError(
-                f'{torn.nunique()} groups are on two sides of the split, the first is '
-                f'{torn.iloc[0]!r} in {" and ".join(sides)}: correct the given splits, or '
-                f'allow it by split.grouped=False.')
+                f'The group {torn.iloc[0]!r} is in {" and ".join(sides)} '
+                f'({torn.nunique()} such groups in all): correct the given splits, or allow it '
+                f'by split.grouped=False.')
     for head, names in manifest.classes.items():
         labels = manifest.labels(head)
         seen = np.bincount(labels[(side == 'train') & (labels >= 0)], minlength=len(names))
@@ -156,7 +158,7 @@ def save_splits(manifest: Manifest, path: str) -> None:
     for head, names in manifest.classes.items():
         columns[f'label/{head}'] = [names[i] if i >= 0 else '' for i in manifest.labels(head)]
     temporary = f'{path}.{os.getpid()}.tmp'
-    with open(temporary, 'w', encoding='utf-8', errors='surrogateescape', newline='') as file:
+    with open(temporary, 'w', encoding='utf-8', newline='') as file:
         # Everything quoted: a file name may hold a bare carriage return.
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
         writer.writerow(columns)
@@ -184,7 +186,7 @@ def _given_sides(manifest: Manifest, options: dict) -> tuple[np.ndarray, bool]:
 
 
 def _sides_of_file(manifest: Manifest, path: str) -> np.ndarray:
-    header, rows, lines = read_csv(os.path.expanduser(path), errors='surrogateescape')
+    header, rows, lines = read_csv(os.path.expanduser(path))
     id_column, split_column = (column(path, header, name) for name in ('id', 'split'))
     sides: dict[str, str] = {}
     for row, line in zip(rows, lines):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from grain import checkpoint as grain_checkpoint
 
@@ -107,7 +108,7 @@ def latest_good(folder: Path) -> Path | None:
             return folder / str(step)
         aside.append(_set_aside(folder, step, reason))
     if aside:
-        raise CheckpointError(f'{folder} holds no good checkpoint ({", ".join(aside)} are damaged): '
+        raise CheckpointError(f'{folder} holds no good checkpoint (damaged: {", ".join(aside)}): '
                               f'restore one from a backup, or start in a new workdir.')
     return None
 
@@ -230,14 +231,9 @@ def read_weights(folder: Path, like: dict | None = None) -> dict:
         if like is None:
             wanted = {key: jax.tree.map(lambda leaf: 0, stored[key]) for key in ('params', 'rest')
                       if key in stored}
-            arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+            arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         else:
             wanted = like
             arguments = ocp.checkpoint_utils.construct_restore_args(like)
         return reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
             item=wanted, restore_args=arguments, partial_restore=True))
-
-
-def _numpy():
-    import numpy as np
-    return np.ndarray

@@ -28,7 +28,8 @@ def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> Con
                               f'keep one of them.')
         for other in seen:
             if other.startswith(path + '.') or path.startswith(other + '.'):
-                raise ConfigError(f'--config.{path} and --config.{other} overlap: keep one of them.')
+                raise ConfigError(f'--config.{path} and --config.{other} overlap: '
+                                  f'keep one of them.')
         seen[path] = text
         _set(config, path, text)
     return config
@@ -57,7 +58,8 @@ def _set(config: ConfigDict, path: str, text: str) -> None:
     if isinstance(node, (ConfigDict, dict)) and last not in node and not is_open:
         raise ConfigError(_unknown(config, path, last, node))
     if isinstance(node, list) and not (isinstance(last, int) and last < len(node)):
-        raise ConfigError(f'--config.{path}: the list has {len(node)} entries, so there is no [{last}].')
+        raise ConfigError(f'--config.{path}: the list has {len(node)} entries, '
+                          f'so there is no [{last}].')
     old = node[last] if not is_open or last in node else None
     anything = isinstance(node, ConfigDict) and last in node and node.get_type(last) is object
     value = _typed(None if anything else old, text, path)
@@ -74,7 +76,8 @@ def _split(path: str) -> list[str | int]:
     for word in path.split('.'):
         match = re.fullmatch(r'([^\[\]]+)((?:\[\d+\])*)', word)
         if not match:
-            raise ConfigError(f'--config.{path} is no path: write it like --config.schedule.lr=0.001.')
+            raise ConfigError(f'--config.{path} is no path: '
+                              f'write it like --config.schedule.lr=0.001.')
         parts.append(match[1])
         parts.extend(int(number) for number in re.findall(r'\d+', match[2]))
     return parts
@@ -94,9 +97,8 @@ def _unknown(config: ConfigDict, path: str, name: str, node) -> str:
     """One sentence with the nearest key: in the same section, or of the same name anywhere."""
     leaves = list(leaf_paths(config))
     here = list(node) if isinstance(node, (ConfigDict, dict)) else []
-    section = path.rpartition('.')[0] if name == path.rpartition('.')[2] else ''
-    prefix = f'{section}.' if section else ''
-    near = [prefix + key for key in difflib.get_close_matches(str(name), here, n=1, cutoff=0.6)]
+    near = [re.sub(rf'(^|\.){re.escape(str(name))}(?=$|\.|\[)', rf'\1{key}', path, count=1)
+            for key in difflib.get_close_matches(str(name), here, n=1, cutoff=0.6)]
     if not near:
         same_name = [leaf for leaf in leaves if leaf.rpartition('.')[2] == path.rpartition('.')[2]]
         near = same_name[:2] or difflib.get_close_matches(path, leaves, n=1, cutoff=0.5)

@@ -43,7 +43,7 @@ class Clock:
 
 
 def setup_logging() -> None:
-    """Our lines on standard error, that don't tear the progress bar; libraries' from warnings on."""
+    """Our lines on standard error, without tearing the bar; libraries' from warnings on."""
 
     class Handler(logging.Handler):
         def emit(self, record):

@@ -98,12 +98,14 @@ def class_table(logits, labels, classes: Sequence[str]) -> pd.DataFrame:
     recall = np.where(absent, np.nan, right / np.maximum(count, 1))
     f1 = np.where(absent, np.nan, 2 * right / np.maximum(count + predicted, 1))
     wrong = matrix - np.diag(right)
-    other = wrong.argmax(axis=1) if len(classes) else np.zeros(0, int)
+    other = wrong.argmax(axis=1)
     mistaken = wrong[np.arange(len(classes)), other]
+    mistaken_for = [classes[k] if m else '' for k, m in zip(other, mistaken)]
+    # Folder names may hold bytes that are no UTF-8, which Arrow strings refuse: plain objects.
     return pd.DataFrame({
-        'class': list(classes), 'n': count, 'precision': precision, 'recall': recall, 'f1': f1,
-        'mistaken_for': [classes[k] if m else '' for k, m in zip(other, mistaken)],
-        'mistaken': mistaken,
+        'class': pd.Series(list(classes), dtype=object), 'n': count,
+        'precision': precision, 'recall': recall, 'f1': f1,
+        'mistaken_for': pd.Series(mistaken_for, dtype=object), 'mistaken': mistaken,
     })
 
 

@@ -94,17 +94,15 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     return make_manifest(table, names, root=root)
 
 
-def read_csv(path: str, errors: str = 'strict') -> tuple[list[str], list[list[str]], list[int]]:
+def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
     """Reads a CSV: (column names, fields of each row, line where each row starts).
-
-    `errors` is as in `open`: 'surrogateescape' keeps names that are not UTF-8.
 
     Raises:
         DataError: not UTF-8, no header, a column twice, a row of another length.
     """
     rows, lines = [], []
     try:
-        with open(path, encoding='utf-8-sig', errors=errors, newline='') as file:
+        with open(path, encoding='utf-8-sig', newline='') as file:
             first = file.readline()
             file.seek(0)
             # Decided by the header: a sniffer would be misled by commas in a value.

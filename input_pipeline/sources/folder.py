@@ -56,6 +56,7 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
         top, _, below = folder.partition('/')
         if splits:
             _refuse_loose(root, names if folder == top else [], top)
+        _refuse_undecodable(folder, names)
         ids += [posixpath.join(folder, name) for name in names]
         labels += [below if splits else folder] * len(names)
         sides += [splits.get(top, '')] * len(names)
@@ -151,6 +152,15 @@ def _refuse_loose(root: str, names: list[str], top: str) -> None:
         raise DataError(
             f'{len(names)} images lie in {where!r} without a class folder '
             f'(the first is {names[0]!r}): move them to {where}/<class>/.')
+
+
+def _refuse_undecodable(folder: str, names: list[str]) -> None:
+    for name in names:
+        try:
+            posixpath.join(folder, name).encode()
+        except UnicodeEncodeError:
+            raise DataError(f'The file name {posixpath.join(folder, name)!r} is not UTF-8: '
+                            f'rename the file.') from None
 
 
 def _refuse_empty(root: str, folders, images, classes: set[str], splits: bool) -> None:

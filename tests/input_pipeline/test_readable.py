@@ -52,7 +52,7 @@ def test_error_names_files_and_the_remedy(data):
 def test_error_lists_twenty(data):
     for number in range(30):
         (data / 'cat' / f'bad{number:02d}.jpg').write_bytes(b'')
-    with pytest.raises(DataError, match='30 of 40.*and 10 more') as error:
+    with pytest.raises(DataError, match=r'30 of 40.*and 10 more') as error:
         check_readable(folder.load(str(data)))
     assert str(error.value).count('is empty') == 20
 
@@ -66,7 +66,7 @@ def test_drop(data, caplog):
     assert kept.classes == manifest.classes and 'cat/3.png' in caplog.text
     for number in range(5):
         (data / 'cat' / f'{number}.png').write_bytes(b'')
-    with pytest.raises(DataError, match="Class 'cat' .*no readable image"):
+    with pytest.raises(DataError, match=r"Class 'cat' .*no readable image"):
         check_readable(manifest, policy='drop')
     for number in range(5):
         (data / 'dog' / f'{number}.png').unlink()
@@ -92,7 +92,7 @@ def test_answers_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
     assert len(asked) == 11
     spoil(data / 'cat' / '0.png')
     for _ in range(2):
-        with pytest.raises(DataError, match='cat/0.png'):
+        with pytest.raises(DataError, match=r'cat/0.png'):
             check_readable(manifest, cache_dir=str(cache))
     assert len(asked) == 12
     assert len(list(cache.iterdir())) == 1
@@ -100,7 +100,8 @@ def test_answers_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('text', [
     '', 'no json', '[]', '{"version": 1}', '{"version": 0, "files": {}}',
-    '{"version": 1, "files": {"cat/0.png": 3}}', '{"version": 1, "files": {"cat/0.png": [1, "x"]}}'])
+    '{"version": 1, "files": {"cat/0.png": 3}}',
+    '{"version": 1, "files": {"cat/0.png": [1, "x"]}}'])
 def test_damaged_cache_is_ignored(data, tmp_path, text):
     manifest = folder.load(str(data))
     check_readable(manifest, cache_dir=str(tmp_path / 'cache'))

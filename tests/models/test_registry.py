@@ -30,7 +30,7 @@ def images(*shape):
 def test_an_unknown_name_offers_the_nearest():
     with pytest.raises(ModelError, match=r"'vit_tinny_patch16_224'.*'vit_tiny_patch16_224'"):
         create_model('vit_tinny_patch16_224', rngs=nnx.Rngs(0))
-    with pytest.raises(ModelError, match='use one of .*small_cnn'):
+    with pytest.raises(ModelError, match=r'use one of .*small_cnn'):
         create_model('zzz', rngs=nnx.Rngs(0))
 
 
@@ -80,7 +80,7 @@ def test_a_jitted_step_learns_and_carries_the_statistics(name):
     x, y = images(8, 16, 16, 3), jnp.arange(8) % 3
 
     def loss(params, rest, key):
-        model = nnx.merge(graphdef, params, rest)
+        model = nnx.merge(graphdef, params, rest, copy=True)
         logits = model(x, rngs=nnx.Rngs(dropout=key))
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
         return loss, nnx.split(model, nnx.Param, ...)[2]
@@ -113,7 +113,7 @@ def test_every_parameter_gets_a_gradient(name):
     x = images(4, 16, 16, 3)
 
     def total(params, rest):
-        logits = nnx.merge(graphdef, params, rest)(x, rngs=nnx.Rngs(dropout=3))
+        logits = nnx.merge(graphdef, params, rest, copy=True)(x, rngs=nnx.Rngs(dropout=3))
         return (jax.nn.log_softmax(logits) * jnp.arange(3)).sum()
 
     for path, grad in nnx.to_flat_state(jax.jit(jax.grad(total))(params, rest)):

@@ -142,7 +142,7 @@ def test_bfloat16_computes_in_half_and_keeps_parameters_in_float32():
     (dict(stem='convs'), ["'convs'", "'conv'"]),
     (dict(stem='conv', patch_size=12, img_size=48), ['patch_size=12', 'power of 2']),
     (dict(pos_embed='sincos2d', embed_dim=30, num_heads=3), ['embed_dim is 30']),
-    (dict(attn_impl='flash'), ["'flash'", 'cudnn']),
+    (dict(attn_impl='flash'), ["'flash'", "'xla'"]),
     (dict(dtype='float8'), ["'float8'", "'float16'"]),
     (dict(drop_path=1.0), ['drop_path=1.0']),
 ])

@@ -1,5 +1,6 @@
 """report.html of a run: one file that needs no network and no other file."""
 
+import functools
 import json
 import math
 import os
@@ -69,13 +70,15 @@ def write_report(workdir: str | Path, *, manifest: Manifest, read_image: Callabl
         versions=_plain(result.get('versions')),
     )
     path = workdir / 'report.html'
-    # Names may hold bytes that are no UTF-8; a half-written report never takes the old one's place.
+    # Written aside first: a report cut short by a kill never takes the place of a whole one.
     partial = path.with_name('report.html.partial')
+    # File names may hold bytes that are no UTF-8.
     partial.write_bytes(page.encode('utf-8', 'replace'))
     os.replace(partial, path)
     return path
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
@@ -163,7 +166,9 @@ def _headline(rows: list[dict]) -> list[dict]:
         values = row['values']
         accuracy, n = _number(values.get('accuracy')), _number(values.get('n'))
         if row['split'] == split and accuracy is not None:
-            interval = scores.wilson_interval(accuracy, int(n)) if n else None
+            interval = None
+            if n and 0 <= accuracy <= 1:
+                interval = scores.wilson_interval(accuracy, int(n))
             found.append(dict(split=split, head=row['head'], accuracy=accuracy, n=n,
                               f1=values.get('f1_macro'), interval=interval))
     return found

@@ -25,9 +25,12 @@ def fish(v: Vary) -> list[Stroke]:
         strokes.append(curve(32, 52 - fat * .9, 44, 48 - fat * 1.35, 58, 50 - fat * .7))
     if v.maybe(.4):
         strokes.append(curve(40, 48 + fat * .95, 46, 52 + fat * 1.3, 54, 50 + fat * .75))
-    strokes.append(curve(root - 2, 47, 82, 32, 94, v(24, 30), 88, 50, 94, v(70, 76), 82, 66, root - 2, 53))
-    strokes.append(cover(closed(curve(6, 51, 18, 50 - fat * .75, 38, 50 - fat, 58, 50 - fat * .55, root, 50,
-                                      58, 50 + fat * .55, 38, 50 + fat, 18, 50 + fat * .75, 6, 51))))
+    strokes.append(curve(root - 2, 47, 82, 32, 94, v(24, 30), 88, 50, 94, v(70, 76), 82, 66,
+                         root - 2, 53))
+    strokes.append(cover(closed(curve(6, 51, 18, 50 - fat * .75, 38, 50 - fat, 58, 50 - fat * .55,
+                                      root, 50,
+                                      58, 50 + fat * .55, 38, 50 + fat, 18, 50 + fat * .75, 6,
+                                      51))))
     strokes.append(dot(20, 46, 2.4) if v.maybe(.6) else ring(20, 46, 3.4))
     if v.maybe(.7):
         strokes.append(arc(24, 50, 8, fat * .72, -55, 55))
@@ -45,8 +48,10 @@ def bird(v: Vary) -> list[Stroke]:
     tail, fat = v(38, 52), v(80, 88)
     strokes = [line(46, fat - 4, 44, 97, 37, 97), line(44, 97, 50, 97),
                line(57, fat - 4, 57, 97, 50, 97), line(57, 97, 63, 97)]
-    body = closed(join(curve(36, 17, 27, 19, 22, 28, 24, 38, 20, 54, 28, 74, 48, fat, 68, 76, 80, 60),
-                       line(98, tail + 8, 92, tail - 4), curve(76, 48, 62, 46, 50, 38, 46, 24, 36, 17)))
+    body = closed(join(curve(36, 17, 27, 19, 22, 28, 24, 38, 20, 54, 28, 74, 48, fat, 68, 76, 80,
+                             60),
+                       line(98, tail + 8, 92, tail - 4),
+                       curve(76, 48, 62, 46, 50, 38, 46, 24, 36, 17)))
     strokes += [line(24, 24, 8, 30, 24, 34) if v.maybe(.6) else poly(24, 23, 9, 25, 23, 34),
                 cover(body), dot(34, 27, 2.4)]
     wing = curve(42, 52, 48, 68, 62, 70, 78, 56)
@@ -65,7 +70,8 @@ def cat(v: Vary) -> list[Stroke]:
         x = 50 + side * wide
         strokes.append(line(x + side * -2, 48, x + side * -1, ear, 50 + side * wide * .3, 30))
         if v.maybe(.5):
-            strokes.append(line(x - side * 5, 34, x - side * 5, ear + 11, 50 + side * wide * .52, 28))
+            strokes.append(line(x - side * 5, 34, x - side * 5, ear + 11, 50 + side * wide * .52,
+                                28))
     strokes.append(cover(ring(50, 58, wide, v(29, 34))))
     kind = v.pick('dots', 'slits', 'closed')
     for side in (-1, 1):
@@ -118,8 +124,10 @@ def snail(v: Vary) -> list[Stroke]:
 
 def spider(v: Vary) -> list[Stroke]:
     r, full = v(15, 19), v.maybe(.5)
-    legs = [curve(46, 44, 32, 24, 20, v(14, 22), 8, 30), curve(44, 48, 24, 36, 14, 40, 2, v(48, 54)),
-            curve(44, 54, 24, 56, 14, 66, 4, v(76, 84)), curve(46, 60, 30, 70, 22, 80, 20, v(94, 100))]
+    legs = [curve(46, 44, 32, 24, 20, v(14, 22), 8, 30),
+            curve(44, 48, 24, 36, 14, 40, 2, v(48, 54)),
+            curve(44, 54, 24, 56, 14, 66, 4, v(76, 84)),
+            curve(46, 60, 30, 70, 22, 80, 20, v(94, 100))]
     strokes = [s for leg in legs for s in both(leg)]
     if v.maybe(.4):
         strokes.append(line(50, 30, 50, -6))

@@ -26,7 +26,8 @@ def cup(v: Vary) -> list[Stroke]:
     bow = v(13, 17)
     strokes = [arc(right - 3, (top + low) / 2, bow + 4, 19, -78, 78),
                arc(right - 3, (top + low) / 2, bow - 3, 12, -78, 78)]
-    body = closed(join(line(left, top), curve(left + draw_in, low - 4, left + draw_in + 6, low, middle, low + 2,
+    body = closed(join(line(left, top), curve(left + draw_in, low - 4, left + draw_in + 6, low,
+                                              middle, low + 2,
                                               right - draw_in - 6, low, right - draw_in, low - 4),
                        line(right, top)))
     strokes += [cover(body), cover(ring(middle, top, half, v(5, 8)))]
@@ -70,12 +71,15 @@ def chair(v: Vary) -> list[Stroke]:
     seat, top, slats = v(52, 58), v(4, 10), v.pick(1, 2, 3)
     strokes = [line(26, top, 26, 84), line(62, top, 62, seat - 6), line(26, top, 62, top),
                cover(poly(26, seat - 2, 62, seat - 6, 80, seat + 8, 40, seat + 12)),
-               line(40, seat + 12, 40, 98), line(80, seat + 8, 80, 94), line(64, seat + 11, 64, 82)]
+               line(40, seat + 12, 40, 98), line(80, seat + 8, 80, 94),
+               line(64, seat + 11, 64, 82)]
     if v.maybe(.5):
         strokes += [line(26, top + (seat - top - 8) * (i + 1) / (slats + 1) + 2,
-                         62, top + (seat - top - 8) * (i + 1) / (slats + 1) + 1) for i in range(slats)]
+                         62,
+                         top + (seat - top - 8) * (i + 1) / (slats + 1) + 1) for i in range(slats)]
     else:
-        strokes += [line(26 + 36 * (i + 1) / (slats + 1), top, 26 + 36 * (i + 1) / (slats + 1), seat - 4)
+        strokes += [line(26 + 36 * (i + 1) / (slats + 1), top, 26 + 36 * (i + 1) / (slats + 1),
+                         seat - 4)
                     for i in range(slats)]
     if v.maybe(.3):
         strokes.append(line(40, 84, 80, 81))
@@ -91,11 +95,14 @@ def table(v: Vary) -> list[Stroke]:
     strokes += [cover(box(6, front, 12, 96)), cover(box(90, front, 96, 96)),
                 cover(top), cover(box(2, front, 98, front + thick))]
     if v.maybe(.4):
-        strokes += [cover(box(36, front + thick, 64, front + thick + 12)), dot(50, front + thick + 6, 1.8)]
+        strokes += [cover(box(36, front + thick, 64, front + thick + 12)),
+                    dot(50, front + thick + 6, 1.8)]
     if v.maybe(.35):
-        strokes += [cover(closed(curve(46, back + 7, 42, back - 4, 47, back - 14, 47, back - 18, 55, back - 18, 55, back - 14,
+        strokes += [cover(closed(curve(46, back + 7, 42, back - 4, 47, back - 14, 47, back - 18,
+                                       55, back - 18, 55, back - 14,
                                        60, back - 4, 56, back + 7))),
-                    curve(51, back - 18, 50, back - 26, 46, back - 32), cover(ring(45, back - 34, 4))]
+                    curve(51, back - 18, 50, back - 26, 46, back - 32),
+                    cover(ring(45, back - 34, 4))]
     return strokes
 
 
@@ -105,7 +112,8 @@ def lamp(v: Vary) -> list[Stroke]:
     if v.maybe(.4):
         strokes += [line(48, shade, 48, 90), line(52, shade, 52, 90)]
     else:
-        strokes.append(closed(curve(47, shade, 46, shade + 8, 38, 72, 46, 90, 54, 90, 62, 72, 54, shade + 8,
+        strokes.append(closed(curve(47, shade, 46, shade + 8, 38, 72, 46, 90, 54, 90, 62, 72, 54,
+                                    shade + 8,
                                     53, shade)))
     strokes += [cover(poly(50 - base, 97, 50 - base, 91, 50 + base, 91, 50 + base, 97)),
                 cover(poly(50 - low, shade, 50 - top, 6, 50 + top, 6, 50 + low, shade))]
@@ -114,7 +122,8 @@ def lamp(v: Vary) -> list[Stroke]:
     if v.maybe(.35):
         strokes += rays(50, 24, 42, 54, 3, 8, 30) + rays(50, 24, 42, 54, 3, 142, 30)
     elif v.maybe(.5):
-        strokes += [line(50 - top * .4, 6, 50 - low * .4, shade), line(50 + top * .4, 6, 50 + low * .4, shade)]
+        strokes += [line(50 - top * .4, 6, 50 - low * .4, shade),
+                    line(50 + top * .4, 6, 50 + low * .4, shade)]
     return strokes
 
 
@@ -139,17 +148,21 @@ def clock(v: Vary) -> list[Stroke]:
 def candle(v: Vary) -> list[Stroke]:
     half, top = v(8, 11), v(34, 42)
     strokes = [box(50 - half, top, 50 + half, 88), line(50, top, 50, top - 7),
-               closed(curve(50, top - 30, 50 - 8, top - 14, 50 - 4, top - 6, 50 + 4, top - 6, 50 + 8, top - 14,
+               closed(curve(50, top - 30, 50 - 8, top - 14, 50 - 4, top - 6, 50 + 4, top - 6,
+                            50 + 8, top - 14,
                             50, top - 30))]
     if v.maybe(.6):
-        strokes.append(curve(50 - half, top + 2, 50 - half * .6, top + 12, 50 - half * .1, top + 4, 50 + half * .3, top + 16,
+        strokes.append(curve(50 - half, top + 2, 50 - half * .6, top + 12, 50 - half * .1, top + 4,
+                             50 + half * .3, top + 16,
                              50 + half * .8, top + 4))
     if v.maybe(.65):
         strokes += [arc(84, 86, 9, 8, -160, 150),
-                    cover(closed(curve(50 - half, 88, 22, 86, 28, 97, 50, 99, 72, 97, 78, 86, 50 + half, 88)))]
+                    cover(closed(curve(50 - half, 88, 22, 86, 28, 97, 50, 99, 72, 97, 78, 86,
+                                       50 + half, 88)))]
     else:
         strokes.append(ring(50, 90, 24, 6))
-        strokes.append(cover(line(50 - half, 70, 50 - half, 89, 50, 91, 50 + half, 89, 50 + half, 70)))
+        strokes.append(cover(line(50 - half, 70, 50 - half, 89, 50, 91, 50 + half, 89, 50 + half,
+                                  70)))
     if v.maybe(.35):
         strokes += rays(50, top - 16, 17, 25, 5, -180, 180)
     return strokes
@@ -165,9 +178,11 @@ def book(v: Vary) -> list[Stroke]:
         y = top + 14 + (low - top - 20) * i / lines
         strokes += both(curve(12, y - 4, 26, y - 6, 42, y + 1))
     if v.maybe(.5):
-        strokes.append(line(4, low, 4, low + 6, 46, low + sag + 4, 54, low + sag + 4, 96, low + 6, 96, low))
+        strokes.append(line(4, low, 4, low + 6, 46, low + sag + 4, 54, low + sag + 4, 96, low + 6,
+                            96, low))
     elif v.maybe(.5):
-        strokes.append(line(50, top + sag, 56, top + sag + 8, 54, low + sag + 12, 60, low + sag + 6))
+        strokes.append(line(50, top + sag, 56, top + sag + 8, 54, low + sag + 12, 60,
+                            low + sag + 6))
     return strokes
 
 
@@ -181,7 +196,8 @@ def envelope(v: Vary) -> list[Stroke]:
     else:
         strokes += [line(4, top, 50, top - 26, 96, top), line(4, low, 50, v(48, 54), 96, low)]
     if v.maybe(.3):
-        strokes.append(solid(closed(curve(50, tip - 1, 45, tip - 6, 42, tip, 50, tip + 9, 58, tip, 55, tip - 6, 50, tip - 1))))
+        strokes.append(solid(closed(curve(50, tip - 1, 45, tip - 6, 42, tip, 50, tip + 9, 58, tip,
+                                          55, tip - 6, 50, tip - 1))))
     return strokes
 
 
@@ -189,9 +205,11 @@ def hammer(v: Vary) -> list[Stroke]:
     half, head = v(4, 6), v(20, 24)
     strokes = [box(50 - half, 20, 50 + half, 98)]
     if v.maybe(.6):
-        shape = closed(join(line(76, head - 12, 76, head + 6, 66, head + 6, 66, head + 3, 38, head + 3),
+        shape = closed(join(line(76, head - 12, 76, head + 6, 66, head + 6, 66, head + 3, 38,
+                                 head + 3),
                             curve(38, head + 3, 28, head + 2, 16, head + 14), line(20, head - 2),
-                            curve(20, head - 2, 28, head - 9, 42, head - 9), line(66, head - 9, 66, head - 12)))
+                            curve(20, head - 2, 28, head - 9, 42, head - 9),
+                            line(66, head - 9, 66, head - 12)))
     else:
         shape = poly(20, head - 12, 80, head - 12, 80, head + 10, 20, head + 10)
     strokes.append(cover(shape))

@@ -40,7 +40,8 @@ def tree(v: Vary) -> list[Stroke]:
         crown += [dot(v(32, 44), v(26, 40), 2.6), dot(v(54, 66), v(24, 34), 2.6),
                   dot(v(46, 58), v(42, 50), 2.6)]
     elif v.maybe(.6):
-        crown += [arc(v(36, 42), v(30, 36), 8, 6, 180, 330), arc(v(56, 62), v(40, 46), 8, 6, 0, 150)]
+        crown += [arc(v(36, 42), v(30, 36), 8, 6, 180, 330),
+                  arc(v(56, 62), v(40, 46), 8, 6, 0, 150)]
     if v.maybe(.3):
         trunk.append(ring(50, v(72, 78), 2.5, 4))
     return trunk + crown
@@ -69,8 +70,10 @@ def flower(v: Vary) -> list[Stroke]:
 
 def leaf(v: Vary) -> list[Stroke]:
     wide, tip = v(22, 29), v(-4, 4)
-    outline = closed(join(curve(50, 82, 50 - wide * .75, 70, 50 - wide, 48, 50 - wide * .55, 24, 50 + tip, 6),
-                          curve(50 + tip, 6, 50 + wide * .55, 24, 50 + wide, 48, 50 + wide * .75, 70,
+    outline = closed(join(curve(50, 82, 50 - wide * .75, 70, 50 - wide, 48, 50 - wide * .55, 24,
+                                50 + tip, 6),
+                          curve(50 + tip, 6, 50 + wide * .55, 24, 50 + wide, 48, 50 + wide * .75,
+                                70,
                                 50, 82)))
     strokes = [outline, curve(50 + tip, 14, 50, 50, 50, 82, v(44, 56), 99)]
     veins, rise = v.pick(3, 4, 5), v(8, 13)
@@ -78,7 +81,8 @@ def leaf(v: Vary) -> list[Stroke]:
         y = 32 + 40 * i / (veins - .5)
         reach = wide * (.5 + .32 * min(i, veins - i))
         reach = min(reach, wide * .78)
-        strokes += [line(50, y + 4, 50 - reach, y + 4 - rise), line(50, y + 4, 50 + reach, y + 4 - rise)]
+        strokes += [line(50, y + 4, 50 - reach, y + 4 - rise),
+                    line(50, y + 4, 50 + reach, y + 4 - rise)]
     return turn(strokes, v.pick(-35, 0, 0, 35) + v(-8, 8))
 
 
@@ -124,7 +128,8 @@ def cactus(v: Vary) -> list[Stroke]:
         x = 50 - half * .45
         strokes += [line(x, y, x + half * .8, y - 2) for y in (26, 38, 50, 62, 74)]
     else:
-        strokes += [line(50 - half * .35, 24, 50 - half * .35, 78), line(50 + half * .35, 20, 50 + half * .35, 78)]
+        strokes += [line(50 - half * .35, 24, 50 - half * .35, 78),
+                    line(50 + half * .35, 20, 50 + half * .35, 78)]
     if v.maybe(.45):
         strokes += [cover(poly(30, ground - 8, 70, ground - 8, 64, ground + 14, 36, ground + 14))]
     else:
@@ -162,9 +167,8 @@ def moon(v: Vary) -> list[Stroke]:
 
 def star(v: Vary) -> list[Stroke]:
     if v.maybe(.3):
-        order, radii = (0, 2, 4, 1, 3), (46,) * 5
         points = [ray.points[1] for ray in rays(50, 50, 0, 46, 5, -90)]
-        strokes = [closed(join(*(Stroke(points[i][None]) for i in order)))]
+        strokes = [closed(join(*(Stroke(points[i][None]) for i in (0, 2, 4, 1, 3))))]
     else:
         inner = v(17, 22)
         outer_tips, inner_tips = rays(50, 50, 0, 46, 5, -90), rays(50, 50, 0, inner, 5, -54)
@@ -175,7 +179,8 @@ def star(v: Vary) -> list[Stroke]:
         elif v.maybe(.3):
             strokes += rays(50, 50, 0, 40, 5, -90)
     if v.maybe(.25):
-        strokes += [line(12, 14, 18, 20), line(18, 14, 12, 20), line(84, 84, 90, 90), line(90, 84, 84, 90)]
+        strokes += [line(12, 14, 18, 20), line(18, 14, 12, 20), line(84, 84, 90, 90),
+                    line(90, 84, 84, 90)]
     return strokes
 
 
@@ -192,7 +197,8 @@ def cloud(v: Vary) -> list[Stroke]:
             strokes += [line(x + slope * .7 - 2, 82, x + slope - 2, 92)] if i % 2 == 0 else []
     elif kind == 'drops':
         for x, y in ((30, 68), (50, 78), (70, 68), (40, 92)):
-            strokes.append(closed(curve(x, y - 5, x - 3.5, y + 3, x, y + 6, x + 3.5, y + 3, x, y - 5)))
+            strokes.append(closed(curve(x, y - 5, x - 3.5, y + 3, x, y + 6, x + 3.5, y + 3, x,
+                                        y - 5)))
     else:
         strokes += [poly(52, 62, 42, 80, 50, 80, 44, 97, 62, 75, 53, 75, 60, 62),
                     line(26, 67, 22, 80), line(78, 67, 74, 80)]
@@ -259,7 +265,8 @@ def snowman(v: Vary) -> list[Stroke]:
                     line(50 + out, arm_y, 86, arm_y - 14), line(80, arm_y - 11, 87, arm_y - 7)]
     if v.maybe(.4):
         y = head + r * .9
-        strokes += [cover(poly(50 - r * .8, y - 2, 50 + r * .8, y - 2, 50 + r * .8, y + 4, 50 - r * .8, y + 4)),
+        strokes += [cover(poly(50 - r * .8, y - 2, 50 + r * .8, y - 2, 50 + r * .8, y + 4,
+                               50 - r * .8, y + 4)),
                     line(50 + r * .4, y + 4, 50 + r * .6, y + 15)]
     return strokes
 
@@ -276,7 +283,8 @@ def heart(v: Vary) -> list[Stroke]:
 
     if v.maybe(.3):
         return [line(4, 76, 96, 22), line(86, 20, 97, 21, 93, 32), line(4, 76, 2, 66),
-                line(10, 72, 8, 62), line(4, 76, 12, 82), line(10, 72, 18, 78), cover(outline(.78))]
+                line(10, 72, 8, 62), line(4, 76, 12, 82), line(10, 72, 18, 78),
+                cover(outline(.78))]
     strokes = [outline(1)]
     if v.maybe(.3):
         strokes.append(outline(v(.66, .76)))

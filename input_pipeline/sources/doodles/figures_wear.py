@@ -21,7 +21,8 @@ def glasses(v: Vary) -> list[Stroke]:
     if v.maybe(.6):
         lens = ring(x, y, r, r * v(.85, 1))
     else:
-        lens = closed(curve(x - r, y - r * .6, x, y - r * .75, x + r, y - r * .6, x + r * .9, y + r * .4, x, y + r * .75,
+        lens = closed(curve(x - r, y - r * .6, x, y - r * .75, x + r, y - r * .6, x + r * .9,
+                            y + r * .4, x, y + r * .75,
                             x - r * .9, y + r * .4, x - r, y - r * .6))
     strokes = [*both(lens), arc(50, y - 3, gap + 1, 7, 190, 350)]
     if v.maybe(.6):
@@ -30,7 +31,8 @@ def glasses(v: Vary) -> list[Stroke]:
         strokes += both(line(x - r, y - 4, x - r - 9, y - 8))
     if v.maybe(.5):
         for side in (x, 100 - x):
-            strokes += [line(side - 7, y + 3, side + 2, y - 7), line(side - 1, y + 5, side + 6, y - 2)]
+            strokes += [line(side - 7, y + 3, side + 2, y - 7),
+                        line(side - 1, y + 5, side + 6, y - 2)]
     return strokes
 
 
@@ -43,7 +45,8 @@ def ice_cream(v: Vary) -> list[Stroke]:
     if scoops == 1:
         y = 36
         strokes.append(cover(closed(join(arc(50, 48, half + 5, 32, 180, 360),
-                                         curve(50 + half + 5, 48, 50 + half * .6, 56, 50 + half * .2, 49, 50 - half * .3, 57,
+                                         curve(50 + half + 5, 48, 50 + half * .6, 56,
+                                               50 + half * .2, 49, 50 - half * .3, 57,
                                                50 - half * .7, 50, 50 - half - 5, 48)))))
         top = 16
     else:
@@ -64,15 +67,19 @@ def hat(v: Vary) -> list[Stroke]:
     strokes = [ring(50, base, v(44, 49), v(9, 13))]
     if v.maybe(.55):
         flare = v(-4, 5)
-        crown = closed(join(line(50 - half, base), line(50 - half - flare, top), curve(50 - half - flare, top, 50, top - 5, 50 + half + flare, top),
-                            line(50 + half, base), curve(50 + half, base, 50, base + 6, 50 - half, base)))
+        crown = closed(join(line(50 - half, base), line(50 - half - flare, top),
+                            curve(50 - half - flare, top, 50, top - 5, 50 + half + flare, top),
+                            line(50 + half, base),
+                            curve(50 + half, base, 50, base + 6, 50 - half, base)))
     else:
-        crown = closed(join(curve(50 - half, base, 50 - half * .9, top + 18, 50 - half * .5, top, 50, top + 4,
+        crown = closed(join(curve(50 - half, base, 50 - half * .9, top + 18, 50 - half * .5, top,
+                                  50, top + 4,
                                   50 + half * .5, top, 50 + half * .9, top + 18, 50 + half, base),
                             curve(50 + half, base, 50, base + 6, 50 - half, base)))
     strokes += [cover(crown), curve(50 - half, base - 11, 50, base - 5, 50 + half, base - 11)]
     if v.maybe(.35):
-        strokes += [closed(curve(50 + half, base - 10, 50 + half + 12, base - 34, 50 + half + 8, base - 44,
+        strokes += [closed(curve(50 + half, base - 10, 50 + half + 12, base - 34, 50 + half + 8,
+                                 base - 44,
                                  50 + half - 2, base - 26, 50 + half - 4, base - 9))]
     return strokes
 
@@ -81,8 +88,11 @@ def shoe(v: Vary) -> list[Stroke]:
     ankle, sole = v(22, 30), v(6, 9)
     boot = v.maybe(.3)
     top = ankle - (20 if boot else 0)
-    upper = closed(join(line(8, 76, 8, top, 38, top), curve(38, top, 41, ankle + 14, 56, 50, 76, 56, 92, 62, 97, 76)))
-    strokes = [upper, cover(closed(join(line(5, 76, 98, 76), curve(98, 76, 98, 76 + sole, 92, 77 + sole), line(5, 77 + sole))))]
+    upper = closed(join(line(8, 76, 8, top, 38, top),
+                        curve(38, top, 41, ankle + 14, 56, 50, 76, 56, 92, 62, 97, 76)))
+    rubber = closed(join(line(5, 76, 98, 76), curve(98, 76, 98, 76 + sole, 92, 77 + sole),
+                         line(5, 77 + sole)))
+    strokes = [upper, cover(rubber)]
     strokes += [line(41 + 7 * i - 4, ankle + 17 + 5 * i - 2, 41 + 7 * i + 5, ankle + 9 + 5 * i - 2)
                 for i in range(3)]
     if v.maybe(.5):

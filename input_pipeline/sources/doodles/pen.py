@@ -5,6 +5,7 @@ a few dozen array operations and one OpenCV call a stroke.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -14,8 +15,8 @@ from input_pipeline.sources.doodles.shapes import COVER, OPEN, SOLID, Stroke
 from input_pipeline.sources.doodles.writers import TOOLS, Writer
 
 STEP = .022  # distance of points along a stroke, fraction of the figure's longer side
-TURN = np.radians(12)  # standard deviation of a drawing's rotation
-MARGIN = .025  # of the paper, kept free around a drawing
+TURN = math.radians(12)  # standard deviation of a drawing's rotation
+MARGIN = .035  # of the paper, kept free around a drawing
 # Tremor: three waves along a line for x, three for y; radians a point, and weights.
 _FREQUENCIES = np.array([.37, .7, 1.2, .33, .75, 1.1])
 _AMPLITUDES = np.kron(np.eye(2), np.array([[1.2], [.8], [.4]]))
@@ -44,8 +45,10 @@ def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Ge
     points, first, counts = _sampled([s.points for s in strokes], writer, rng)
     _shake(points, first, counts, writer, rng)
     points = _posed(points, writer, rng, wild)
-    scale = 3 if size < 128 else 2
-    layer = _inked(points, first, [s.inside for s in strokes], writer, tool, rng, size * scale)
+    side = size * (3 if size < 128 else 2)
+    # Small drawings are drawn with the tip, large ones with the flat of the tool.
+    width = _WIDTHS[tool] * writer.width * side * math.sqrt(np.ptp(points, axis=0).max() / .75)
+    layer = _inked(points, first, [s.inside for s in strokes], writer, tool, rng, side, width)
     return _coloured(cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA),
                      writer, tool, rng)
 
@@ -139,20 +142,20 @@ def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
            wild: bool) -> np.ndarray:
     """The points on the paper, a unit square: proportions, slant, rotation, size, place."""
     points = _bent(points, writer.bend, rng)
-    normal, u = rng.standard_normal(4), rng.random(8)
-    angle = writer.tilt + TURN * float(np.clip(normal[0], -2.4, 2.4))
-    aspect = np.sqrt(writer.aspect * np.exp(.08 * normal[1]))
-    shape = np.diag([aspect, 1 / aspect])
-    shape[0, 1] = -(writer.slant + .04 * normal[2])  # y runs downwards: tops lean right
+    normal, u = rng.standard_normal(3).tolist(), rng.random(6).tolist()
+    angle = writer.tilt + TURN * min(max(normal[0], -2.4), 2.4)
+    aspect = math.sqrt(writer.aspect * math.exp(.08 * normal[1]))
+    slant = -(writer.slant + .04 * normal[2])  # y runs downwards: tops lean right
+    shape = np.array([[aspect, slant], [0, 1 / aspect]])
     extent = writer.extent * (.78 + .4 * u[0])
     if wild:
         points = _bent(points, .035, rng)
-        angle += np.radians(80 * u[3] - 40)
+        angle += math.radians(80 * u[3] - 40)
         if u[4] < .5:
             shape[0] *= -1
         if u[5] < .25:
             shape[1] *= -1
-    c, s = np.cos(angle), np.sin(angle)
+    c, s = math.cos(angle), math.sin(angle)
     points = points @ (np.array([[c, -s], [s, c]]) @ shape).T
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) * extent
@@ -161,15 +164,14 @@ def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
     if reach.max() > free:
         points *= free / reach.max()
         reach = reach * free / reach.max()
-    return points + .5 + (free - reach) * (u[1:3] - .5)
+    return points + .5 + (free - reach) * (np.array(u[1:3]) - .5)
 
 
 def _inked(points: np.ndarray, first: np.ndarray, insides: list[int], writer: Writer, tool: str,
-           rng: np.random.Generator, side: int) -> np.ndarray:
-    """Coverage by ink, uint8 [side, side]."""
+           rng: np.random.Generator, side: int, width: float) -> np.ndarray:
+    """Coverage by ink, uint8 [side, side], of lines about `width` pixels wide."""
     layer = np.zeros((side, side), np.uint8)
     fixed = np.rint(points * (side << _SHIFT)).astype(np.int32)
-    width = _WIDTHS[tool] * writer.width * side
     noise = rng.standard_normal(len(insides)).tolist()
     levels = _brush_levels(points, first, width, rng) if tool == 'brush' else None
     bounds = first.tolist()
@@ -177,14 +179,15 @@ def _inked(points: np.ndarray, first: np.ndarray, insides: list[int], writer: Wr
         line = fixed[bounds[i]:bounds[i + 1]]
         ink = 255
         if tool == 'pencil':
-            ink = int(np.clip(228 + 60 * writer.pressure * 2 * noise[i], 170, 255))
+            ink = min(max(int(236 + 100 * writer.pressure * noise[i]), 185), 255)
         if inside == COVER:
             cv2.fillPoly(layer, [line], 0, cv2.LINE_8, _SHIFT)
         elif inside == SOLID:
             cv2.fillPoly(layer, [line], ink, cv2.LINE_8, _SHIFT)
         if levels is None or inside == SOLID:
             slim = .45 if inside == SOLID else 1 + writer.pressure * noise[i]
-            cv2.polylines(layer, [line], False, ink, max(1, round(width * slim)), cv2.LINE_8, _SHIFT)
+            thick = max(1, round(width * slim))
+            cv2.polylines(layer, [line], False, ink, thick, cv2.LINE_8, _SHIFT)
             continue
         level = levels[bounds[i]:bounds[i + 1]]
         cuts = np.flatnonzero(np.diff(level)).tolist()
@@ -211,7 +214,7 @@ def _grain(size: int, tool: str) -> np.ndarray:
     """The tooth of the paper (pencil) or the flow of the ink (brush), uint8."""
     side = size + _GRAIN
     rng = np.random.default_rng((side, TOOLS.index(tool)))
-    noise = rng.standard_normal((side, side)).astype(np.float32)
+    noise = rng.standard_normal((side, side), np.float32)
     if tool == 'pencil':
         noise = noise * .8 + 1.6 * cv2.GaussianBlur(noise, (0, 0), .9)
         value = 200 + 52 * noise
@@ -227,7 +230,7 @@ def _coloured(cover: np.ndarray, writer: Writer, tool: str,
     colour = np.array(writer.ink, float)
     strength = 1.
     if tool == 'pencil':
-        colour = np.full(3, 52 + 34 * u[0])
+        colour = np.full(3, 46 + 32 * u[0])
     elif tool == 'brush':
         colour = np.array((16, 16, 18)) + 26 * u[0]
     elif tool == 'marker':

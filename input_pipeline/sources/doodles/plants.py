@@ -49,34 +49,34 @@ def photo(seed: int, number: int, size: int) -> np.ndarray:
         uint8 [size, size, 3]; a pure function of the arguments.
     """
     rng = np.random.default_rng((seed, _PHOTO, number))
+
+    def draw(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))  # a Python float leaves arrays at float32
+
     axis = (np.arange(size, dtype=np.float32) + .5) / size
     x, y = np.meshgrid(axis, axis)
     corners = rng.uniform(40, 190, (2, 2, 3)).astype(np.float32)
     image = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
-    image += _rough(rng, size)[..., None] * rng.uniform(12, 34)
-    light = rng.uniform(0, 2 * np.pi)
-    lx, ly = np.float32(np.cos(light)), np.float32(np.sin(light))
+    image += _rough(rng, size)[..., None] * draw(12, 34)
+    light = draw(0, 2 * np.pi)
+    lx, ly = float(np.cos(light)), float(np.sin(light))
     for _ in range(rng.integers(2, 6)):
-        cx, cy = rng.uniform(.1, .9, 2)
-        rx, ry = rng.uniform(.1, .34, 2)
-        turn = rng.uniform(0, np.pi)
-        c, s = np.cos(turn), np.sin(turn)
-        u = (c * (x - cx) + s * (y - cy)) / rx
-        w = (c * (y - cy) - s * (x - cx)) / ry
-        far = u * u + w * w
-        edge = (.12 + .2 * rng.random())  # out of focus, more or less
-        body = np.clip((1 - far) / edge, 0, 1)[..., None].astype(np.float32)
-        shade = .75 - .5 * (lx * (x - cx) / rx + ly * (y - cy) / ry) - .12 * far
-        colour = rng.uniform(30, 225, 3)
-        skin = _rough(rng, size) * rng.uniform(2, 16)
-        lit = np.clip(shade, .12, 1.15)[..., None] * colour + skin[..., None]
-        image += body * (lit - image)
+        dx, dy = (x - draw(.1, .9)), (y - draw(.1, .9))
+        rx, ry, turn = draw(.1, .34), draw(.1, .34), draw(0, np.pi)
+        c, s = float(np.cos(turn)), float(np.sin(turn))
+        far = ((c * dx + s * dy) / rx) ** 2 + ((c * dy - s * dx) / ry) ** 2
+        body = np.clip((1 - far) / draw(.12, .32), 0, 1)[..., None]  # out of focus at its edge
+        shade = .75 - .5 * (lx * dx / rx + ly * dy / ry) - .12 * far
+        grey = draw(40, 200)
+        colour = (grey + draw(.2, 1) * (rng.uniform(30, 225, 3) - grey)).astype(np.float32)
+        skin = _rough(rng, size) * draw(2, 16)
+        image += body * (np.clip(shade, .12, 1.15)[..., None] * colour + skin[..., None] - image)
     if rng.random() < .5:  # a horizon
-        at, tone = rng.uniform(.55, .85), rng.uniform(.45, .8)
+        at, tone = draw(.55, .85), draw(.45, .8)
         image *= 1 - (1 - tone) * np.clip((y - at) / .04, 0, 1)[..., None]
-    image *= (1.08 - rng.uniform(.3, .8) * ((x - .5) ** 2 + (y - .5) ** 2))[..., None]
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(.5, size / 150))
-    image += rng.normal(0, rng.uniform(2, 6), image.shape)
+    image *= (1.08 - draw(.3, .8) * ((x - .5) ** 2 + (y - .5) ** 2))[..., None]
+    image = cv2.GaussianBlur(image, (0, 0), max(.5, size / 150))
+    image += rng.standard_normal(image.shape, np.float32) * draw(2, 6)
     return np.clip(image, 0, 232).astype(np.uint8)
 
 
@@ -85,7 +85,7 @@ def _rough(rng: np.random.Generator, size: int) -> np.ndarray:
     total = np.zeros((size, size), np.float32)
     cells = 3
     while cells < size:
-        octave = rng.standard_normal((cells, cells)).astype(np.float32)
+        octave = rng.standard_normal((cells, cells), np.float32)
         total += cv2.resize(octave, (size, size), interpolation=cv2.INTER_CUBIC) / cells
         cells *= 2
     return total / total.std()

@@ -27,7 +27,7 @@ class Vary:
     """The choices of one drawing: calls return the next random number in order."""
 
     def __init__(self, rng: np.random.Generator):
-        self._numbers = iter(rng.random(192).tolist())
+        self._numbers = iter(rng.random(96).tolist())
 
     def __call__(self, low: float, high: float) -> float:
         """A number in [low, high)."""

@@ -1,0 +1,23 @@
+"""For every test: the repository on the path, and JAX on the CPU before it is imported.
+
+The tests compare numbers with each other and with references, so they run on one platform;
+`JAX_PLATFORMS=cuda pytest` runs them on a GPU.
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+sys.path.insert(0, str(Path(__file__).parent))
+
+OURS = r'(main|configs|models|input_pipeline|train_lib|tests)(\.|$)'
+
+
+@pytest.fixture(autouse=True)
+def our_warnings_are_errors():
+    """A warning that is raised from one of our own modules fails the test."""
+    warnings.filterwarnings('error', module=OURS)

@@ -1,0 +1,141 @@
+"""Checkpoints: what was saved comes back, and damage is never used."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline import loader, sources
+from train_lib import checkpoints
+from train_lib.checkpoints import Checkpointer, committed_steps, damage, latest_good
+from train_lib.errors import CheckpointError
+
+
+def state(value=0.0):
+    return {'params': {'a': jnp.full((64, 3), value), 'blocks': {0: {'k': jnp.arange(5.0)}}},
+            'rest': {}, 'opt_state': (jnp.zeros(2), jnp.int32(3)), 'step': jnp.int32(7)}
+
+
+def iterator():
+    manifest = sources.load_source({'source': 'digits'}).select(np.arange(40))
+    return loader.train_iterator(manifest, loader.ImageSpec(8), loader.curricula.make_stages((), None),
+                                 steps=10, batch_size=4, seed=0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Steps 1, 2 and 3 of a run whose best was step 1."""
+    batches = iterator()
+    checkpointer = Checkpointer(tmp_path / 'checkpoints', keep=2)
+    for step in (1, 2, 3):
+        next(batches)
+        checkpointer.save(step, state(step), batches, {'best_step': 1, 'step': step}, 1)
+    checkpointer.close()
+    batches.close()
+    return tmp_path / 'checkpoints'
+
+
+def test_everything_comes_back(saved):
+    batches = iterator()
+    found, host = checkpoints.restore(saved / '2', state(), batches)
+    assert (found['params']['a'] == 2).all()
+    np.testing.assert_array_equal(found['params']['blocks'][0]['k'], np.arange(5.0))
+    assert found['opt_state'][1] == 3
+    assert host == {'best_step': 1, 'step': 2}
+    assert batches.get_state() == {'next_index': 2}
+    batches.close()
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    batches = iterator()
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in range(1, 6):
+        checkpointer.save(step, state(step), batches, {}, 2)
+    checkpointer.close()
+    batches.close()
+    assert committed_steps(tmp_path) == [2, 4, 5]
+    assert not list(tmp_path.glob('writing-*'))
+
+
+def test_weights_alone(saved):
+    found = checkpoints.read_weights(saved / '3')
+    assert set(found) <= {'params', 'rest'}
+    assert (found['params']['a'] == 3).all()
+    like = {'params': state()['params'], 'rest': {}}
+    assert (checkpoints.read_weights(saved / '3', like)['params']['a'] == 3).all()
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_a_flipped_bit_is_found_and_the_step_before_is_used(saved, seed, caplog):
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in (saved / '3').rglob('*')
+                   if path.is_file() and path.stat().st_size)
+    path = files[rng.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    assert latest_good(saved) == saved / '2'
+    assert 'step 3 is damaged' in caplog.text
+    assert (saved / 'damaged-3-1').is_dir()
+
+
+@pytest.mark.parametrize('harm', ['truncate', 'delete', 'empty', 'no digests', 'added'])
+def test_other_damage_is_found(saved, harm):
+    folder = saved / '3'
+    victim = max((path for path in folder.rglob('*') if path.is_file()),
+                 key=lambda path: path.stat().st_size)
+    if harm == 'truncate':
+        victim.write_bytes(victim.read_bytes()[:-1])
+    elif harm == 'delete':
+        victim.unlink()
+    elif harm == 'empty':
+        for path in folder.rglob('*'):
+            if path.is_file():
+                path.unlink()
+    elif harm == 'no digests':
+        (folder / 'digests.json').unlink()
+    else:
+        (folder / 'more').write_text('x')
+    assert damage(folder)
+    assert latest_good(saved) == saved / '2'
+
+
+def test_no_good_checkpoint_is_an_error_and_not_a_fresh_start(saved):
+    for step in committed_steps(saved):
+        (saved / str(step) / 'digests.json').unlink()
+    for _ in range(2):  # the second time they have been set aside already
+        with pytest.raises(CheckpointError, match='no good checkpoint'):
+            latest_good(saved)
+
+
+def test_a_newer_format_is_refused(saved):
+    path = saved / '3' / 'digests.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'format': 99}))
+    with pytest.raises(CheckpointError, match='format 99'):
+        latest_good(saved)
+
+
+def test_an_interrupted_save_is_no_checkpoint(saved):
+    (saved / '3').rename(saved / 'writing-3')
+    assert latest_good(saved) == saved / '2'
+    Checkpointer(saved, keep=2).close()
+    assert not (saved / 'writing-3').exists()
+
+
+def test_nothing_saved_is_a_fresh_start(tmp_path):
+    assert latest_good(tmp_path / 'none') is None
+
+
+def test_a_failed_save_is_raised(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(checkpoints, 'write_digests', fail)
+    batches = iterator()
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    checkpointer.save(1, state(), batches, {}, None)
+    with pytest.raises(OSError, match='No space left'):
+        checkpointer.close()
+    batches.close()
+    assert committed_steps(tmp_path) == []
