@@ -8,14 +8,12 @@ from flax import nnx
 
 from models.errors import ModelError
 from models.heads import Classifier
-from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates
-
-_conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates, normal
 
 
 def _conv(a: int, b: int, size: int, *, dtype, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(a, b, (size, size), padding=size // 2, use_bias=False,
-                    kernel_init=_conv_init, dtype=dtype, rngs=rngs)
+                    kernel_init=normal(), dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):

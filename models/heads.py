@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.errors import ModelError, unknown
-from models.layers import Dropout, activation, trunc_normal
+from models.layers import Dropout, activation, timm_normal
 
 HEADS = ('linear', 'mlp')
-INITS = {'trunc_normal': trunc_normal, 'zeros': nnx.initializers.zeros}
+INITS = {'normal': timm_normal, 'zeros': nnx.initializers.zeros}
 
 
 class LinearHead(nnx.Linear):
@@ -37,7 +37,7 @@ class MlpHead(nnx.Module):
                  dropout: float, kernel_init, rngs: nnx.Rngs):
         activation(act)
         self.hidden = nnx.List(
-            nnx.Linear(a, b, kernel_init=trunc_normal, dtype=jnp.float32, rngs=rngs)
+            nnx.Linear(a, b, kernel_init=timm_normal, dtype=jnp.float32, rngs=rngs)
             for a, b in zip((features, *hidden), hidden))
         self.out = LinearHead(hidden[-1], classes, dropout=dropout, kernel_init=kernel_init,
                               rngs=rngs)
@@ -85,7 +85,7 @@ class Classifier(nnx.Module):
 
     def add_heads(self, num_classes: int | Mapping[str, int], *, head: str = 'linear',
                   head_hidden: int | tuple[int, ...] | None = None, head_act: str = 'gelu',
-                  head_dropout: float = 0.0, head_init: str = 'trunc_normal',
+                  head_dropout: float = 0.0, head_init: str = 'normal',
                   drop_rate: float = 0.0, rngs: nnx.Rngs):
         """Puts new heads on the backbone, in place of those that it had.
 
@@ -95,7 +95,7 @@ class Classifier(nnx.Module):
             head_hidden: width, or widths, of the mlp's hidden layers; None: that of the features.
             head_act: activation of the mlp.
             head_dropout: dropout before the output layer, and between the mlp's hidden layers.
-            head_init: 'trunc_normal' (deviation .02, as timm) or 'zeros' for the output layer.
+            head_init: 'normal' (deviation .02, as timm) or 'zeros' for the output layer.
             drop_rate: dropout on the pooled features, before any head.
             rngs: initialises the heads.
 

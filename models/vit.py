@@ -23,15 +23,13 @@ from models.layers import (
     compute_dtype,
     drop_path_rates,
     layer_norm,
-    trunc_normal,
+    normal,
+    timm_normal,
 )
 
 POOLS = ('token', 'avg')
 STEMS = ('patch', 'conv')
 POSITIONS = ('learned', 'sincos2d')
-
-# Uniform in +-1/sqrt(fan_in): what torch gives a convolution, and timm leaves as it is.
-_conv_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def sincos2d(grid: tuple[int, int], dim: int, temperature: float = 10000.0) -> np.ndarray:
@@ -49,8 +47,10 @@ class PatchEmbed(nnx.Module):
     """One linear map of each patch: [B, H, W, C] -> [B, H/p, W/p, dim]."""
 
     def __init__(self, patch: int, channels: int, dim: int, *, dtype, rngs: nnx.Rngs):
+        # The variance that torch gives a convolution, uniform in +-1/sqrt(fan_in).
+        deviation = (3 * channels * patch ** 2) ** -0.5
         self.proj = nnx.Conv(channels, dim, (patch, patch), strides=patch, padding='VALID',
-                             kernel_init=_conv_init, dtype=dtype, rngs=rngs)
+                             kernel_init=normal(deviation), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.proj(x)
@@ -69,13 +69,12 @@ class ConvStem(nnx.Module):
             raise ModelError(f"stem='conv' halves the image at each layer, and patch_size={patch} "
                              f"is not a power of 2: use 2, 4, 8, 16 or 32.")
         widths = [max(8, dim // 2 ** (count - 1 - i)) for i in range(count)]
-        init = nnx.initializers.he_normal()
         self.conv = nnx.List(
-            nnx.Conv(a, b, (3, 3), strides=2, padding=1, use_bias=False, kernel_init=init,
+            nnx.Conv(a, b, (3, 3), strides=2, padding=1, use_bias=False, kernel_init=normal(),
                      dtype=dtype, rngs=rngs)
             for a, b in zip([channels, *widths], widths))
         self.norm = nnx.List(batch_norm(width, rngs=rngs) for width in widths)
-        self.proj = nnx.Conv(widths[-1], dim, (1, 1), kernel_init=trunc_normal, dtype=dtype,
+        self.proj = nnx.Conv(widths[-1], dim, (1, 1), kernel_init=timm_normal, dtype=dtype,
                              rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -155,11 +154,11 @@ class VisionTransformer(Classifier):
         self.patch_embed = embed(patch_size, in_channels, embed_dim, dtype=dtype, rngs=rngs)
         if class_token:
             self.cls_token = nnx.Param(
-                1e-6 * jax.random.normal(rngs.params(), (1, 1, embed_dim), jnp.float32))
+                normal(1e-6)(rngs.params(), (1, 1, embed_dim)))
         if pos_embed == 'learned':
             tokens = class_token + self.grid[0] * self.grid[1]
             self.pos_embed = nnx.Param(
-                trunc_normal(rngs.params(), (1, tokens, embed_dim), jnp.float32))
+                timm_normal(rngs.params(), (1, tokens, embed_dim)))
         self.pos_drop = Dropout(pos_drop_rate, what='pos_drop_rate')
         block = functools.partial(
             Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,

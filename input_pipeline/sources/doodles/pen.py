@@ -16,10 +16,12 @@ from input_pipeline.sources.doodles.writers import TOOLS, Writer
 
 STEP = .022  # distance of points along a stroke, fraction of the figure's longer side
 TURN = math.radians(12)  # standard deviation of a drawing's rotation
-MARGIN = .035  # of the paper, kept free around a drawing
+MARGIN = .015  # of the paper, kept free around a drawing
 # Tremor: three waves along a line for x, three for y; radians a point, and weights.
 _FREQUENCIES = np.array([.37, .7, 1.2, .33, .75, 1.1])
 _AMPLITUDES = np.kron(np.eye(2), np.array([[1.2], [.8], [.4]]))
+_PAIRS = np.kron(np.eye(2), np.ones((2, 1)))
+_SHARE = np.linspace(0, 1, 256)[:, None]  # of the ink in a pixel
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
 # Width of the line (fraction of the paper) of each tool in an average hand.
 _WIDTHS = dict(zip(TOOLS, (.0165, .0185, .031, .040)))
@@ -44,10 +46,11 @@ def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Ge
     strokes = _retraced(strokes, writer, rng)
     points, first, counts = _sampled([s.points for s in strokes], writer, rng)
     _shake(points, first, counts, writer, rng)
-    points = _posed(points, writer, rng, wild)
+    width = _WIDTHS[tool] * writer.width
+    points = _posed(points, writer, rng, wild, MARGIN + .8 * width)
     side = size * (3 if size < 128 else 2)
     # Small drawings are drawn with the tip, large ones with the flat of the tool.
-    width = _WIDTHS[tool] * writer.width * side * math.sqrt(np.ptp(points, axis=0).max() / .75)
+    width *= side * math.sqrt(np.ptp(points, axis=0).max() / .75)
     layer = _inked(points, first, [s.inside for s in strokes], writer, tool, rng, side, width)
     return _coloured(cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA),
                      writer, tool, rng)
@@ -92,7 +95,9 @@ def _sampled(lines: list[np.ndarray], writer: Writer, rng: np.random.Generator):
     first = np.concatenate([[0], np.cumsum(counts)])
     within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
     at = np.repeat(begin, counts) + within * np.repeat(length / (counts - 1), counts)
-    points = np.stack([np.interp(at, way, knots[:, 0]), np.interp(at, way, knots[:, 1])], 1)
+    points = np.empty((len(at), 2))
+    points[:, 0] = np.interp(at, way, knots[:, 0])
+    points[:, 1] = np.interp(at, way, knots[:, 1])
     return points, first, counts
 
 
@@ -133,13 +138,12 @@ def _bent(points: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
     """The points in a smooth displacement field of two long waves an axis."""
     u = rng.random((4, 3))
     angle = 2 * np.pi * u[:, 0]
-    waves = np.stack([np.cos(angle), np.sin(angle)]) * (3 + 4 * u[:, 1])
-    field = np.sin(points @ waves + 2 * np.pi * u[:, 2]) * amount
-    return points + np.stack([field[:, 0] + field[:, 1], field[:, 2] + field[:, 3]], 1)
+    waves = np.array([np.cos(angle), np.sin(angle)]) * (3 + 4 * u[:, 1])
+    return points + np.sin(points @ waves + 2 * np.pi * u[:, 2]) @ (_PAIRS * amount)
 
 
 def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
-           wild: bool) -> np.ndarray:
+           wild: bool, margin: float) -> np.ndarray:
     """The points on the paper, a unit square: proportions, slant, rotation, size, place."""
     points = _bent(points, writer.bend, rng)
     normal, u = rng.standard_normal(3).tolist(), rng.random(6).tolist()
@@ -160,7 +164,7 @@ def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) * extent
     reach = (high - low) * extent
-    free = 1 - 2 * MARGIN
+    free = 1 - 2 * margin
     if reach.max() > free:
         points *= free / reach.max()
         reach = reach * free / reach.max()
@@ -241,6 +245,6 @@ def _coloured(cover: np.ndarray, writer: Writer, tool: str,
         top, left = (u[1:3] * _GRAIN).astype(int)
         grain = _grain(size, tool)[top:top + size, left:left + size]
         cover = cv2.multiply(cover, grain, scale=1 / 255)
-    share = np.linspace(0, strength, 256)[:, None]
-    table = np.rint(np.array(writer.paper) * (1 - share) + colour * share).astype(np.uint8)
+    paper = np.array(writer.paper)
+    table = np.rint(paper + _SHARE * (strength * (colour - paper))).astype(np.uint8)
     return table.take(cover, axis=0)

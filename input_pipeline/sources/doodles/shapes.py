@@ -4,6 +4,7 @@ Coordinates run from 0 to 100, x to the right and y downwards; `pen.py` measures
 finished figure and fits it to the paper, so figures need not fill that square exactly.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ def _catmull_rom_basis(samples: int) -> np.ndarray:
 
 _BASIS = _catmull_rom_basis(7)
 _WINDOW = np.arange(4)
-_CIRCLE = np.linspace(0, 2 * np.pi, 37)
+_CIRCLE = np.array([(math.sin(math.radians(t)), -math.cos(math.radians(t)))
+                    for t in range(0, 361, 10)])
 
 
 def line(*xy: float) -> Stroke:
@@ -83,23 +85,28 @@ def blob(*xy: float) -> Stroke:
     return Stroke(np.concatenate([(_BASIS @ windows).reshape(-1, 2), knots[:1]]))
 
 
+def _around(cx: float, cy: float, rx, ry, angles: np.ndarray) -> np.ndarray:
+    points = np.empty((len(angles), 2))
+    points[:, 0] = cx + rx * np.cos(angles)
+    points[:, 1] = cy + ry * np.sin(angles)
+    return points
+
+
 def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> Stroke:
     """A piece of an ellipse; degrees run clockwise on the paper, 0 points to the right."""
-    t = np.radians(np.linspace(start, end, 8 + int(abs(end - start) / 12)))
-    return Stroke(np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], 1))
+    pieces = 7 + int(abs(end - start) / 12)
+    angles = math.radians(start) + np.arange(pieces + 1) * math.radians((end - start) / pieces)
+    return Stroke(_around(cx, cy, rx, ry, angles))
 
 
-def ring(cx: float, cy: float, rx: float, ry: float | None = None, tilt: float = 0) -> Stroke:
-    """An ellipse, begun at the top as most hands do; `tilt` in degrees."""
-    t = _CIRCLE - np.pi / 2
-    x, y = rx * np.cos(t), (rx if ry is None else ry) * np.sin(t)
-    c, s = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
-    return Stroke(np.stack([cx + c * x - s * y, cy + s * x + c * y], 1))
+def ring(cx: float, cy: float, rx: float, ry: float | None = None) -> Stroke:
+    """An ellipse, begun at the top as most hands do."""
+    return Stroke(_CIRCLE * (rx, rx if ry is None else ry) + (cx, cy))
 
 
 def dot(cx: float, cy: float, r: float) -> Stroke:
     """A disc of ink."""
-    return Stroke(ring(cx, cy, r).points[::4], SOLID)
+    return Stroke(_CIRCLE[::4] * r + (cx, cy), SOLID)
 
 
 def puffs(cx: float, cy: float, rx: float, ry: float, lobes: int, depth: float,
@@ -107,7 +114,7 @@ def puffs(cx: float, cy: float, rx: float, ry: float, lobes: int, depth: float,
     """A cloud's outline: an ellipse of outward bulges."""
     t = np.linspace(0, 2 * np.pi, 12 * lobes + 1)
     r = 1 + depth * np.abs(np.sin((lobes * t + phase) / 2))
-    return Stroke(np.stack([cx + rx * r * np.cos(t), cy + ry * r * np.sin(t)], 1))
+    return Stroke(_around(cx, cy, rx * r, ry * r, t))
 
 
 def spiral(cx: float, cy: float, r0: float, r1: float, start: float, turns: float) -> Stroke:
@@ -115,17 +122,16 @@ def spiral(cx: float, cy: float, r0: float, r1: float, start: float, turns: floa
     t = np.linspace(0, 1, int(26 * turns))
     angle = np.radians(start) + 2 * np.pi * turns * t
     r = r0 + (r1 - r0) * t
-    return Stroke(np.stack([cx + r * np.cos(angle), cy + r * np.sin(angle)], 1))
+    return Stroke(_around(cx, cy, r, r, angle))
 
 
 def rays(cx: float, cy: float, r0: float, r1: float, count: int, start: float = 0,
          span: float = 360) -> list[Stroke]:
     """Straight lines outwards, spread over `span` degrees from `start`."""
     steps = count if span == 360 else count - 1
-    t = np.radians(start + span * np.arange(count) / steps)
-    unit = np.stack([np.cos(t), np.sin(t)], 1)
-    centre = np.array([cx, cy])
-    return [Stroke(np.stack([centre + r0 * u, centre + r1 * u])) for u in unit]
+    angles = math.radians(start) + np.arange(count) * math.radians(span / max(steps, 1))
+    lines = _around(0, 0, 1, 1, angles)[:, None] * np.array([[r0], [r1]]) + (cx, cy)
+    return [Stroke(points) for points in lines]
 
 
 def join(*strokes: Stroke) -> Stroke:
@@ -161,6 +167,6 @@ def both(stroke: Stroke, axis: float = 50) -> list[Stroke]:
 def turn(strokes: Iterable[Stroke], degrees: float, cx: float = 50,
          cy: float = 50) -> list[Stroke]:
     """The strokes turned clockwise about (cx, cy)."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     matrix, centre = np.array([[c, s], [-s, c]]), np.array([cx, cy])
     return [Stroke((p - centre) @ matrix + centre, inside) for p, inside in strokes]
