@@ -86,14 +86,14 @@ class ConvStem(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each normalised first and added to its input: [B, N, D] -> same."""
 
-    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, qkv_bias: bool,
+    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, act: str, qkv_bias: bool,
                  init_values: float | None, attn_drop: float, proj_drop: float, drop_path: float,
                  attn_impl: str, dtype, rngs: nnx.Rngs):
         self.norm1 = layer_norm(dim, rngs=rngs)
         self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop,
                               proj_drop=proj_drop, impl=attn_impl, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim, rngs=rngs)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act=act, drop=proj_drop, dtype=dtype, rngs=rngs)
         self.scaled = init_values is not None
         if self.scaled:
             self.ls1 = LayerScale(dim, init_values)
@@ -125,7 +125,8 @@ class VisionTransformer(Classifier):
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16,
                  in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
-                 mlp_ratio: float = 4.0, qkv_bias: bool = True, init_values: float | None = None,
+                 mlp_ratio: float = 4.0, act: str = 'gelu', qkv_bias: bool = True,
+                 init_values: float | None = None,
                  class_token: bool = True, global_pool: str = 'token', stem: str = 'patch',
                  pos_embed: str = 'learned', pos_drop_rate: float = 0.0,
                  proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
@@ -161,7 +162,7 @@ class VisionTransformer(Classifier):
                 timm_normal(rngs.params(), (1, tokens, embed_dim)))
         self.pos_drop = Dropout(pos_drop_rate, what='pos_drop_rate')
         block = functools.partial(
-            Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+            Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, act=act, qkv_bias=qkv_bias,
             init_values=init_values, attn_drop=attn_drop_rate, proj_drop=proj_drop_rate,
             attn_impl=attn_impl, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(

@@ -10,6 +10,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -31,7 +32,7 @@ from train_lib.progress import Clock
 from train_lib.records import Records, write_json
 from train_lib.reporting.report import write_report
 from train_lib.schedules import make_schedule
-from train_lib.sharding import make_mesh, replicate
+from train_lib.sharding import batch_sharding, make_mesh, replicate
 from train_lib.step import make_eval_step, make_normalise, make_state, make_train_step, split_model
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def load_data(config: ConfigDict) -> Manifest:
     """The manifest of config.data, with unreadable pictures found before anything else."""
     data = config.data.to_dict()
     manifest = sources.load_source(data, seed=config.seed)
-    return check_readable(manifest, policy=data['unreadable'])
+    return check_readable(manifest, policy=data['unreadable'], cache_dir=workdirs.cache_folder())
 
 
 def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
@@ -79,7 +80,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
         results.append(result)
         rows.append(val.table)
         logits.append(val_logits)
-    whole = dataclasses.replace(manifest, table=_concat(rows))
+    whole = dataclasses.replace(manifest, table=pd.concat(rows, ignore_index=True))
     pooled = {head: np.concatenate([part[head] for part in logits]) for head in manifest.heads}
     save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
@@ -88,11 +89,6 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
         status='done', out_of_fold=out_of_fold, folds=results,
         test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None))
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
-
-
-def _concat(tables):
-    import pandas as pd
-    return pd.concat(tables, ignore_index=True)
 
 
 def make_model(config: ConfigDict, classes: Mapping[str, tuple]) -> nnx.Module:
@@ -179,7 +175,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
 
     with StopSignal() as stop:
         checkpointer = Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
-        begun = start.begin(config, checkpointer.folder, state, iterator)
+        begun = start.begin(config, checkpointer.folder, state, iterator, total)
         clock = Clock(begun.host['seconds'])
         records = Records(workdir, size=begun.host['metrics_bytes'], step=begun.step,
                           tensorboard=config.log.tensorboard)
@@ -218,13 +214,9 @@ def _eval_splits(config: ConfigDict, parts: Mapping[str, Manifest], spec: loader
 
 def _compile(run: Run, state: dict, parts: Mapping[str, Manifest], clock: Clock) -> Run:
     """The training step compiled ahead of its first batch, so that its time is known."""
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    sharding = NamedSharding(run.mesh, PartitionSpec('data'))
-    size = run.batch_size
-
     def spec(shape, dtype):
-        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((run.batch_size, *shape), dtype,
+                                    sharding=batch_sharding(run.mesh))
 
     image = run.image_size
     batch = {'image': spec((image, image, 3), jnp.uint8)}

@@ -153,7 +153,7 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
     before = None  # the loss of the step before, on the device
 
     def save(host):
-        with clock('checkpoint'):
+        with clock('checkpoint'), progress.paused():
             host = host | dict(metrics_bytes=records.flush(), seconds=clock.seconds())
             checkpointer.save(step, state, iterator, host, host['best_step'])
         return host
@@ -162,17 +162,15 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
         while True:
             if run.val and _due(step, every.eval, total) and host['evaluated'] < step:
                 try:
-                    with clock('eval'):
+                    with clock('eval'), progress.paused():
                         host = evaluate(run, state, host, records, step, stop)
                 except Interrupted:
                     pass  # `stop` is true: saved and raised below
-                progress.pause()
             stopping = stop()
             due = _due(step, every.save, total) or host['best_step'] == step or stopping
             if due and saved != step:
                 host = save(host)
                 saved = step
-                progress.pause()
             if stopping:
                 checkpointer.wait()
                 raise Stopped

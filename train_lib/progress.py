@@ -80,9 +80,15 @@ class Progress:
             self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True,
                              bar_format='{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}')
 
-    def pause(self) -> None:
-        """Call it after work that is not training, so that it does not count as slow training."""
-        self._last = (self._last[0], time.perf_counter())
+    @contextlib.contextmanager
+    def paused(self):
+        """Time spent in the block is not training, and does not count as slow training."""
+        since = time.perf_counter()
+        try:
+            yield
+        finally:
+            step, last = self._last
+            self._last = (step, last + time.perf_counter() - since)
 
     def update(self, step: int, loss: float, accuracy: float) -> float:
         """Shows a log line; returns images a second since the last one."""

@@ -29,8 +29,13 @@ def replicate(tree, mesh: Mesh):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Arrays split along their first axis."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays, split along their first axis, from this process's part of a batch."""
-    sharding = NamedSharding(mesh, PartitionSpec('data'))
+    sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value)
             for name, value in batch.items()}

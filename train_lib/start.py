@@ -30,8 +30,8 @@ class Begun:
     step: int
 
 
-def begin(config: ConfigDict, folder: Path, state: dict, iterator) -> Begun:
-    """Applies the rules above to a freshly initialised state.
+def begin(config: ConfigDict, folder: Path, state: dict, iterator, total: int) -> Begun:
+    """Applies the rules above to a freshly initialised state; `total` is the length of the run.
 
     Raises:
         CheckpointError: the workdir has checkpoints, and none is good.
@@ -41,7 +41,11 @@ def begin(config: ConfigDict, folder: Path, state: dict, iterator) -> Begun:
     if found:
         state, host = checkpoints.restore(found, state, iterator)
         step = int(found.name)
-        log.info('start    resume: from step %d of %s', step, found)
+        if step > total:
+            raise ConfigError(f'{found} is beyond the end of this run ({total} steps): give a '
+                              f'longer config.duration, or a new --workdir.')
+        log.info('start    resume: from step %d of %d (%s)%s', step, total, found,
+                 '; already finished, only evaluating' if step == total else '')
         return Begun(state, host, step)
     if config.init['from']:
         source = _best_of(Path(config.init['from']))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -15,6 +16,12 @@ log = logging.getLogger(__name__)
 # Keys that may change between two starts of one run; every other one makes it another run.
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable')
+
+
+def cache_folder() -> str:
+    """Where answers about files are remembered between runs (XDG_CACHE_HOME is obeyed)."""
+    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    return os.path.join(base, 'atelier')
 
 
 def new(config_file: str) -> Path:

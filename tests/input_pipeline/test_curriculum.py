@@ -22,7 +22,7 @@ def test_any_unit_becomes_steps(duration, expected):
                                       {'epochs': 'two'}, {'steps': True},
                                       {'epochs': float('nan')}])
 def test_bad_durations_name_their_key(duration):
-    with pytest.raises(DataError, match='config.warmup'):
+    with pytest.raises(DataError, match=r'config\.warmup'):
         steps(duration, 'warmup')
 
 

@@ -87,14 +87,15 @@ def test_a_jitted_step_learns_and_carries_the_statistics(name):
     @jax.jit
     def step(params, rest, key):
         (value, rest), grads = jax.value_and_grad(loss, has_aux=True)(params, rest, key)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), rest, value, grads
+        params = jax.tree.map(lambda p, g: p - 0.02 * jnp.sign(g), params, grads)
+        return params, rest, value, grads
 
     first = jax.tree.leaves(rest)
     losses = []
-    for i in range(20):
+    for i in range(30):
         params, rest, value, grads = step(params, rest, jax.random.key(i))
         losses.append(float(value))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert all(not np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(rest)))
     logits = jax.jit(lambda p, r: eval_view(nnx.merge(graphdef, p, r))(x))(params, rest)

@@ -19,8 +19,9 @@ def state(value=0.0):
 
 def iterator():
     manifest = sources.load_source({'source': 'digits'}).select(np.arange(40))
-    return loader.train_iterator(manifest, loader.ImageSpec(8), loader.curricula.make_stages((), None),
-                                 steps=10, batch_size=4, seed=0)
+    stages = loader.curricula.make_stages((), None)
+    return loader.train_iterator(manifest, loader.ImageSpec(8), stages, steps=10, batch_size=4,
+                                 seed=0)
 
 
 @pytest.fixture

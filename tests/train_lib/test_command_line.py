@@ -25,7 +25,8 @@ def test_overrides_take_the_type_of_the_default():
 
 
 def test_a_duration_may_change_its_unit():
-    config = parse([SKETCH, '--config.duration.steps=100', '--config.eval.every.percent=12.5']).config
+    config = parse([SKETCH, '--config.duration.steps=100',
+                    '--config.eval.every.percent=12.5']).config
     assert config.duration.to_dict() == {'steps': 100}
     assert config.eval.every.to_dict() == {'percent': 12.5}
 
