@@ -86,12 +86,12 @@ def get_config() -> ConfigDict:
         'from': '',  # a workdir: start from its best weights (a head of another size starts anew)
     }
     config.optimizer = dict(
-        name='adamw',  # 'adamw' | 'sgd'
-        b1=0.9,  # adamw
-        b2=0.999,  # adamw
+        name='adamw',  # 'adamw' | 'sgd' | 'muon'
+        b1=0.9,  # adamw; muon's Adam for what is no matrix
+        b2=0.999,  # the same
         eps=1e-8,  # adamw
-        momentum=0.9,  # sgd
-        nesterov=True,  # sgd
+        momentum=0.9,  # sgd, muon
+        nesterov=True,  # sgd, muon
         weight_decay=0.05,  # decoupled, times the learning rate; none on norms, biases, embeddings
         clip_norm=1.0,  # of the whole gradient (0: no clipping)
     )

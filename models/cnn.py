@@ -16,6 +16,25 @@ def _conv(a: int, b: int, size: int, *, dtype, rngs: nnx.Rngs) -> nnx.Conv:
                     kernel_init=normal(), dtype=dtype, rngs=rngs)
 
 
+def _crop_to_even(x: jax.Array) -> jax.Array:
+    return x[:, :x.shape[1] // 2 * 2, :x.shape[2] // 2 * 2]
+
+
+def _pixels_to_channels(x: jax.Array) -> jax.Array:
+    """Each 2x2 pixels side by side in the channels: [B, H, W, C] -> [B, H/2, W/2, 4C]."""
+    x = _crop_to_even(x)
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    """The mean of each 2x2: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    x = _crop_to_even(x)
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=x.dtype)
+
+
 class Block(nnx.Module):
     """Two 3x3 convolutions with BatchNorm, added to the input: [B, h, w, a] -> [B, h, w, b].
 
@@ -38,9 +57,12 @@ class Block(nnx.Module):
 
 
 class SmallCNN(Classifier):
-    """Convolution, then stages of residual blocks with 2x2 max-pooling in front of each; the mean
-    of the last maps goes to the head. Any image size of at least 2 ** stages will do; on a CPU
-    keep the last grid at 4x4 or more (XLA is slow for many channels on tiny grids).
+    """Convolution of 2x2 pixels at a time, then stages of residual blocks, each at half the
+    resolution of the one before; the mean of the last maps goes to the head.
+
+    Any image size of at least 2 ** stages will do. Made for XLA on a CPU, which is slow where
+    few channels meet many pixels (hence no layer at full resolution), at max-pooling (hence
+    means), and where many channels meet tiny grids (keep the last one at 3x3 or more).
 
     Args:
         width: channels of the first stage; each further stage has twice as many.
@@ -60,7 +82,7 @@ class SmallCNN(Classifier):
         self.dtype = dtype = compute_dtype(dtype)
         widths = [width * 2 ** i for i in range(stages)]
         self.num_features = widths[-1]
-        self.conv1 = _conv(in_channels, width, 3, dtype=dtype, rngs=rngs)
+        self.conv1 = _conv(4 * in_channels, width, 3, dtype=dtype, rngs=rngs)
         self.bn1 = batch_norm(width, rngs=rngs)
         rates = iter(drop_path_rates(drop_path, stages * depth))
         self.stages = nnx.List(
@@ -75,10 +97,10 @@ class SmallCNN(Classifier):
                 f'This model takes images [B, H, W, {self.in_channels}] with sides of at least '
                 f'{self.min_size} pixels and got {list(x.shape)}: create it with another '
                 f'in_channels or fewer stages, or resize the images.')
-        x = self.conv1(x.astype(self.dtype))
+        x = self.conv1(_pixels_to_channels(x.astype(self.dtype)))
         x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
-        for stage in self.stages:
-            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        for number, stage in enumerate(self.stages):
+            x = _halve(x) if number else x
             for block in stage:
                 x = block(x, rngs)
         return x

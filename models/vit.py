@@ -116,6 +116,7 @@ class VisionTransformer(Classifier):
         drop_path: rate of stochastic depth in the last block, 0 in the first (timm:
             drop_path_rate).
         init_values: start of the layer scale; None for no layer scale.
+        act: activation of the MLPs, a key of `layers.ACTIVATIONS` (timm: the exact GELU).
         stem: 'patch', or 'conv' for a convolutional stem of the same total stride.
         pos_embed: 'learned', or 'sincos2d' for a fixed table (the class token gets none).
         global_pool: 'token' (the class token) or 'avg' (the mean of the patches, then fc_norm).
