@@ -152,6 +152,18 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
     return values
 
 
+def choose(key: str, value: str, allowed) -> str:
+    """The value of a config argument, if it is one of those allowed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1) or list(allowed)
+        raise ValueError(f'{key}={value} is not known: did you mean {" or ".join(near)}?')
+    return value
+
+
 def choose_data(config: ConfigDict, args: dict[str, str]) -> ConfigDict:
     """Puts the data keys of `parse_arg` (data=, folder=, csv=, images=, ...) into the config.
 
@@ -163,9 +175,7 @@ def choose_data(config: ConfigDict, args: dict[str, str]) -> ConfigDict:
         raise ValueError(f'The config arguments {given[0]}= and {given[1]}= exclude each other: '
                          f'give one source.')
     source = args['data'] or (given[0] if given else config.data.source)
-    if source not in _SOURCES:
-        near = difflib.get_close_matches(source, _SOURCES, n=1) or list(_SOURCES)
-        raise ValueError(f'data={source} is no source: did you mean {" or ".join(near)}?')
+    choose('data', source, _SOURCES)
     if given and given[0] != source:
         raise ValueError(f'data={source} and {given[0]}= exclude each other: give one source.')
     if source in ('tfds', 'packed'):

@@ -1,4 +1,10 @@
-"""Sketches with a small residual CNN: the strongest model for a laptop without weights."""
+"""Sketches with a small residual CNN: the strongest model for a laptop without weights.
+
+    python main.py --config=configs/sketch_cnn.py
+    python main.py --config=configs/sketch_cnn.py:folder=PATH --config.data.group_regex='_(\\d+)\\.'
+
+Everything but the model is that of configs/sketch_vit.py, arguments included.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +14,5 @@ from configs import sketch_vit
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment; arg is what stands after the colon of --config=FILE:..."""
     config = sketch_vit.get_config(arg)
-    config.model = dict(name='small_cnn')
-    config.image.size = 48
-    config.schedule.lr = 2e-3
+    config.model = dict(name='small_cnn', drop_rate=0.1)
     return config

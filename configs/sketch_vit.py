@@ -1,28 +1,50 @@
-"""Sketches with a Vision Transformer."""
+"""Sketches with a Vision Transformer that is small enough for a laptop.
+
+    python main.py --config=configs/sketch_vit.py
+    python main.py --config=configs/sketch_vit.py:folder=PATH --config.data.group_regex='_(\\d+)\\.'
+
+Arguments besides the data's: `curriculum=staged` (default), `all` (everything from the first
+step) or `none`; `flips=yes` (default) or `no`, for characters and whatever else changes its
+class in a mirror.
+
+A ViT that starts from nothing needs help on few pictures: a convolutional stem, Xavier's
+initialisation and Muon, which in 13,000 pictures got where AdamW needed ten times as many.
+"""
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# What may happen to a drawing (flips: not to characters, where they change the class).
-FLIPS = ['hflip', dict(kind='vflip', p=0.1)]
+FLIPS = ['hflip', dict(kind='vflip', p=0.2)]
 POSE = [dict(kind='rotate', degrees=15), dict(kind='scale', factor=1.2, aspect=1.2),
         dict(kind='shear', degrees=10), dict(kind='shift', share=0.08)]
 BEND = [dict(kind='elastic', alpha=25, sigma=5), dict(kind='grid_distortion', steps=4, limit=0.2)]
+
+
+def stages(name: str, flips: bool) -> list[dict]:
+    """The curriculum: pose first, then mirrored and bent as well."""
+    everything = [*(FLIPS if flips else ()), *POSE, *BEND]
+    choices = {
+        'staged': [dict(until=dict(percent=20), transforms=POSE), dict(transforms=everything)],
+        'all': [dict(transforms=everything)],
+        'none': [],
+    }
+    return choices[common.choose('curriculum', name, choices)]
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment; arg is what stands after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, curriculum='staged', flips='yes')
     config = common.choose_data(common.get_config(), args)
-    flips = FLIPS if args['flips'] == 'yes' else []
-    config.curriculum = [
-        dict(until=dict(percent=10), transforms=POSE),
-        dict(transforms=[*flips, *POSE, *BEND]),
-    ]
+    flips = common.choose('flips', args['flips'], ('yes', 'no')) == 'yes'
+    config.curriculum = stages(args['curriculum'], flips)
     config.image.size = 48
-    config.model = dict(name='vit_tiny_patch16_224', patch_size=8, embed_dim=128, depth=6,
-                        num_heads=4, stem='conv', act='relu',
-                        global_pool='avg', class_token=False, drop_path=0.1)
+    config.model = dict(
+        name='vit_tiny_patch16_224', patch_size=8, embed_dim=128, depth=6, num_heads=4,
+        stem='conv', act='relu', weight_init='jax', class_token=False, global_pool='avg',
+        drop_path=0.1)
+    config.optimizer.name = 'muon'
+    config.optimizer.momentum = 0.95
+    config.schedule.lr = 3e-3
     config.loss.label_smoothing = 0.1
     return config

@@ -22,6 +22,7 @@ ACTIVATIONS = {
     'silu': jax.nn.silu,
     'tanh': jnp.tanh,
 }
+WEIGHT_INITS = ('', 'jax')
 ATTENTION = ('auto', 'xla', 'cudnn')
 
 
@@ -51,6 +52,17 @@ def normal(stddev: float | None = None):
 
 # timm cuts its `trunc_normal_` at +-2, not at 2 deviations: with deviation .02 that cuts nothing.
 timm_normal = normal(0.02)
+
+
+def linear_init(weight_init: str, fan_in: int, fan_out: int):
+    """Initialiser of a transformer's linear layer; the settings are named as in timm.
+
+    '' is timm's default, a deviation of 0.02 whatever the width; 'jax' is Xavier's (Glorot and
+    Bengio 2010), as in the original ViT, which gives narrow models a much quicker start.
+    """
+    if weight_init not in WEIGHT_INITS:
+        raise unknown('weight_init', weight_init, WEIGHT_INITS)
+    return timm_normal if not weight_init else normal((2 / (fan_in + fan_out)) ** 0.5)
 
 
 def activation(name: str):
@@ -153,9 +165,10 @@ class Linear(nnx.Linear):
 class Mlp(nnx.Module):
     """Linear, activation, Linear over the last axis: [..., dim] -> [..., dim]."""
 
-    def __init__(self, dim: int, hidden: int, *, act: str = 'gelu', drop: float = 0.0, dtype=None,
-                 rngs: nnx.Rngs):
-        linear = functools.partial(Linear, kernel_init=timm_normal, dtype=dtype, rngs=rngs)
+    def __init__(self, dim: int, hidden: int, *, act: str = 'gelu', drop: float = 0.0,
+                 weight_init: str = '', dtype=None, rngs: nnx.Rngs):
+        init = linear_init(weight_init, dim, hidden)
+        linear = functools.partial(Linear, kernel_init=init, dtype=dtype, rngs=rngs)
         self.fc1 = linear(dim, hidden)
         self.fc2 = linear(hidden, dim)
         self.act = activation(act)
@@ -187,13 +200,15 @@ class Attention(nnx.Module):
     """
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
-                 proj_drop: float = 0.0, impl: str = 'auto', dtype=None, rngs: nnx.Rngs):
+                 proj_drop: float = 0.0, impl: str = 'auto', weight_init: str = '', dtype=None,
+                 rngs: nnx.Rngs):
         if dim % num_heads:
             raise ModelError(f'embed_dim={dim} cannot be split over num_heads={num_heads}: '
                              f'choose a number of heads that divides it.')
         if impl not in ATTENTION:
             raise unknown('attn_impl', impl, ATTENTION)
-        linear = functools.partial(Linear, kernel_init=timm_normal, dtype=dtype, rngs=rngs)
+        init = linear_init(weight_init, dim, dim)  # q, k and v are three layers side by side
+        linear = functools.partial(Linear, kernel_init=init, dtype=dtype, rngs=rngs)
         self.qkv = linear(dim, 3 * dim, use_bias=qkv_bias)
         self.proj = linear(dim, dim)
         self.attn_drop = Dropout(attn_drop, what='attn_drop_rate')

@@ -88,12 +88,14 @@ class Block(nnx.Module):
 
     def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, act: str, qkv_bias: bool,
                  init_values: float | None, attn_drop: float, proj_drop: float, drop_path: float,
-                 attn_impl: str, dtype, rngs: nnx.Rngs):
+                 attn_impl: str, weight_init: str, dtype, rngs: nnx.Rngs):
         self.norm1 = layer_norm(dim, rngs=rngs)
         self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop,
-                              proj_drop=proj_drop, impl=attn_impl, dtype=dtype, rngs=rngs)
+                              proj_drop=proj_drop, impl=attn_impl, weight_init=weight_init,
+                              dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim, rngs=rngs)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act=act, drop=proj_drop, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act=act, drop=proj_drop,
+                       weight_init=weight_init, dtype=dtype, rngs=rngs)
         self.scaled = init_values is not None
         if self.scaled:
             self.ls1 = LayerScale(dim, init_values)
@@ -120,6 +122,8 @@ class VisionTransformer(Classifier):
         stem: 'patch', or 'conv' for a convolutional stem of the same total stride.
         pos_embed: 'learned', or 'sincos2d' for a fixed table (the class token gets none).
         global_pool: 'token' (the class token) or 'avg' (the mean of the patches, then fc_norm).
+        act: of the MLP, a key of layers.ACTIVATIONS.
+        weight_init: '' (timm's) or 'jax' (Xavier's); see `layers.linear_init`.
         dtype: of the heavy arithmetic; parameters, norms, softmax and logits stay float32.
         attn_impl: 'auto', 'xla' or 'cudnn'; see `layers.attend`.
     """
@@ -131,7 +135,7 @@ class VisionTransformer(Classifier):
                  class_token: bool = True, global_pool: str = 'token', stem: str = 'patch',
                  pos_embed: str = 'learned', pos_drop_rate: float = 0.0,
                  proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
-                 dtype=None, attn_impl: str = 'auto', rngs: nnx.Rngs):
+                 weight_init: str = '', dtype=None, attn_impl: str = 'auto', rngs: nnx.Rngs):
         for what, value, valid in (('global_pool', global_pool, POOLS), ('stem', stem, STEMS),
                                    ('pos_embed', pos_embed, POSITIONS)):
             if value not in valid:
@@ -165,7 +169,7 @@ class VisionTransformer(Classifier):
         block = functools.partial(
             Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, act=act, qkv_bias=qkv_bias,
             init_values=init_values, attn_drop=attn_drop_rate, proj_drop=proj_drop_rate,
-            attn_impl=attn_impl, dtype=dtype, rngs=rngs)
+            attn_impl=attn_impl, weight_init=weight_init, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
             block(drop_path=rate) for rate in drop_path_rates(drop_path, depth))
         # As in timm the last norm comes before the class token is taken, but after the mean.

@@ -70,6 +70,7 @@ def load_data(config: ConfigDict) -> Manifest:
 
 def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     """Every fold in a folder of its own, then their out-of-fold scores together."""
+    workdirs.claim(workdir, config, digest(manifest))
     results, logits, rows = [], [], []
     for fold in range(config.split.folds):
         of_fold = config.copy_and_resolve_references()
