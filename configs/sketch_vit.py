@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-FLIPS = ['hflip', dict(kind='vflip', p=0.2)]
+FLIPS = ['hflip']
 POSE = [dict(kind='rotate', degrees=15), dict(kind='scale', factor=1.2, aspect=1.2),
         dict(kind='shear', degrees=10), dict(kind='shift', share=0.08)]
 BEND = [dict(kind='elastic', alpha=25, sigma=5), dict(kind='grid_distortion', steps=4, limit=0.2)]
@@ -39,8 +39,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     flips = common.choose('flips', args['flips'], ('yes', 'no')) == 'yes'
     config.curriculum = stages(args['curriculum'], flips)
     config.image.size = 48
+    config.duration = dict(epochs=11)
+    config.batch_size = 32
     config.model = dict(
-        name='vit_tiny_patch16_224', patch_size=8, embed_dim=128, depth=6, num_heads=4,
+        name='vit_tiny_patch16_224', patch_size=8, embed_dim=128, depth=4, num_heads=4,
         stem='conv', act='relu', weight_init='jax', class_token=False, global_pool='avg',
         drop_path=0.1)
     config.optimizer.name = 'muon'

@@ -2,7 +2,7 @@
 
     resume      a checkpoint of its own in the workdir: everything as it was
     init        config.init.from, another workdir: its best weights, step 0
-    pretrained  config.init.pretrained
+    pretrained  published weights; comes with models/pretrained.py
     scratch     random weights from the seed
 """
 

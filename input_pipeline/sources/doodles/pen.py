@@ -15,7 +15,7 @@ from input_pipeline.sources.doodles.shapes import COVER, OPEN, SOLID, Stroke
 from input_pipeline.sources.doodles.writers import TOOLS, Writer
 
 STEP = .022  # distance of points along a stroke, fraction of the figure's longer side
-TURN = math.radians(12)  # standard deviation of a drawing's rotation
+TURN = math.radians(10)  # standard deviation of a drawing's rotation
 MARGIN = .015  # of the paper, kept free around a drawing
 # Tremor: three waves along a line for x, three for y; radians a point, and weights.
 _FREQUENCIES = np.array([.37, .7, 1.2, .33, .75, 1.1])
@@ -151,7 +151,7 @@ def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
     aspect = math.sqrt(writer.aspect * math.exp(.08 * normal[1]))
     slant = -(writer.slant + .04 * normal[2])  # y runs downwards: tops lean right
     shape = np.array([[aspect, slant], [0, 1 / aspect]])
-    extent = writer.extent * (.78 + .4 * u[0])
+    extent = writer.extent * (.83 + .34 * u[0])
     if wild:
         points = _bent(points, .035, rng)
         angle += math.radians(80 * u[3] - 40)
@@ -168,7 +168,8 @@ def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
     if reach.max() > free:
         points *= free / reach.max()
         reach = reach * free / reach.max()
-    return points + .5 + (free - reach) * (np.array(u[1:3]) - .5)
+    # Most people aim at the middle of the paper.
+    return points + .5 + .8 * (free - reach) * (np.array(u[1:3]) - .5)
 
 
 def _inked(points: np.ndarray, first: np.ndarray, insides: list[int], writer: Writer, tool: str,

@@ -55,7 +55,7 @@ def make_writer(seed: int, writer: int) -> Writer:
         speed=int(4 * u[6]),
         overshoot=-.006 + .02 * u[7],
         looseness=.002 + .012 * u[8] ** 2,
-        extent=.62 + .2 * u[9],
+        extent=.65 + .18 * u[9],
         tilt=.22 * (u[10] - .5),
         retrace=.3 * max(0., u[11] - .7) / .3,
         pressure=.05 + .15 * float(rng.random()),
