@@ -8,7 +8,9 @@ step) or `none`; `flips=yes` (default) or `no`, for characters and whatever else
 class in a mirror.
 
 A ViT that starts from nothing needs help on few pictures: a convolutional stem, Xavier's
-initialisation and Muon, which in 13,000 pictures got where AdamW needed ten times as many.
+initialisation and Muon: after 13,000 pictures a validation accuracy of 0.59, against 0.12 with
+AdamW (benchmarks/RESULTS.md). On two CPU cores the first command takes three and a half minutes
+and reaches 0.96 on writers never seen.
 """
 
 from ml_collections import ConfigDict
