@@ -78,7 +78,7 @@ class Progress:
         self._bar = None
         if enabled and self._terminal:
             self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True,
-                             bar_format='{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}')
+                             bar_format='{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}')
 
     @contextlib.contextmanager
     def paused(self):
