@@ -1,7 +1,7 @@
 """Logits of every example of a split, the scores from them, and the files they go to."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -109,11 +109,3 @@ def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.nda
     with open(temporary, 'wb') as file:
         np.savez_compressed(file, **columns)
     temporary.replace(path)
-
-
-def load_predictions(path: Path, heads: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Ids [N] and logits {head: [N, C]} of a predictions file."""
-    with np.load(path, allow_pickle=False) as file:
-        several = len(heads) > 1
-        return file['ids'], {head: file[f'logits/{head}' if several else 'logits']
-                             for head in heads}

@@ -130,7 +130,6 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     Returns:
         (result.json, the validation rows, their logits); empty rows and logits without validation.
     """
-    clock = Clock()
     mesh = make_mesh(config.mesh)
     _check_values(config, mesh.size)
     manifest = assign_splits(manifest, config.split.to_dict(), seed=config.seed)
