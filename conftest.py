@@ -17,6 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 OURS = r'(main|configs|models|input_pipeline|train_lib|tests)(\.|$)'
 
 
+def pytest_addoption(parser):
+    """--update-docs: tests that measure a table of the docs write it anew."""
+    parser.addoption('--update-docs', action='store_true', default=False)
+
+
 @pytest.fixture(autouse=True)
 def our_warnings_are_errors():
     """A warning that is raised from one of our own modules fails the test."""

@@ -6,14 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
-from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates, normal
-
-
-def _conv(a: int, b: int, size: int, *, dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(a, b, (size, size), padding=size // 2, use_bias=False,
-                    kernel_init=normal(), dtype=dtype, rngs=rngs)
+from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates
 
 
 def _crop_to_even(x: jax.Array) -> jax.Array:
@@ -43,7 +39,7 @@ class Block(nnx.Module):
     """
 
     def __init__(self, a: int, b: int, *, drop_path: float, dtype, rngs: nnx.Rngs):
-        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        conv = functools.partial(conv2d, dtype=dtype, rngs=rngs)
         self.conv1, self.bn1 = conv(a, b, 3), batch_norm(b, rngs=rngs)
         self.conv2, self.bn2 = conv(b, b, 3), batch_norm(b, rngs=rngs)
         self.bn2.scale[...] = jnp.zeros_like(self.bn2.scale[...])
@@ -51,9 +47,9 @@ class Block(nnx.Module):
         self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        y = jax.nn.relu(self.bn1(self.conv1(x))).astype(x.dtype)
-        y = self.drop_path(self.bn2(self.conv2(y)).astype(x.dtype), rngs)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        y = jax.nn.relu(self.bn1(self.conv1(x, rngs))).astype(x.dtype)
+        y = self.drop_path(self.bn2(self.conv2(y, rngs)).astype(x.dtype), rngs)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, rngs)))
 
 
 class SmallCNN(Classifier):
@@ -73,6 +69,8 @@ class SmallCNN(Classifier):
         dtype: of the convolutions; parameters, norms and logits stay float32.
     """
 
+    layer_groups = (r'conv1/|bn1/', r'stages/(\d+)/(\d+)/')
+
     def __init__(self, *, width: int = 32, stages: int = 4, depth: int = 1, in_channels: int = 3,
                  drop_path: float = 0.0, dtype=None, rngs: nnx.Rngs):
         for what, value in (('width', width), ('stages', stages), ('depth', depth)):
@@ -82,7 +80,7 @@ class SmallCNN(Classifier):
         self.dtype = dtype = compute_dtype(dtype)
         widths = [width * 2 ** i for i in range(stages)]
         self.num_features = widths[-1]
-        self.conv1 = _conv(4 * in_channels, width, 3, dtype=dtype, rngs=rngs)
+        self.conv1 = conv2d(4 * in_channels, width, 3, dtype=dtype, rngs=rngs)
         self.bn1 = batch_norm(width, rngs=rngs)
         rates = iter(drop_path_rates(drop_path, stages * depth))
         self.stages = nnx.List(
@@ -97,7 +95,7 @@ class SmallCNN(Classifier):
                 f'This model takes images [B, H, W, {self.in_channels}] with sides of at least '
                 f'{self.min_size} pixels and got {list(x.shape)}: create it with another '
                 f'in_channels or fewer stages, or resize the images.')
-        x = self.conv1(_pixels_to_channels(x.astype(self.dtype)))
+        x = self.conv1(_pixels_to_channels(x.astype(self.dtype)), rngs)
         x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
         for number, stage in enumerate(self.stages):
             x = _halve(x) if number else x

@@ -4,17 +4,19 @@ A family implements `forward_features` (images -> tokens or maps) and `pool` (->
 an image); everything after that is here, so each head works with each backbone.
 """
 
-import functools
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.branches import BRANCHES, BranchHead, PooledHead
 from models.errors import ModelError, unknown
 from models.layers import Dropout, activation, timm_normal
 
-HEADS = ('linear', 'mlp')
+HEADS = ('linear', 'mlp', *BRANCHES)
+HEAD_POOLS = ('shared', 'separate')
 INITS = {'normal': timm_normal, 'zeros': nnx.initializers.zeros}
 
 
@@ -55,6 +57,11 @@ class Classifier(nnx.Module):
     """A backbone with heads. Families set `num_features` and write the first two methods."""
 
     num_features: int
+    timm_head = 'head'  # what timm calls the classifier; ours is always `head`
+    timm_stem = ''  # timm's name of the convolution that sees the images
+    # From the stem to the last block, regexes of parameter names; numbers in them are depths.
+    layer_groups: tuple[str, ...] = ()
+    timm_renames: tuple[tuple[str, str], ...] = ()  # (regex, replacement) for older names of keys
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, N, D] or maps [B, h, w, D], in the compute dtype."""
@@ -64,16 +71,28 @@ class Classifier(nnx.Module):
         """What `forward_features` returns -> one vector an image, [B, D]."""
         raise NotImplementedError
 
+    def maps(self, x: jax.Array) -> jax.Array:
+        """What `forward_features` returns -> maps [B, h, w, D], without prefix tokens."""
+        if x.ndim == 4:
+            return x
+        return x[:, -math.prod(self.grid):].reshape(len(x), *self.grid, x.shape[-1])
+
     def forward_head(self, x: jax.Array, *, pre_logits: bool = False,
                      rngs: nnx.Rngs | None = None):
         """What `forward_features` returns -> float32 logits (see `__call__`), or with
         `pre_logits` the pooled features, float32 [B, D]."""
-        x = self.head_drop(self.pool(x).astype(jnp.float32), rngs)
-        if pre_logits or not (hasattr(self, 'head') or hasattr(self, 'heads')):
-            return x
-        if hasattr(self, 'heads'):
-            return {name: head(x, rngs) for name, head in self.heads.items()}
-        return self.head(x, rngs)
+        heads = dict(self.heads) if hasattr(self, 'heads') else {}
+        if hasattr(self, 'head'):
+            heads[''] = self.head
+        of_maps = {name: head for name, head in heads.items() if hasattr(head, 'takes_maps')}
+        logits = {name: head(self.maps(x), rngs) for name, head in of_maps.items()}
+        if pre_logits or len(of_maps) < len(heads) or not heads:
+            pooled = self.head_drop(self.pool(x).astype(jnp.float32), rngs)
+            if pre_logits or not heads:
+                return pooled
+            logits |= {name: head(pooled, rngs) for name, head in heads.items()
+                       if name not in of_maps}
+        return logits[''] if hasattr(self, 'head') else {name: logits[name] for name in heads}
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None):
         """Normalised images, floating point [B, H, W, C] -> float32 logits [B, classes].
@@ -86,16 +105,20 @@ class Classifier(nnx.Module):
     def add_heads(self, num_classes: int | Mapping[str, int], *, head: str = 'linear',
                   head_hidden: int | tuple[int, ...] | None = None, head_act: str = 'gelu',
                   head_dropout: float = 0.0, head_init: str = 'normal',
-                  drop_rate: float = 0.0, rngs: nnx.Rngs):
+                  head_pool: str = 'shared', drop_rate: float = 0.0, rngs: nnx.Rngs):
         """Puts new heads on the backbone, in place of those that it had.
 
         Args:
             num_classes: classes of the one head; a mapping for several named heads; 0 for none.
-            head: 'linear', or 'mlp' for Linear-act-Linear (more hidden widths, more layers).
-            head_hidden: width, or widths, of the mlp's hidden layers; None: that of the features.
-            head_act: activation of the mlp.
+            head: 'linear'; 'mlp' for Linear-act-Linear (more hidden widths, more layers); 'shallow'
+                or 'deep' for a branch of 1 or 3 convolutional blocks on the maps.
+            head_hidden: width, or widths, of the mlp's hidden layers (None: that of the features);
+                width of a branch (None: a quarter of it).
+            head_act: activation of the mlp and of branches.
             head_dropout: dropout before the output layer, and between the mlp's hidden layers.
             head_init: 'normal' (deviation .02, as timm) or 'zeros' for the output layer.
+            head_pool: of 'linear' and 'mlp': 'shared' pools once, as the backbone does; 'separate'
+                gives each head a learned pool of its own (branches always have one).
             drop_rate: dropout on the pooled features, before any head.
             rngs: initialises the heads.
 
@@ -106,15 +129,29 @@ class Classifier(nnx.Module):
             raise unknown('head', head, HEADS)
         if head_init not in INITS:
             raise unknown('head_init', head_init, INITS)
-        build = functools.partial(LinearHead, dropout=head_dropout)
-        if head == 'mlp':
-            hidden = self.num_features if head_hidden is None else head_hidden
-            hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-            if not hidden or min(hidden) < 1:
-                raise ModelError(f'head_hidden={head_hidden!r} is not a width: give a positive '
-                                 f'integer, or several for several layers.')
-            build = functools.partial(MlpHead, hidden=hidden, act=head_act, dropout=head_dropout)
-        build = functools.partial(build, kernel_init=INITS[head_init], rngs=rngs)
+        if head_pool not in HEAD_POOLS:
+            raise unknown('head_pool', head_pool, HEAD_POOLS)
+        hidden = _widths(head_hidden, self.num_features if head == 'mlp' else
+                         max(self.num_features // 4, 8))
+        if head in BRANCHES and len(hidden) > 1:
+            raise ModelError(f'head_hidden={head_hidden!r} has several widths, and a {head!r} '
+                             f'branch has one: give one integer.')
+        common = dict(dropout=head_dropout, kernel_init=INITS[head_init], rngs=rngs)
+
+        def build(classes: int) -> nnx.Module:
+            def vector_head(features):
+                if head == 'mlp':
+                    return MlpHead(features, classes, hidden=hidden, act=head_act, **common)
+                return LinearHead(features, classes, **common)
+
+            maps = getattr(self, 'map_features', self.num_features)
+            if head in BRANCHES:
+                return BranchHead(maps, blocks=BRANCHES[head], width=hidden[0], act=head_act,
+                                  drop_rate=drop_rate, make_out=vector_head, rngs=rngs)
+            if head_pool == 'separate':
+                return PooledHead(maps, drop_rate=drop_rate, make_out=vector_head)
+            return vector_head(self.num_features)
+
         _check_classes(num_classes)
         for old in ('head', 'heads'):
             if hasattr(self, old):
@@ -122,9 +159,18 @@ class Classifier(nnx.Module):
         self.head_drop = Dropout(drop_rate)
         if isinstance(num_classes, Mapping):
             self.heads = nnx.Dict(
-                {name: build(self.num_features, n) for name, n in num_classes.items()})
+                {name: build(n) for name, n in num_classes.items()})
         elif num_classes:
-            self.head = build(self.num_features, num_classes)
+            self.head = build(num_classes)
+
+
+def _widths(head_hidden, default: int) -> tuple[int, ...]:
+    hidden = default if head_hidden is None else head_hidden
+    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    if not hidden or min(hidden) < 1:
+        raise ModelError(f'head_hidden={head_hidden!r} is not a width: give a positive '
+                         f'integer, or several for several layers.')
+    return hidden
 
 
 def _check_classes(num_classes):

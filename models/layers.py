@@ -19,6 +19,7 @@ ACTIVATIONS = {
     'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
     'hard_swish': jax.nn.hard_swish,
     'relu': jax.nn.relu,
+    'relu6': jax.nn.relu6,
     'silu': jax.nn.silu,
     'tanh': jnp.tanh,
 }
@@ -90,13 +91,26 @@ def layer_norm(dim: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
 
-def batch_norm(dim: int, *, eps: float = 1e-5, rngs: nnx.Rngs) -> nnx.BatchNorm:
+class BatchNorm(nnx.BatchNorm):
+    """nnx.BatchNorm whose running variance moves, as torch's does, towards the unbiased variance
+    of the batch (divided by n - 1); both normalise with the biased one (divided by n)."""
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        old = self.var[...]
+        y = super().__call__(x, use_running_average)
+        if not (self.use_running_average if use_running_average is None else use_running_average):
+            moved = self.var[...] - self.momentum * old
+            self.var[...] += moved / max(x.size // x.shape[-1] - 1, 1)
+        return y
+
+
+def batch_norm(dim: int, *, eps: float = 1e-5, rngs: nnx.Rngs) -> BatchNorm:
     """BatchNorm with torch's defaults (momentum .1 there is .9 here), in float32.
 
     Under jit with a sharded batch the statistics are those of the global batch.
     """
-    return nnx.BatchNorm(dim, momentum=0.9, epsilon=eps, dtype=jnp.float32,
-                         use_fast_variance=False, rngs=rngs)
+    return BatchNorm(dim, momentum=0.9, epsilon=eps, dtype=jnp.float32, use_fast_variance=False,
+                     rngs=rngs)
 
 
 class Dropout(nnx.Module):
@@ -117,16 +131,19 @@ class Dropout(nnx.Module):
         self.per_example = per_example
         self.deterministic = False
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        if self.deterministic or not self.rate:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None,
+                 rate: jax.Array | None = None) -> jax.Array:
+        """Drops with its own rate, or with one that is known only at run time (under a scan)."""
+        if self.deterministic or (rate is None and not self.rate):
             return x
         if rngs is None:
             raise ModelError(
                 f'This model drops activations at random (rate {self.rate:g}) and got no random '
                 f'key: call model(x, rngs=nnx.Rngs(dropout=key)), or eval_view(model)(x) to infer.')
         shape = (len(x),) + (1,) * (x.ndim - 1) if self.per_example else x.shape
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, shape)
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+        kept = 1 - (self.rate if rate is None else rate)
+        keep = jax.random.bernoulli(rngs.dropout(), kept, shape)
+        return jnp.where(keep, x / kept, 0).astype(x.dtype)
 
     def set_view(self, deterministic: bool | None = None):
         """For `nnx.view`: `deterministic=True` makes the layer the identity."""
@@ -157,9 +174,26 @@ class Linear(nnx.Linear):
     64 x 64 tokens took 138 ms forward and back, and takes 48 ms (2 cores, jax 0.10.2).
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        del rngs  # only its LoRA form drops anything
         flat = super().__call__(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+def run_block(block: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *extras,
+              remat: bool) -> jax.Array:
+    """block(x, rngs, *extras).
+
+    With `remat` its activations are not kept for the gradient but computed again there, which
+    takes about a third more time and a fraction of the memory (Chen et al., arXiv 1604.06174).
+    """
+    call = nnx.remat(_call) if remat else _call
+    return call(block, x, rngs, *extras)
+
+
+def _call(block, *arguments):
+    # nnx.remat refuses functions with keyword-only arguments, which some blocks have.
+    return block(*arguments)
 
 
 class Mlp(nnx.Module):
@@ -175,29 +209,45 @@ class Mlp(nnx.Module):
         self.drop = Dropout(drop, what='proj_drop_rate')
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        x = self.drop(self.act(self.fc1(x)), rngs)
-        return self.drop(self.fc2(x), rngs)
+        x = self.drop(self.act(self.fc1(x, rngs)), rngs)
+        return self.drop(self.fc2(x, rngs), rngs)
 
 
-def attend(query, key, value, *, impl: str = 'auto') -> jax.Array:
+def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None,
+           rngs: nnx.Rngs | None = None) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v: three arrays [B, N, H, d] -> [B, N, H, d].
 
     The softmax is taken in float32. `impl='auto'` is cuDNN's flash attention where it can
-    work (a GPU, half precision, d a multiple of 8 up to 128) and XLA's own elsewhere.
+    work (an NVIDIA GPU from Ampere on, half precision, d a multiple of 8 up to 128) and XLA's own
+    elsewhere. Dropout
+    of the weights needs the weights themselves: where `drop` is active the softmax is written
+    out and `impl` has no effect.
+
+    Raises:
+        ModelError: `impl` is not known.
     """
+    if impl not in ATTENTION:
+        raise unknown('attn_impl', impl, ATTENTION)
+    if drop is not None and drop.rate and not drop.deterministic:
+        scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(value.dtype)
+        return jnp.einsum('bhqk,bkhd->bqhd', drop(weights, rngs), value)
     if impl == 'auto':
         dim = query.shape[-1]
         flash = query.dtype.itemsize == 2 and dim % 8 == 0 and dim <= 128
-        impl = 'cudnn' if flash and jax.default_backend() == 'gpu' else 'xla'
+        impl = 'cudnn' if flash and _has_flash() else 'xla'
     return jax.nn.dot_product_attention(query, key, value, implementation=impl)
 
 
-class Attention(nnx.Module):
-    """Self-attention over tokens, [B, N, dim] -> [B, N, dim], with one projection for q, k and v.
+@functools.cache
+def _has_flash() -> bool:
+    device = jax.devices()[0]
+    capability = str(getattr(device, 'compute_capability', ''))
+    return device.platform == 'gpu' and capability[:1].isdigit() and float(capability) >= 8.0
 
-    Dropout of the attention weights needs the weights themselves: where it is active the
-    softmax is written out and `impl` has no effect.
-    """
+
+class Attention(nnx.Module):
+    """Self-attention over tokens, [B, N, dim] -> same, with one projection for q, k and v."""
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
                  proj_drop: float = 0.0, impl: str = 'auto', weight_init: str = '', dtype=None,
@@ -218,12 +268,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        qkv = self.qkv(x, rngs).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        if self.attn_drop.rate and not self.attn_drop.deterministic:
-            scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
-            weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(value.dtype)
-            x = jnp.einsum('bhqk,bkhd->bqhd', self.attn_drop(weights, rngs), value)
-        else:
-            x = attend(query, key, value, impl=self.impl)
-        return self.proj_drop(self.proj(x.reshape(batch, tokens, dim)), rngs)
+        x = attend(query, key, value, impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        return self.proj_drop(self.proj(x.reshape(batch, tokens, dim), rngs), rngs)

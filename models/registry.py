@@ -9,13 +9,33 @@ from collections.abc import Mapping
 
 from flax import nnx
 
-from models import cnn, vit
+from models import (
+    cnn,
+    densenet,
+    efficientnet,
+    eva,
+    inception_resnet_v2,
+    mobilenet,
+    plain_cnn,
+    resnet,
+    resnet_inception,
+    vit,
+)
 from models.errors import unknown
 from models.heads import Classifier
 
 FAMILIES = (
     (vit.VisionTransformer, vit.VARIANTS),
+    (eva.Eva, eva.VARIANTS),
+    (efficientnet.EfficientNet, efficientnet.VARIANTS),
+    (efficientnet.EfficientNet, mobilenet.V2_VARIANTS),
+    (mobilenet.MobileNetV3, mobilenet.V3_VARIANTS),
     (cnn.SmallCNN, cnn.VARIANTS),
+    (resnet.ResNet, resnet.VARIANTS),
+    (densenet.DenseNet, densenet.VARIANTS),
+    (inception_resnet_v2.InceptionResnetV2, inception_resnet_v2.VARIANTS),
+    (resnet_inception.ResnetInception, resnet_inception.VARIANTS),
+    (plain_cnn.PlainCNN, plain_cnn.VARIANTS),
 )
 MODELS = {name: (family, defaults)
           for family, variants in FAMILIES for name, defaults in variants.items()}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.convolutions import conv2d
 from models.errors import ModelError, unknown
 from models.heads import Classifier
 from models.layers import (
@@ -26,6 +27,7 @@ from models.layers import (
     normal,
     timm_normal,
 )
+from models.stacking import run_blocks, stack_blocks
 
 POOLS = ('token', 'avg')
 STEMS = ('patch', 'conv')
@@ -49,11 +51,11 @@ class PatchEmbed(nnx.Module):
     def __init__(self, patch: int, channels: int, dim: int, *, dtype, rngs: nnx.Rngs):
         # The variance that torch gives a convolution, uniform in +-1/sqrt(fan_in).
         deviation = (3 * channels * patch ** 2) ** -0.5
-        self.proj = nnx.Conv(channels, dim, (patch, patch), strides=patch, padding='VALID',
-                             kernel_init=normal(deviation), dtype=dtype, rngs=rngs)
+        self.proj = conv2d(channels, dim, patch, stride=patch, padding='VALID', bias=True,
+                           kernel_init=normal(deviation), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.proj(x)
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.proj(x, rngs)
 
 
 class ConvStem(nnx.Module):
@@ -70,17 +72,16 @@ class ConvStem(nnx.Module):
                              f"is not a power of 2: use 2, 4, 8, 16 or 32.")
         widths = [max(8, dim // 2 ** (count - 1 - i)) for i in range(count)]
         self.conv = nnx.List(
-            nnx.Conv(a, b, (3, 3), strides=2, padding=1, use_bias=False, kernel_init=normal(),
-                     dtype=dtype, rngs=rngs)
+            conv2d(a, b, 3, stride=2, dtype=dtype, rngs=rngs)
             for a, b in zip([channels, *widths], widths))
         self.norm = nnx.List(batch_norm(width, rngs=rngs) for width in widths)
-        self.proj = nnx.Conv(widths[-1], dim, (1, 1), kernel_init=timm_normal, dtype=dtype,
-                             rngs=rngs)
+        self.proj = conv2d(widths[-1], dim, 1, bias=True, kernel_init=timm_normal, dtype=dtype,
+                           rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         for conv, norm in zip(self.conv, self.norm):
-            x = jax.nn.relu(norm(conv(x))).astype(x.dtype)
-        return self.proj(x)
+            x = jax.nn.relu(norm(conv(x, rngs))).astype(x.dtype)
+        return self.proj(x, rngs)
 
 
 class Block(nnx.Module):
@@ -102,11 +103,12 @@ class Block(nnx.Module):
             self.ls2 = LayerScale(dim, init_values)
         self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, *,
+                 drop_path: jax.Array | None = None) -> jax.Array:
         y = self.attn(self.norm1(x).astype(x.dtype), rngs)
-        x = x + self.drop_path(self.ls1(y) if self.scaled else y, rngs)
+        x = x + self.drop_path(self.ls1(y) if self.scaled else y, rngs, drop_path)
         y = self.mlp(self.norm2(x).astype(x.dtype), rngs)
-        return x + self.drop_path(self.ls2(y) if self.scaled else y, rngs)
+        return x + self.drop_path(self.ls2(y) if self.scaled else y, rngs, drop_path)
 
 
 class VisionTransformer(Classifier):
@@ -118,7 +120,6 @@ class VisionTransformer(Classifier):
         drop_path: rate of stochastic depth in the last block, 0 in the first (timm:
             drop_path_rate).
         init_values: start of the layer scale; None for no layer scale.
-        act: activation of the MLPs, a key of `layers.ACTIVATIONS` (timm: the exact GELU).
         stem: 'patch', or 'conv' for a convolutional stem of the same total stride.
         pos_embed: 'learned', or 'sincos2d' for a fixed table (the class token gets none).
         global_pool: 'token' (the class token) or 'avg' (the mean of the patches, then fc_norm).
@@ -126,7 +127,12 @@ class VisionTransformer(Classifier):
         weight_init: '' (timm's) or 'jax' (Xavier's); see `layers.linear_init`.
         dtype: of the heavy arithmetic; parameters, norms, softmax and logits stay float32.
         attn_impl: 'auto', 'xla' or 'cudnn'; see `layers.attend`.
+        scan: keep all blocks stacked under one scan, for a compile time without regard to depth.
+        remat: recompute the activations of each block in the gradient, for less memory.
     """
+
+    timm_stem = 'patch_embed.proj'
+    layer_groups = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/')
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16,
                  in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
@@ -135,7 +141,8 @@ class VisionTransformer(Classifier):
                  class_token: bool = True, global_pool: str = 'token', stem: str = 'patch',
                  pos_embed: str = 'learned', pos_drop_rate: float = 0.0,
                  proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
-                 weight_init: str = '', dtype=None, attn_impl: str = 'auto', rngs: nnx.Rngs):
+                 weight_init: str = '', dtype=None, attn_impl: str = 'auto', scan: bool = False,
+                 remat: bool = False, rngs: nnx.Rngs):
         for what, value, valid in (('global_pool', global_pool, POOLS), ('stem', stem, STEMS),
                                    ('pos_embed', pos_embed, POSITIONS)):
             if value not in valid:
@@ -170,8 +177,11 @@ class VisionTransformer(Classifier):
             Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, act=act, qkv_bias=qkv_bias,
             init_values=init_values, attn_drop=attn_drop_rate, proj_drop=proj_drop_rate,
             attn_impl=attn_impl, weight_init=weight_init, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List(
-            block(drop_path=rate) for rate in drop_path_rates(drop_path, depth))
+        self.rates = drop_path_rates(drop_path, depth)
+        self.blocks = nnx.List(block(drop_path=rate) for rate in self.rates)
+        self.scan, self.remat = scan, remat
+        if scan:
+            self.blocks = stack_blocks(self.blocks)
         # As in timm the last norm comes before the class token is taken, but after the mean.
         if global_pool == 'token':
             self.norm = layer_norm(embed_dim, rngs=rngs)
@@ -185,7 +195,7 @@ class VisionTransformer(Classifier):
                 f'This model takes images [B, {self.img_size[0]}, {self.img_size[1]}, '
                 f'{self.in_channels}] and got {list(x.shape)}: create it with another img_size or '
                 f'in_channels, or resize the images.')
-        x = self.patch_embed(x.astype(self.dtype))
+        x = self.patch_embed(x.astype(self.dtype), rngs)
         x = x.reshape(len(x), -1, self.num_features)
         if self.positions == 'sincos2d':
             x = x + jnp.asarray(sincos2d(self.grid, self.num_features), x.dtype)
@@ -195,8 +205,7 @@ class VisionTransformer(Classifier):
         if self.positions == 'learned':
             x = x + self.pos_embed[...].astype(x.dtype)
         x = self.pos_drop(x, rngs)
-        for block in self.blocks:
-            x = block(x, rngs)
+        x = run_blocks(self.blocks, x, rngs, rates=self.rates, scan=self.scan, remat=self.remat)
         return self.norm(x).astype(x.dtype) if self.global_pool == 'token' else x
 
     def pool(self, x: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from flax import nnx
 
 import models
 from models import ModelError, create_model, eval_view, list_models, model_settings
+from models.registry import MODELS
 
 SMALL = {
     'small_cnn': dict(width=4, stages=2, drop_rate=0.1, drop_path=0.1),
@@ -52,9 +53,15 @@ def test_settings_show_the_values_of_the_name_not_of_the_family():
 def test_every_name_can_be_built_without_memory():
     assert 'small_cnn' in list_models()
     assert len(list_models('vit_*_patch14_*')) == 2
-    for name in list_models():
-        model = jax.eval_shape(lambda name=name: create_model(name, 7, rngs=nnx.Rngs(0), depth=1))
-        assert model.head.kernel.shape == (model.num_features, 7)
+    families = set()
+    for name, (family, _) in MODELS.items():
+        settings = {'depth': 1} if model_settings(name).get('depth') else {}
+        if settings or family not in families:  # the deep ones take seconds: one a family
+            model = nnx.eval_shape(lambda name=name, settings=settings: create_model(
+                name, 7, rngs=nnx.Rngs(0), **settings))
+            assert model.head.kernel.shape == (model.num_features, 7)
+            families.add(family)
+    assert families == {family for family, _ in MODELS.values()}
 
 
 @small_models

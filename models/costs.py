@@ -1,0 +1,66 @@
+"""Parameters and arithmetic of every model: `costs.csv`, written by `python -m models.costs`."""
+
+import csv
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.registry import create_model, eval_view, list_models, model_settings
+from models.tags import tags_of
+
+TABLE = Path(__file__).with_name('costs.csv')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """parameters: with a head of 1000 classes; gflops: 10^9 floating-point operations (a
+    multiply-add is two) of one picture's inference; image_size: pixels a side for which."""
+
+    parameters: int
+    gflops: float
+    image_size: int
+
+
+def image_size(name: str) -> int:
+    """The side in pixels that a model is made for."""
+    settings = model_settings(name)
+    if settings.get('img_size'):
+        return settings['img_size']
+    if tags_of(name):
+        return tags_of(name)[0].image_size
+    return 32 if name.startswith(('resnet20', 'resnet32')) else 64
+
+
+def measure(name: str) -> Cost:
+    """The cost as XLA counts it before it optimises; nothing is computed."""
+    size = image_size(name)
+    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    lowered = jax.jit(lambda model, x: eval_view(model)(x)).lower(model, image)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    return Cost(parameters, round(lowered.cost_analysis()['flops'] / 1e9, 3), size)
+
+
+@functools.cache
+def costs() -> dict[str, Cost]:
+    """The table by name; a model that is not in it yet has to be measured."""
+    with open(TABLE, newline='') as file:
+        return {row['model']: Cost(int(row['parameters']), float(row['gflops']),
+                                   int(row['image_size'])) for row in csv.DictReader(file)}
+
+
+def write_table() -> None:
+    """Measures every model (minutes) and writes the table."""
+    with open(TABLE, 'w', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(['model', 'parameters', 'gflops', 'image_size'])
+        for name in list_models():
+            writer.writerow([name, *dataclasses.astuple(measure(name))])
+
+
+if __name__ == '__main__':
+    write_table()

@@ -1,0 +1,245 @@
+"""EVA-02 (Fang et al., arXiv 2303.11331) and EVA giant (arXiv 2211.07636), with timm's names.
+
+A ViT whose blocks differ: EVA-02 rotates queries and keys by their position (RoPE; the class
+token is left alone) and has gated MLPs (SwiGLU), in the larger models with a norm inside. Only
+queries and values have biases. The mean of the patches goes through `fc_norm` to the head.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.errors import ModelError, unknown
+from models.heads import Classifier
+from models.layers import (
+    Dropout,
+    Linear,
+    Mlp,
+    attend,
+    compute_dtype,
+    drop_path_rates,
+    layer_norm,
+    normal,
+    timm_normal,
+)
+from models.stacking import run_blocks, stack_blocks
+from models.vit import PatchEmbed
+
+MLPS = ('gelu', 'swiglu', 'swiglu_packed')
+
+
+@functools.lru_cache(maxsize=8)
+def rotary_table(grid: tuple[int, int], dim: int, reference: int = 16,
+                 temperature: float = 10000.0) -> np.ndarray:
+    """Sine and cosine of the rotations, float32 [2, rows * columns, dim].
+
+    Half of the channels turn with the row, half with the column, in pairs (2i, 2i + 1) at
+    dim / 4 frequencies. Positions are stretched to a grid of `reference` a side, so that a model
+    keeps its sense of place at another resolution.
+    """
+    bands = 1.0 / temperature ** (np.arange(dim // 4, dtype=np.float32) / (dim // 4))
+    axes = [np.arange(side, dtype=np.float32) / side * reference for side in grid]
+    angles = np.stack(np.meshgrid(*axes, indexing='ij'), -1)[..., None] * bands
+    angles = np.repeat(angles.reshape(grid[0] * grid[1], dim // 2), 2, axis=1)
+    return np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
+
+
+def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
+    """Turns the pairs of the last axis of all but the class token: [B, N, H, d] -> same."""
+    patches = x[:, -table.shape[1]:].astype(jnp.float32)
+    pairs = patches.reshape(*patches.shape[:-1], -1, 2)
+    turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(patches.shape)
+    sine, cosine = table[:, :, None]
+    patches = (patches * cosine + turned * sine).astype(x.dtype)
+    return jnp.concatenate([x[:, :-table.shape[1]], patches], 1)
+
+
+class EvaAttention(nnx.Module):
+    """Self-attention [B, N, dim] -> same, with biases for q and v only and optional rotations."""
+
+    def __init__(self, dim: int, num_heads: int, *, fused: bool, attn_drop: float,
+                 proj_drop: float, proj_scale: float, impl: str, dtype, rngs: nnx.Rngs):
+        if dim % num_heads:
+            raise ModelError(f'embed_dim={dim} cannot be split over num_heads={num_heads}: '
+                             f'choose a number of heads that divides it.')
+        linear = functools.partial(Linear, kernel_init=timm_normal, dtype=dtype, rngs=rngs)
+        self.fused = fused
+        if fused:
+            self.qkv = linear(dim, 3 * dim, use_bias=False)
+            self.q_bias = nnx.Param(jnp.zeros(dim))
+            self.v_bias = nnx.Param(jnp.zeros(dim))
+        else:
+            self.q_proj, self.v_proj = linear(dim, dim), linear(dim, dim)
+            self.k_proj = linear(dim, dim, use_bias=False)
+        self.proj = linear(dim, dim, kernel_init=normal(0.02 * proj_scale))
+        self.attn_drop = Dropout(attn_drop, what='attn_drop_rate')
+        self.proj_drop = Dropout(proj_drop, what='proj_drop_rate')
+        self.num_heads, self.impl = num_heads, impl
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
+        batch, tokens, dim = x.shape
+        if self.fused:
+            bias = jnp.concatenate([self.q_bias[...], jnp.zeros(dim), self.v_bias[...]])
+            parts = jnp.split(self.qkv(x, rngs) + bias.astype(x.dtype), 3, axis=-1)
+        else:
+            parts = self.q_proj(x, rngs), self.k_proj(x, rngs), self.v_proj(x, rngs)
+        query, key, value = (part.reshape(batch, tokens, self.num_heads, -1) for part in parts)
+        if table is not None:
+            query, key = rotate(query, table), rotate(key, table)
+        x = attend(query, key, value, impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        return self.proj_drop(self.proj(x.reshape(batch, tokens, dim), rngs), rngs)
+
+
+class SwiGlu(nnx.Module):
+    """Gated MLP (Shazeer, arXiv 2002.05202): fc2(norm(silu(gate) * value)), [B, N, dim] -> same.
+
+    `packed` computes gate and value by one layer `fc1`, otherwise they are `fc1_g` and `fc1_x`.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, packed: bool, norm: bool, drop: float,
+                 out_scale: float, dtype, rngs: nnx.Rngs):
+        linear = functools.partial(Linear, kernel_init=timm_normal, dtype=dtype, rngs=rngs)
+        self.packed, self.normed = packed, norm
+        if packed:
+            self.fc1 = linear(dim, 2 * hidden)
+        else:
+            self.fc1_g, self.fc1_x = linear(dim, hidden), linear(dim, hidden)
+        if norm:
+            self.norm = layer_norm(hidden, rngs=rngs)
+        self.fc2 = linear(hidden, dim, kernel_init=normal(0.02 * out_scale))
+        self.drop = Dropout(drop, what='proj_drop_rate')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        if self.packed:
+            gate, value = jnp.split(self.fc1(x, rngs), 2, axis=-1)
+        else:
+            gate, value = self.fc1_g(x, rngs), self.fc1_x(x, rngs)
+        y = self.drop(jax.nn.silu(gate) * value, rngs)
+        y = self.norm(y).astype(x.dtype) if self.normed else y
+        return self.drop(self.fc2(y, rngs), rngs)
+
+
+class EvaBlock(nnx.Module):
+    """Attention and MLP, each normalised first and added to its input: [B, N, D] -> same."""
+
+    def __init__(self, dim: int, num_heads: int, *, layer: int, hidden: int, mlp: str,
+                 scale_mlp: bool, qkv_fused: bool, attn_drop: float, proj_drop: float,
+                 drop_path: float, attn_impl: str, dtype, rngs: nnx.Rngs):
+        scale = (2 * layer) ** -0.5  # residual branches start smaller the deeper they are
+        self.norm1 = layer_norm(dim, rngs=rngs)
+        self.attn = EvaAttention(dim, num_heads, fused=qkv_fused, attn_drop=attn_drop,
+                                 proj_drop=proj_drop, proj_scale=scale, impl=attn_impl,
+                                 dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(dim, rngs=rngs)
+        if mlp == 'gelu':
+            self.mlp = Mlp(dim, hidden, drop=proj_drop, dtype=dtype, rngs=rngs)
+            self.mlp.fc2.kernel.set_value(self.mlp.fc2.kernel[...] * scale)
+        else:
+            self.mlp = SwiGlu(dim, hidden, packed=mlp == 'swiglu_packed', norm=scale_mlp,
+                              drop=proj_drop, out_scale=scale, dtype=dtype, rngs=rngs)
+        self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None, *,
+                 drop_path: jax.Array | None = None) -> jax.Array:
+        y = self.attn(self.norm1(x).astype(x.dtype), rngs, table)
+        x = x + self.drop_path(y, rngs, drop_path)
+        y = self.mlp(self.norm2(x).astype(x.dtype), rngs)
+        return x + self.drop_path(y, rngs, drop_path)
+
+
+class Eva(Classifier):
+    """EVA and EVA-02. Arguments are timm's; these differ or are new:
+
+    Args:
+        img_size: side of the images in pixels, or (height, width).
+        in_channels: channels of the images (timm: in_chans).
+        mlp: 'gelu', 'swiglu' or 'swiglu_packed' (timm: swiglu_mlp, and packed where qkv_fused).
+        scale_mlp: a LayerNorm inside the gated MLP.
+        use_rot_pos_emb: rotate queries and keys, on top of the learned positions.
+        drop_path: rate of stochastic depth in the last block, 0 in the first.
+        dtype: of the heavy arithmetic; parameters, norms, softmax and logits stay float32.
+        attn_impl: 'auto', 'xla' or 'cudnn'; see `layers.attend`.
+        scan: keep all blocks stacked under one scan, for a compile time without regard to depth.
+        remat: recompute the activations of each block in the gradient, for less memory.
+    """
+
+    timm_stem = 'patch_embed.proj'
+    layer_groups = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/')
+
+    def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 14,
+                 in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
+                 mlp_ratio: float = 8 / 3, mlp: str = 'swiglu', scale_mlp: bool = False,
+                 qkv_fused: bool = True, use_rot_pos_emb: bool = True, pos_drop_rate: float = 0.0,
+                 proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
+                 dtype=None, attn_impl: str = 'auto', scan: bool = False, remat: bool = False,
+                 rngs: nnx.Rngs):
+        if mlp not in MLPS:
+            raise unknown('mlp', mlp, MLPS)
+        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if len(size) != 2 or any(side < patch_size or side % patch_size for side in size):
+            raise ModelError(f'img_size={img_size!r} cannot be cut into patches of {patch_size} '
+                             f'pixels: use multiples of patch_size={patch_size}.')
+        if use_rot_pos_emb and embed_dim // num_heads % 4:
+            raise ModelError(f'embed_dim={embed_dim} over num_heads={num_heads} leaves '
+                             f'{embed_dim // num_heads} channels a head, and rotating them takes a '
+                             f'multiple of 4: choose another number of heads.')
+        self.img_size, self.in_channels = size, in_channels
+        self.grid = (size[0] // patch_size, size[1] // patch_size)
+        self.num_features, self.head_dim = embed_dim, embed_dim // num_heads
+        self.rotary = use_rot_pos_emb
+        self.dtype = dtype = compute_dtype(dtype)
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, dtype=dtype, rngs=rngs)
+        self.cls_token = nnx.Param(timm_normal(rngs.params(), (1, 1, embed_dim)))
+        tokens = 1 + self.grid[0] * self.grid[1]
+        self.pos_embed = nnx.Param(timm_normal(rngs.params(), (1, tokens, embed_dim)))
+        self.pos_drop = Dropout(pos_drop_rate, what='pos_drop_rate')
+        self.rates = drop_path_rates(drop_path, depth)
+        self.blocks = nnx.List(
+            EvaBlock(embed_dim, num_heads, layer=layer, hidden=int(embed_dim * mlp_ratio), mlp=mlp,
+                     scale_mlp=scale_mlp, qkv_fused=qkv_fused, attn_drop=attn_drop_rate,
+                     proj_drop=proj_drop_rate, drop_path=rate, attn_impl=attn_impl, dtype=dtype,
+                     rngs=rngs)
+            for layer, rate in enumerate(self.rates, 1))
+        self.scan, self.remat = scan, remat
+        if scan:
+            self.blocks = stack_blocks(self.blocks)
+        self.fc_norm = layer_norm(embed_dim, rngs=rngs)
+
+    def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Images [B, H, W, C] -> tokens [B, 1 + N, D], the class token first."""
+        if x.shape[1:] != (*self.img_size, self.in_channels):
+            raise ModelError(
+                f'This model takes images [B, {self.img_size[0]}, {self.img_size[1]}, '
+                f'{self.in_channels}] and got {list(x.shape)}: create it with another img_size or '
+                f'in_channels, or resize the images.')
+        x = self.patch_embed(x.astype(self.dtype), rngs)
+        x = x.reshape(len(x), -1, self.num_features)
+        token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
+        x = jnp.concatenate([token.astype(x.dtype), x], 1)
+        x = self.pos_drop(x + self.pos_embed[...].astype(x.dtype), rngs)
+        extras = (jnp.asarray(rotary_table(self.grid, self.head_dim)),) if self.rotary else ()
+        return run_blocks(self.blocks, x, rngs, *extras, rates=self.rates, scan=self.scan,
+                          remat=self.remat)
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Tokens [B, 1 + N, D] -> the normalised mean of the patches, float32 [B, D]."""
+        return self.fc_norm(jnp.mean(x[:, 1:], 1, dtype=jnp.float32))
+
+
+_SIZES = {
+    'tiny': dict(embed_dim=192, depth=12, num_heads=3, mlp='swiglu_packed'),
+    'small': dict(embed_dim=384, depth=12, num_heads=6, mlp='swiglu_packed'),
+    'base': dict(embed_dim=768, depth=12, num_heads=12, qkv_fused=False, scale_mlp=True),
+    'large': dict(embed_dim=1024, depth=24, num_heads=16, qkv_fused=False, scale_mlp=True),
+}
+_IMAGE_SIZES = {'tiny': (224, 336), 'small': (224, 336), 'base': (224, 448), 'large': (224, 448)}
+_GIANT = dict(embed_dim=1408, depth=40, num_heads=16, mlp='gelu', mlp_ratio=6144 / 1408,
+              use_rot_pos_emb=False)
+VARIANTS = {
+    **{f'eva02_{name}_patch14_{side}': dict(_SIZES[name], img_size=side)
+       for name, sides in _IMAGE_SIZES.items() for side in sides},
+    **{f'eva_giant_patch14_{side}': dict(_GIANT, img_size=side) for side in (224, 336)},
+}

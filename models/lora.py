@@ -1,0 +1,174 @@
+"""Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) on chosen layers of any model.
+
+An adapted layer adds (alpha / rank) x A B to what it computed before, A of few columns and B of
+few rows. B starts at zero, so nothing changes until it is trained. The layer keeps its name and
+its kernel, bit for bit: published weights load before or after, and a checkpoint of the adapters
+alone is small.
+"""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.convolutions import Conv
+from models.errors import ModelError
+from models.layers import Dropout, Linear, normal
+
+
+class LoRALinear(Linear):
+    """A linear layer with an adapter: `lora_a` [a, rank] and `lora_b` [rank, b], float32."""
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = super().__call__(x)
+        flat = self.lora_drop(x, rngs).astype(y.dtype).reshape(-1, x.shape[-1])
+        low = flat @ self.lora_a[...].astype(y.dtype)
+        return y + (low @ (self.lora_b[...] * self.lora_scale).astype(y.dtype)).reshape(y.shape)
+
+
+class LoRAConv(Conv):
+    """A convolution of 1x1 or of whole patches with an adapter: `lora_a` [h, w, a, rank] and
+    `lora_b` [rank, b], float32."""
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = super().__call__(x)
+        low = jax.lax.conv_general_dilated(
+            self.lora_drop(x, rngs).astype(y.dtype), self.lora_a[...].astype(y.dtype),
+            _strides(self), self._padding(x), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+        return y + low @ (self.lora_b[...] * self.lora_scale).astype(y.dtype)
+
+
+_ADAPTED = {Linear: LoRALinear, Conv: LoRAConv}
+_PLAIN = {adapted: plain for plain, adapted in _ADAPTED.items()}
+
+
+def _strides(layer: nnx.Conv) -> tuple[int, ...]:
+    strides = layer.strides or 1
+    return (strides,) * 2 if isinstance(strides, int) else tuple(strides)
+
+
+def adaptable(model: nnx.Module) -> dict[str, nnx.Module]:
+    """Layers that can have an adapter, by path ('blocks/0/attn/qkv'): linear layers, and
+    convolutions that see each pixel once (1x1, or a kernel as large as its stride)."""
+    layers = {}
+    for path, layer in nnx.iter_modules(model):
+        if type(layer) is Conv:
+            whole = layer.kernel_size in ((1, 1), _strides(layer))
+            if not whole or layer.feature_group_count != 1:
+                continue
+        elif type(layer) is not Linear:
+            continue
+        layers['/'.join(map(str, path))] = layer
+    return layers
+
+
+def add_lora(model: nnx.Module, layers: str, *, rank: int = 8, alpha: float = 16.0,
+             dropout: float = 0.0, rngs: nnx.Rngs) -> list[str]:
+    """Gives every adaptable layer whose path matches an adapter, in place.
+
+    Args:
+        model: from `create_model`; blocks stacked under a scan get one adapter a block.
+        layers: regular expression that a layer's whole path must match, such as
+            r'blocks/.*/attn/(qkv|proj)'.
+        rank: columns of A.
+        alpha: the adapter counts alpha / rank times.
+        dropout: on the adapter's input.
+        rngs: initialises A, normal of deviation 1 / sqrt(fan_in).
+
+    Returns:
+        The paths of the adapted layers.
+
+    Raises:
+        ModelError: rank below 1, a broken expression, or no layer matches; it names some that
+            are there.
+    """
+    if rank < 1:
+        raise ModelError(f'rank={rank!r} of LoRA must be at least 1.')
+    Dropout(dropout, what='dropout of LoRA')  # a wrong rate is told before anything changes
+    try:
+        pattern = re.compile(layers)
+    except re.error as error:
+        raise ModelError(f'layers={layers!r} of LoRA is no regular expression ({error}): '
+                         f'write one that matches the paths of layers.') from None
+    there = adaptable(model)
+    chosen = [path for path in there if pattern.fullmatch(path)]
+    if not chosen:
+        examples = ', '.join(list(there)[:6]) or 'none'
+        raise ModelError(f'layers={layers!r} of LoRA matches no layer that can be adapted: '
+                         f'there are {len(there)}, such as {examples}.')
+    for path in chosen:
+        layer = there[path]
+        *lead, fan_out = layer.kernel.shape
+        stacked = lead[:-1] if isinstance(layer, Linear) else []
+        fan_in = int(np.prod(lead[len(stacked):]))
+        # The object stays, so whoever holds it sees the adapter too; only its class changes.
+        layer.__class__ = _ADAPTED[type(layer)]
+        layer.lora_a = nnx.LoRAParam(normal(fan_in ** -0.5)(rngs.params(), (*lead, rank)))
+        layer.lora_b = nnx.LoRAParam(jnp.zeros((*stacked, rank, fan_out)))
+        layer.lora_scale = alpha / rank
+        layer.lora_drop = Dropout(dropout)
+    return chosen
+
+
+def _adapted(model: nnx.Module) -> dict[str, nnx.Module]:
+    return {'/'.join(map(str, path)): layer for path, layer in nnx.iter_modules(model)
+            if type(layer) in _PLAIN}
+
+
+def merge_lora(model: nnx.Module) -> dict[str, jax.Array]:
+    """Adds every adapter into its kernel and removes it: the same function without its cost.
+
+    Returns:
+        What `unmerge_lora` needs: the kernels before, and the adapters.
+    """
+    undo = {}
+    for path, layer in _adapted(model).items():
+        kernel, a, b = layer.kernel[...], layer.lora_a[...], layer.lora_b[...]
+        undo[path] = dict(kernel=kernel, lora_a=a, lora_b=b, lora_scale=layer.lora_scale,
+                          lora_drop=layer.lora_drop)
+        with jax.default_matmul_precision('highest'):
+            layer.kernel.set_value(kernel + layer.lora_scale * (a @ b))
+        layer.__class__ = _PLAIN[type(layer)]
+        for name in ('lora_a', 'lora_b', 'lora_scale', 'lora_drop'):
+            delattr(layer, name)
+    return undo
+
+
+def unmerge_lora(model: nnx.Module, undo: Mapping[str, Mapping]) -> None:
+    """Undoes `merge_lora` exactly: kernels and adapters are those from before, bit for bit."""
+    layers = adaptable(model)
+    for path, parts in undo.items():
+        layer = layers[path]
+        layer.kernel.set_value(parts['kernel'])
+        layer.__class__ = _ADAPTED[type(layer)]
+        layer.lora_a, layer.lora_b = (nnx.LoRAParam(parts[key]) for key in ('lora_a', 'lora_b'))
+        layer.lora_scale, layer.lora_drop = parts['lora_scale'], parts['lora_drop']
+
+
+def lora_weights(model: nnx.Module) -> dict[str, np.ndarray]:
+    """The adapters alone, by path ('blocks/0/attn/qkv/lora_a'), float32."""
+    return {f'{path}/{name}': np.asarray(getattr(layer, name)[...])
+            for path, layer in _adapted(model).items() for name in ('lora_a', 'lora_b')}
+
+
+def load_lora(model: nnx.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Fills the adapters of a model from `lora_weights` of another one.
+
+    Raises:
+        ModelError: paths are missing, unexpected or of another shape; all are listed.
+    """
+    there = {f'{path}/{name}': getattr(layer, name)
+             for path, layer in _adapted(model).items() for name in ('lora_a', 'lora_b')}
+    problems = [f'{key} is missing' for key in there if key not in weights]
+    problems += [f'{key} is unexpected' for key in weights if key not in there]
+    problems += [f'{key} is {list(np.shape(weights[key]))} and should be {list(there[key].shape)}'
+                 for key in there
+                 if key in weights and np.shape(weights[key]) != there[key].shape]
+    if problems:
+        raise ModelError(f'The adapters do not fit this model: {"; ".join(problems[:20])} '
+                         f'({len(problems)} in all); use the same model, layers and rank.')
+    for key, variable in there.items():
+        variable.set_value(jnp.asarray(weights[key], variable.dtype))

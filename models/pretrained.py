@@ -1,0 +1,211 @@
+"""Weights from timm: the names of its state_dict, its layouts, and what must be resampled.
+
+Every family names its modules as timm does, so one rule serves all: `weight` is `kernel`
+(linear, convolution) or `scale` (norms), `running_mean` and `running_var` are `mean` and `var`,
+and torch's [out, in, h, w] is [h, w, in, out] here.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.errors import ModelError, unknown
+from models.heads import Classifier
+from models.weight_files import open_weights
+
+HEAD_MODES = ('keep', 'reset', 'resize')
+_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
+_IGNORED = re.compile(r'(^|\.)num_batches_tracked$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One variable of a model, and the keys of timm that fill it: one, or one a stacked block."""
+
+    variable: nnx.Variable
+    keys: tuple[str, ...]
+    stacked: bool
+
+
+def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, *,
+              head: str = 'keep') -> list[str]:
+    """Fills a model in place with weights under timm's names.
+
+    Position embeddings are resampled to the model's grid, and a stem for 3 channels is adapted
+    to another number of channels, both as timm does. Adapters (LoRA) keep their values.
+
+    Args:
+        model: from `create_model`.
+        source: a dict of arrays with the keys of timm's state_dict; the path of a .safetensors
+            file, or (if torch is installed) of a .pth file, read without unpickling; or a
+            Hugging Face repository such as 'timm/resnet18.a1_in1k'.
+        head: 'keep' takes the classifier too; 'reset' leaves the model's heads as they are;
+            'resize' takes the first rows where the number of classes differs.
+
+    Returns:
+        What was adapted, one line each, for the log.
+
+    Raises:
+        ModelError: the source cannot be read; or keys are missing, unexpected or of another
+            shape, all of which one message lists.
+    """
+    if head not in HEAD_MODES:
+        raise unknown('head', head, HEAD_MODES)
+    if isinstance(source, Mapping):
+        shapes, read, name = {key: np.shape(value) for key, value in source.items()}, \
+            source.__getitem__, 'the given dict'
+    else:
+        shapes, read, name = open_weights(source)
+    found = {_rename(key, model.timm_renames): key for key in shapes if not _IGNORED.search(key)}
+    of_head = {key for key in found if key.split('.')[0] == model.timm_head}
+    targets = [target for target in timm_targets(model)
+               if head != 'reset' or target.keys[0].split('.')[0] not in (model.timm_head, 'heads')]
+
+    missing, misshaped, notes, adapters = [], [], [], {}
+    for target in targets:
+        shape = to_torch(target.variable.shape[int(target.stacked):])
+        for key in target.keys:
+            if key not in found:
+                missing.append(f'{key} is missing')
+                continue
+            adapters[key], note = _adapter(model, key, shape, shapes[found[key]], head)
+            if adapters[key] is None:
+                misshaped.append(f'{key} is {list(shapes[found[key]])} and should be '
+                                 f'{list(shape)}')
+            notes += [note] * bool(note)
+    wanted = {key for target in targets for key in target.keys}
+    ignored = of_head if head == 'reset' else set()
+    unexpected = [f'{key} is unexpected' for key in sorted(set(found) - wanted - ignored)]
+    if missing or misshaped or unexpected:
+        raise ModelError(_all_problems(name, model, (missing, misshaped, unexpected)))
+    for target in targets:
+        _assign(target, (adapters[key](np.asarray(read(found[key]))) for key in target.keys))
+    return notes
+
+
+def to_timm(model: Classifier) -> dict[str, np.ndarray]:
+    """The model's weights as float32 arrays under timm's names and in torch's layout."""
+    weights = {}
+    for target in timm_targets(model):
+        value = np.asarray(target.variable[...])
+        for key, part in zip(target.keys, value if target.stacked else [value]):
+            weights[key] = np.ascontiguousarray(_to_torch_layout(part))
+    return weights
+
+
+def timm_targets(model: Classifier) -> list[Target]:
+    """Every variable that timm knows, with its keys; adapters are left out."""
+    targets = []
+    depth = len(model.rates) if getattr(model, 'scan', False) else 0
+    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        if isinstance(variable, nnx.LoRAParam):
+            continue
+        parts = [str(part) for part in path]
+        parts[-1] = _LEAVES.get(parts[-1], parts[-1])
+        if parts[0] == 'head':
+            parts[0] = model.timm_head
+        stacked = bool(depth) and parts[0] == 'blocks'
+        keys = tuple('.'.join(['blocks', str(i), *parts[1:]]) for i in range(depth)) if stacked \
+            else ('.'.join(parts),)
+        targets.append(Target(variable, keys, stacked))
+    return targets
+
+
+def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int]) -> np.ndarray:
+    """Position embeddings [1, prefix + n * n, D] for another grid: [1, prefix + h * w, D].
+
+    The first `prefix` tokens stay; the square grid of the others is resized with antialiased
+    bicubic interpolation, as timm's `resample_abs_pos_embed` does.
+    """
+    side = math.isqrt(table.shape[1] - prefix)
+    patches = jnp.asarray(table[:, prefix:], jnp.float32).reshape(side, side, -1)
+    resized = jax.image.resize(patches, (*grid, patches.shape[-1]), 'cubic', antialias=True)
+    return np.concatenate([table[:, :prefix], np.asarray(resized).reshape(1, -1, table.shape[2])],
+                          axis=1)
+
+
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A first kernel [out, 3, h, w] for another number of input channels, as timm does.
+
+    One channel gets the sum over the colours; more get the colours in turn, scaled by
+    3 / channels, so that a grey picture gives what it gave before.
+    """
+    if channels == 1:
+        return kernel.sum(axis=1, keepdims=True)
+    repeated = np.tile(kernel, (1, math.ceil(channels / 3), 1, 1))[:, :channels]
+    return repeated * np.float32(3 / channels)
+
+
+def to_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that torch gives a parameter that has this shape here."""
+    if len(shape) == 4:
+        return shape[3], shape[2], shape[0], shape[1]
+    return shape[::-1] if len(shape) == 2 else tuple(shape)
+
+
+def _to_torch_layout(value: np.ndarray) -> np.ndarray:
+    return value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def _from_torch_layout(value: np.ndarray) -> np.ndarray:
+    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def _rename(key: str, renames) -> str:
+    for pattern, replacement in renames:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[int, ...],
+             head: str) -> tuple[Callable | None, str]:
+    """(function that makes the stored array fit, or None if none can; what it does, if anything)"""
+    ours, theirs = tuple(ours), tuple(theirs)
+    if ours == theirs:
+        return lambda value: value, ''
+    if key == 'pos_embed' and len(theirs) == 3 and theirs[2] == ours[2]:
+        prefix = ours[1] - math.prod(model.grid)
+        side = math.isqrt(max(theirs[1] - prefix, 0))
+        if side and side * side == theirs[1] - prefix:
+            return (lambda value: resample_positions(value, prefix, model.grid),
+                    f'pos_embed resampled from {side} x {side} to {model.grid[0]} x '
+                    f'{model.grid[1]}')
+    if key == f'{model.timm_stem}.weight' and len(theirs) == 4 and theirs[1] == 3 \
+            and ours[:1] + ours[2:] == theirs[:1] + theirs[2:]:
+        return (lambda value: adapt_channels(value, ours[1]),
+                f'{key} adapted from 3 to {ours[1]} channels')
+    if head == 'resize' and key.split('.')[0] == model.timm_head and ours[1:] == theirs[1:]:
+        rows = min(ours[0], theirs[0])
+        return lambda value: value[:rows], f'{key}: the first {rows} of {theirs[0]} classes'
+    return None, ''
+
+
+def _assign(target: Target, values: Iterable[np.ndarray]) -> None:
+    """Writes timm's arrays, one or one a stacked block, into their variable."""
+    variable, values = target.variable, map(_from_torch_layout, values)
+    if target.stacked:
+        whole = np.empty(variable.shape, variable.dtype)
+        for i, value in enumerate(values):
+            whole[i] = value
+    else:
+        whole, = values
+    if whole.shape != variable.shape:  # a resized head: its first classes
+        whole = variable[...].at[..., :whole.shape[-1]].set(whole)
+    # A copy: jnp.asarray would share the memory of the caller's arrays, or of a mapped file.
+    variable.set_value(jnp.array(whole, variable.dtype))
+
+
+def _all_problems(name: str, model: Classifier, kinds: Iterable[list[str]]) -> str:
+    kinds = list(kinds)
+    shown = '; '.join(text for problems in kinds for text in (
+        problems[:8] + [f'and {len(problems) - 8} more like this'] * (len(problems) > 8)))
+    return (f'The weights of {name} do not fit this {type(model).__name__}: {shown} '
+            f'({sum(map(len, kinds))} in all); give the weights of the same model, and '
+            f'head="reset" if only the classifier differs.')

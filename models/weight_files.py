@@ -1,0 +1,138 @@
+"""Files of weights: names, shapes and arrays, read one at a time and never unpickled."""
+
+import os
+import socket
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import numpy as np
+
+from models.errors import ModelError
+
+Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], str]
+FILES = ('.safetensors', '.pth', '.pt', '.bin')
+# Reading touches the pages of a mapped file; opening it anew after so many bytes gives them back.
+_MAPPED_BYTES = 1 << 28
+
+
+def open_weights(source: str | os.PathLike) -> Opened:
+    """Opens weights without reading them.
+
+    Args:
+        source: a .safetensors file; a .pth, .pt or .bin file (needs torch, which reads it in its
+            weights-only mode); or a Hugging Face repository `owner/name` that has a
+            model.safetensors, taken from the local cache if it is there.
+
+    Returns:
+        (shapes by key, a function from key to array, a name for messages)
+
+    Raises:
+        ModelError: there is no such file, it is damaged or of another kind, or the repository
+            cannot be reached.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if not path.exists() and _is_repository(text):
+        path = download(text.removeprefix('hf-hub:').removeprefix('hf_hub:'))
+    if not path.is_file():
+        raise ModelError(f'{text!r} is neither a file of weights nor a Hugging Face repository '
+                         f'(owner/name): check the path.')
+    if path.suffix == '.safetensors':
+        return _open_safetensors(path)
+    if path.suffix in FILES[1:]:
+        return _open_torch(path)
+    raise ModelError(f'{text!r} is no .safetensors and no .pth file: convert the weights to '
+                     f'.safetensors.')
+
+
+def _is_repository(text: str) -> bool:
+    owner, slash, name = text.removeprefix('hf-hub:').removeprefix('hf_hub:').partition('/')
+    return bool(owner and slash and name) and '/' not in name and \
+        not text.endswith(FILES) and owner not in ('.', '..', '~')
+
+
+def download(repository: str) -> Path:
+    """The model.safetensors of a Hugging Face repository, from the cache or the network.
+
+    Raises:
+        ModelError: huggingface_hub is missing, or the file is neither cached nor reachable.
+    """
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise ModelError(f'{repository!r} is on Hugging Face, and huggingface_hub is not '
+                         f'installed: pip install huggingface_hub.') from None
+    try:  # what is cached needs no network, not even to ask for a newer version
+        return Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
+    except Exception:  # not cached: ask the network, whose errors are of many types
+        pass
+    try:
+        _check_network()
+        return Path(hf_hub_download(repository, 'model.safetensors'))
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:160] or type(error).__name__
+        raise ModelError(
+            f'The weights {repository!r} are not in the local cache and could not be fetched from '
+            f'Hugging Face ({reason}): check name and network, or download model.safetensors '
+            f'elsewhere and give its path.') from None
+
+
+def _check_network() -> None:
+    """Asks for the address of the hub: without a network, its client would retry for minutes."""
+    from huggingface_hub.constants import ENDPOINT
+    if not getproxies():
+        socket.getaddrinfo(urlparse(ENDPOINT).hostname, None)
+
+
+def _open_safetensors(path: Path) -> Opened:
+    from safetensors import SafetensorError, safe_open
+    handle, used = None, 0
+
+    def broken(error):
+        return ModelError(f'{str(path)!r} is not a readable safetensors file '
+                          f'({" ".join(str(error).split())}): download or export it again.')
+
+    try:
+        with safe_open(path, framework='np') as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise broken(error) from None
+
+    def read(key: str) -> np.ndarray:
+        nonlocal handle, used
+        try:
+            if handle is None or used > _MAPPED_BYTES:
+                handle, used = safe_open(path, framework='np'), 0
+            value = handle.get_tensor(key)
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise broken(error) from None
+        used += value.nbytes
+        return value
+
+    return shapes, read, str(path)
+
+
+def _open_torch(path: Path) -> Opened:
+    try:
+        import torch
+    except ImportError:
+        raise ModelError(f'Reading {str(path)!r} needs torch, which is not installed: install it, '
+                         f'or convert the file to .safetensors.') from None
+    try:
+        # Files of before torch 1.6 are no zip archives and cannot be mapped.
+        weights = torch.load(path, map_location='cpu', weights_only=True,
+                             mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # pickle, zip and torch each have errors of their own
+        raise ModelError(f'{str(path)!r} could not be read as plain weights '
+                         f'({" ".join(str(error).split())[:160]}): convert it to .safetensors '
+                         f'where you trust it.') from None
+    for wrapper in ('state_dict', 'model', 'model_ema'):
+        if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
+            weights = weights[wrapper]
+    if not isinstance(weights, dict) or not all(hasattr(v, 'shape') for v in weights.values()):
+        raise ModelError(f'{str(path)!r} holds no state_dict: save model.state_dict().')
+    return ({key: tuple(value.shape) for key, value in weights.items()},
+            lambda key: weights[key].float().numpy(), str(path))

@@ -1,0 +1,174 @@
+"""Heads that see the maps: branches of blocks, and pools of their own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import ModelError, create_model, eval_view
+
+X = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
+BACKBONES = {
+    'small_cnn': dict(width=8, stages=3),
+    'vit_tiny_patch16_224': dict(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=4),
+}
+backbones = pytest.mark.parametrize('name', BACKBONES)
+infer = jax.jit(lambda model, x: eval_view(model)(x))
+features = jax.jit(lambda model, x: eval_view(model).forward_features(x))
+top = jax.jit(lambda model, x: eval_view(model).forward_head(x))
+
+
+def build(name, num_classes, **kwargs):
+    return create_model(name, num_classes, rngs=nnx.Rngs(0), **BACKBONES[name], **kwargs)
+
+
+def wake(model):
+    """Every scale to 1, so that no block is hidden behind its starting value of 0."""
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        if path[-1] == 'scale':
+            variable[...] = jnp.ones_like(variable[...])
+    return model
+
+
+def patches(model, x):
+    """Maps by hand: of a ViT the tokens after the class token, row by row."""
+    x = features(model, x)
+    return x if x.ndim == 4 else x[:, 1:].reshape(len(x), *model.grid, -1)
+
+
+@backbones
+@pytest.mark.parametrize('head, blocks', [('shallow', 1), ('deep', 3)])
+def test_a_branch_has_its_blocks_and_gives_float32_logits(name, head, blocks):
+    model = nnx.eval_shape(lambda: build(name, {'age': 3, 'mask': 2}, head=head, dtype='bfloat16'))
+    logits = jax.eval_shape(lambda model: model(X), model)
+    assert {key: (y.shape, y.dtype) for key, y in logits.items()} == {
+        'age': ((4, 3), jnp.float32), 'mask': ((4, 2), jnp.float32)}
+    for branch in model.heads.values():
+        assert len(branch.blocks) == blocks
+        assert branch.conv.kernel.shape == (1, 1, 32, 8)  # a quarter of the width
+        assert branch.out.kernel.shape[0] == 8
+    wide = nnx.eval_shape(lambda: build(name, 3, head=head, head_hidden=12))
+    assert wide.head.blocks[0].conv2.kernel.shape == (3, 3, 12, 12)
+
+
+def test_maps_of_tokens_are_without_the_class_token_and_row_by_row():
+    model = nnx.eval_shape(lambda: create_model(
+        'vit_tiny_patch16_224', 0, rngs=nnx.Rngs(0), img_size=(16, 24), patch_size=8, embed_dim=8,
+        num_heads=2, depth=1))
+    tokens = jnp.arange(7.0)[None, :, None]
+    assert np.array_equal(model.maps(tokens)[0, :, :, 0], [[1, 2, 3], [4, 5, 6]])
+
+
+@backbones
+def test_heads_share_the_backbone_and_nothing_else(name):
+    model = wake(build(name, {'age': 3, 'mask': 2}, head='shallow'))
+    before = infer(model, X)
+    kernel = model.heads['age'].blocks[0].conv1.kernel
+    kernel[...] = 2 * kernel[...] + 0.1
+    after = infer(model, X)
+    assert np.array_equal(before['mask'], after['mask'])
+    assert np.abs(before['age'] - after['age']).max() > 1e-4
+    maps = patches(model, X)
+    assert np.allclose(jax.jit(lambda branch, maps: eval_view(branch)(maps))(
+        model.heads['mask'], maps), after['mask'], atol=1e-5)
+
+
+def test_a_new_branch_starts_without_blocks_and_then_sees_places():
+    model = build('small_cnn', 3, head='deep')
+    maps = features(model, X)
+    turned = maps[:, ::-1].transpose(0, 2, 1, 3)
+    assert np.allclose(top(model, maps), top(model, turned), atol=1e-6)
+    wake(model)
+    assert np.abs(top(model, maps) - top(model, turned)).max() > 1e-4
+
+
+def test_statistics_and_parameters_of_a_branch_train():
+    model = wake(build('small_cnn', {'age': 3}, head='shallow'))
+    graphdef, params, rest = nnx.split(model.heads['age'], nnx.Param, ...)
+    maps = jnp.asarray(features(model, X))
+
+    def loss(params, rest):
+        branch = nnx.merge(graphdef, params, rest, copy=True)
+        logits = branch(maps)
+        return (jax.nn.log_softmax(logits) * jnp.arange(3)).sum(), nnx.state(branch, nnx.BatchStat)
+
+    gradients, after = jax.jit(jax.grad(loss, has_aux=True))(params, rest)
+    for path, gradient in nnx.to_flat_state(gradients):
+        assert np.abs(gradient[...]).max() > 0, path
+    assert all(not np.array_equal(a, b)
+               for a, b in zip(jax.tree.leaves(rest), jax.tree.leaves(after), strict=True))
+
+
+@backbones
+@pytest.mark.parametrize('head', ['linear', 'mlp'])
+def test_a_pool_of_its_own_starts_as_the_mean_and_then_attends(name, head):
+    model = build(name, {'age': 3, 'mask': 2}, head=head, head_pool='separate')
+    maps = patches(model, X)
+    flat = np.asarray(maps).reshape(4, -1, maps.shape[-1])
+    age, apply = model.heads['age'], jax.jit(lambda layer, x: layer(x))
+    before = infer(model, X)
+    assert np.allclose(before['age'], apply(age.out, flat.mean(1)), atol=1e-5)
+    query = np.random.default_rng(1).standard_normal(flat.shape[-1]).astype(np.float32)
+    age.query[...] = jnp.asarray(query)
+    scores = flat @ query / np.sqrt(len(query))
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    after = infer(model, X)
+    assert np.allclose(after['age'], apply(age.out, np.einsum('bn,bnd->bd', weights, flat)),
+                       atol=1e-5)
+    assert np.array_equal(after['mask'], before['mask'])
+    assert np.abs(after['age'] - before['age']).max() > 1e-5
+
+
+def test_a_shared_pool_is_that_of_the_backbone_and_has_no_parameters():
+    model = build('vit_tiny_patch16_224', {'age': 3}, head_pool='shared')
+    assert not any('query' in path for path, _ in nnx.to_flat_state(nnx.state(model)))
+    token = features(model, X)[:, 0]
+    head = model.heads['age']
+    assert np.allclose(infer(model, X)['age'], token @ head.kernel[...] + head.bias[...], atol=1e-5)
+    # On a CNN that is the mean, so both kinds start alike.
+    cnn, own = (build('small_cnn', 3, head_pool=pool) for pool in ('shared', 'separate'))
+    own.head.out.kernel[...], own.head.out.bias[...] = cnn.head.kernel[...], cnn.head.bias[...]
+    assert np.allclose(infer(cnn, X), infer(own, X), atol=1e-6)
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(head='shallow', drop_rate=0.25), dict(head='shallow', head_dropout=0.25),
+    dict(head_pool='separate', drop_rate=0.25), dict(head_pool='separate', head_dropout=0.25),
+])
+def test_dropout_acts_in_training_only(kwargs):
+    model = nnx.eval_shape(lambda: build('small_cnn', 3, **kwargs))
+    with pytest.raises(ModelError, match=r'rate 0\.25'):
+        jax.eval_shape(lambda model: model(X), model)
+    assert jax.eval_shape(lambda model: model(X, rngs=nnx.Rngs(dropout=0)), model).shape == (4, 3)
+    assert jax.eval_shape(lambda model: eval_view(model)(X), model).shape == (4, 3)
+
+
+def test_pooled_features_are_there_with_branches_too():
+    model = nnx.eval_shape(lambda: build('small_cnn', 3, head='deep'))
+    pooled = jax.eval_shape(
+        lambda model: model.forward_head(model.forward_features(X), pre_logits=True), model)
+    assert pooled.shape == (4, model.num_features)
+
+
+@pytest.mark.parametrize('name, settings', [  # their pools change the number of channels
+    ('cnn_basic', dict(img_size=32, widths=(4, 8), dense=16)),
+    ('mobilenetv3_large_100', {}),
+])
+@pytest.mark.parametrize('kwargs', [dict(head='shallow'), dict(head_pool='separate')])
+def test_backbones_whose_maps_are_narrower_than_their_features(name, settings, kwargs):
+    model = nnx.eval_shape(lambda: create_model(name, 3, rngs=nnx.Rngs(0), **settings, **kwargs))
+    assert jax.eval_shape(lambda model: eval_view(model)(X), model).shape == (4, 3)
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(head='shalow'), "'shalow'.*'shallow'"),
+    (dict(head_pool='seperate'), "'seperate'.*'separate'"),
+    (dict(head='deep', head_act='rellu'), "'rellu'.*'relu'"),
+    (dict(head='deep', head_hidden=(8, 4)), r'head_hidden=\(8, 4\).*one integer'),
+    (dict(head='deep', head_hidden=0), 'head_hidden=0'),
+])
+def test_a_bad_value_is_named(kwargs, words):
+    with pytest.raises(ModelError, match=words):
+        nnx.eval_shape(lambda: build('small_cnn', 3, **kwargs))

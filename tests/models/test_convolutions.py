@@ -1,0 +1,117 @@
+"""Our forms of a convolution: each against XLA's, in value and gradient, and when it is taken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models.convolutions import conv2d
+
+on_cpu = pytest.mark.skipif(jax.default_backend() != 'cpu', reason='these forms are for CPUs')
+
+# form: (channels in, channels out, kernel, settings, height and width of the image)
+CASES = {
+    'pointwise': (5, 7, 1, {}, (4, 6)),
+    'pointwise, bias': (5, 7, 1, dict(bias=True), (4, 6)),
+    'depthwise': (6, 6, 3, dict(groups=6, bias=True), (7, 5)),
+    'depthwise, stride 2': (6, 6, 3, dict(groups=6, stride=2), (8, 6)),
+    'depthwise, stride 2, odd sides': (6, 6, 5, dict(groups=6, stride=2), (7, 9)),
+    'depthwise, SAME, stride 2': (6, 6, 3, dict(groups=6, stride=2, padding='SAME'), (8, 7)),
+    'depthwise, one-sided padding': (
+        6, 6, 3, dict(groups=6, stride=2, padding=((0, 1), (2, 0))), (6, 8)),
+    'depthwise, one number as padding': (6, 6, 3, dict(groups=6, padding=2), (5, 4)),
+    'depthwise, 1x1': (6, 6, 1, dict(groups=6), (3, 3)),
+    'patches': (64, 8, 3, dict(bias=True), (3, 3)),
+    'patches, one pixel': (64, 8, 3, {}, (1, 1)),
+    'patches, stride 2, odd sides': (64, 8, 3, dict(stride=2), (5, 3)),
+    'patches, SAME, stride 2': (64, 8, 3, dict(stride=2, padding='SAME'), (4, 6)),
+    'patches, VALID, long kernel': (64, 8, (1, 5), dict(padding='VALID'), (2, 8)),
+    'patches, 1x1, stride 2': (64, 8, 1, dict(stride=2), (4, 4)),
+    'convolution': (6, 8, 3, {}, (3, 3)),
+    'convolution, larger grid': (64, 8, 3, {}, (2, 5)),
+    'convolution, groups': (64, 64, 3, dict(groups=2), (3, 3)),
+    'convolution, more than one channel a group': (6, 12, 3, dict(groups=6), (3, 3)),
+    'convolution, dilated': (6, 6, 3, dict(groups=6, dilation=2), (5, 5)),
+    'convolution, whole patches': (64, 8, 2, dict(stride=2, padding='VALID'), (4, 4)),
+    'convolution, wrapped around': (6, 6, 3, dict(groups=6, padding='CIRCULAR'), (4, 4)),
+    'convolution, 1x1 with padding': (5, 7, 1, dict(padding=((1, 1), (0, 2))), (3, 3)),
+}
+cases = pytest.mark.parametrize('case', CASES)
+
+
+def build(case, **more):
+    """(a convolution, images for it)"""
+    a, b, kernel, settings, sides = CASES[case]
+    conv = conv2d(a, b, kernel, **settings, **more, rngs=nnx.Rngs(0))
+    draw = np.random.default_rng(1)
+    if conv.bias is not None:
+        conv.bias[...] = jnp.asarray(draw.standard_normal(b), jnp.float32)
+    return conv, jnp.asarray(draw.standard_normal((2, *sides, a)), jnp.float32)
+
+
+def both(conv, x):
+    """[(outputs, gradients of parameters and images)] of our form and of XLA's convolution."""
+    graphdef, params = nnx.split(conv)
+
+    def value_and_gradients(call):
+        def loss(params, x):
+            y = call(nnx.merge(graphdef, params), x)
+            wave = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+            return (y.astype(jnp.float32) * wave).sum(), y
+
+        gradients, y = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+        return y, gradients
+
+    run = jax.jit(lambda: [value_and_gradients(call) for call in (type(conv).__call__,
+                                                                  nnx.Conv.__call__)])
+    with jax.default_matmul_precision('highest'):
+        return run()
+
+
+@cases
+def test_values_and_gradients_are_those_of_a_convolution(case):
+    conv, x = build(case)
+    (ours, our_gradients), (theirs, gradients) = both(conv, x)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() < 2e-6 * np.abs(theirs).max() * max(1, x.shape[-1] / 16)
+    leaves = list(zip(jax.tree.leaves(our_gradients), jax.tree.leaves(gradients), strict=True))
+    assert len(leaves) == 2 + (conv.bias is not None)
+    for mine, other in leaves:
+        assert np.abs(mine - other).max() < 1e-5 * np.abs(other).max()
+
+
+@on_cpu
+@cases
+def test_the_form_is_the_quick_one(case):
+    conv, x = build(case)
+    assert conv._form(x) == case.partition(',')[0]
+
+
+@cases
+def test_other_machines_convolve_but_for_single_pixels(case, monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    conv, x = build(case)
+    assert conv._form(x) == ('pointwise' if case.startswith('pointwise') else 'convolution')
+
+
+@pytest.mark.parametrize('case', ['pointwise, bias', 'depthwise', 'patches'])
+def test_half_precision_is_computed_and_returned_in_half(case):
+    conv, x = build(case, dtype=jnp.bfloat16)
+    (ours, our_gradients), (theirs, _) = both(conv, x)
+    assert ours.dtype == theirs.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(our_gradients)} == {jnp.dtype('float32')}
+    ours, theirs = (np.asarray(y, np.float32) for y in (ours, theirs))
+    assert ours.any()
+    assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
+
+
+@on_cpu
+def test_the_shifted_pictures_hold_no_whole_convolution():
+    # The point of the forms: XLA's slow operation is gone, from the gradient too.
+    for case in ('depthwise, stride 2', 'patches'):
+        conv, x = build(case)
+        graphdef, params = nnx.split(conv)
+        program = jax.make_jaxpr(jax.grad(
+            lambda params, x, graphdef=graphdef: nnx.merge(graphdef, params)(x).sum()))(params, x)
+        assert 'conv_general_dilated' not in str(program)

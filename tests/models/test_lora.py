@@ -1,0 +1,221 @@
+"""Low-rank adapters: what they leave alone, what they add, merging, files, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import ModelError, create_model, eval_view
+from models.convolutions import conv2d
+from models.layers import Linear
+from models.lora import (
+    adaptable,
+    add_lora,
+    load_lora,
+    lora_weights,
+    merge_lora,
+    unmerge_lora,
+)
+from models.pretrained import load_timm, to_timm
+
+TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
+LAYERS = r'blocks/.*(qkv|proj|fc1)|patch_embed/proj'
+X = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
+infer = jax.jit(lambda model, x: eval_view(model)(x))
+call = jax.jit(lambda layer, x: layer(x))
+train = jax.jit(lambda model, x, seed: model(x, rngs=nnx.Rngs(dropout=jax.random.key(seed))))
+
+
+def tiny(seed=0, **kwargs):
+    return create_model('vit_tiny_patch16_224', 5, rngs=nnx.Rngs(seed), **{**TINY, **kwargs})
+
+
+def adapted(model, layers=LAYERS, seed=1, **kwargs):
+    add_lora(model, layers, rngs=nnx.Rngs(seed), **{'rank': 3, 'alpha': 6.0, **kwargs})
+    return model
+
+
+def trained(model, seed=2):
+    """The model, its adapters moved as by training."""
+    draw = np.random.default_rng(seed)
+    for _, variable in nnx.to_flat_state(nnx.state(model, nnx.LoRAParam)):
+        variable.set_value(variable[...] + jnp.asarray(
+            0.2 * draw.standard_normal(variable.shape), jnp.float32))
+    return model
+
+
+def variables(model):
+    return {'/'.join(map(str, path)): np.asarray(variable[...])
+            for path, variable in nnx.to_flat_state(nnx.state(model))}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+class Layers(nnx.Module):
+    """One of each kind."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(5)
+        self.linear = Linear(6, 4, rngs=rngs)
+        self.pointwise = conv2d(6, 4, 1, bias=True, rngs=rngs)
+        self.strided = conv2d(6, 4, 1, stride=2, rngs=rngs)
+        self.patches = conv2d(6, 4, (2, 3), stride=(2, 3), padding='VALID', rngs=rngs)
+        self.padded = conv2d(6, 4, 3, stride=3, rngs=rngs)
+        self.wide = conv2d(6, 4, 3, rngs=rngs)
+        self.grouped = conv2d(6, 4, 1, groups=2, rngs=rngs)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_new_adapters_leave_the_function_and_trained_ones_the_kernels(scan):
+    model = tiny(scan=scan)
+    before, logits = variables(model), infer(model, X)
+    adapted(model)
+    assert np.abs(infer(model, X) - logits).max() < 1e-6
+    trained(model)
+    after = variables(model)
+    assert same(before, {key: after[key] for key in before})
+    added = set(after) - set(before)
+    assert {key.rpartition('/')[2] for key in added} == {'lora_a', 'lora_b'}
+    assert len(added) == 2 * (3 + 1 if scan else 2 * 3 + 1)
+    assert np.abs(infer(model, X) - logits).max() > 1e-2
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_merged_kernels_compute_the_same_and_unmerging_is_exact(scan):
+    model = trained(adapted(tiny(scan=scan)))
+    before, graph, logits = variables(model), nnx.graphdef(model), infer(model, X)
+    undo = merge_lora(model)
+    assert variables(model).keys() == variables(tiny(scan=scan)).keys()
+    merged = infer(model, X)
+    assert np.abs(merged - logits).max() < 1e-5 * max(1, np.abs(logits).max())
+    unmerge_lora(model, undo)
+    assert same(variables(model), before)
+    assert nnx.graphdef(model) == graph
+    assert np.array_equal(infer(model, X), logits)
+
+
+def test_the_adapter_adds_alpha_over_rank_times_x_a_b():
+    x = np.random.default_rng(3).standard_normal((2, 6, 6, 6)).astype(np.float32)
+    shifts = {'linear': (1, 1), 'pointwise': (1, 1), 'strided': (1, 1), 'patches': (2, 3),
+              'padded': (3, 3)}
+    plain, model = Layers(), trained(adapted(Layers(), '.*', rank=2, alpha=5.0))
+    merged = trained(adapted(Layers(), '.*', rank=2, alpha=5.0))
+    merge_lora(merged)
+    for name, (height, width) in shifts.items():
+        layer = getattr(model, name)
+        a, b = np.asarray(layer.lora_a[...]), np.asarray(layer.lora_b[...])
+        pixels = x[:, ::2, ::2] if name == 'strided' else x
+        if name == 'padded':  # a frame of one pixel: 8x8, of which two 3x3 fit a side
+            pixels = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, :6, :6]
+        batch, rows, columns, channels = pixels.shape
+        cut = pixels.reshape(batch, rows // height, height, columns // width, width, channels)
+        low = np.einsum('bihjwc,hwcr->bijr', cut, a.reshape(height, width, channels, 2))
+        added = call(layer, x) - call(getattr(plain, name), x)
+        assert np.allclose(added, 2.5 * low @ b, atol=1e-5), name
+        assert np.allclose(call(getattr(merged, name), x), call(layer, x), atol=1e-5), name
+
+
+def test_layers_that_see_each_pixel_once_can_have_one():
+    assert set(adaptable(Layers())) == {'linear', 'pointwise', 'strided', 'patches', 'padded'}
+    cnn = nnx.eval_shape(lambda: create_model('small_cnn', 3, rngs=nnx.Rngs(0), stages=2))
+    assert set(adaptable(cnn)) == {'stages/1/0/shortcut'}
+    chosen = add_lora(model := Layers(), 'p.*', rngs=nnx.Rngs(0))
+    assert sorted(chosen) == ['padded', 'patches', 'pointwise']
+    assert set(adaptable(model)) == {'linear', 'strided'}
+    assert add_lora(model, 'linear', rngs=nnx.Rngs(0)) == ['linear']
+
+
+def test_new_adapters_have_a_zero_b_and_an_a_of_the_fan_in():
+    model = adapted(tiny(scan=True, embed_dim=64), 'blocks/.*|patch_embed/.*', rank=8)
+    weights = lora_weights(model)
+    assert weights['blocks/attn/qkv/lora_a'].shape == (2, 64, 8)
+    assert weights['blocks/attn/qkv/lora_b'].shape == (2, 8, 192)
+    assert weights['patch_embed/proj/lora_a'].shape == (16, 16, 3, 8)
+    assert not any(value.any() for key, value in weights.items() if key.endswith('lora_b'))
+    for key, fan_in in (('blocks/attn/qkv', 64), ('blocks/mlp/fc2', 256),
+                        ('patch_embed/proj', 768)):
+        assert np.std(weights[f'{key}/lora_a']) == pytest.approx(fan_in ** -0.5, rel=0.1)
+    assert not np.array_equal(*weights['blocks/attn/qkv/lora_a'])  # one draw a block
+
+
+def test_only_adapters_are_saved_and_another_model_takes_them():
+    source = trained(adapted(tiny()))
+    weights = lora_weights(source)
+    assert set(weights) == set(variables(source)) - set(variables(tiny()))
+    target = adapted(tiny(), seed=9)
+    kernels = {key: value for key, value in variables(target).items() if 'lora' not in key}
+    load_lora(target, weights)
+    assert same(lora_weights(target), weights)
+    assert same(kernels, {key: variables(target)[key] for key in kernels})
+    assert np.array_equal(infer(target, X), infer(source, X))
+
+
+def test_adapters_that_do_not_fit_are_all_listed_at_once():
+    model = adapted(tiny())
+    before, weights = variables(model), lora_weights(model)
+    del weights['blocks/0/attn/qkv/lora_a']
+    weights['blocks/7/attn/qkv/lora_a'] = np.zeros((32, 3), np.float32)
+    weights['patch_embed/proj/lora_b'] = np.zeros((4, 32), np.float32)
+    weights['blocks/1/mlp/fc1/lora_b'] = weights['blocks/1/mlp/fc1/lora_b'] + 1
+    with pytest.raises(ModelError) as error:
+        load_lora(model, weights)
+    for words in ('blocks/0/attn/qkv/lora_a is missing', 'blocks/7/attn/qkv/lora_a is unexpected',
+                  'patch_embed/proj/lora_b is [4, 32] and should be [3, 32]', '3 in all'):
+        assert words in str(error.value)
+    assert same(variables(model), before)
+
+
+def test_dropout_of_the_adapter_acts_in_training_only():
+    model = trained(adapted(tiny(scan=True), 'blocks/attn/qkv', dropout=0.5))
+    plain = trained(adapted(tiny(scan=True), 'blocks/attn/qkv'))
+    once = train(model, X, 1)
+    assert np.array_equal(once, train(model, X, 1))
+    assert not np.array_equal(once, train(model, X, 2))
+    assert np.array_equal(infer(model, X), infer(plain, X))
+    with pytest.raises(ModelError, match='no random key'):
+        jax.eval_shape(lambda model: model(X), model)
+    # Where nothing is adapted nothing drops.
+    untouched = tiny(scan=True)
+    adapted(model := tiny(scan=True), 'blocks/attn/qkv', dropout=0.5)
+    assert np.allclose(train(model, X, 1), infer(untouched, X), atol=1e-6)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_half_precision_stays_half(scan):
+    model = nnx.eval_shape(lambda: adapted(tiny(dtype='bfloat16', scan=scan)))
+    assert jax.eval_shape(lambda m: m.forward_features(X), model).dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype('float32')}
+    layers = adapted(Layers(), '.*')
+    for name in adaptable(Layers()):
+        layer = getattr(layers, name)
+        layer.dtype = jnp.dtype('bfloat16')
+        assert jax.eval_shape(layer, jnp.zeros((1, 6, 6, 6))).dtype == jnp.bfloat16
+
+
+def test_published_weights_load_before_or_after():
+    weights = to_timm(tiny(seed=4))
+    model = trained(adapted(tiny()))
+    adapters = lora_weights(model)
+    load_timm(model, weights)
+    assert same(lora_weights(model), adapters)
+    assert same(to_timm(model), weights)
+
+
+@pytest.mark.parametrize('layers, kwargs, words', [
+    ('blocks/.*/mlq', {}, ["layers='blocks/.*/mlq'", 'are 9, such as blocks/0/attn/proj']),
+    ('attn/qkv', {}, ['no layer']),  # a part of the path is not enough
+    ('blocks/(', {}, ["'blocks/('", 'regular expression']),
+    ('.*', dict(rank=0), ['rank=0', 'at least 1']),
+    ('.*', dict(dropout=1.0), ['dropout of LoRA=1.0']),
+])
+def test_a_bad_value_is_named_and_nothing_is_adapted(layers, kwargs, words):
+    model = tiny()
+    before = nnx.graphdef(model)
+    with pytest.raises(ModelError) as error:
+        add_lora(model, layers, rngs=nnx.Rngs(0), **kwargs)
+    for word in words:
+        assert word in str(error.value)
+    assert nnx.graphdef(model) == before

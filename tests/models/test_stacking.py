@@ -1,0 +1,193 @@
+"""Blocks under a scan and blocks that are computed again: the same numbers as plain blocks."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import ModelError, create_model, eval_view
+from models.layers import Dropout
+from models.pretrained import load_timm, to_timm
+from models.stacking import run_blocks, stack_blocks, stack_params, unstack_params
+
+TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
+NAMES = ('vit_tiny_patch16_224', 'eva02_base_patch14_224')
+families = pytest.mark.parametrize('name', NAMES)
+X = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)
+
+
+def build(name, seed=0, **kwargs):
+    return create_model(name, 5, rngs=nnx.Rngs(seed), **{**TINY, **kwargs})
+
+
+def abstract(name, **kwargs):
+    return nnx.eval_shape(lambda: build(name, **kwargs))
+
+
+def pure(model):
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+@functools.cache
+def weights(name):
+    """Parameters of an unstacked model."""
+    return pure(build(name))
+
+
+def loss(params, graphdef):
+    logits = nnx.merge(graphdef, params)(X)
+    return (jax.nn.log_softmax(logits) * jnp.arange(5)).sum(), logits
+
+
+graded = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+
+
+@functools.cache
+def outcome(name, **settings):
+    """(logits, gradients by unstacked path) with `weights(name)`."""
+    graphdef = nnx.graphdef(abstract(name, **settings))
+    params = stack_params(weights(name)) if settings.get('scan') else weights(name)
+    (_, logits), gradients = graded(params, graphdef)
+    return logits, unstack_params(gradients) if settings.get('scan') else gradients
+
+
+def close(a, b, tolerance):
+    """Every leaf within `tolerance` of its largest entry; the paths have to be the same."""
+    pairs = jax.tree.map(lambda x, y: np.abs(x - y).max() <= tolerance * np.abs(y).max() + 1e-9,
+                         a, b)
+    return all(jax.tree.leaves(pairs))
+
+
+@families
+def test_a_scan_gives_the_logits_and_gradients_of_plain_blocks(name):
+    (logits, gradients), (others, other_gradients) = outcome(name), outcome(name, scan=True)
+    assert np.abs(logits - others).max() < 1e-5
+    assert close(other_gradients, gradients, 1e-5)
+
+
+@families
+@pytest.mark.parametrize('scan', [False, True])
+def test_recomputing_gives_the_same_logits_and_gradients(name, scan):
+    logits, gradients = outcome(name)
+    others, other_gradients = outcome(name, scan=scan, remat=True)
+    assert np.abs(logits - others).max() < 1e-5
+    assert close(other_gradients, gradients, 1e-5)
+
+
+@families
+@pytest.mark.parametrize('scan', [False, True])
+def test_recomputing_marks_every_block_and_scanning_traces_one(name, scan):
+    def program(**settings):
+        model = abstract(name, scan=scan, **settings)
+        graphdef = nnx.graphdef(model)
+        return str(jax.make_jaxpr(jax.grad(lambda params: loss(params, graphdef)[0]))(pure(model)))
+
+    short, long, recomputed = program(depth=2), program(depth=3), program(depth=3, remat=True)
+    exponentials = long.count(' exp ') - short.count(' exp ')  # one softmax a block, or one in all
+    assert (exponentials == 0) == scan
+    marks = [len(re.findall(r'\b(?:remat2?|checkpoint)\[', text)) for text in (long, recomputed)]
+    assert marks == [0, 1 if scan else 3]
+
+
+def test_parameters_are_stacked_in_order_and_back():
+    params = {'head': {'bias': np.ones(3)},
+              'blocks': {i: {'fc': {'bias': np.full(2, i), 'kernel': np.full((2, 3), i)}}
+                         for i in (10, 11, *range(10))}}  # 10 comes after 9, not after 1
+    stacked = stack_params(params)
+    assert stacked['blocks']['fc']['kernel'].shape == (12, 2, 3)
+    assert np.array_equal(stacked['blocks']['fc']['bias'][:, 0], range(12))
+    back = unstack_params(stacked)
+    assert list(back['blocks']) == list(range(12))
+    for i, block in params['blocks'].items():
+        assert np.array_equal(back['blocks'][i]['fc']['kernel'], block['fc']['kernel'])
+    assert back['head'] is params['head']
+
+
+@families
+@pytest.mark.parametrize('depth', [1, 2])
+def test_a_scanned_model_takes_and_gives_the_weights_of_timm(name, depth):
+    plain = build(name, seed=1, depth=depth)
+    scanned = abstract(name, depth=depth, scan=True)
+    load_timm(scanned, to_timm(plain))
+    expected = stack_params(pure(plain))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, pure(scanned), expected)))
+    back = to_timm(scanned)
+    assert set(back) == set(to_timm(plain))
+    assert all(np.array_equal(back[key], value) for key, value in to_timm(plain).items())
+
+
+def test_a_layer_that_is_missing_from_the_weights_is_named():
+    weights = to_timm(build(NAMES[0]))
+    del weights['blocks.1.mlp.fc1.bias']
+    with pytest.raises(ModelError, match=r'blocks\.1\.mlp\.fc1\.bias is missing \(1 in all\)'):
+        load_timm(abstract(NAMES[0], scan=True), weights)
+
+
+class Step(nnx.Module):
+    """Adds its value, unless its drop path drops it."""
+
+    def __init__(self, value, rate):
+        self.value = nnx.Param(jnp.array(value))
+        self.drop_path = Dropout(rate, per_example=True)
+
+    def __call__(self, x, rngs=None, extra=0.0, *, drop_path=None):
+        step = jnp.broadcast_to(self.value[...], x.shape) + extra
+        return x + self.drop_path(step, rngs, drop_path)
+
+
+RATES = (0.0, 0.25, 0.5)
+
+
+@functools.partial(jax.jit, static_argnames=('train', 'remat', 'count'))
+def add_up(blocks, key, *, train=True, remat=False, count=4000):
+    blocks = blocks if train else eval_view(blocks)
+    return run_blocks(blocks, jnp.zeros((count, 2)), nnx.Rngs(dropout=key), rates=RATES,
+                      scan=not isinstance(blocks, nnx.List), remat=remat)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_each_block_drops_examples_at_its_own_rate_and_on_its_own(scan):
+    blocks = nnx.List(Step(value, rate) for value, rate in zip((1.0, 7.5, 50.0), RATES))
+    blocks = stack_blocks(blocks) if scan else blocks
+    sums = np.asarray(add_up(blocks, jax.random.key(0)))
+    assert np.array_equal(sums[:, 0], sums[:, 1])  # an example is dropped as a whole
+    # Kept steps count 1 / (1 - rate) times: 1, 10 and 100.
+    outcomes, counts = np.unique(sums[:, 0].round(3), return_counts=True)
+    assert outcomes.tolist() == [1, 11, 101, 111]
+    assert np.abs(counts / 4000 - [0.125, 0.375, 0.125, 0.375]).max() < 0.03
+    assert np.array_equal(add_up(blocks, jax.random.key(0)), sums)
+    assert not np.array_equal(add_up(blocks, jax.random.key(1)), sums)
+    assert np.allclose(add_up(blocks, jax.random.key(0), train=False), 58.5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_what_was_dropped_stays_dropped_when_it_is_computed_again(scan):
+    blocks = nnx.List(Step(value, rate) for value, rate in zip((1.0, 7.5, 50.0), RATES))
+    graphdef, params = nnx.split(stack_blocks(blocks) if scan else blocks)
+
+    def squares(params, remat):
+        y = add_up(nnx.merge(graphdef, params), jax.random.key(0), remat=remat, count=50)
+        return (y ** 2).sum()
+
+    kept, again = (jax.grad(squares)(params, remat) for remat in (False, True))
+    assert close(nnx.to_pure_dict(again), nnx.to_pure_dict(kept), 1e-6)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('remat', [False, True])
+def test_extras_reach_every_block(scan, remat):
+    blocks = nnx.List(Step(value, 0.0) for value in (1.0, 2.0, 3.0))
+    y = run_blocks(stack_blocks(blocks) if scan else blocks, jnp.zeros((1, 2)), None,
+                   jnp.array([10.0, 20.0]), rates=(0.0,) * 3, scan=scan, remat=remat)
+    assert np.array_equal(y, [[36, 66]])
+
+
+def test_a_scanned_model_in_training_needs_a_key_where_it_drops():
+    model = abstract(NAMES[0], scan=True, drop_path=0.5)
+    with pytest.raises(ModelError, match=r'rate 0\.5'):
+        jax.eval_shape(lambda model: model(X), model)
+    assert jax.eval_shape(lambda model: eval_view(model)(X), model).shape == (8, 5)
