@@ -2,11 +2,12 @@
 
 Training walks an endless order of positions: position p belongs to epoch p // n and to
 step p // batch_size, and a batch may straddle two epochs, so every example is seen exactly
-once an epoch. What an example looks like is a pure function of (seed, epoch, example):
-threads, workers, hosts and resuming change nothing.
+once an epoch. What an example looks like is a pure function of (seed, epoch, id): threads,
+workers, hosts, folds and resuming change nothing.
 """
 
 import dataclasses
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,9 +16,8 @@ import grain
 import numpy as np
 
 from input_pipeline import curriculum as curricula
-from input_pipeline import decode, sources, warp
+from input_pipeline import decode, sources, transforms, warp  # noqa: F401
 from input_pipeline.manifest import Manifest
-from input_pipeline.transforms import draw_maps
 
 # What a random stream is for: streams of different purposes never meet.
 _ORDER, _AUGMENT = 1, 2
@@ -32,6 +32,9 @@ class ImageSpec:
     size: int
     resize: str = 'squash'
     border: str = 'edge'
+    interpolation: str = 'area'
+    crop_pct: float = 1.0
+    reduced_decode: bool = True
 
 
 class Pictures:
@@ -53,9 +56,14 @@ class Pictures:
         """uint8 [size, size, 3]; the caller must not write to it."""
         if self._cache is not None and self._filled[row]:
             return self._cache[row]
-        picture = sources.read_image(self._root, self._locations[row])
-        size = self._spec.size
-        picture = decode.resize(picture, (size, size), self._spec.resize)
+        spec, size = self._spec, (self._spec.size, self._spec.size)
+        # Pillow's filters are chosen for their exact pixels, which need the whole picture.
+        reduced = spec.reduced_decode and spec.interpolation == 'area'
+        picture = sources.read_image(
+            self._root, self._locations[row],
+            decode.resize_target(size, spec.crop_pct) if reduced else None)
+        picture = decode.resize(picture, size, spec.resize, interpolation=spec.interpolation,
+                                crop_pct=spec.crop_pct)
         if self._cache is not None:
             self._cache[row] = picture
             self._filled[row] = True
@@ -99,11 +107,26 @@ class Order:
         self.__init__(*state)
 
 
-def example_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """The generator of one example's augmentation in one epoch."""
-    key = np.array([seed, (_AUGMENT << 56) | epoch], np.uint64)
-    counter = np.array([0, 0, 0, row], np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+def example_keys(manifest: Manifest) -> np.ndarray:
+    """A number of 64 bits for each row, from its id alone: uint64 [N]. An example keeps it in
+    whatever split or order it stands."""
+    return np.array([int.from_bytes(hashlib.blake2b(
+        name.encode('utf-8', 'surrogateescape'), digest_size=8).digest(), 'little')
+        for name in manifest.table['id']], np.uint64)
+
+
+def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Generator:
+    """The generator of one example's augmentation in one epoch; `copy` tells apart the times
+    that over-sampling shows it there."""
+    philox = np.random.Philox(counter=np.array([0, 0, copy, key], np.uint64),
+                              key=np.array([seed, (_AUGMENT << 56) | epoch], np.uint64))
+    return np.random.Generator(philox)
+
+
+def _augment(picture: np.ndarray, stage: curricula.Stage, rng: np.random.Generator,
+             border: str) -> np.ndarray:
+    size = picture.shape[:2]
+    return transforms.apply(transforms.draw(stage.transforms, rng, size), picture, size, border)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +135,7 @@ class _TrainExample:
 
     pictures: Pictures
     columns: Mapping[str, np.ndarray]
+    keys: np.ndarray
     order: Order
     stages: Sequence[curricula.Stage]
     border: str
@@ -128,9 +152,8 @@ class _TrainExample:
         picture = self.pictures[row]
         stage = self.stages[curricula.stage_at(self.stages, step)]
         if stage.transforms:
-            maps = draw_maps(stage.transforms, example_rng(self.seed, epoch, row),
-                             picture.shape[:2])
-            picture = warp.warp(picture, maps, self.border)
+            rng = example_rng(self.seed, epoch, self.keys[row])
+            picture = _augment(picture, stage, rng, self.border)
         return {'image': picture, **{name: values[row] for name, values in self.columns.items()}}
 
 
@@ -197,7 +220,8 @@ def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricu
         are exact for any number of threads.
     """
     example = _TrainExample(
-        Pictures(manifest, spec, cache_mb), _columns(manifest), Order(len(manifest), seed),
+        Pictures(manifest, spec, cache_mb), _columns(manifest), example_keys(manifest),
+        Order(len(manifest), seed),
         tuple(stages), spec.border, seed, batch_size, shard)
     local = batch_size // shard[1]
     return _iterate(example, steps * local, local,
@@ -218,3 +242,38 @@ def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
     batches = -(-len(manifest) // batch_size)
     return lambda: _iterate(example, batches * local, local,
                             threads=threads, workers=0, prefetch=prefetch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ViewExample:
+    """position -> picture as training shows it in one epoch."""
+
+    pictures: Pictures
+    keys: np.ndarray
+    stage: curricula.Stage
+    epoch: int
+    seed: int
+    border: str
+    batch_size: int
+    batches: np.ndarray
+
+    def __call__(self, position: int) -> dict:
+        batch, offset = divmod(int(position), self.batch_size)
+        row = min(int(self.batches[batch]) * self.batch_size + offset, len(self.keys) - 1)
+        picture = self.pictures[row]
+        if self.stage.transforms:
+            rng = example_rng(self.seed, self.epoch, self.keys[row])
+            picture = _augment(picture, self.stage, rng, self.border)
+        return {'image': picture}
+
+
+def view_iterator(pictures: Pictures, manifest: Manifest, stage: curricula.Stage, *, epoch: int,
+                  seed: int, batch_size: int, batches: np.ndarray, border: str,
+                  threads: int = 2, prefetch: int = 4) -> grain.DatasetIterator:
+    """Batches dict(image=uint8 [batch_size, size, size, 3]) of all rows in order, looking as
+    they do in training in that epoch and stage; only those with the given numbers. The last
+    batch of all is filled up with its last row."""
+    example = _ViewExample(pictures, example_keys(manifest), stage, epoch, seed, border,
+                           batch_size, np.asarray(batches))
+    return _iterate(example, len(batches) * batch_size, batch_size, threads=threads, workers=0,
+                    prefetch=prefetch)

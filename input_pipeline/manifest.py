@@ -15,6 +15,8 @@ Columns of `Manifest.table` (a pandas DataFrame with a plain 0..n-1 index):
 
 import dataclasses
 import hashlib
+import json
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +25,7 @@ import pandas as pd
 from input_pipeline.errors import DataError
 
 SPLITS = ('train', 'val', 'test')
+_COLUMNS = ('id', 'location')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,3 +122,150 @@ def class_counts(manifest: Manifest, head: str) -> np.ndarray:
     """Number of images of each class, int64 [C]; unlabelled rows are not counted."""
     labels = manifest.labels(head)
     return np.bincount(labels[labels >= 0], minlength=len(manifest.classes[head]))
+
+
+def save(manifest: Manifest, path: str) -> None:
+    """Writes a manifest to `path`, a .parquet or .csv file, for `load` and `data.csv`.
+
+    Parquet keeps everything. A CSV is for reading and editing: it has the names of the
+    classes in place of their numbers, and `<path>.json` beside it keeps the order of the
+    classes and the folder of the pictures. That folder is written relative to the file's
+    own if it lies below it, so both may move together.
+
+    Raises:
+        DataError: another ending, or class names that a CSV cannot tell apart.
+    """
+    kind, path = _kind(path), os.path.abspath(path)
+    table = manifest.table.copy()
+    for name in {'group', 'split'} & set(table):
+        table[name] = table[name].astype(str)
+    if 'weight' in table:
+        table['weight'] = table['weight'].astype(np.float64)  # which text gives back exactly
+    root = manifest.root and os.path.relpath(manifest.root, os.path.dirname(path))
+    about = {'classes': {head: list(names) for head, names in manifest.classes.items()},
+             'root': os.path.abspath(manifest.root) if root.startswith(os.pardir) else root}
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if kind == '.parquet':
+        import pyarrow as pa  # half a second that no other run needs
+        import pyarrow.parquet
+        rows = pa.Table.from_pandas(table, preserve_index=False)
+        rows = rows.replace_schema_metadata(
+            {**(rows.schema.metadata or {}), b'manifest': json.dumps(about).encode()})
+        _replace(path, lambda file: pa.parquet.write_table(rows, file))
+        return
+    for head, names in manifest.classes.items():
+        if len({*names, ''}) <= len(names) or any(name != name.strip() for name in names):
+            raise DataError(f'The classes of the head {head!r} cannot be told apart in the CSV '
+                            f'{path!r} (one is doubled, empty or starts or ends with a space): '
+                            f'save the manifest as .parquet.')
+        table[f'label/{head}'] = np.array([*names, ''], object)[manifest.labels(head)]
+    _replace(f'{path}.json', lambda file: file.write(json.dumps(about, indent=1).encode()))
+    _replace(path, lambda file: table.to_csv(file, index=False, lineterminator='\n'))
+
+
+def load(path: str) -> Manifest:
+    """Reads a manifest that `save` wrote, or a table with its columns `id`, `location`, `label/*`.
+
+    Without the class names (a CSV without its .json), the classes are those that occur,
+    sorted, and the pictures lie in the file's own folder.
+
+    Raises:
+        DataError: the file is missing or damaged or lacks a column; a label is no class.
+    """
+    kind, folder = _kind(path), os.path.dirname(os.path.abspath(path))
+    try:
+        if kind == '.parquet':
+            import pyarrow.parquet
+            rows = pyarrow.parquet.read_table(path)
+            table = rows.to_pandas()
+            about = json.loads((rows.schema.metadata or {}).get(b'manifest', '{}'))
+        else:
+            table, about = _read_csv(path)
+    except (OSError, ValueError) as error:  # pyarrow, pandas and json raise kinds of ValueError
+        detail = ' '.join(str(error).split())
+        raise DataError(f'The manifest {path!r} cannot be read ({detail}): '
+                        f'restore it or write it again.') from None
+    heads = [name.removeprefix('label/') for name in table if name.startswith('label/')]
+    classes = about.get('classes', {})
+    for name in (*_COLUMNS, *(f'label/{head}' for head in classes)):
+        if name not in table:
+            raise DataError(f'The manifest {path!r} has no column {name!r}: restore it.')
+    classes = {head: tuple(classes.get(head) or _occurring(table[f'label/{head}']))
+               for head in [*classes, *(head for head in heads if head not in classes)]}
+    if not classes:
+        raise DataError(f'The manifest {path!r} has no column label/<head>: add one.')
+    for head, names in classes.items():
+        table[f'label/{head}'] = _numbers(path, head, table[f'label/{head}'], names)
+    if 'weight' in table:
+        table['weight'] = _weights(path, table['weight'])
+    wrong = sorted(set(table.get('split', ())) - {*SPLITS, ''})
+    if wrong:
+        raise DataError(f'The manifest {path!r} has the split {wrong[0]!r}: '
+                        f'use {", ".join(SPLITS)} or nothing.')
+    root = about.get('root', '.')
+    return make_manifest(table, classes, root and os.path.normpath(os.path.join(folder, root)))
+
+
+def is_manifest(path: str, header=()) -> bool:
+    """Whether a table with these columns is for `load`; a Parquet file always is."""
+    return path.lower().endswith('.parquet') or (
+        set(_COLUMNS) <= set(header) and any(name.startswith('label/') for name in header))
+
+
+def _kind(path: str) -> str:
+    kind = os.path.splitext(path)[1].lower()
+    if kind not in ('.parquet', '.csv'):
+        raise DataError(f'The manifest {path!r} ends with {kind!r}: use .parquet or .csv.')
+    return kind
+
+
+def _replace(path: str, write) -> None:
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        with open(temporary, 'wb') as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _read_csv(path: str) -> tuple[pd.DataFrame, dict]:
+    with open(path, encoding='utf-8-sig') as file:
+        comma = max(',;\t', key=file.readline().count)
+    table = pd.read_csv(path, sep=comma, dtype=str, na_filter=False, encoding='utf-8-sig')
+    try:
+        with open(f'{path}.json', encoding='utf-8') as file:
+            return table, json.load(file)
+    except FileNotFoundError:
+        return table, {}
+
+
+def _occurring(labels: pd.Series) -> list[str]:
+    names = {str(label).strip() for label in labels.unique()} - {'', '-1'}
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=int) if numbers else sorted(names)
+
+
+def _numbers(path: str, head: str, labels: pd.Series, names: tuple[str, ...]) -> np.ndarray:
+    """Class numbers, int32 [N], from themselves or from class names."""
+    if labels.dtype.kind in 'iu' and len(names) > labels.max():
+        return labels.to_numpy(np.int32)
+    number = {'': -1, '-1': -1} | {name: index for index, name in enumerate(names)}
+    numbers = labels.astype(str).str.strip().map(number)
+    if numbers.isna().any():
+        row = int(np.flatnonzero(numbers.isna())[0])
+        raise DataError(f'The manifest {path!r} labels row {row + 1} {labels[row]!r}, which is no '
+                        f'class of the head {head!r}: correct it.')
+    return numbers.to_numpy(np.int32)
+
+
+def _weights(path: str, values: pd.Series) -> np.ndarray:
+    try:
+        weights = np.array([float(value) for value in values])
+    except ValueError as error:
+        raise DataError(f'The manifest {path!r} has a weight that is no number ({error}): '
+                        f'correct it.') from None
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise DataError(f'The manifest {path!r} has a weight below 0 or not finite: correct it.')
+    return weights

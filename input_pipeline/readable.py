@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from input_pipeline.decode import problem
+from input_pipeline.decode import UnreadableImage, problem
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, class_counts
-from input_pipeline.sources import scheme_of
+from input_pipeline.sources import DRAWN, read_bytes, scheme_of, stamp
 
 POLICIES = ('error', 'drop')
 _VERSION = 1  # of the check: a stricter one must not trust old answers
@@ -28,10 +28,11 @@ def check_readable(manifest: Manifest, *, policy: str = 'error', cache_dir: str 
     """Decodes every file once and returns the manifest of those that can be read.
 
     Args:
-        manifest: rows whose location has a scheme (drawn data) are not checked.
+        manifest: drawn pictures (doodles, digits) are not checked.
         policy: 'error' refuses unreadable files, 'drop' goes on without their rows.
-        cache_dir: where answers are kept, by path, size and modification time; None
-            keeps none. An answer for an unchanged file is not asked for twice.
+        cache_dir: where answers are kept, by path, size and modification time (in an
+            archive: checksum); None keeps none. An answer for an unchanged file is not
+            asked for twice.
         workers: threads; None for a number that fits the machine.
         progress: called with (files done, files) now and then.
 
@@ -42,7 +43,7 @@ def check_readable(manifest: Manifest, *, policy: str = 'error', cache_dir: str 
     if policy not in POLICIES:
         raise DataError(f'data.unreadable={policy!r} is unknown: use one of {", ".join(POLICIES)}.')
     locations = manifest.table['location'].tolist()
-    rows = [row for row, location in enumerate(locations) if not scheme_of(location)]
+    rows = [row for row, location in enumerate(locations) if scheme_of(location) not in DRAWN]
     if not rows:
         return manifest
     reasons = _check_files(manifest.root, [locations[row] for row in rows], cache_dir,
@@ -97,21 +98,17 @@ def _check_files(root: str, locations: list[str], cache_dir: str | None, workers
 
 
 def _check_file(root: str, location: str, known: dict, fresh: dict) -> str:
-    path = os.path.join(root, location)
     try:
-        status = os.stat(path)
+        now = list(stamp(root, location))
         answer = known.get(location)
-        if answer and answer[:2] == [status.st_size, status.st_mtime_ns]:
+        if answer and answer[:2] == now:
             return answer[2]
-        with open(path, 'rb') as file:
-            data = file.read()
-    except FileNotFoundError:
-        return 'is missing'
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        return f'cannot be opened ({getattr(error, "strerror", None) or error})'
+        data = read_bytes(root, location)
+    except UnreadableImage as error:
+        return error.reason
     reason = problem(data)
     # Not remembered above: a file that cannot be opened may be there again next time.
-    fresh[location] = [status.st_size, status.st_mtime_ns, reason]
+    fresh[location] = [*now, reason]
     return reason
 
 

@@ -1,23 +1,55 @@
-"""The transforms that a curriculum stage may name, their parameters and units.
+"""The transforms that a curriculum stage may name, their parameters, and how they are applied.
 
     dict(kind='rotate', degrees=15, p=0.5)
 
-One entry of TRANSFORMS is one transform: its defaults, and a function that draws one pull
-map of `input_pipeline.warp` from a random generator. To add a transform, write such a
-function and its line in the table.
+A transform belongs to a group, and the groups are applied in this order, whatever the stage's:
+
+1. geometry (`geometry.py`): one warp,
+2. color (`color.py`): neighbouring tone curves in one table,
+3. filter (`filters.py`): blur, noise, morphology,
+4. erasing (`erasing.py`).
+
+Within a group the order of the stage is kept. `rand_augment` and `trivial_augment`
+(`auto_augment.py`) add to the groups where they stand.
+
+Numbers are drawn in the order of the stage: for each transform one uniform number for its `p`
+if that is below 1, then, if it is used, its own parameters. So a picture is a pure function of
+the generator, the stage and the sizes.
+
+To add a transform, write a function draw(rng, size, **parameters) that returns a pull map, a
+tone curve or a function from picture to picture, and its line in the KINDS of its file.
 """
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import warp
+from input_pipeline import auto_augment, color, erasing, filters, geometry, warp
 from input_pipeline.errors import DataError
+from input_pipeline.warp import Size
 
-Size = tuple[int, int]  # height, width
+
+class Kind(NamedTuple):
+    """How to draw one kind of transform, the defaults of its parameters, what they may be.
+
+    The draws of the group 'auto' return a list of (group, step).
+    """
+
+    draw: Callable
+    defaults: dict
+    ranges: dict
+    group: str
+
+
+GROUPS = {'geometry': geometry.KINDS, 'color': color.KINDS, 'filter': filters.KINDS,
+          'erasing': erasing.KINDS, 'auto': auto_augment.KINDS}
+TRANSFORMS: dict[str, Kind] = {
+    name: Kind(*kind, group) for group, kinds in GROUPS.items() for name, kind in kinds.items()}
+# Kinds that also want the source picture's (height, width).
+_NEED_SOURCE = {'random_resized_crop'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,93 +58,25 @@ class Transform:
 
     kind: str
     p: float
-    params: Mapping[str, float]
+    params: Mapping[str, float | tuple | str]
 
 
-def _hflip(rng, size):
-    return warp.about_centre(np.diag([-1.0, 1.0]), size)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What happens to one picture: the drawn steps of each group."""
 
-
-def _vflip(rng, size):
-    return warp.about_centre(np.diag([1.0, -1.0]), size)
-
-
-def _rotate(rng, size, degrees):
-    angle = math.radians(rng.uniform(-degrees, degrees))
-    cos, sin = math.cos(angle), math.sin(angle)
-    return warp.about_centre(np.array([[cos, sin], [-sin, cos]]), size)
-
-
-def _scale(rng, size, factor, aspect):
-    zoom = math.exp(rng.uniform(-1, 1) * math.log(factor))
-    stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(aspect))
-    return warp.about_centre(np.diag([zoom * stretch, zoom / stretch]), size)
-
-
-def _shear(rng, size, degrees):
-    x, y = np.tan(np.radians(rng.uniform(-degrees, degrees, 2)))
-    return warp.about_centre(np.array([[1.0, x], [0.0, 1.0]]) @ [[1.0, 0.0], [y, 1.0]], size)
-
-
-def _shift(rng, size, share):
-    dx, dy = rng.uniform(-share, share, 2) * (size[1], size[0])
-    return warp.about_centre(np.eye(2), size, (dx, dy))
-
-
-def _elastic(rng, size, alpha, sigma):
-    """Simard et al. 2003: uniform noise, blurred by a Gaussian of `sigma`, times `alpha`.
-
-    Drawn as a cubic B-spline with the variance of that Gaussian (spacing sigma * sqrt(3)),
-    scaled to the standard deviation that the blurred noise has.
-    """
-    spacing = sigma * math.sqrt(3)
-    deviation = alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
-    spline_gain = 151 / 315  # mean of the summed squares of the cubic B-spline's weights, 2-D
-    shape = [2, *(math.ceil(side / spacing) + 5 for side in size)]
-    noise = rng.uniform(-math.sqrt(3), math.sqrt(3), shape)
-    return warp.Elastic(noise * (deviation / spline_gain), spacing)
-
-
-def _grid_distortion(rng, size, steps, limit):
-    steps = int(steps)
-
-    def axis(length):
-        knots = np.linspace(0, length - 1, steps + 1)
-        widths = rng.uniform(1 - limit, 1 + limit, steps)
-        moved = np.concatenate([[0], np.cumsum(widths)])
-        return knots, moved / moved[-1] * (length - 1)
-
-    y_out, y_in = axis(size[0])
-    x_out, x_in = axis(size[1])
-    # Straight on outside the picture, so that a shift after this one finds its border.
-    pad = np.array([-1000.0, 1000.0])
-
-    def extend(knots):
-        return np.concatenate([[knots[0] + pad[0]], knots, [knots[-1] + pad[1]]])
-
-    return warp.Grid(extend(x_out), extend(x_in), extend(y_out), extend(y_in))
-
-
-# kind: (draw, defaults, allowed range of each parameter). Pixels are those of the model's input.
-TRANSFORMS: dict[str, tuple[Callable, dict, dict]] = {
-    'hflip': (_hflip, dict(p=0.5), {}),
-    'vflip': (_vflip, dict(p=0.5), {}),
-    'rotate': (_rotate, dict(p=1.0, degrees=10.0), dict(degrees=(0, 180))),
-    'scale': (_scale, dict(p=1.0, factor=1.2, aspect=1.0), dict(factor=(1, 10), aspect=(1, 10))),
-    'shear': (_shear, dict(p=1.0, degrees=10.0), dict(degrees=(0, 60))),
-    'shift': (_shift, dict(p=1.0, share=0.1), dict(share=(0, 1))),
-    'elastic': (_elastic, dict(p=1.0, alpha=30.0, sigma=4.0),
-                dict(alpha=(0, 10_000), sigma=(0.5, 1000))),
-    'grid_distortion': (_grid_distortion, dict(p=1.0, steps=4, limit=0.2),
-                        dict(steps=(1, 64), limit=(0, 0.9))),
-}
+    geometry: list = dataclasses.field(default_factory=list)
+    color: list = dataclasses.field(default_factory=list)
+    filter: list = dataclasses.field(default_factory=list)
+    erasing: list = dataclasses.field(default_factory=list)
 
 
 def make_transform(spec: str | Mapping, where: str) -> Transform:
     """Checks one entry of a stage's `transforms` and fills in its defaults.
 
     Args:
-        spec: the kind alone, or a mapping with `kind` and parameters.
+        spec: the kind alone, or a mapping with `kind` and parameters. A parameter whose default
+            is a pair takes a pair (least, most), or one number for both.
         where: the config path, for errors.
 
     Raises:
@@ -124,27 +88,93 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
         near = difflib.get_close_matches(str(kind), TRANSFORMS, n=1) or list(TRANSFORMS)
         raise DataError(f'{where}: there is no transform {kind!r}; '
                         f'did you mean {" or ".join(near)}?')
-    _, defaults, ranges = TRANSFORMS[kind]
+    _, defaults, ranges, _ = TRANSFORMS[kind]
     ranges = {'p': (0, 1), **ranges}
+    params = dict(defaults)
     for key, value in spec.items():
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, n=1) or list(defaults)
             raise DataError(f'{where}: {kind} has no parameter {key!r}; '
                             f'did you mean {" or ".join(near)}?')
-        low, high = ranges[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (
-                low <= value <= high):
-            raise DataError(f'{where}: {kind} with {key}={value!r}: '
-                            f'give a number from {low} to {high}.')
-    params = {**defaults, **spec}
+        params[key] = _checked(value, defaults[key], ranges[key], f'{where}: {kind} with {key}=')
     p = params.pop('p')
     return Transform(kind, p, params)
 
 
-def draw_maps(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size) -> list:
-    """Draws the pull maps of one example, in the order of the transforms."""
-    maps = []
+def _checked(value, default, allowed: tuple, name: str):
+    if isinstance(default, str):
+        if value not in allowed:
+            raise DataError(f'{name}{value!r}: use one of {", ".join(allowed)}.')
+        return value
+    pair = isinstance(default, tuple)
+    values = tuple(value) if pair and isinstance(value, (tuple, list)) else (value,)
+    whole = isinstance(default[0] if pair else default, int)
+    low, high = allowed
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not low <= one <= high or (
+                whole and one != int(one)):
+            raise DataError(f'{name}{value!r}: give a {"whole " * whole}number '
+                            f'from {low} to {high}{" or a pair of them" * pair}.')
+    if whole:
+        values = tuple(int(one) for one in values)
+    if not pair:
+        return values[0]
+    values = values * 2 if len(values) == 1 else values
+    if len(values) != 2 or values[0] > values[1]:
+        raise DataError(f'{name}{value!r}: give one number or a pair (least, most).')
+    return values
+
+
+def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size,
+         source: Size | None = None) -> Plan:
+    """Draws what happens to one example, in the order of the transforms.
+
+    Args:
+        transforms: of the stage.
+        rng: the example's generator.
+        size: (height, width) of the model's input.
+        source: that of the picture that `apply` will be given, or of the file it was shrunk
+            from; None: as `size`.
+    """
+    plan = Plan()
     for item in transforms:
-        if item.p >= 1 or rng.random() < item.p:
-            maps.append(TRANSFORMS[item.kind][0](rng, size, **item.params))
-    return maps
+        if item.p < 1 and rng.random() >= item.p:
+            continue
+        function, _, _, group = TRANSFORMS[item.kind]
+        extra = {'source': source or size} if item.kind in _NEED_SOURCE else {}
+        step = function(rng, size, **item.params, **extra)
+        for name, one in step if group == 'auto' else [(group, step)]:
+            getattr(plan, name).append(one)
+    return plan
+
+
+def draw_maps(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size) -> list:
+    """The pull maps of `draw` alone."""
+    return draw(transforms, rng, size).geometry
+
+
+def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge') -> np.ndarray:
+    """Applies a plan; the picture is not written to.
+
+    Args:
+        plan: of `draw`, for the same `size`.
+        picture: RGB uint8 [h, w, 3] of any size: the whole of it is what the maps see, squashed
+            to `size`. To lose nothing in a crop it should be at least as large as
+            `source_size(plan, size)`.
+        size: (height, width) of the result.
+        border: what a warp sees outside, a key of `warp.BORDERS`.
+
+    Returns:
+        RGB uint8 [height, width, 3].
+    """
+    picture = warp.warp(picture, plan.geometry, border, size)
+    picture = color.apply(picture, plan.color)
+    for step in (*plan.filter, *plan.erasing):
+        picture = step(picture)
+    return picture
+
+
+def source_size(plan: Plan, size: Size) -> Size:
+    """The (height, width) of a picture of which one pixel makes at most one of the result."""
+    spans = warp.detail(plan.geometry, size)
+    return tuple(max(1, round(side / max(span, 1e-6))) for side, span in zip(size, spans))

@@ -2,36 +2,57 @@
 
 Every geometric transform is a pull map: for a pixel of its output it says which point of
 its input to look at. A chain of them composes from the last to the first. While all of
-them are affine the result is one 2x3 matrix (`cv2.warpAffine`). Otherwise the composed
-map is evaluated on a coarse lattice, enlarged bilinearly and used in one `cv2.remap`: one
-interpolation of the picture instead of one a transform, so lines stay sharp.
+them are projective the result is one 3x3 matrix (`cv2.warpAffine`, `cv2.warpPerspective`; flips
+and crops are cut out and resized). Otherwise the composed map of every pixel goes into one
+`cv2.remap`: one interpolation of the picture instead of one a transform, so lines stay sharp.
 
-Coordinates are (x, y) in pixels, pixel centres at whole numbers.
+The composed map is right to 0.1 px, kinks included, and cheap, for a chain starts at a grid:
+as long as x depends on the column and y on the row alone, a transform costs a table an axis; a
+spline over such axes, and whatever is affine after it, is a matrix product of low rank. Only
+what comes after that works on every pixel. Pull maps run backwards, so a chain is fastest with
+the grid distortion listed last, the elastic one before it, and all that is affine before both.
+
+Coordinates are (x, y) in pixels, pixel centres at whole numbers. A chain works in the frame of
+its output, [0, width - 1] x [0, height - 1], over which the whole picture is laid.
 """
 
 import dataclasses
-from functools import lru_cache
+import math
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-LATTICE = 8  # pixels between the nodes at which a composed map is evaluated
+Size = tuple[int, int]  # height, width
 
 BORDERS = {'edge': (cv2.BORDER_REPLICATE, 0), 'reflect': (cv2.BORDER_REFLECT_101, 0),
            'white': (cv2.BORDER_CONSTANT, 255), 'black': (cv2.BORDER_CONSTANT, 0)}
 
+_BLOCK = 64  # rows that share one matrix product
+_TOLERANCE = 0.08  # px, of linear interpolation between the nodes of a table of offsets
+
 
 @dataclasses.dataclass(frozen=True)
-class Affine:
-    """A pull map that is a matrix: float64 [3, 3] on homogeneous (x, y, 1)."""
+class Projective:
+    """A pull map that is a matrix: float64 [3, 3] on homogeneous (x, y, 1), last entry 1."""
 
     matrix: np.ndarray
+
+    @property
+    def affine(self) -> bool:
+        return not self.matrix[2, 0] and not self.matrix[2, 1]
 
     def pull(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The input points of output points."""
         m = self.matrix
-        return m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]
+        x, y, w = (row[0] * x + row[1] * y + row[2] for row in m)
+        return x / w, y / w
+
+    def on_field(self, field: np.ndarray) -> np.ndarray:
+        """The input points of float32 [H, W, 2]."""
+        if self.affine:
+            return cv2.transform(field, self.matrix[:2])
+        return cv2.perspectiveTransform(field, self.matrix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,104 +60,348 @@ class Elastic:
     """A smooth random displacement: a cubic B-spline over control points.
 
     `coefficients`: float [2, rows, columns], pixels along x and y; `spacing` between control
-    points in pixels. The control points start two spacings before the picture's origin.
+    points in pixels. The control points start two spacings before the frame's origin and end
+    two behind it. A point outside the frame of `size` moves as the nearest one inside does.
     """
 
     coefficients: np.ndarray
     spacing: float
+    size: Size
 
     def pull(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The input points of output points."""
-        at = np.stack([y / self.spacing + 2, x / self.spacing + 2])
-        dx, dy = (ndimage.map_coordinates(plane, at, order=3, prefilter=False, mode='nearest')
+        at = np.stack([np.clip(y, 0, self.size[0] - 1), np.clip(x, 0, self.size[1] - 1)])
+        dx, dy = (ndimage.map_coordinates(plane, at / self.spacing + 2, order=3, prefilter=False)
                   for plane in self.coefficients)
         return x + dx, y + dy
+
+    def on_axes(self, axes: '_Axes') -> '_Axes':
+        """The input points of a grid."""
+        return _Axes(*axes.moved(), spline=self)
+
+    def on_field(self, field: np.ndarray) -> np.ndarray:
+        """The input points of float32 [H, W, 2], to _TOLERANCE."""
+        # The second derivative of a cubic B-spline lies between the second differences.
+        bend = sum(np.abs(np.diff(self.coefficients, 2, axis)).max() for axis in (1, 2))
+        pitch = self.spacing * math.sqrt(8 * _TOLERANCE / max(bend, 1e-9))
+        pitch = min(max(pitch, 0.25), self.spacing)
+        y, x = (np.linspace(0, side - 1, math.ceil((side - 1) / pitch) + 1)
+                for side in self.size)
+        return _add_offsets(field, self.on_grid(x, y, self.coefficients), self.size)
+
+    def on_grid(self, x: np.ndarray, y: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """The spline of [2, rows, columns] at every (x[j], y[i]): float32 [len(y), len(x), 2]."""
+        num_rows, num_columns = coefficients.shape[1:]
+        width = max(num_rows, num_columns)
+        at = np.concatenate([np.clip(y, 0, self.size[0] - 1), np.clip(x, 0, self.size[1] - 1)])
+        at = (at / self.spacing + 1).astype(np.float32)
+        first = at.astype(np.intp)
+        t = at - first.astype(np.float32)
+        weights = np.empty((len(at), 4), np.float32)
+        weights[:, 0] = (1 - t) ** 2 * (1 - t) / 6
+        weights[:, 1] = 2 / 3 - t * t * (1 - t / 2)
+        weights[:, 3] = t * t * t / 6
+        weights[:, 2] = 1 - weights[:, 0] - weights[:, 1] - weights[:, 3]
+        basis = np.zeros((len(at), width), np.float32)
+        basis.reshape(-1)[(np.arange(len(at)) * width + first)[:, None] + np.arange(4)] = weights
+        flat = (coefficients.reshape(2 * num_rows, -1).astype(np.float32)
+                @ basis[len(y):, :num_columns].T).reshape(2, num_rows, len(x))
+        right = np.empty((num_rows, len(x), 2), np.float32)
+        right[..., 0], right[..., 1] = flat
+        right = right.reshape(num_rows, -1)
+        out = np.empty((len(y), 2 * len(x)), np.float32)
+        starts = np.arange(0, len(y), _BLOCK)
+        lows = np.minimum.reduceat(first[:len(y)], starts)
+        highs = np.maximum.reduceat(first[:len(y)], starts) + 4
+        for start, low, high in zip(starts.tolist(), lows.tolist(), highs.tolist()):
+            # Only four control points bear on a row: the product of a block of rows is narrow.
+            rows = slice(start, min(start + _BLOCK, len(y)))
+            np.matmul(basis[rows, low:high], right[low:high], out=out[rows])
+        return out.reshape(len(y), len(x), 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Each axis stretched piecewise linearly: knots of the output and of the input [k]."""
+    """Each axis stretched piecewise linearly, the frame's ends kept.
 
-    x_out: np.ndarray
-    x_in: np.ndarray
-    y_out: np.ndarray
-    y_in: np.ndarray
+    `x`, `y`: float [steps + 1], where the knots, which divide the output's axis evenly, lie in
+    the input. Outside the frame nothing moves.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
 
     def pull(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The input points of output points."""
-        return np.interp(x, self.x_out, self.x_in), np.interp(y, self.y_out, self.y_in)
+        return _stretched(x, self.x), _stretched(y, self.y)
+
+    def on_axes(self, axes: '_Axes') -> '_Axes':
+        """The input points of a grid."""
+        return _Axes(*self.pull(*axes.moved()))
+
+    def on_field(self, field: np.ndarray) -> np.ndarray:
+        """The input points of float32 [H, W, 2]."""
+        table = np.zeros((_nodes(self.y), _nodes(self.x), 2), np.float32)
+        for axis, moved in ((0, self.x), (1, self.y)):
+            # A node of the table on every knot, so that it bends where the grid does.
+            at = np.linspace(0, moved[-1], _nodes(moved))
+            offsets = _stretched(at, moved) - at
+            table[..., axis] = offsets[:, None] if axis else offsets
+        return _add_offsets(field, table, (round(self.y[-1]) + 1, round(self.x[-1]) + 1))
 
 
-def about_centre(linear: np.ndarray, size: tuple[int, int],
-                 shift: tuple[float, float] = (0.0, 0.0)) -> Affine:
+def _stretched(at: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    knots = np.arange(len(moved)) * (moved[-1] / (len(moved) - 1))
+    return at + np.interp(at, knots, moved - knots)
+
+
+def _nodes(moved: np.ndarray) -> int:
+    steps = len(moved) - 1
+    return steps * math.ceil(moved[-1] / steps) + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Radial:
+    """A lens: a point at the distance r from the centre is taken from r * (1 + k * r**2).
+
+    r is 1 in the corners of the frame of `size`.
+    """
+
+    k: float
+    size: Size
+
+    def pull(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The input points of output points."""
+        cx, cy = (self.size[1] - 1) / 2, (self.size[0] - 1) / 2
+        dx, dy = x - cx, y - cy
+        bend = (dx * dx + dy * dy) * (self.k / (cx * cx + cy * cy or 1))
+        return x + dx * bend, y + dy * bend
+
+    def on_field(self, field: np.ndarray) -> np.ndarray:
+        """The input points of float32 [H, W, 2]."""
+        return np.stack(self.pull(field[..., 0], field[..., 1]), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+    """The points matrix @ (x[j], y[i], 1), or of (x[j], y[i]) moved by a spline."""
+
+    x: np.ndarray
+    y: np.ndarray
+    matrix: np.ndarray | None = None
+    spline: Elastic | None = None
+
+    @property
+    def separable(self) -> bool:
+        return self.spline is None and (
+            self.matrix is None or not (self.matrix[0, 1] or self.matrix[1, 0]))
+
+    def moved(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y, if separable."""
+        if self.matrix is None:
+            return self.x, self.y
+        (a, _, c), (_, e, f), _ = self.matrix
+        return a * self.x + c, e * self.y + f
+
+    def transformed(self, matrix: np.ndarray) -> '_Axes':
+        matrix = matrix if self.matrix is None else matrix @ self.matrix
+        return _Axes(self.x, self.y, matrix, self.spline)
+
+    def field(self) -> np.ndarray:
+        """float32 [H, W, 2]."""
+        m, spline = (np.eye(3) if self.matrix is None else self.matrix), self.spline
+        if spline is None:
+            return self._linear(m, self.x, self.y)
+        # A cubic B-spline of control points on a straight line is that line: (x, y) and the
+        # matrix go into the coefficients.
+        _, rows, columns = spline.coefficients.shape
+        points = spline.coefficients.copy()
+        points[0] += np.arange(-2, columns - 2) * spline.spacing
+        points[1] += (np.arange(-2, rows - 2) * spline.spacing)[:, None]
+        points = (m[:2, :2] @ points.reshape(2, -1) + m[:2, 2:]).reshape(2, rows, columns)
+        field = spline.on_grid(self.x, self.y, points)
+        height, width = spline.size
+        beyond = (self.x - np.clip(self.x, 0, width - 1), self.y - np.clip(self.y, 0, height - 1))
+        if beyond[0].any() or beyond[1].any():
+            field += self._linear(m * (1, 1, 0), *beyond)
+        return field
+
+    @staticmethod
+    def _linear(m: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        columns = x[:, None] * m[:2, 0]
+        rows = y[:, None] * m[:2, 1] + m[:2, 2]
+        return np.tile(rows.astype(np.float32), len(x)).__iadd__(
+            columns.astype(np.float32).reshape(-1)).reshape(len(y), len(x), 2)
+
+
+def _add_offsets(field: np.ndarray, table: np.ndarray, size: Size) -> np.ndarray:
+    """field + the table's bilinear offset there; table [rows, columns, 2] spans the frame."""
+    y, x = ((count - 1) / max(side - 1, 1) for count, side in zip(table.shape, size))
+    at = cv2.transform(field, np.diag([x, y]))
+    return cv2.add(field, cv2.remap(table, at, None, cv2.INTER_LINEAR,
+                                    borderMode=cv2.BORDER_REPLICATE))
+
+
+def about_centre(linear, size: Size, shift: tuple[float, float] = (0.0, 0.0)) -> Projective:
     """The pull map of the 2x2 push matrix `linear` about the centre, then a push by `shift` px."""
-    height, width = size
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    inverse = np.linalg.inv(linear)
-    matrix = np.eye(3)
-    matrix[:2, :2] = inverse
-    matrix[:2, 2] = centre - inverse @ (centre + np.asarray(shift))
-    return Affine(matrix)
+    (a, b), (c, d) = linear
+    scale = 1 / (a * d - b * c)
+    a, b, c, d = d * scale, -b * scale, -c * scale, a * scale
+    x, y = (size[1] - 1) / 2, (size[0] - 1) / 2
+    to_x, to_y = x + shift[0], y + shift[1]
+    return Projective(np.array([[a, b, x - a * to_x - b * to_y],
+                                [c, d, y - c * to_x - d * to_y], [0.0, 0.0, 1.0]]))
+
+
+def box(left: float, top: float, width: float, height: float, size: Size) -> Projective:
+    """The pull map that shows a box of the frame, in shares of its sides, in all of the frame."""
+    matrix = np.diag([width, height, 1.0])
+    matrix[0, 2] = left * size[1] + 0.5 * width - 0.5
+    matrix[1, 2] = top * size[0] + 0.5 * height - 0.5
+    return Projective(matrix)
 
 
 def compose(maps: list) -> list:
-    """The maps in the order of application, with neighbouring affine ones multiplied."""
+    """The maps in the order of application, with neighbouring projective ones multiplied."""
     merged: list = []
     for item in maps:
-        if merged and isinstance(item, Affine) and isinstance(merged[-1], Affine):
+        if merged and isinstance(item, Projective) and isinstance(merged[-1], Projective):
             # Pull maps run backwards: the later transform's matrix acts on the point first.
-            merged[-1] = Affine(merged[-1].matrix @ item.matrix)
+            matrix = merged[-1].matrix @ item.matrix
+            merged[-1] = Projective(matrix / matrix[2, 2])
         else:
             merged.append(item)
     return merged
 
 
 def pull(maps: list, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where output points (x, y) lie in the input of the whole chain."""
+    """Where output points (x, y) lie in the input of the whole chain, one map after another."""
     for item in reversed(maps):
         x, y = item.pull(x, y)
     return x, y
 
 
-@lru_cache(maxsize=8)
-def _lattice(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of LATTICE-pixel cells, with one more cell around the picture."""
-    rows, columns = -(-height // LATTICE) + 2, -(-width // LATTICE) + 2
-    ys = (np.arange(rows) - 1) * LATTICE + (LATTICE - 1) / 2
-    xs = (np.arange(columns) - 1) * LATTICE + (LATTICE - 1) / 2
-    return np.meshgrid(xs, ys)
-
-
-def dense_map(maps: list, size: tuple[int, int]) -> np.ndarray:
+def dense_map(maps: list, size: Size) -> np.ndarray:
     """The composed map of every pixel: float32 [H, W, 2], as `cv2.remap` takes it."""
-    height, width = size
-    x, y = _lattice(height, width)
-    nodes = np.stack(pull(maps, x, y), axis=-1).astype(np.float32)
-    full = cv2.resize(nodes, (nodes.shape[1] * LATTICE, nodes.shape[0] * LATTICE),
-                      interpolation=cv2.INTER_LINEAR)
-    return full[LATTICE:LATTICE + height, LATTICE:LATTICE + width]
+    at = _Axes(np.arange(size[1], dtype=float), np.arange(size[0], dtype=float))
+    for item in reversed(compose(maps)):
+        if isinstance(at, _Axes):
+            if isinstance(item, Projective) and item.affine:
+                at = at.transformed(item.matrix)
+                continue
+            if isinstance(item, (Grid, Elastic)) and at.separable:
+                at = item.on_axes(at)
+                continue
+            at = at.field()
+        at = item.on_field(at)
+    return at.field() if isinstance(at, _Axes) else at
 
 
-def warp(image: np.ndarray, maps: list, border: str = 'edge') -> np.ndarray:
-    """Applies a chain of maps to a picture of the same size with one interpolation.
+def detail(maps: list, size: Size) -> tuple[float, float]:
+    """Frame pixels that one output pixel spans along y and x: at the centre, bends ignored.
+
+    Below 1 the chain enlarges (a crop): a source of size / detail pixels loses nothing.
+    """
+    matrix = np.eye(3)
+    for item in maps:
+        if isinstance(item, Projective):
+            matrix = matrix @ item.matrix
+    centre = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2, 1])
+    x, y, w = matrix @ centre
+    (a, b, _), (c, d, _), (g, h, _) = matrix
+    return (math.hypot(c * w - g * y, d * w - h * y) / w**2,
+            math.hypot(a * w - g * x, b * w - h * x) / w**2)
+
+
+def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None = None
+         ) -> np.ndarray:
+    """Applies a chain of maps to a picture with one interpolation.
+
+    A picture that would shrink by 2 or more along an axis is first halved there, as often as it
+    takes, for a bilinear look-up sees no more than two pixels.
 
     Args:
-        image: uint8 [H, W, C].
+        image: uint8 [h, w, C], of any size: all of it is laid over the frame.
         maps: pull maps in the order of application; none leaves the picture as it is.
         border: what lies outside, a key of BORDERS.
+        size: (H, W) of the output and the frame of the maps; None is the picture's own.
 
     Returns:
-        uint8 [H, W, C], bilinear.
+        uint8 [H, W, C], bilinear; the picture itself if there is nothing to do.
     """
-    maps = compose(maps)
-    if not maps:
+    height, width = size = size or image.shape[:2]
+    if not maps and size == image.shape[:2]:
         return image
+    spans = [span * side / out for span, side, out in zip(detail(maps, size), image.shape, size)]
+    times = [2 ** int(math.log2(min(max(span + 1e-6, 1), side)))
+             for span, side in zip(spans, image.shape)]
+    if image.shape[:2] != size:
+        maps = [box(0, 0, image.shape[1] / width, image.shape[0] / height, size), *maps]
+    maps = compose(maps)
+    if times != [1, 1]:
+        image, to_means = _means(image, times, maps, size)
+        maps = compose([to_means, *maps])
+    maps = compose(maps)
     mode, value = BORDERS[border]
-    fill = (value,) * 4
-    height, width = image.shape[:2]
-    if len(maps) == 1 and isinstance(maps[0], Affine):
-        return cv2.warpAffine(image, maps[0].matrix[:2], (width, height),
-                              flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                              borderMode=mode, borderValue=fill)
-    return cv2.remap(image, dense_map(maps, (height, width)), None, cv2.INTER_LINEAR,
-                     borderMode=mode, borderValue=fill)
+    options = dict(borderMode=mode, borderValue=(value,) * 4)
+    if len(maps) == 1 and isinstance(maps[0], Projective):
+        matrix = maps[0].matrix
+        cut = _cut(image, matrix, size)
+        if cut is not None:
+            return cut
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        if maps[0].affine:
+            return cv2.warpAffine(image, matrix[:2], (width, height), flags=flags, **options)
+        return cv2.warpPerspective(image, matrix, (width, height), flags=flags, **options)
+    return cv2.remap(image, dense_map(maps, size), None, cv2.INTER_LINEAR, **options)
+
+
+def _means(image: np.ndarray, times: list[int], maps: list, size: Size
+           ) -> tuple[np.ndarray, Projective]:
+    """The picture, or what the chain sees of it, in means of times[0] x times[1] pixels."""
+    top, left, bottom, right = 0, 0, *image.shape[:2]
+    if len(maps) == 1 and isinstance(maps[0], Projective):
+        x, y = maps[0].pull(np.array([0, 0, size[1], size[1]]) - 0.5,
+                            np.array([0, size[0], 0, size[0]]) - 0.5)
+        top, bottom = _range(y, times[0], bottom)
+        left, right = _range(x, times[1], right)
+    part = image[top:bottom, left:right]
+    more = -part.shape[0] % times[0], -part.shape[1] % times[1]
+    if any(more):
+        part = cv2.copyMakeBorder(part, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+    halvings = [int(math.log2(count)) for count in times]
+    for step in range(max(halvings)):
+        # The middle between two pixels, linearly interpolated, is their mean.
+        sides = [side >> (step < count) for side, count in zip(part.shape, halvings)]
+        part = cv2.resize(part, sides[::-1], interpolation=cv2.INTER_LINEAR)
+    matrix = np.diag([1 / times[1], 1 / times[0], 1.0])
+    matrix[0, 2] = (0.5 - left) / times[1] - 0.5
+    matrix[1, 2] = (0.5 - top) / times[0] - 0.5
+    return part, Projective(matrix)
+
+
+def _range(at: np.ndarray, times: int, side: int) -> tuple[int, int]:
+    low = min(max(int(at.min()) // times * times - 2 * times, 0), side - 1)
+    return low, max(min(int(at.max()) + 3 * times, side), low + 1)
+
+
+def _cut(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray | None:
+    """Flips and crops at whole pixels by `cv2.resize`, which is faster; None if it is neither."""
+    if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
+        return None
+    slices, flips = [], []
+    for axis in (0, 1):
+        step, first = matrix[1 - axis, 1 - axis], matrix[1 - axis, 2]
+        ends = first - step / 2 + 0.5, first + (size[axis] - 0.5) * step + 0.5
+        low, high = round(min(ends)), round(max(ends))
+        if abs(low - min(ends)) + abs(high - max(ends)) > 1e-3 or not (
+                0 <= low < high <= image.shape[axis]):
+            return None
+        slices.append(slice(low, high))
+        flips.append(step < 0)
+    part = image[slices[0], slices[1]]
+    if part.shape[:2] != size:
+        part = cv2.resize(part, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if any(flips):
+        part = cv2.flip(part, -1 if all(flips) else int(flips[1]))
+    return np.ascontiguousarray(part)

@@ -1,8 +1,9 @@
 """Where pictures come from: one loader a kind, and `read_image` for their pixels.
 
-A source is a module with `load(**kwargs) -> Manifest`, and, where its pictures are not
-files, `read(location) -> uint8 [H, W, 3]`. To add one: write the module, add a line to
-`SOURCES` (and its name to `SCHEMES` if its locations look like `name:rest`).
+A source is a module with `load(**kwargs) -> Manifest`. Where its pictures are not files,
+their locations look like `scheme:rest`, and the module has either `read(location) -> uint8
+[H, W, 3]` (drawn pictures) or `read_bytes(root, location)` and `stamp(root, location)`
+(encoded ones). To add one: write the module, and add lines to `SOURCES`, `DRAWN`, `ENCODED`.
 """
 
 import difflib
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.decode import decode
+from input_pipeline.decode import UnreadableImage, decode, encode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 
@@ -27,9 +28,14 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
     'csv': ('csv_file', lambda data, seed: _pick(
         data, 'images', 'columns', 'classes', 'allow_outside', 'group_regex',
         path=data.get('csv', ''))),
+    'tfds': ('tfds', lambda data, seed: _pick(
+        data, 'columns', name=data.get('tfds', ''), data_dir=data.get('tfds_dir') or '',
+        splits=data.get('tfds_splits') or ())),
+    'packed': ('packed', lambda data, seed: {'path': data.get('packed', '')}),
 }
-PLANNED = ('tfds', 'packed')
-SCHEMES = ('doodles', 'digits')
+# scheme -> module
+DRAWN = {'doodles': 'doodles', 'digits': 'digits'}
+ENCODED = {'zip': 'zip_archive', 'tfds': 'tfds', 'packed': 'packed'}
 
 
 def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
@@ -44,8 +50,6 @@ def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
         DataError: an unknown source, or whatever the source finds wrong.
     """
     kind = data.get('source', '')
-    if kind in PLANNED:
-        raise DataError(f'data.source={kind!r} is not built yet: use one of {_listed(SOURCES)}.')
     if kind not in SOURCES:
         raise DataError(f'data.source={kind!r} is no source{did_you_mean(str(kind), SOURCES)}: '
                         f'use one of {_listed(SOURCES)}.')
@@ -56,25 +60,65 @@ def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
 def scheme_of(location: str) -> str:
     """The scheme of a location such as `digits:17`, or '' if the picture is a file."""
     head, colon, _ = location.partition(':')
-    return head if colon and head in SCHEMES else ''
+    return head if colon and (head in DRAWN or head in ENCODED) else ''
 
 
-def read_image(manifest_root: str, location: str) -> np.ndarray:
+def read_image(manifest_root: str, location: str,
+               min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Pixels of one row of a Manifest, RGB uint8 [H, W, 3].
 
+    Args:
+        manifest_root: the manifest's `root`.
+        location: the row's.
+        min_size: as in `decode`.
+
     Raises:
-        DataError: the file is missing or no readable image.
+        UnreadableImage: the file is missing or no readable image.
+    """
+    scheme = scheme_of(location)
+    if scheme in DRAWN:
+        return _module(DRAWN[scheme]).read(location)
+    return decode(read_bytes(manifest_root, location), name=location, min_size=min_size)
+
+
+def read_bytes(manifest_root: str, location: str) -> bytes:
+    """The encoded picture of one row of a Manifest; a drawn one becomes a PNG.
+
+    Raises:
+        UnreadableImage: it is missing or cannot be opened.
+    """
+    scheme = scheme_of(location)
+    if scheme in DRAWN:
+        return encode(_module(DRAWN[scheme]).read(location), 'lossless')
+    if scheme:
+        return _module(ENCODED[scheme]).read_bytes(manifest_root, location)
+    try:
+        with open(os.path.join(manifest_root, location), 'rb') as file:
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _unopened(location, error) from None
+
+
+def stamp(manifest_root: str, location: str) -> tuple[int, int]:
+    """Two numbers that change with an encoded picture: of a file, its bytes and mtime in ns.
+
+    Raises:
+        UnreadableImage: it is missing.
     """
     scheme = scheme_of(location)
     if scheme:
-        return _module(SOURCES[scheme][0]).read(location)
+        return _module(ENCODED[scheme]).stamp(manifest_root, location)
     try:
-        with open(os.path.join(manifest_root, location), 'rb') as file:
-            data = file.read()
-    except OSError as error:
-        raise DataError(f'Image {location!r} in {manifest_root!r} cannot be opened '
-                        f'({error.strerror}): restore it or take it out of the data.') from None
-    return decode(data, name=location)
+        status = os.stat(os.path.join(manifest_root, location))
+    except (OSError, ValueError) as error:
+        raise _unopened(location, error) from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _unopened(location: str, error: Exception) -> UnreadableImage:
+    return UnreadableImage.of(
+        location, 'is missing' if isinstance(error, FileNotFoundError) else
+        f'cannot be opened ({getattr(error, "strerror", None) or error})')
 
 
 def groups_from_paths(paths: Sequence[str], pattern: str) -> list[str]:

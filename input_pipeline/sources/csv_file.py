@@ -3,15 +3,18 @@
 UTF-8 with or without a byte order mark, any line ends; comma, semicolon or tab between
 the fields. All values are text: a class may be called `NA`, `None` or `007`. It is read
 with the standard library and not with pandas, because an error must name the line.
+A manifest that was saved, as CSV or Parquet, is recognised by its columns.
 """
 
 import csv
+import dataclasses
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.errors import DataError
-from input_pipeline.manifest import Manifest, make_manifest
+from input_pipeline.manifest import Manifest, is_manifest, make_manifest
+from input_pipeline.manifest import load as load_manifest
 from input_pipeline.sources import did_you_mean, groups_from_paths, missing_path, scheme_of
 from input_pipeline.sources.folder import SPLIT_NAMES
 
@@ -32,8 +35,9 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     """Manifest of a CSV file, in the order of its lines.
 
     Args:
-        path: the CSV file.
-        images: the folder that image paths are relative to; '' for the CSV's own.
+        path: the CSV file, or a saved manifest (`manifest.save`).
+        images: the folder or zip archive that image paths are relative to; '' for the CSV's
+            own folder.
         columns: names of the columns `image`, `labels` (several separated by commas: one
             head each, named like its column), `id`, `group`, `weight`, `split`; '' or
             absent to look for a common name. A single label column is the head `class`.
@@ -49,8 +53,14 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
         DataError: names the file and, where there is one, the line and the value.
     """
     file = _existing(path, 'data.csv', os.path.isfile)
-    root = _existing(images, 'data.images', os.path.isdir) if images else os.path.dirname(file)
+    archive = images.lower().endswith('.zip')
+    root = (_existing(images, 'data.images', os.path.isfile if archive else os.path.isdir)
+            if images else os.path.dirname(file))
+    if is_manifest(file):
+        return _saved(file, root if images else '', columns, classes, allow_outside, group_regex)
     header, rows, lines = read_csv(file)
+    if is_manifest(file, header) and not any((columns or {}).values()):
+        return _saved(file, root if images else '', {}, classes, allow_outside, group_regex)
     if not rows:
         raise DataError(f'The file {path!r} has no lines below its header: add one an image.')
     wanted = {role: (columns or {}).get(role) or '' for role in COMMON_NAMES}
@@ -72,6 +82,8 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
         'location': [_location(root, name, here, allow_outside)
                      for name, here in zip(written, where)],
     }
+    if archive:
+        table['location'] = [f'zip:{name.removeprefix("./")}' for name in table['location']]
     _refuse_doubled(file, table['id'], lines)
     heads = {'class' if len(places['labels']) == 1 else header[place]: values(place)
              for place in places['labels']} or {'class': [''] * len(rows)}
@@ -92,6 +104,23 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
         table['split'] = [split_name(value, here)
                           for value, here in zip(values(places['split'][0]), where)]
     return make_manifest(table, names, root=root)
+
+
+def _saved(file: str, images: str, columns, classes, allow_outside: bool,
+           group_regex: str) -> Manifest:
+    """The manifest of a saved one; of the settings only those that keep its meaning."""
+    for key, value in (('columns', any((columns or {}).values())), ('classes', classes),
+                       ('group_regex', group_regex)):
+        if value:
+            raise DataError(f'data.{key} is set, but {file!r} is a saved manifest, which has '
+                            f'{key} of its own: unset it.')
+    manifest = load_manifest(file)
+    if images:
+        manifest = dataclasses.replace(manifest, root=images)
+    for name in manifest.table['location']:
+        if not scheme_of(name):
+            _location(manifest.root, name, repr(file), allow_outside)
+    return manifest
 
 
 def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:

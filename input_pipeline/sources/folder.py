@@ -3,7 +3,8 @@
 The class of an image is its directory relative to PATH, so `Korean/character01/7.png`
 has the class `Korean/character01`. If PATH holds `train`, `val` (`valid`, `validation`)
 and `test` folders and no other images, these are the splits and the class is relative
-to them. Links to directories are followed.
+to them. Links to directories are followed. PATH may also be a zip archive, or a folder
+in one (`photos.zip/train`), which is read without unpacking it.
 """
 
 import collections
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, make_manifest
-from input_pipeline.sources import groups_from_paths, missing_path, scheme_of
+from input_pipeline.sources import groups_from_paths, missing_path, scheme_of, zip_archive
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
 SPLIT_NAMES = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
@@ -28,7 +29,7 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
     """Manifest of a folder; `id` is the path relative to it, with forward slashes.
 
     Args:
-        path: the folder.
+        path: the folder or zip archive.
         group_regex: searched in that relative path; its first capture group (else the
             whole match) is the group. '' for no groups.
         extensions: of the files that are images, any case.
@@ -38,10 +39,11 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
             folder without an image, split folders mixed with others, a path which
             `group_regex` does not match.
     """
-    root = _existing_folder(path)
+    archive, inside = zip_archive.split_path(path) if path else ('', '')
+    root = os.path.join(archive, inside) if archive else _existing_folder(path)
     extensions = tuple(
         ext.lower() if ext.startswith('.') else f'.{ext.lower()}' for ext in extensions)
-    folders = dict(_walk(root))
+    folders = _visible(zip_archive.walk(archive, inside)) if archive else dict(_walk(root))
     images = {folder: [name for name in files if _extension(name) in extensions]
               for folder, (files, _) in folders.items()}
     if not any(images.values()):
@@ -68,15 +70,21 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
     number = {name: index for index, name in enumerate(classes)}
     columns = {
         'id': ids,
-        # A class folder may be called like a scheme ('digits:'): './' keeps it a file.
-        'location': [f'./{name}' if scheme_of(name) else name for name in ids],
+        'location': [_location(name, archive, inside) for name in ids],
         'label/class': [number[labels[i]] for i in order],
     }
     if group_regex:
         columns['group'] = groups_from_paths(ids, group_regex)
     if splits:
         columns['split'] = [sides[i] for i in order]
-    return make_manifest(columns, {'class': classes}, root=root)
+    return make_manifest(columns, {'class': classes}, root=archive or root)
+
+
+def _location(name: str, archive: str, inside: str) -> str:
+    if archive:
+        return f'zip:{posixpath.join(inside, name)}'
+    # A class folder may be called like a scheme ('digits:'): './' keeps it a file.
+    return f'./{name}' if scheme_of(name) else name
 
 
 def _existing_folder(path: str) -> str:
@@ -86,7 +94,7 @@ def _existing_folder(path: str) -> str:
     root = os.path.abspath(os.path.expanduser(path))
     if os.path.isfile(root):
         hint = ('read it with data.source=csv' if root.lower().endswith(('.csv', '.tsv'))
-                else 'unpack it first' if root.lower().endswith(('.zip', '.tar', '.gz', '.tgz'))
+                else 'unpack it first' if root.lower().endswith(('.tar', '.gz', '.tgz', '.7z'))
                 else 'give its folder')
         raise DataError(f'data.folder={path!r} is a file, not a folder: {hint}.')
     if not os.path.isdir(root):
@@ -111,7 +119,7 @@ def _walk(root: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
         above = (*above, (status.st_dev, status.st_ino))
         files, below = [], []
         for entry in entries:
-            if entry.name.startswith('.') or entry.name in _SKIPPED_FOLDERS:
+            if _hidden(entry.name):
                 continue
             if entry.is_dir():
                 target = os.stat(entry.path)
@@ -121,6 +129,17 @@ def _walk(root: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
                 files.append(entry.name)  # a broken link: the readability check names it
         yield folder, (files, below)
         pending += [(posixpath.join(folder, name), above) for name in reversed(below)]
+
+
+def _visible(folders):
+    """Of an archive's folders what `_walk` would have found."""
+    return {folder: tuple([name for name in names if not _hidden(name)] for names in content)
+            for folder, content in folders.items()
+            if not any(_hidden(name) for name in folder.split('/'))}
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith('.') or name in _SKIPPED_FOLDERS
 
 
 def _extension(name: str) -> str:

@@ -1,6 +1,9 @@
 import io
+import json
+import pickle
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline import decode as decode_lib
-from input_pipeline.decode import border_color, decode, problem, resize
+from input_pipeline.decode import UnreadableImage, border_color, decode, problem, resize
 from input_pipeline.errors import DataError
 
+PHOTOS = Path(__file__).parent / 'photos'
 SMOOTH = cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8),
                     (70, 50), interpolation=cv2.INTER_CUBIC)
 
@@ -207,3 +211,66 @@ def test_resize_modes():
     assert np.abs(averaged.astype(int) - 127).max() <= 1  # area: no aliasing
     with pytest.raises(DataError, match='squash, pad, crop'):
         resize(image, (8, 8), 'strech')
+
+
+@pytest.mark.parametrize('case', json.loads((PHOTOS / 'eval_transform.json').read_text()),
+                         ids=lambda case: case['key'])
+def test_resize_is_timms_evaluation_transform(case):
+    image = decode((PHOTOS / case['file']).read_bytes(), name=case['file'])
+    resized = resize(image, (case['size'],) * 2, 'crop', interpolation=case['interpolation'],
+                     crop_pct=case['crop_pct'])
+    with np.load(PHOTOS / 'eval_transform.npz') as reference:
+        assert np.abs(resized.astype(int) - reference[case['key']]).mean() < .02
+
+
+def test_crop_pct():
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[25:75, 25:75] = 255
+    for mode in ('squash', 'pad', 'crop'):
+        assert resize(image, (50, 50), mode, crop_pct=.5).min() == 255  # the inner half
+    # timm's rounding: of 27 to 20 rows the first of the centre is round(3.5) = 4.
+    rows = np.repeat(np.arange(27, dtype=np.uint8)[:, None, None], 20, 1).repeat(3, 2)
+    assert resize(rows, (20, 20), 'crop')[0, 0, 0] == 4
+    for wrong in ({'crop_pct': 0.}, {'crop_pct': 1.1}, {'interpolation': 'lanczos'}):
+        with pytest.raises(DataError, match=next(iter(wrong))):
+            resize(image, (8, 8), **wrong)
+
+
+@pytest.mark.parametrize('interpolation', ['area', 'bicubic'])
+def test_a_ribbon_and_a_dot(interpolation):
+    ribbon = np.zeros((20, 20_000, 3), np.uint8)
+    ribbon[:, 9_995:10_005] = 255
+    cropped = resize(ribbon, (64, 64), 'crop', interpolation=interpolation)
+    assert (cropped[:, 20:44] == 255).all() and (cropped[:, :10] == 0).all()
+    assert resize(ribbon, (64, 64), 'pad', interpolation=interpolation).shape == (64, 64, 3)
+    assert (resize(ribbon[:1, 10_000:10_001], (9, 9), 'crop') == 255).all()
+
+
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_a_large_jpeg_decodes_at_a_reduced_scale(orientation):
+    photo = Image.open(PHOTOS / '0.jpg').resize((1024, 768))
+    exif = photo.getexif()
+    exif[0x0112] = orientation
+    data = encode(photo, 'JPEG', quality=90, exif=exif)
+    full = decode(data, name='a')
+    for size, factor in (((256, 256), 2), ((257, 257), 1), ((257, 100), 1), ((100, 97), 2),
+                         ((96, 96), 4), ((9, 9), 4)):
+        image = decode(data, name='a', min_size=size)
+        assert [n * factor for n in image.shape[:2]] == list(full.shape[:2])
+        want, got = (resize(picture, size).astype(int) for picture in (full, image))
+        assert np.abs(want - got).mean() < 1
+    png = encode(SMOOTH, 'PNG')
+    np.testing.assert_array_equal(decode(png, name='a', min_size=(5, 5)), SMOOTH)
+
+
+def test_an_encoded_picture_decodes():
+    np.testing.assert_array_equal(
+        decode(decode_lib.encode(SMOOTH, 'lossless'), name='a'), SMOOTH)
+    assert near(decode(decode_lib.encode(SMOOTH, 95), name='a'), SMOOTH)
+
+
+def test_an_error_survives_the_way_from_a_worker():
+    with pytest.raises(UnreadableImage) as caught:
+        decode(b'', name='x.jpg')
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.reason == 'is empty (0 bytes)' and str(error) == str(caught.value)

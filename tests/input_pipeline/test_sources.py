@@ -35,12 +35,9 @@ def table_of(manifest, head='class'):
 # The table of sources
 
 
-def test_unknown_and_planned_sources():
+def test_unknown_source():
     with pytest.raises(DataError, match=r"'foldr'.*did you mean 'folder'.*doodles, digits"):
         load_source({'source': 'foldr'})
-    for kind in ('tfds', 'packed'):
-        with pytest.raises(DataError, match=f'{kind}.*not built yet'):
-            load_source({'source': kind})
 
 
 def test_doodles_get_the_seed_and_their_keys(monkeypatch):

@@ -47,9 +47,9 @@ def manifests(draw, two_heads=True):
     """Unbalanced classes, groups of any size, single rows, some rows unlabelled."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     classes, per_class = draw(st.integers(1, 5)), draw(st.integers(12, 60))
-    sizes = np.maximum(12, per_class * rng.uniform(0.3, 1, classes)).astype(int)
+    sizes = np.maximum(24, per_class * rng.uniform(0.3, 1, classes)).astype(int)
     labels = np.repeat(np.arange(classes), sizes)
-    people = draw(st.integers(8, 80))
+    people = draw(st.integers(16, 80))
     groups = rng.integers(0, people, len(labels)).astype(str).astype(object)
     groups[rng.random(len(labels)) < draw(st.sampled_from([0, 0.3, 1]))] = ''
     age = {'age': rng.integers(0, 3, len(labels))} if two_heads else {}

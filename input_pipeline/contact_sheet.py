@@ -1,0 +1,53 @@
+"""A picture of what transforms do: one row a transform or a curriculum stage."""
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from input_pipeline import transforms
+from input_pipeline.curriculum import Stage
+from input_pipeline.loader import example_rng
+from input_pipeline.transforms import Transform
+from input_pipeline.warp import Size
+
+_GAP, _CAPTION = 4, 16  # px
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Transform, ...]],
+                  size: Size, *, border: str = 'edge', seed: int = 0, epoch: int = 0,
+                  keys: Sequence[int] = ()) -> np.ndarray:
+    """Draws each row's transforms for each picture, under a caption.
+
+    Args:
+        pictures: RGB uint8 [h, w, 3], one a column.
+        rows: caption -> transforms.
+        size: (height, width) of the model's input.
+        border: what a warp sees outside, a key of `warp.BORDERS`.
+        seed, epoch, keys: of `loader.example_rng`, a key a picture: with those of a run the
+            sheet shows what it trains on. Without keys: 0, 1, ...
+
+    Returns:
+        RGB uint8 [H, W, 3], on white.
+    """
+    height, width = size
+    keys = keys if len(keys) else range(len(pictures))
+    sheet = np.full((len(rows) * (height + _CAPTION + _GAP) + _GAP,
+                     len(pictures) * (width + _GAP) + _GAP, 3), 255, np.uint8)
+    for i, (caption, row) in enumerate(rows.items()):
+        top = _GAP + i * (height + _CAPTION + _GAP)
+        cv2.putText(sheet, caption, (_GAP, top + _CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+                    (0, 0, 0), 1, cv2.LINE_AA)
+        for j, picture in enumerate(pictures):
+            plan = transforms.draw(row, example_rng(seed, epoch, keys[j]), size, picture.shape[:2])
+            left = _GAP + j * (width + _GAP)
+            sheet[top + _CAPTION:top + _CAPTION + height, left:left + width] = transforms.apply(
+                plan, picture, size, border)
+    return sheet
+
+
+def stage_rows(stages: Sequence[Stage]) -> dict[str, tuple[Transform, ...]]:
+    """The rows of a curriculum: its stages, named by their transforms."""
+    return {f'{number} (step {stage.start}): '
+            + (' '.join(item.kind for item in stage.transforms) or 'no transforms'):
+            stage.transforms for number, stage in enumerate(stages)}

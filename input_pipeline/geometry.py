@@ -1,0 +1,177 @@
+"""Geometric transforms: each draws one pull map of `input_pipeline.warp`.
+
+Lengths are shares of the side or pixels of the model's input; angles are degrees.
+"""
+
+import math
+
+import numpy as np
+
+from input_pipeline import warp
+from input_pipeline.warp import Projective, Size
+
+
+def rotation(degrees: float, size: Size) -> Projective:
+    """Turns the picture about its centre, counter-clockwise."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return warp.about_centre([[cos, sin], [-sin, cos]], size)
+
+
+def translation(x: float, y: float, size: Size) -> Projective:
+    """Pushes the picture by pixels."""
+    return warp.about_centre([[1.0, 0.0], [0.0, 1.0]], size, (x, y))
+
+
+def shearing(x: float, y: float, size: Size) -> Projective:
+    """Leans the picture by the factors (tangents) x, then y."""
+    return warp.about_centre([[1 + x * y, x], [y, 1.0]], size)
+
+
+def _hflip(rng, size):
+    return warp.about_centre([[-1.0, 0.0], [0.0, 1.0]], size)
+
+
+def _vflip(rng, size):
+    return warp.about_centre([[1.0, 0.0], [0.0, -1.0]], size)
+
+
+def _transpose(rng, size):
+    ratio = size[1] / size[0]
+    return warp.about_centre([[0.0, ratio], [1 / ratio, 0.0]], size)
+
+
+def _rotate90(rng, size):
+    quarter, ratio = rng.integers(4), size[1] / size[0]
+    return warp.about_centre([
+        [[1.0, 0.0], [0.0, 1.0]], [[0.0, ratio], [-1 / ratio, 0.0]],
+        [[-1.0, 0.0], [0.0, -1.0]], [[0.0, -ratio], [1 / ratio, 0.0]]][quarter], size)
+
+
+def _rotate(rng, size, degrees):
+    return rotation(rng.uniform(-degrees, degrees), size)
+
+
+def _scale(rng, size, factor, aspect):
+    zoom = math.exp(rng.uniform(-1, 1) * math.log(factor))
+    stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(aspect))
+    return warp.about_centre([[zoom * stretch, 0.0], [0.0, zoom / stretch]], size)
+
+
+def _zoom(rng, size, factor):
+    zoom = math.exp(rng.uniform(*np.log(factor)))
+    return warp.about_centre([[zoom, 0.0], [0.0, zoom]], size)
+
+
+def _shear(rng, size, degrees):
+    x, y = np.tan(np.radians(rng.uniform(-degrees, degrees, 2)))
+    return shearing(x, y, size)
+
+
+def _shift(rng, size, share):
+    dx, dy = rng.uniform(-share, share, 2) * (size[1], size[0])
+    return translation(dx, dy, size)
+
+
+def _perspective(rng, size, distortion):
+    """Every corner moves inwards by at most distortion / 2 of the sides, as in torchvision."""
+    height, width = size
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * (width - 1, height - 1)
+    inwards = rng.uniform(0, distortion / 2, (4, 2)) * (width, height)
+    return homography(corners + inwards * [[1, 1], [-1, 1], [-1, -1], [1, -1]], corners)
+
+
+def homography(points: np.ndarray, sources: np.ndarray) -> Projective:
+    """The pull map that sends four points [4, 2] to four others."""
+    rows, right = [], []
+    for (x, y), (u, v) in zip(points, sources):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+        right += [u, v]
+    return Projective(np.append(np.linalg.solve(rows, right), 1).reshape(3, 3))
+
+
+def _optical_distortion(rng, size, k):
+    return warp.Radial(rng.uniform(-k, k), size)
+
+
+def _center_crop(rng, size, share):
+    return warp.box((1 - share) / 2, (1 - share) / 2, share, share, size)
+
+
+def _random_crop(rng, size, share, padding):
+    """A window of `share` of the sides, anywhere in the frame with `padding` px around it."""
+    pad_y, pad_x = padding / size[0], padding / size[1]
+    left, top = rng.uniform(0, 1, 2)
+    return warp.box(left * (1 + 2 * pad_x - share) - pad_x,
+                    top * (1 + 2 * pad_y - share) - pad_y, share, share, size)
+
+
+def _random_resized_crop(rng, size, scale, ratio, source):
+    """Szegedy et al. 2015 as in torchvision: ten tries, then the largest window in the centre.
+
+    `scale` is the window's share of the area and `ratio` its width / height, in the pixels of
+    the source picture (height, width).
+    """
+    rows, columns = source
+    for _ in range(10):
+        area = rng.uniform(*scale) * rows * columns
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < width <= columns and 0 < height <= rows:
+            top, left = rng.integers((rows - height + 1, columns - width + 1))
+            break
+    else:
+        width = max(1, min(columns, round(rows * ratio[1])))
+        height = max(1, min(rows, round(columns / ratio[0])))
+        top, left = (rows - height) // 2, (columns - width) // 2
+    return warp.box(left / columns, top / rows, width / columns, height / rows, size)
+
+
+def _elastic(rng, size, alpha, sigma):
+    """Simard et al. 2003: uniform noise, blurred by a Gaussian of `sigma`, times `alpha`.
+
+    Drawn as a cubic B-spline with the variance of that Gaussian (spacing sigma * sqrt(3)),
+    scaled to the standard deviation that the blurred noise has.
+    """
+    spacing = sigma * math.sqrt(3)
+    deviation = alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
+    spline_gain = 151 / 315  # mean of the summed squares of the cubic B-spline's weights, 2-D
+    shape = [2, *(math.ceil(side / spacing) + 5 for side in size)]
+    noise = rng.uniform(-math.sqrt(3), math.sqrt(3), shape)
+    return warp.Elastic(noise * (deviation / spline_gain), spacing, size)
+
+
+def _grid_distortion(rng, size, steps, limit):
+    def axis(length):
+        widths = rng.uniform(1 - limit, 1 + limit, steps)
+        moved = np.concatenate([[0], np.cumsum(widths)])
+        return moved / moved[-1] * (length - 1)
+
+    y = axis(size[0])
+    return warp.Grid(axis(size[1]), y)
+
+
+# kind: (draw, defaults, allowed range of each parameter)
+KINDS = {
+    'hflip': (_hflip, dict(p=0.5), {}),
+    'vflip': (_vflip, dict(p=0.5), {}),
+    'transpose': (_transpose, dict(p=0.5), {}),
+    'rotate90': (_rotate90, dict(p=1.0), {}),
+    'rotate': (_rotate, dict(p=1.0, degrees=10.0), dict(degrees=(0, 180))),
+    'scale': (_scale, dict(p=1.0, factor=1.2, aspect=1.0), dict(factor=(1, 10), aspect=(1, 10))),
+    'zoom': (_zoom, dict(p=1.0, factor=(0.8, 1.2)), dict(factor=(0.1, 10))),
+    'shear': (_shear, dict(p=1.0, degrees=10.0), dict(degrees=(0, 60))),
+    'shift': (_shift, dict(p=1.0, share=0.1), dict(share=(0, 1))),
+    # Beyond 0.6 the horizon of a picture may lie inside its frame.
+    'perspective': (_perspective, dict(p=0.5, distortion=0.5), dict(distortion=(0, 0.6))),
+    'optical_distortion': (_optical_distortion, dict(p=1.0, k=0.2), dict(k=(0, 0.3))),
+    'center_crop': (_center_crop, dict(p=1.0, share=0.875), dict(share=(0.01, 1))),
+    'random_crop': (_random_crop, dict(p=1.0, share=0.875, padding=0),
+                    dict(share=(0.01, 1), padding=(0, 1000))),
+    'random_resized_crop': (
+        _random_resized_crop, dict(p=1.0, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
+        dict(scale=(0.001, 1), ratio=(0.01, 100))),
+    'elastic': (_elastic, dict(p=1.0, alpha=30.0, sigma=4.0),
+                dict(alpha=(0, 10_000), sigma=(0.5, 1000))),
+    'grid_distortion': (_grid_distortion, dict(p=1.0, steps=4, limit=0.2),
+                        dict(steps=(1, 64), limit=(0, 0.9))),
+}

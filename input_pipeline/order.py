@@ -1,0 +1,171 @@
+"""The endless order of training: position -> (epoch, row, copy).
+
+A plan says how often each row comes in epoch e, a pure function of (seed, e), and `Order`
+shuffles that. Nothing is copied. Every epoch of a plan has the same number of examples, so
+that a look-up costs a division, wherever a run resumes.
+"""
+
+import dataclasses
+import threading
+
+import numpy as np
+
+# What a random stream is for; the loader has others.
+_ORDER, _WALK, _WEIGHTED = 1, 3, 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Walk:
+    """Every cell (mostly: a class) gets its quota, and its rows come equally often.
+
+    How often two rows of a cell come differs by at most one, within any epoch and over all
+    epochs up to any. The walk goes through one permutation of the cell after another.
+
+    Attributes:
+        num_rows: rows of the manifest.
+        seed: of the permutations.
+        rows: int [M], the rows that take part, cell after cell.
+        sizes: int [C], rows of each cell.
+        quotas: int [C], examples of each cell in an epoch; 0 for an empty cell.
+    """
+
+    num_rows: int
+    seed: int
+    rows: np.ndarray
+    sizes: np.ndarray
+    quotas: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Examples of an epoch."""
+        return int(self.quotas.sum())
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """How often each row comes in an epoch, int32 [num_rows]."""
+        sizes = np.maximum(self.sizes, 1)
+        every = (2 * self.quotas + sizes) // (2 * sizes)
+        # Beyond `every`, some rows come once more or once less: at most half of the cell.
+        extra = self.quotas - every * sizes
+        counts = np.zeros(self.num_rows, np.int32)
+        counts[self.rows] = np.repeat(every, self.sizes)
+        starts = np.cumsum(self.sizes) - self.sizes
+        for cell in np.flatnonzero(extra):
+            size, step = int(self.sizes[cell]), int(extra[cell])
+            picked = _walk(self.seed, int(cell), size, abs(step), epoch)
+            counts[self.rows[starts[cell] + picked]] += 1 if step > 0 else -1
+        return counts
+
+
+def _walk(seed: int, cell: int, size: int, step: int, epoch: int) -> np.ndarray:
+    """Places epoch * step ... (epoch + 1) * step of an endless row of permutations of 0..size-1.
+
+    No number comes twice in the result; `step` is at most size / 2.
+    """
+    def permutation(number: int) -> np.ndarray:
+        return np.random.default_rng((seed, _WALK, cell, number)).permutation(size)
+
+    def start_of(number: int, before: int) -> np.ndarray:
+        # The numbers that the same epoch took from the end of the permutation before move
+        # back, but not into the end of this one: so that end depends on no permutation before.
+        taken = np.zeros(size, bool)
+        taken[permutation(number - 1)[size - before:]] = True
+        zone = permutation(number)
+        end = (number + 1) * size % step
+        zone, rest = zone[:size - end], zone[size - end:]
+        moved = taken[zone]
+        return np.concatenate([zone[~moved], zone[moved], rest])
+
+    number, offset = divmod(epoch * step, size)
+    if offset + step > size:
+        before = size - offset
+        return np.concatenate([permutation(number)[offset:],
+                               start_of(number + 1, before)[:step - before]])
+    before = number * size % step
+    order = start_of(number, before) if before else permutation(number)
+    return order[offset:offset + step]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Systematic:
+    """Every row comes as often as expected, rounded up or down (systematic sampling).
+
+    Attributes:
+        num_rows: rows of the manifest.
+        seed: of the rounding, which is drawn anew each epoch.
+        rows: int [M], the rows that may come.
+        expected: float64 [M], positive; adds up to `length`.
+        length: examples of an epoch.
+    """
+
+    num_rows: int
+    seed: int
+    rows: np.ndarray
+    expected: np.ndarray
+    length: int
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """How often each row comes in an epoch, int32 [num_rows]."""
+        rng = np.random.default_rng((self.seed, _WEIGHTED, epoch))
+        order = rng.permutation(len(self.rows))
+        # Half units keep a whole number of expected examples away from the rounding's edge.
+        shift = (rng.integers(2**20) + 0.5) / 2**20
+        edges = np.floor(np.cumsum(self.expected[order]) + shift).astype(np.int64)
+        edges[-1] = self.length
+        counts = np.zeros(self.num_rows, np.int32)
+        counts[self.rows[order]] = np.diff(edges, prepend=0)
+        return counts
+
+
+Plan = Walk | Systematic
+
+
+class Order:
+    """The endless order of training: position -> (epoch, row, copy). O(1), shuffled each epoch.
+
+    Before position `start` every row comes once an epoch; there the plan takes over, in the
+    middle of an epoch if it must be, and epochs are counted on. `copy` (0, 1, ...) tells apart
+    the times that a row comes in one epoch: they need augmentations of their own.
+    """
+
+    def __init__(self, plan: Plan, start: int = 0):
+        self._plan = plan
+        self._start = start
+        self._length = plan.length
+        self._first = -(-start // plan.num_rows)  # the plan's first epoch
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, position: int) -> tuple[int, int, int]:
+        if position < self._start:
+            epoch, offset = divmod(position, self._plan.num_rows)
+        else:
+            epoch, offset = divmod(position - self._start, self._length)
+            epoch += self._first
+        rows, copies = self._epochs.get(epoch) or self._draw(epoch)
+        return epoch, rows.item(offset), 0 if copies is None else copies.item(offset)
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        with self._lock:
+            if epoch in self._epochs:
+                return self._epochs[epoch]
+            plan = self._plan
+            if epoch < self._first:
+                counts = np.ones(plan.num_rows, np.int32)
+            else:
+                counts = plan.counts(epoch - self._first)
+            rows = np.repeat(np.arange(plan.num_rows), counts)
+            shuffle = np.random.default_rng((plan.seed, _ORDER, epoch)).permutation(len(rows))
+            copies = None
+            if counts.max() > 1:
+                copies = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+                copies = copies.astype(np.int32)[shuffle]
+            drawn = rows[shuffle], copies
+            # Threads work on two neighbouring epochs at most.
+            self._epochs = dict(list(self._epochs.items())[-1:]) | {epoch: drawn}
+            return drawn
+
+    def __getstate__(self):
+        return self._plan, self._start
+
+    def __setstate__(self, state):
+        self.__init__(*state)

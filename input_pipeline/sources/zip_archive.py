@@ -1,0 +1,157 @@
+"""Zip archives of pictures, read in place.
+
+A location is `zip:<name in the archive>` and the manifest's root is the archive. Members
+are read by position (`os.pread`), without a file pointer: threads need no lock, a forked
+process may go on, and nothing that is pickled holds a handle.
+"""
+
+import collections
+import functools
+import os
+import posixpath
+import struct
+import threading
+import zipfile
+import zlib
+
+import numpy as np
+
+from input_pipeline.decode import UnreadableImage
+from input_pipeline.errors import DataError
+
+_MAX_BYTES = 2**30  # of one picture's file: a zip bomb is refused before it is unpacked
+_PLAIN, _ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 0x1
+_lock = threading.Lock()
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """('/a/b.zip', 'c/d') for '/a/b.zip/c/d' if b.zip is a file, else ('', '')."""
+    archive, inside = os.path.abspath(os.path.expanduser(path)), ''
+    while not os.path.exists(archive) and archive != os.path.dirname(archive):
+        archive, name = os.path.split(archive)
+        inside = posixpath.join(name, inside) if inside else name
+    if archive.lower().endswith('.zip') and os.path.isfile(archive):
+        return archive, inside
+    return '', ''
+
+
+def walk(archive: str, inside: str = '') -> dict[str, tuple[list[str], list[str]]]:
+    """Folder relative to `inside` -> (file names, folder names), all sorted.
+
+    Raises:
+        DataError: no sound zip archive, a name that leads out of it or occurs twice, or no
+            folder `inside`.
+    """
+    opened = _archive(archive)
+    files, below = collections.defaultdict(set), collections.defaultdict(set)
+    start = f'{inside}/' if inside else ''
+    names = [name[len(start):] for name in (*opened.rows, *opened.folders)
+             if name.startswith(start)]
+    if not names and inside:
+        raise DataError(f'The archive {archive!r} has no folder {inside!r}: '
+                        f'correct data.folder.')
+    for name in names:
+        folder, _, file = name.rpartition('/')
+        if file:
+            files[folder].add(file)
+        while folder:  # a folder need not be listed itself
+            above, _, last = folder.rpartition('/')
+            below[above].add(last)
+            folder = above
+    return {folder: (sorted(files[folder]), sorted(below[folder]))
+            for folder in sorted({'', *files, *below, *(posixpath.join(above, name)
+                                  for above, names in below.items() for name in names)})}
+
+
+def read_bytes(root: str, location: str) -> bytes:
+    """The bytes of the member `zip:<name>`, checked against the archive's checksum.
+
+    Raises:
+        UnreadableImage: no such member, or it cannot be unpacked.
+    """
+    name = location.partition(':')[2]
+    reason, data = _archive(root).read(name)
+    if reason:
+        raise UnreadableImage.of(name, f'in {root!r} {reason}')
+    return data
+
+
+def stamp(root: str, location: str) -> tuple[int, int]:
+    """(bytes, checksum) of a member: a changed picture has another one."""
+    opened = _archive(root)
+    row = opened.rows.get(location.partition(':')[2])
+    return (0, 0) if row is None else (int(opened.table[row, 2]), int(opened.table[row, 3]))
+
+
+class _Archive:
+    """An open archive and its table: offset, bytes packed, bytes, checksum, method, flags."""
+
+    def __init__(self, path: str):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise DataError(f'The archive {path!r} is no sound zip ({error}): '
+                            f'fetch or write it again.') from None
+        self.rows: dict[str, int] = {}
+        self.folders: list[str] = []
+        self.table = np.array([(m.header_offset, m.compress_size, m.file_size, m.CRC,
+                                m.compress_type, m.flag_bits) for m in members],
+                              np.int64).reshape(-1, 6)
+        for row, member in enumerate(members):
+            name = member.filename.replace('\\', '/')  # as some Windows tools write it
+            if name.startswith('/') or '..' in name.split('/') or name[1:2] == ':':
+                raise DataError(f'The archive {path!r} has the name {member.filename!r}, which '
+                                f'leads out of it: do not use it, or write it anew.')
+            if name.endswith('/'):
+                self.folders.append(name)
+            elif name in self.rows:
+                raise DataError(f'The archive {path!r} has {name!r} twice: write it anew.')
+            else:
+                self.rows[name] = row
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, name: str) -> tuple[str, bytes]:
+        """(what is wrong or '', the bytes)."""
+        row = self.rows.get(name)
+        if row is None:
+            return 'is missing', b''
+        offset, packed, size, checksum, method, flags = (int(n) for n in self.table[row])
+        if flags & _ENCRYPTED:
+            return 'is encrypted', b''
+        if method not in _PLAIN:
+            return f'is packed by method {method}; write the archive with "deflate"', b''
+        if size > _MAX_BYTES:
+            return f'has {size:,} bytes (a zip bomb?)', b''
+        try:
+            header = os.pread(self._file, 30, offset)
+            if header[:4] != b'PK\3\4':
+                return 'is damaged (no header in the archive)', b''
+            offset += 30 + sum(struct.unpack_from('<HH', header, 26))
+            data = os.pread(self._file, packed, offset)
+            if method == zipfile.ZIP_DEFLATED:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+        except (OSError, struct.error, zlib.error) as error:
+            return f'is damaged ({error})', b''
+        if len(data) != size or zlib.crc32(data) != checksum:
+            return 'is damaged (its checksum differs)', b''
+        return '', data
+
+    def __del__(self):
+        if hasattr(self, '_file'):
+            os.close(self._file)
+
+
+def _archive(path: str) -> _Archive:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f'The archive {path!r} cannot be opened ({error.strerror}): '
+                        f'restore it.') from None
+    with _lock:  # one thread reads the table of contents, the others wait for it
+        return _open(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _open(path: str, size: int, mtime: int) -> _Archive:
+    return _Archive(path)

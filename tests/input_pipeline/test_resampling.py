@@ -1,0 +1,232 @@
+"""Kinds of resampling: how often each class comes; weights of classes against scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+
+from input_pipeline.durations import to_steps
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import make_manifest
+from input_pipeline.resampling import RESAMPLINGS, class_weights, cluster_rows, make_order
+
+SIZES = (40, 10, 0, 25)  # the third class has no images
+BATCH = 10
+
+
+def make(sizes=SIZES, unlabelled=0, **columns):
+    labels = np.repeat(np.arange(len(sizes)), sizes).tolist() + [-1] * unlabelled
+    rng = np.random.default_rng(0)
+    labels = np.array(labels)[rng.permutation(len(labels))]
+    return make_manifest(
+        {'id': [f'i{n}' for n in range(len(labels))], 'location': '', 'label/class': labels,
+         'label/other': np.zeros(len(labels), int), **columns},
+        {'class': ('ant', 'bee', 'cow', 'dog')[:len(sizes)], 'other': ('all',)})
+
+
+def order_of(manifest, seed=0, **resample):
+    return make_order(
+        manifest, resample, seed=seed, batch_size=BATCH,
+        to_steps=lambda duration, key: to_steps(duration, key=key, batch_size=BATCH,
+                                                examples_per_epoch=len(manifest)))
+
+
+def rows_of(order, epoch=0):
+    """Rows of one epoch of an order that starts at once."""
+    length = next(n for n in range(10**6) if order(n)[0] == 1)
+    return np.array([order(epoch * length + i)[1] for i in range(length)])
+
+
+def classes_of(manifest, order, epoch=0):
+    labels = manifest.labels('class')[rows_of(order, epoch)]
+    return np.bincount(labels, minlength=4).tolist()
+
+
+@pytest.mark.parametrize('resample, expected', [
+    ({'kind': 'none'}, [40, 10, 0, 25]),
+    ({}, [40, 10, 0, 25]),
+    ({'kind': 'none', 'length': 15}, [8, 2, 0, 5]),
+    ({'kind': 'over'}, [40, 40, 0, 40]),
+    ({'kind': 'over', 'target': 30}, [40, 30, 0, 30]),
+    ({'kind': 'over', 'length': 30}, [10, 10, 0, 10]),
+    ({'kind': 'under'}, [10, 10, 0, 10]),
+    ({'kind': 'under', 'target': 20}, [20, 10, 0, 20]),
+    ({'kind': 'multiply', 'multipliers': {'bee': 2.0, 'dog': 0.5, 'ant': 0}}, [0, 20, 0, 13]),
+    ({'kind': 'multiply', 'multipliers': {'bee': 0.01}}, [40, 1, 0, 25]),
+    ({'kind': 'random'}, [40, 10, 0, 25]),
+    ({'kind': 'random', 'n': 20}, [20, 10, 0, 20]),
+    ({'kind': 'random', 'n': 20, 'redraw': False}, [20, 10, 0, 20]),
+    ({'kind': 'sqrt'}, [33, 16, 0, 26]),  # 75 times 6.32, 3.16, 5 / 14.49: 32.7, 16.4, 25.9
+    ({'kind': 'effective', 'beta': 0.0}, [40, 10, 0, 25]),
+    ({'kind': 'effective', 'beta': 1 - 1e-9}, [25, 25, 0, 25]),
+    ({'kind': 'effective', 'beta': 0.95}, [33, 18, 0, 24]),  # n / (1 - .95^n): 45.9, 24.9, 34.6
+    ({'kind': 'balanced'}, [25, 25, 0, 25]),
+    ({'kind': 'balanced', 'length': 3000}, [1000, 1000, 0, 1000]),
+    ({'kind': 'over', 'head': 'other'}, [40, 10, 0, 25])])
+def test_classes_come_as_often_as_said(resample, expected):
+    manifest = make()
+    order = order_of(manifest, **resample)
+    for epoch in range(3):
+        assert classes_of(manifest, order, epoch) == expected
+
+
+def test_unlabelled_rows_are_kept():
+    manifest = make(unlabelled=7)
+    clusters = manifest.with_column('cluster', np.arange(len(manifest)) % 2)
+    for kind in set(RESAMPLINGS) - {'weighted'}:
+        rows = rows_of(order_of(clusters, kind=kind, n=4))
+        unlabelled = rows[clusters.labels('class')[rows] < 0]
+        assert len(unlabelled) == len(set(unlabelled)) == 7, kind
+
+
+@pytest.mark.parametrize('kind', ['none', 'under', 'weighted'])
+def test_seeds_draw_differently(kind):
+    manifest = make(weight=0.5 + np.arange(75) % 5)
+    first, again, other = (rows_of(order_of(manifest, seed, kind=kind)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (set(first) != set(other)) == (kind != 'none')
+
+
+def test_random_images_are_redrawn_or_always_the_same():
+    manifest = make()
+    first, again = (order_of(manifest, kind='random', n=10, redraw=redraw)
+                    for redraw in (False, True))
+    assert set(rows_of(first)) == set(rows_of(first, 1)) == set(rows_of(first, 5))
+    assert set(rows_of(first)) != set(rows_of(order_of(manifest, 1, kind='random', n=10,
+                                                       redraw=False)))
+    ants = manifest.labels('class') == 0
+    assert set().union(*(rows_of(again, epoch) for epoch in range(4))) > set(np.flatnonzero(ants))
+    halved = order_of(manifest, kind='random', n=10, redraw=False, length=15)
+    assert len(set(rows_of(halved)) | set(rows_of(halved, 1))) == 30
+
+
+def test_clusters_give_the_same_number_each():
+    rng = np.random.default_rng(0)
+    sizes, places = (30, 12), rng.normal(0, 100, (2, 3, 4))
+    manifest = make(sizes)
+    labels = manifest.labels('class')
+    planted = np.select([labels == 0, labels == 1], [np.cumsum(labels == 0) % 7 // 3,
+                                                     np.cumsum(labels == 1) % 4 % 3])
+    features = places[labels, planted] + rng.normal(0, 1, (len(labels), 4))
+    clusters = cluster_rows(features, labels, k=3, seed=0)
+    for label in range(2):  # the same partition, whatever the numbers
+        pairs = set(zip(clusters[labels == label], planted[labels == label]))
+        assert len(pairs) == len(set(planted[labels == label]))
+    names = np.array(['x', 'y', 'z'], object)[clusters]
+    for column in (clusters, names):
+        order = order_of(manifest.with_column('mode', column), kind='cluster', column='mode', n=2)
+        for epoch in range(3):
+            rows = rows_of(order, epoch)
+            found = dict(zip(*np.unique(labels[rows] * 3 + planted[rows], return_counts=True)))
+            sizes = dict(zip(*np.unique(labels * 3 + planted, return_counts=True)))
+            assert found == {cell: min(2, size) for cell, size in sizes.items()}
+
+
+def test_few_different_rows_make_few_clusters():
+    labels = np.array([0, 0, 0, -1, 1])
+    clusters = cluster_rows(np.array([[1.], [1.], [5.], [9.], [2.]], np.float32), labels, k=10)
+    assert clusters[0] == clusters[1] != clusters[2]
+    assert clusters[3] == -1 and clusters[4] == 0
+
+
+def test_weights_of_rows():
+    manifest = make(weight=np.where(np.arange(75) < 25, 2.0, 0.5))
+    counts = np.bincount(rows_of(order_of(manifest, kind='weighted')), minlength=75)
+    assert counts.sum() == 75 and (counts[:25] == 2).all() and counts[25:].max() == 1
+    whole = manifest.with_column('times', np.arange(75) % 3)
+    order = order_of(whole, kind='weighted', column='times', length=75)
+    np.testing.assert_array_equal(np.bincount(rows_of(order)), np.arange(75) % 3)
+
+
+def test_a_deferred_start_counts_epochs_of_the_data():
+    manifest = make()
+    order, plain = order_of(manifest, kind='over', start={'epochs': 2}), order_of(manifest)
+    assert [order(p) for p in range(150)] == [plain(p) for p in range(150)]
+    rows = [order(p)[1] for p in range(150, 150 + 120)]
+    assert np.bincount(manifest.labels('class')[rows]).tolist() == [40, 40, 0, 40]
+    none = order_of(manifest, kind='none', start={'steps': 3})
+    assert [none(p) for p in range(150)] == [plain(p) for p in range(150)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=4).filter(any),
+       st.sampled_from(['none', 'over', 'under', 'sqrt', 'effective', 'balanced']),
+       st.integers(4, 500), st.integers(0, 9))
+def test_any_length_is_met_and_no_class_is_lost(sizes, kind, length, seed):
+    manifest = make(sizes)
+    found = rows_of(order_of(manifest, seed, kind=kind, length=length))
+    assert len(found) == length
+    assert set(manifest.labels('class')[found]) == set(np.flatnonzero(sizes))
+
+
+@pytest.mark.parametrize('resample, words', [
+    ({'kind': 'overr'}, "resample.kind='overr' is unknown: did you mean 'over'"),
+    ({'kind': 'smote'}, 'use one of none, over, under'),
+    ({'kinds': 'over'}, "resample.kinds is unknown: did you mean 'kind'"),
+    ({'head': 'age'}, "resample.head='age' is no head: use one of class, other"),
+    ({'kind': 'random', 'n': 0}, 'resample.n=0: give a whole number'),
+    ({'kind': 'over', 'target': 2.5}, 'resample.target=2.5'),
+    ({'kind': 'over', 'length': True}, 'resample.length=True'),
+    ({'kind': 'balanced', 'length': 2}, 'resample.length=2 is less than the 3 classes'),
+    ({'kind': 'multiply', 'multipliers': {'bees': 2}}, "'bees', which .* did you mean 'bee'"),
+    ({'kind': 'multiply', 'multipliers': {'bee': -1}}, r"multipliers\['bee'\] = -1"),
+    ({'kind': 'multiply', 'multipliers': {'bee': float('nan')}}, r"multipliers\['bee'\] = nan"),
+    ({'kind': 'multiply', 'multipliers': dict.fromkeys(['ant', 'bee', 'dog'], 0)}, 'no image'),
+    ({'kind': 'effective', 'beta': 1}, 'resample.beta=1:'),
+    ({'kind': 'cluster'}, "kind=cluster needs the column 'cluster', .* 'label|id"),
+    ({'kind': 'cluster', 'column': 'holes'}, "'i3' has nothing in the column 'holes'"),
+    ({'kind': 'weighted'}, "needs the column 'weight'"),
+    ({'kind': 'weighted', 'column': 'id'}, "'id', which resample.column names, holds text"),
+    ({'kind': 'weighted', 'column': 'zero'}, "All of the column 'zero' is 0"),
+    ({'kind': 'weighted', 'column': 'minus'}, "'i0' has minus=-1"),
+    ({'start': {'years': 1}, 'kind': 'over'}, 'config.resample.start')])
+def test_mistakes_are_one_sentence(resample, words):
+    holes = np.where(np.arange(75) == 3, np.nan, 1.0)
+    manifest = make(holes=holes, zero=0.0, minus=-1.0)
+    with pytest.raises(DataError, match=words) as error:
+        order_of(manifest, **resample)
+    assert str(error.value).replace('e.g. ', '').count('. ') == 0
+    assert str(error.value)[-1] in '.?'
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12).filter(any),
+       st.floats(0, 0.99999))
+def test_class_weights(counts, beta):
+    counts = np.array(counts)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    there = np.unique(labels)
+    balanced = class_weights(counts)
+    np.testing.assert_allclose(balanced[there],
+                               compute_class_weight('balanced', classes=there, y=labels))
+    weights = {kind: class_weights(counts, kind, beta=beta)
+               for kind in ('balanced', 'effective', 'sqrt')}
+    for kind, values in weights.items():
+        assert values[labels].mean() == pytest.approx(1), kind
+        assert not values[counts == 0].any()
+    formula = (1 - beta) / (1 - beta ** counts[there].astype(float))
+    for kind, expected in (('effective', formula), ('sqrt', counts[there] ** -0.5)):
+        ratio = weights[kind][there] / expected
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+    np.testing.assert_array_equal(class_weights(counts, 'none'), 1)
+
+
+def test_class_weights_by_hand():
+    found = class_weights((3, 0, 5), 'manual', names=('ant', 'bee', 'cow'),
+                          manual={'cow': 2, 'bee': 0.5})
+    assert found.tolist() == [1, 0.5, 2]
+    assert class_weights((3, 1), 'effective', beta=0.0).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ({'kind': 'balance'}, "loss.weights.kind='balance' is unknown: did you mean 'balanced'"),
+    ({'kind': 'effective', 'beta': 1.0}, r'loss.weights.beta=1.0: give a number'),
+    ({'kind': 'manual', 'manual': {'cat': 1}}, "loss.weights.manual names the class 'cat'"),
+    ({'kind': 'manual', 'manual': {'cow': 'x'}}, r"manual\['cow'\] = 'x'")])
+def test_bad_class_weights(arguments, words):
+    with pytest.raises(DataError, match=words):
+        class_weights((3, 5), **arguments, names=('ant', 'cow'), key='loss.weights')
+    with pytest.raises(DataError, match='there are none'):
+        class_weights((0, 0))
