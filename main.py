@@ -8,13 +8,15 @@ choose_platform()  # before anything imports JAX
 
 from input_pipeline.errors import DataError  # noqa: E402
 from models.errors import ModelError  # noqa: E402
-from train_lib import command_line, experiment  # noqa: E402
+from train_lib import command_line, experiment, model_list, packed  # noqa: E402
 from train_lib.errors import CheckpointError, ConfigError  # noqa: E402
 from train_lib.progress import setup_logging  # noqa: E402
 
 RUNNERS = {
     'train': experiment.train,
     'report': experiment.report,
+    'pack': packed.pack_command,
+    'models': model_list.list_command,
 }
 
 

@@ -26,14 +26,20 @@ def get_config() -> ConfigDict:
     config.precision = 'float32'  # of the computation: 'float32' | 'bfloat16'; weights stay float32
 
     config.data = dict(
-        source='doodles',  # 'doodles' | 'digits' | 'folder' | 'csv'
-        folder='',  # source=folder: PATH/<class>/**/image.*
-        csv='',  # source=csv: the table
-        images='',  # source=csv: the folder that its paths start from ('': the table's own)
+        source='doodles',  # 'doodles' | 'digits' | 'folder' | 'csv' | 'tfds' | 'packed'
+        folder='',  # source=folder: PATH/<class>/**/image.*, or a .zip of such a folder
+        csv='',  # source=csv: the table; CSV or Parquet, a saved manifest too
+        images='',  # source=csv: the folder or .zip that its paths start from ('': its own)
+        tfds='',  # source=tfds: a name of TensorFlow Datasets
+        tfds_dir='',  # source=tfds: where they are ('': ~/tensorflow_datasets)
+        tfds_splits=(),  # source=tfds: its splits ((): those that the data set has)
+        packed='',  # source=packed: a folder that `main.py pack` wrote
         allow_outside=False,  # source=csv: allow pictures outside that folder
-        columns=dict(  # source=csv: names of the columns ('': guessed from common names)
+        columns=dict(  # source=csv, tfds: names of the columns ('': guessed from common names)
             id='', image='', labels='', group='', weight='', split=''),
         classes=(),  # the class names allowed, in order ((): those that occur, sorted)
+        combine=(),  # heads that become one, of all combinations of their classes
+        separate=(),  # heads that the first head's classes are cut into at '/', as 'mask', 'age'
         group_regex='',  # source=folder: takes the group out of the path, e.g. '_(\\d+)\\.'
         unreadable='error',  # 'error': list broken images and stop | 'drop': go on without them
         doodles=dict(  # source=doodles: the built-in drawings
@@ -63,12 +69,31 @@ def get_config() -> ConfigDict:
         test_groups=(),  # groups that test, by name
         seed=_anything(None),  # of the split (None: config.seed)
     )
+    # How often a row of the training split comes in an epoch (input_pipeline/resampling.py). In
+    # durations and logs an epoch stays as many examples as there are rows.
+    config.resample = dict(
+        kind='none',  # 'none' | 'over' | 'under' | 'multiply' | 'random' | 'cluster' | 'sqrt' |
+                      # 'effective' | 'weighted' | 'balanced'
+        head='',  # whose classes ('': the first)
+        start=dict(percent=0),  # from then on; before it every row comes once (deferred sampling)
+        length=_anything(None),  # examples of an epoch (None: what the kind gives)
+        target=_anything(None),  # over, under: images a class (None: the largest, the smallest)
+        multipliers=_anything(()),  # multiply: {class: 2.0, ...}
+        n=_anything(None),  # random: images a class; cluster: images a cluster
+        redraw=True,  # random, cluster: another choice each epoch
+        column='',  # cluster: the manifest's column with the cluster; weighted: with the weight
+        beta=0.9999,  # effective
+    )
     config.image = dict(
         size=64,  # pixels, height and width of the model's input
-        resize='squash',  # 'squash' | 'pad' | 'crop'
         border='edge',  # what a warp sees outside the picture: edge | reflect | white | black
-        mean=(0.5, 0.5, 0.5),  # of the normalisation (x / 255 - mean) / std, on the device
-        std=(0.5, 0.5, 0.5),
+        # None: as the weights of init.pretrained ask for; without such, the value in brackets.
+        resize=_anything(None),  # 'squash' | 'pad' | 'crop' [squash]
+        interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' [area]
+        crop_pct=_anything(None),  # crop: the share that is kept of the resized picture [1.0]
+        mean=_anything(None),  # of (x / 255 - mean) / std, on the device [(.5, .5, .5)]
+        std=_anything(None),  # [(.5, .5, .5)]
+        reduced_decode=True,  # decode large JPEGs at 1/2, 1/4 or 1/8 if they stay 3x the size
         cache_mb=1024,  # decoded pictures are kept in memory if all of them fit
     )
     # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one
@@ -84,7 +109,31 @@ def get_config() -> ConfigDict:
     config.model = dict(name='vit_tiny_patch16_224')
     config.init = {
         'from': '',  # a workdir: start from its best weights (a head of another size starts anew)
+        'pretrained': '',  # 'default', a tag of timm's (`main.py models` lists them), a
+                           # .safetensors or .pth file, or a Hugging Face repository
+        'head': 'reset',  # of pretrained: 'reset' | 'keep' | 'resize' the classifier
     }
+    config.finetune = dict(
+        # Rows (regex, dict(lr=1.0, wd=1.0, train=True)) over names such as
+        # 'blocks/3/attn/qkv/kernel'; the first that matches the whole name holds, every parameter
+        # must be covered; lr and wd are factors. (): everything trains, or what lora asks for.
+        table=(),
+        layer_decay=1.0,  # the learning rate's factor from each layer to the one below it
+        lora=dict(  # low-rank adapters; without a table only they and the heads train
+            rank=0,  # 0: none
+            alpha=16.0,  # they count alpha / rank times
+            dropout=0.0,
+            layers=r'blocks/.*/(qkv|q_proj|k_proj|v_proj|proj|fc1|fc1_g|fc1_x|fc2)',  # a regex
+        ),
+    )
+    # Heads on frozen features, which are computed once: heads x lr x folds train together.
+    config.probe = dict(
+        heads=(),  # dict(name='mlp', head='mlp', head_hidden=1024, ...); (): no probing
+        lr=(),  # learning rates, each with each head ((): schedule.lr)
+        views=0,  # views of a picture; epoch e shows view e modulo views (0: the plain picture)
+        dtype='float16',  # of the stored features: 'float16' | 'float32'
+        cache='',  # folder for them ('': ~/.cache/atelier/features)
+    )
     config.optimizer = dict(
         name='adamw',  # 'adamw' | 'sgd' | 'muon'
         b1=0.9,  # adamw; muon's Adam for what is no matrix
@@ -120,6 +169,13 @@ def get_config() -> ConfigDict:
     config.log = dict(
         every=dict(steps=20),
         tensorboard=True,
+    )
+    config.pack = dict(  # the verb pack: data -> ArrayRecord files
+        folder='',  # to write
+        size=0,  # pixels of the side below (0: as it is)
+        side='longest',  # 'longest' | 'shortest'
+        quality=_anything(0),  # of JPEG, 1 to 100; 'lossless'; 0 keeps the files' own bytes
+        shard_records=0,  # pictures a file (0: chosen)
     )
     config.mesh = dict(data=-1)  # devices that share a batch (-1: all)
     return config
@@ -168,7 +224,7 @@ def choose_data(config: ConfigDict, args: dict[str, str]) -> ConfigDict:
     """Puts the data keys of `parse_arg` (data=, folder=, csv=, images=, ...) into the config.
 
     Raises:
-        ValueError: a source that does not exist, is not built yet, or two at once.
+        ValueError: a source that does not exist, or two at once.
     """
     given = [key for key in ('folder', 'csv', 'tfds', 'packed') if args[key]]
     if len(given) > 1:
@@ -178,8 +234,6 @@ def choose_data(config: ConfigDict, args: dict[str, str]) -> ConfigDict:
     choose('data', source, _SOURCES)
     if given and given[0] != source:
         raise ValueError(f'data={source} and {given[0]}= exclude each other: give one source.')
-    if source in ('tfds', 'packed'):
-        raise ValueError(f'The source {source}= is not built yet: use folder= or csv=.')
     config.data.source = source
     for key in _SOURCES[source]:
         config.data[key] = args[key]

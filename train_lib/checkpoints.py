@@ -3,6 +3,8 @@
     checkpoints/<step>/             committed
         state/  data/  host/        Orbax: arrays, the data iterator, what the host knows
         digests.json                size and SHA-256 of every file, and the format version
+    checkpoints/frozen/             weights that don't train: written once, at the first save
+        weights.safetensors  digests.json
     checkpoints/writing-<step>/     being written; never read, removed at the next start
     checkpoints/damaged-<step>-<k>/ set aside because its digests did not hold
 
@@ -25,10 +27,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from grain import checkpoint as grain_checkpoint
+from safetensors.numpy import load_file, save_file
 
 from train_lib.errors import CheckpointError
 
 FORMAT = 1
+FROZEN = 'frozen'
 _DIGESTS = 'digests.json'
 log = logging.getLogger(__name__)
 
@@ -150,6 +154,10 @@ class Checkpointer:
         target = self.folder / str(step)
         if target.exists():
             return
+        state = dict(state)
+        frozen = state.pop('frozen', {})
+        if frozen and self._primary and not (self.folder / FROZEN).exists():
+            write_frozen(self.folder, frozen)
         writing = self.folder / f'writing-{step}'
         self._orbax.save(writing, args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -189,12 +197,57 @@ class Checkpointer:
             self._orbax.close()
 
 
+def write_frozen(folder: Path, frozen: dict) -> None:
+    """Writes the weights that don't train, by path, once for all steps."""
+    writing = folder / f'writing-{FROZEN}'
+    writing.mkdir(parents=True)
+    save_file({name: np.asarray(leaf) for name, leaf in flat(frozen).items()},
+              writing / 'weights.safetensors')
+    write_digests(writing)
+    os.rename(writing, folder / FROZEN)
+
+
+def read_frozen(folder: Path) -> dict[str, np.ndarray]:
+    """The weights of `write_frozen` by path, {} if all trained.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    if not (folder / FROZEN).exists():
+        return {}
+    reason = damage(folder / FROZEN)
+    if reason:
+        raise CheckpointError(f'{folder / FROZEN} is damaged ({reason}), and every checkpoint '
+                              f'there needs it: restore it from a backup, or start anew.')
+    return load_file(folder / FROZEN / 'weights.safetensors')
+
+
+def flat(tree: dict) -> dict[str, jax.Array]:
+    """A nested dict as one by path, such as 'blocks/0/attn/qkv/kernel'."""
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
 def restore(folder: Path, state: dict, iterator: grain.DatasetIterator) -> tuple[dict, dict]:
     """Reads a checkpoint into the shapes and shardings of `state`, and sets the iterator.
 
     Returns:
         (state, what the host knew).
+
+    Raises:
+        CheckpointError: the frozen weights are damaged, missing, or not those of `state`.
     """
+    state = dict(state)
+    frozen = state.pop('frozen', {})
+    if frozen:
+        stored = read_frozen(folder.parent)
+        if {name: leaf.shape for name, leaf in flat(frozen).items()} != {
+                name: leaf.shape for name, leaf in stored.items()}:
+            raise CheckpointError(f'{folder.parent / FROZEN} does not hold the frozen weights of '
+                                  f'this model: restore it, or start in a new workdir.')
+        frozen = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jax.device_put(stored[jax.tree_util.keystr(
+                path, simple=True, separator='/')], leaf.sharding), frozen)
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
@@ -202,7 +255,7 @@ def restore(folder: Path, state: dict, iterator: grain.DatasetIterator) -> tuple
             state=ocp.args.StandardRestore(abstract),
             data=grain_checkpoint.CheckpointRestore(iterator),
             host=ocp.args.JsonRestore()))
-    return loaded.state, loaded.host
+    return loaded.state | dict(frozen=frozen), loaded.host
 
 
 def read_host(folder: Path) -> dict:

@@ -25,9 +25,11 @@ VERBS = {
     'pack': 'pack a data set into ArrayRecord files',
     'lr_find': 'sweep the learning rate',
     'study': 'run an ablation study',
-    'models': 'list the models',
+    'models': 'list the models; a word after it filters',
 }
-NOT_BUILT = ('predict', 'vote', 'explore', 'curate', 'pack', 'lr_find', 'study', 'models')
+NOT_BUILT = ('predict', 'vote', 'explore', 'curate', 'lr_find', 'study')
+
+WORDS = {'models': 1}  # words that a verb takes: models FILTER
 
 USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
          '[--config.key=value ...]')
@@ -41,6 +43,7 @@ class Command:
     config: ConfigDict | None
     config_file: str
     workdir: Path | None
+    words: tuple[str, ...] = ()  # after the verb
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -50,15 +53,15 @@ def parse(argv: Sequence[str]) -> Command:
         ConfigError: a wrong verb, flag, file, key or value, with the nearest right one.
     """
     words, overrides, plain = _sort(list(argv))
-    if len(words) > 1:
-        raise ConfigError(f'{words[1]!r} is one word too many: {USAGE}.')
-    verb = words[0] if words else 'train'
+    verb, words = (words[0], words[1:]) if words else ('train', [])
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1) or list(VERBS)
         raise ConfigError(f'There is no verb {verb!r}; did you mean {" or ".join(near)}?')
     if verb in NOT_BUILT:
         raise ConfigError(f'The verb {verb!r} ({VERBS[verb]}) is not built yet: '
-                          f'train and report are.')
+                          f'{", ".join(sorted(set(VERBS) - set(NOT_BUILT)))} are.')
+    if len(words) > WORDS.get(verb, 0):
+        raise ConfigError(f'{words[-1]!r} is one word too many: {USAGE}.')
     if '--help' in plain or '-h' in plain:
         verbs = '\n'.join(f'  {name:9}{text}' for name, text in VERBS.items()
                           if name not in NOT_BUILT)
@@ -81,7 +84,7 @@ def parse(argv: Sequence[str]) -> Command:
         raise ConfigError(f'There is no flag --{error.flagname}; {hint}') from None
     except (ValueError, AttributeError, KeyError, TypeError, flags.Error) as error:
         raise ConfigError(_first_sentence(wanted[-1] if wanted else '', error)) from error
-    if verb == 'train' and config is None:
+    if verb in ('train', 'pack') and config is None:
         raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/sketch_vit.py.')
     if overrides and config is None:
         raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
@@ -90,7 +93,7 @@ def parse(argv: Sequence[str]) -> Command:
     if verb == 'report' and not values.workdir:
         raise ConfigError('--workdir is missing: report needs the workdir of a finished run.')
     return Command(verb, config, wanted[-1] if wanted else '',
-                   Path(values.workdir) if values.workdir else None)
+                   Path(values.workdir) if values.workdir else None, tuple(words))
 
 
 def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:

@@ -26,7 +26,7 @@ class Interrupted(Exception):
     """A pass over a split was given up because the run was told to stop."""
 
 
-def predict(eval_step: Callable, params: dict, rest: dict, split: EvalSplit, mesh: Mesh,
+def predict(eval_step: Callable, weights: dict, split: EvalSplit, mesh: Mesh,
             stop: Callable[[], bool] = lambda: False) -> dict[str, np.ndarray]:
     """Logits of every row of a split, none dropped: {head: float32 [N, C]}, in row order.
 
@@ -51,7 +51,7 @@ def predict(eval_step: Callable, params: dict, rest: dict, split: EvalSplit, mes
             if stop():
                 raise Interrupted
             images = shard_batch({'image': batch['image']}, mesh)['image']
-            current = (eval_step(params, rest, images), batch['row'], batch['mask'])
+            current = (eval_step(weights, images), batch['row'], batch['mask'])
             if waiting is not None:  # one batch behind, so that the device never waits for us
                 keep(*waiting)
             waiting = current

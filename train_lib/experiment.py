@@ -19,25 +19,27 @@ from input_pipeline import loader, sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.manifest import Manifest, digest
+from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
 from input_pipeline.splits import assign_splits, save_splits, split_of
-from train_lib import start, workdirs
-from train_lib.checkpoints import Checkpointer
+from train_lib import finetuning, start, workdirs
+from train_lib.checkpoints import Checkpointer, latest_good
 from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.evaluation import EvalSplit, Interrupted, predict, save_predictions, score_split
 from train_lib.loop import DivergedError, Every, Run, Stopped, StopSignal, train_loop
 from train_lib.optimizers import make_optimizer
+from train_lib.preparation import DTYPES, image_spec, prepared_for
+from train_lib.probing.run import probe
 from train_lib.progress import Clock
 from train_lib.records import Records, write_json
 from train_lib.reporting.report import write_report
 from train_lib.schedules import make_schedule
 from train_lib.sharding import batch_sharding, make_mesh, replicate
-from train_lib.step import make_eval_step, make_normalise, make_state, make_train_step, split_model
+from train_lib.step import make_eval_step, make_normalise, make_state, make_train_step, weights_of
 
 log = logging.getLogger(__name__)
 STOPPED = 75
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 def train(command: Command) -> int:
@@ -48,7 +50,9 @@ def train(command: Command) -> int:
     manifest = load_data(config)
     fold = str(config.split.fold)
     try:
-        if config.split.kind == 'kfold' and fold == 'all':
+        if config.probe.heads:
+            probe(config, manifest, workdir)
+        elif config.split.kind == 'kfold' and fold == 'all':
             train_folds(config, manifest, workdir)
         else:
             train_one(config, manifest, workdir)
@@ -65,6 +69,10 @@ def load_data(config: ConfigDict) -> Manifest:
     """The manifest of config.data, with unreadable pictures found before anything else."""
     data = config.data.to_dict()
     manifest = sources.load_source(data, seed=config.seed)
+    if data['separate']:
+        manifest = separate_head(manifest, manifest.heads[0], data['separate'])
+    if data['combine']:
+        manifest = combine_heads(manifest, data['combine'])
     return check_readable(manifest, policy=data['unreadable'], cache_dir=workdirs.cache_folder())
 
 
@@ -110,7 +118,6 @@ def _check_values(config: ConfigDict, devices: int) -> None:
     for key, value, allowed in (
             ('precision', config.precision, DTYPES),
             ('image.border', config.image.border, loader.warp.BORDERS),
-            ('image.resize', config.image.resize, ('squash', 'pad', 'crop')),
             ('eval.metric', config.eval.metric, ('accuracy', 'loss'))):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
@@ -143,13 +150,21 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     stages = make_stages(config.curriculum, partial(steps_of, total=total))
     schedule = make_schedule(config.schedule.to_dict(), total, partial(steps_of, total=total),
                              stages)
-    spec = loader.ImageSpec(config.image.size, config.image.resize, config.image.border)
+    prepared = prepared_for(config)
+    spec = image_spec(config, prepared)
     evals = _eval_splits(config, parts, spec, mesh.size)
 
     model = make_model(config, manifest.classes)
-    graphdef, params, rest = split_model(model)
-    optimizer = make_optimizer(config.optimizer.to_dict())
-    normalise = make_normalise(config.image.mean, config.image.std, DTYPES[config.precision])
+    own = latest_good(workdir / 'checkpoints')
+    if own is None:
+        start.load_pretrained(config, model)
+    rules = finetuning.prepare(model, config.finetune.to_dict(), config.seed)
+    count = finetuning.describe(model, rules)
+    graphdef, params, frozen, rest = finetuning.split(model, rules)
+    rates, decay = finetuning.factors(params, rules)
+    optimizer = make_optimizer(config.optimizer.to_dict(), decay, getattr(model, 'scan', False))
+    del model
+    normalise = make_normalise(prepared.mean, prepared.std, DTYPES[config.precision])
     heads = manifest.heads
     run = Run(
         workdir=workdir, total_steps=total, batch_size=config.batch_size,
@@ -159,7 +174,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
         heads=heads, stages=stages, schedule=schedule,
         train_step=make_train_step(graphdef, optimizer, schedule, normalise, heads=heads,
                                    seed=config.seed, label_smoothing=config.loss.label_smoothing,
-                                   head_weights=config.loss.head_weights),
+                                   head_weights=config.loss.head_weights, rates=rates),
         eval_step=make_eval_step(graphdef, normalise, heads),
         val=evals.get('val'), metric=config.eval.metric,
         label_smoothing=config.loss.label_smoothing, mesh=mesh)
@@ -169,13 +184,13 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
         parts['train'], spec, stages, steps=total, batch_size=config.batch_size, seed=config.seed,
         shard=shard, threads=config.loader.threads, workers=config.loader.workers,
         prefetch=config.loader.prefetch, cache_mb=config.image.cache_mb)
-    state = replicate(make_state(params, rest, optimizer, heads), mesh)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    state = replicate(make_state(params, rest, optimizer, heads, frozen), mesh)
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen)]
     _announce(config, parts, manifest, count, total, mesh)
 
     with StopSignal() as stop:
         checkpointer = Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
-        begun = start.begin(config, checkpointer.folder, state, iterator, total)
+        begun = start.begin(config, own, state, iterator, total)
         clock = Clock(begun.host['seconds'])
         records = Records(workdir, size=begun.host['metrics_bytes'], step=begun.step,
                           tensorboard=config.log.tensorboard)
@@ -191,7 +206,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
         if host['best_step'] not in (None, total):
             state = state | start.best_weights(checkpointer.folder, host, state)
         return _finish(config, run, state, host, parts, evals, manifest, clock, stop,
-                       dict(parameters=count, data_digest=data_digest))
+                       dict(parameters=sum(sizes), trained_parameters=sizes[0],
+                            data_digest=data_digest, input=dataclasses.asdict(prepared)))
 
 
 def _steps(config: ConfigDict, examples: int, duration, key: str, total: int | None = None) -> int:
@@ -234,8 +250,8 @@ def _announce(config, parts, manifest, count, total, mesh) -> None:
     log.info('data     %s train, %s val, %s test images; %s classes%s',
              *(f'{len(parts[name]):,}' for name in ('train', 'val', 'test')), classes,
              f'; {manifest.table["group"].nunique()} groups' if 'group' in manifest.table else '')
-    log.info('model    %s, %s parameters, %s, %s', config.model.name, f'{count:,}',
-             config.precision, describe_devices(mesh))
+    log.info('model    %s, %s, %s, %s', config.model.name, count, config.precision,
+             describe_devices(mesh))
     log.info('plan     %s steps of %d, %.4g epochs', f'{total:,}', config.batch_size,
              total * config.batch_size / len(parts['train']))
 
@@ -252,8 +268,7 @@ def _finish(config, run, state, host, parts, evals, manifest, clock, stop, facts
     found, logits = {}, {}
     with clock('eval'):
         for name, split in evals.items():
-            logits[name] = predict(run.eval_step, state['params'], state['rest'], split, run.mesh,
-                                   stop)
+            logits[name] = predict(run.eval_step, weights_of(state), split, run.mesh, stop)
             found[name] = score_split(logits[name], split.manifest, run.label_smoothing)
     for name in logits:
         if jax.process_index() == 0:

@@ -26,7 +26,7 @@ from train_lib.progress import Clock, Progress
 from train_lib.records import Records
 from train_lib.schedules import Schedule
 from train_lib.sharding import shard_batch
-from train_lib.step import State, zero_sums
+from train_lib.step import State, weights_of, zero_sums
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _improved(metric: str, value: float | None, best: float | None) -> bool:
 def evaluate(run: Run, state: State, host: dict, records: Records, step: int,
              stop: Callable[[], bool]) -> dict:
     """Scores the validation split, writes its row, and returns the host state after it."""
-    logits = predict(run.eval_step, state['params'], state['rest'], run.val, run.mesh, stop)
+    logits = predict(run.eval_step, weights_of(state), run.val, run.mesh, stop)
     found = score_split(logits, run.val.manifest, run.label_smoothing)
     row = dict(step=step, epoch=run.epoch(step), split='val', loss=found['loss'],
                accuracy=found['accuracy'], f1_macro=found['f1_macro'])

@@ -65,6 +65,12 @@ def _time(seconds: float) -> str:
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
+def bar(iterable=None, **settings) -> tqdm:
+    """A progress bar on a terminal; nothing elsewhere."""
+    return tqdm(iterable, dynamic_ncols=True, leave=False, disable=not sys.stderr.isatty(),
+                **settings)
+
+
 class Progress:
     """The state of the training: loss, accuracy, images a second, time left."""
 

@@ -2,8 +2,11 @@
 
     resume      a checkpoint of its own in the workdir: everything as it was
     init        config.init.from, another workdir: its best weights, step 0
-    pretrained  published weights; comes with models/pretrained.py
+    pretrained  config.init.pretrained: published weights, or a file of them
     scratch     random weights from the seed
+
+Pretrained weights are a file or a tag and never a workdir, so they cannot be mistaken for a run
+that goes on.
 """
 
 import dataclasses
@@ -12,11 +15,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
+from models.heads import Classifier
+from models.pretrained import load_timm
+from models.tags import find_tag, tags_of
+from models.weight_files import FILES
 from train_lib import checkpoints
 from train_lib.errors import ConfigError
 from train_lib.loop import new_host_state
+from train_lib.step import split_model
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +39,66 @@ class Begun:
     step: int
 
 
-def begin(config: ConfigDict, folder: Path, state: dict, iterator, total: int) -> Begun:
-    """Applies the rules above to a freshly initialised state; `total` is the length of the run.
+def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
+    """Fills the model from config.init.pretrained, if that is what this run starts from.
+
+    The classifier is left as it is (config.init.head='reset'), kept, or cut to size.
 
     Raises:
-        CheckpointError: the workdir has checkpoints, and none is good.
+        ModelError: there are no such weights, or they don't fit; ConfigError: a wrong value, or
+            two sources of weights.
+    """
+    init, name = config.init, config.model.name
+    if not init.pretrained:
+        return False
+    if init['from']:
+        raise ConfigError(f'config.init.from = {init["from"]!r} and config.init.pretrained = '
+                          f'{init.pretrained!r} exclude each other: keep one of them.')
+    tag = find_tag(name, init.pretrained)
+    source = init.pretrained
+    is_file = source.endswith(FILES) or Path(source).exists()
+    if tag and not is_file:
+        source = tag.repository
+    elif not tag and not is_file and '/' not in source:
+        known = [tag.tag for tag in tags_of(name)]
+        raise ConfigError(f'config.init.pretrained = {source!r} is no file, no repository '
+                          f'(owner/name) and no tag of {name}: '
+                          f'{"choose one of " + ", ".join(known) if known else "it has no tags"}.')
+    for note in load_timm(model, source, head=init.head):
+        log.info('init     %s', note)
+    log.info('start    pretrained: %s, head %s', source, init.head)
+    return True
+
+
+def load_backbone(config: ConfigDict, model: Classifier) -> None:
+    """Fills a model without a head by the rules above, but for a checkpoint of its own."""
+    if load_pretrained(config, model):
+        return
+    if not config.init['from']:
+        log.info('start    scratch: random features, seed %d; give config.init.pretrained',
+                 config.seed)
+        return
+    source = _best_of(Path(config.init['from']))
+    graphdef, params, rest = split_model(model)
+    adopted = _adopt(dict(params=params, frozen={}, rest=rest), _all_weights(source), source)
+    nnx.update(model, nnx.state(nnx.merge(graphdef, adopted['params'], adopted['rest'])))
+    log.info('start    init: weights of %s', source)
+
+
+def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: int) -> Begun:
+    """Applies the rules above to a freshly initialised state.
+
+    Args:
+        config: of the run.
+        found: the newest good checkpoint of its own, or None.
+        state: freshly initialised, or filled by `load_pretrained`.
+        iterator: of the training batches; set to where the checkpoint was.
+        total: length of the run in steps.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
         ConfigError: config.init.from is no run, or its weights don't fit.
     """
-    found = checkpoints.latest_good(folder)
     if found:
         state, host = checkpoints.restore(found, state, iterator)
         step = int(found.name)
@@ -49,9 +110,9 @@ def begin(config: ConfigDict, folder: Path, state: dict, iterator, total: int) -
         return Begun(state, host, step)
     if config.init['from']:
         source = _best_of(Path(config.init['from']))
-        state = state | _adopt(state, checkpoints.read_weights(source), source)
+        state = state | _adopt(state, _all_weights(source), source)
         log.info('start    init: weights of %s', source)
-    else:
+    elif not config.init.pretrained:
         log.info('start    scratch: random weights, seed %d', config.seed)
     return Begun(state, new_host_state(), 0)
 
@@ -62,8 +123,15 @@ def best_weights(folder: Path, host: dict, state: dict) -> dict:
     return checkpoints.read_weights(folder / str(host['best_step']), like)
 
 
+def _all_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Every weight of a checkpoint by path, trained there or not."""
+    stored = checkpoints.read_weights(folder)
+    return {**checkpoints.read_frozen(folder.parent), **checkpoints.flat(stored.get('params', {})),
+            **checkpoints.flat(stored.get('rest', {}))}
+
+
 def _best_of(workdir: Path) -> Path:
-    folder = workdir / 'checkpoints'
+    folder = workdir.absolute() / 'checkpoints'  # Orbax finds no relative paths
     steps = checkpoints.committed_steps(folder)
     if not steps:
         raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: '
@@ -72,32 +140,35 @@ def _best_of(workdir: Path) -> Path:
     return folder / str(best if best in steps else steps[-1])
 
 
-def _adopt(state: dict, stored: dict, source: Path) -> dict:
-    """The stored weights in the layout of `state`; heads of another size stay as initialised."""
-    adopted, problems = {}, []
-    for key in ('params', 'rest'):
-        ours = jax.tree_util.tree_flatten_with_path(state[key])[0]
-        theirs = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf
-                  in jax.tree_util.tree_flatten_with_path(stored.get(key, {}))[0]}
-        leaves = []
-        for path, leaf in ours:
-            name = jax.tree_util.keystr(path, simple=True, separator='/')
-            value = theirs.pop(name, None)
-            if value is not None and value.shape == leaf.shape:
-                value = jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
-                leaves.append(value)
-                continue
-            leaves.append(leaf)
-            if not name.startswith(('head/', 'heads/')):
-                problems.append(f'{name} is missing' if value is None else
-                                f'{name} is {value.shape} there and {leaf.shape} here')
-            else:
-                log.info('init     %s starts anew', name)
-        problems += [f'{name} is unknown here' for name in theirs
-                     if not name.startswith(('head/', 'heads/'))]
-        adopted[key] = jax.tree.unflatten(jax.tree.structure(state[key]), leaves)
+def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path) -> dict:
+    """The stored weights in the layout of `state`; heads of another size and new adapters stay
+    as initialised. What trained there may be frozen here, and the other way round."""
+    ours = {key: state[key] for key in ('params', 'frozen', 'rest')}
+    theirs, problems, new = dict(stored), [], []
+
+    def adopt(path, leaf):
+        name = jax.tree_util.keystr(path[1:], simple=True, separator='/')
+        value = theirs.pop(name, None)
+        if value is not None and value.shape == leaf.shape:
+            return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
+        if _is_new(name):
+            new.append(name)
+        else:
+            problems.append(f'{name} is missing' if value is None else
+                            f'{name} is {value.shape} there and {leaf.shape} here')
+        return leaf
+
+    adopted = jax.tree_util.tree_map_with_path(adopt, ours)
+    problems += [f'{name} is unknown here' for name in theirs if not _is_new(name)]
     if problems:
         raise ConfigError(f'The weights of {source} do not fit this model: '
                           f'{"; ".join(problems[:20])} ({len(problems)} in all); choose the same '
                           f'config.model.')
+    if new:
+        log.info('init     %s start%s anew', ', '.join(new) if len(new) < 3 else
+                 f'{new[0]} and {len(new) - 1} more', 's' * (len(new) == 1))
     return adopted
+
+
+def _is_new(name: str) -> bool:
+    return name.startswith(('head/', 'heads/')) or name.endswith(('/lora_a', '/lora_b'))

@@ -2,7 +2,8 @@
 
 The state is one pure dict, so that it can be donated, sharded and saved as it is:
 
-    params     trainable weights, nested dict by module path
+    params     trained weights, nested dict by module path
+    frozen     weights that don't train, likewise; {} if all do
     rest       the model's other variables (BatchNorm statistics)
     opt_state  the optimizer's
     step       int32 [], steps done
@@ -17,6 +18,7 @@ import optax
 from flax import nnx
 
 import models
+from train_lib.finetuning import scale_updates
 from train_lib.losses import cross_entropy
 from train_lib.schedules import Schedule
 
@@ -29,6 +31,11 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
+def weights_of(state: State) -> dict:
+    """What inference needs of a state: params, frozen, rest."""
+    return {key: state[key] for key in ('params', 'frozen', 'rest')}
+
+
 def zero_sums(heads: Sequence[str]) -> dict:
     """The sums of `State` at the start of a log interval."""
     names = ['loss', 'steps', *(f'{what}/{head}' for head in heads
@@ -37,9 +44,9 @@ def zero_sums(heads: Sequence[str]) -> dict:
 
 
 def make_state(params: dict, rest: dict, optimizer: optax.GradientTransformation,
-               heads: Sequence[str]) -> State:
+               heads: Sequence[str], frozen: dict | None = None) -> State:
     """The state before the first step."""
-    return dict(params=params, rest=rest, opt_state=optimizer.init(params),
+    return dict(params=params, frozen=frozen or {}, rest=rest, opt_state=optimizer.init(params),
                 step=jnp.zeros((), jnp.int32), sums=zero_sums(heads))
 
 
@@ -57,7 +64,8 @@ def as_heads(logits, heads: Sequence[str]) -> dict[str, jax.Array]:
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
                     schedule: Schedule, normalise: Callable, *, heads: Sequence[str], seed: int,
-                    label_smoothing: float = 0.0, head_weights: Sequence[float] = ()) -> Callable:
+                    label_smoothing: float = 0.0, head_weights: Sequence[float] = (),
+                    rates: dict | None = None) -> Callable:
     """The jitted function (state, batch) -> (state, loss); the state is donated.
 
     Args:
@@ -69,6 +77,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         seed: of dropout and drop path; their masks are a function of (seed, step).
         label_smoothing: of the cross-entropy.
         head_weights: factor of each head's loss, () for 1.
+        rates: factors of the learning rate, a tree like params; None for 1.
     """
     factors = dict(zip(heads, head_weights or [1.0] * len(heads)))
 
@@ -77,21 +86,21 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         key = jax.random.fold_in(jax.random.key(seed), state['step'])
 
         def objective(params, rest):
-            model = nnx.merge(graphdef, params, rest)
+            model = nnx.merge(graphdef, params, state['frozen'], rest)
             logits = as_heads(model(images, rngs=nnx.Rngs(dropout=key)), heads)
             loss = sum(factors[head] * cross_entropy(
                 logits[head], batch[f'label/{head}'], batch.get('weight'), label_smoothing)
                 for head in heads)
-            _, _, rest = split_model(model)
-            return loss, (logits, rest)
+            return loss, (logits, split_model(model)[2])
 
         # The other variables are an argument: BatchNorm writes to them inside the gradient.
         (loss, (logits, rest)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state['params'], state['rest'])
         updates, opt_state = optimizer.update(gradients, state['opt_state'], state['params'])
         rate = schedule(state['step'])
-        params = jax.tree.map(lambda param, update: param - rate * update,
-                              state['params'], updates)
+        params = scale_updates(lambda param, update, factor: param - rate * factor * update,
+                               state['params'], updates, rates or jax.tree.map(
+                                   lambda _: 1.0, updates))
 
         sums = dict(state['sums'])
         sums['loss'] += loss
@@ -100,18 +109,19 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             labels = batch[f'label/{head}']
             sums[f'correct/{head}'] += jnp.sum(jnp.argmax(logits[head], axis=-1) == labels)
             sums[f'labelled/{head}'] += jnp.sum(labels >= 0)
-        return dict(params=params, rest=rest, opt_state=opt_state,
+        return dict(params=params, frozen=state['frozen'], rest=rest, opt_state=opt_state,
                     step=state['step'] + 1, sums=sums), loss
 
     return jax.jit(train_step, donate_argnums=0)
 
 
 def make_eval_step(graphdef: nnx.GraphDef, normalise: Callable, heads: Sequence[str]) -> Callable:
-    """The jitted function (params, rest, images) -> {head: float32 logits [B, C]}."""
+    """The jitted function (weights, images) -> {head: float32 logits [B, C]}; see `weights_of`."""
 
     @jax.jit
-    def eval_step(params: dict, rest: dict, images: jax.Array) -> dict[str, jax.Array]:
-        model = models.eval_view(nnx.merge(graphdef, params, rest))
+    def eval_step(weights: dict, images: jax.Array) -> dict[str, jax.Array]:
+        parts = (weights[key] for key in ('params', 'frozen', 'rest'))
+        model = models.eval_view(nnx.merge(graphdef, *parts))
         logits = as_heads(model(normalise(images)), heads)
         return {head: logits[head].astype(jnp.float32) for head in heads}
 

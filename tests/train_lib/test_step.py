@@ -17,6 +17,7 @@ from train_lib.step import (
     make_state,
     make_train_step,
     split_model,
+    weights_of,
 )
 
 HEADS = ('class',)
@@ -95,8 +96,8 @@ def test_evaluation_changes_nothing_and_ignores_company():
     graphdef, normalise, _, state = pieces()
     evaluate = make_eval_step(graphdef, normalise, HEADS)
     images = batch()['image']
-    whole = evaluate(state['params'], state['rest'], images)['class']
-    alone = evaluate(state['params'], state['rest'], images[:1])['class']
+    whole = evaluate(weights_of(state), images)['class']
+    alone = evaluate(weights_of(state), images[:1])['class']
     np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)
 
 

@@ -1,0 +1,300 @@
+"""A run on frozen features: cache them, train every head of every fold at once, score, report.
+
+    features   of all pictures, in config.probe.views views (features.py)
+    heads      config.probe.heads x config.probe.lr x folds, in one program (heads.py)
+    <head>-lr<rate>/fold_<k>/predictions/{val,test}.npz, head.safetensors
+    heads.csv  one row a setting: out-of-fold score, its spread over the folds
+    predictions/, result.json, report.html   of the setting that is best out of fold
+
+The setting is chosen by rows that no head was trained on, and only its test score is shown. A run
+that was stopped finds its features again and trains the heads anew, which takes minutes at most.
+"""
+
+import dataclasses
+import logging
+from functools import partial
+from pathlib import Path
+
+import flax
+import jax
+import numpy as np
+import pandas as pd
+from flax import nnx
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+import models
+from input_pipeline import sources
+from input_pipeline.curriculum import make_stages
+from input_pipeline.durations import to_steps
+from input_pipeline.loader import Order
+from input_pipeline.manifest import Manifest, digest
+from input_pipeline.splits import assign_splits, save_splits, split_of
+from train_lib import start, workdirs
+from train_lib.checkpoints import flat
+from train_lib.errors import ConfigError
+from train_lib.evaluation import Interrupted, save_predictions, score_split
+from train_lib.loop import StopSignal
+from train_lib.optimizers import make_optimizer
+from train_lib.preparation import DTYPES, image_spec, prepared_for
+from train_lib.probing import heads as stacked
+from train_lib.probing.features import Features, cached_features
+from train_lib.progress import Clock, bar
+from train_lib.records import Records, write_json
+from train_lib.reporting.report import write_report
+from train_lib.schedules import make_schedule
+from train_lib.scores import log_softmax
+from train_lib.sharding import make_mesh, replicate
+from train_lib.step import make_normalise, split_model
+
+log = logging.getLogger(__name__)
+CHUNK = 64  # steps a call of the program: enough to hide its start, few enough to plan ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Rows of the whole manifest that train, validate and test in one fold."""
+
+    name: str
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def probe(config: ConfigDict, manifest: Manifest, workdir: Path) -> dict:
+    """The whole run. Returns result.json.
+
+    Raises:
+        ConfigError: a wrong value. Interrupted: told to stop; the features are kept.
+    """
+    kinds = head_kinds(config)
+    manifest, folds = make_folds(config, manifest)
+    workdirs.claim(workdir, config, digest(manifest))
+    clock, records = Clock({}), Records(workdir, size=0, step=0, tensorboard=False)
+    with StopSignal() as stop:
+        features = _features(config, manifest, folds, clock, stop)
+        with clock('step'):
+            task, state, definitions = train_heads(config, manifest, folds, kinds, features,
+                                                   records, stop)
+    records.close()
+    log.info('heads    %d heads of %d steps: %.1f s', len(kinds) * len(task.rates) * len(folds),
+             task.shares.shape[1], clock.seconds()['step'])
+    with clock('eval'):
+        table, chosen = _score(config, manifest, folds, kinds, task, state, definitions, features,
+                               workdir)
+    result = dict(status='done', **chosen, heads=table.to_dict('records'),
+                  features=str(features.folder), views=features.views.shape[0] - 1,
+                  model=config.model.name, seconds=clock.seconds(),
+                  versions=dict(jax=jax.__version__, flax=flax.__version__))
+    write_json(workdir / 'result.json', result)
+    with clock('report'):
+        path = write_report(workdir, manifest=manifest,
+                            read_image=partial(sources.read_image, manifest.root))
+    write_json(workdir / 'result.json', result | dict(seconds=clock.seconds()))
+    log.info('report   %s', path)
+    return result
+
+
+def head_kinds(config: ConfigDict) -> list[stacked.HeadKind]:
+    """The heads of config.probe.heads.
+
+    Raises:
+        ConfigError: an entry without a name, or two with one name.
+    """
+    kinds = []
+    for i, entry in enumerate(config.probe.heads):
+        settings = dict(entry)
+        name = settings.pop('name', None)
+        if not isinstance(name, str) or not name or name in {kind.name for kind in kinds}:
+            raise ConfigError(f'config.probe.heads[{i}].name = {name!r}: give every head a name '
+                              f"of its own, as in dict(name='mlp', head='mlp').")
+        kinds.append(stacked.HeadKind(name, settings))
+    return kinds
+
+
+def make_folds(config: ConfigDict, manifest: Manifest) -> tuple[Manifest, list[Fold]]:
+    """(the manifest in one order for all folds, the folds that config.split asks for)"""
+    every = config.split.kind == 'kfold' and str(config.split.fold) == 'all'
+    numbers = range(config.split.folds) if every else [config.split.fold]
+    base, folds = None, []
+    for number in numbers:
+        split = config.split.to_dict() | dict(fold=number)
+        assigned = assign_splits(manifest, split, seed=config.seed)
+        base = assigned if base is None else base
+        index = pd.Index(base.table['id'])
+        rows = {name: index.get_indexer(split_of(assigned, name).table['id'])
+                for name in ('train', 'val', 'test')}
+        folds.append(Fold(f'fold_{number}' if config.split.kind == 'kfold' else 'fold_0', **rows))
+    return base, folds
+
+
+def _features(config, manifest, folds, clock, stop) -> Features:
+    """Loads the backbone, computes what the cache lacks, and lets the backbone go again."""
+    prepared = prepared_for(config)
+    settings = {key: value for key, value in config.model.to_dict().items()
+                if key != 'name' and not key.startswith('head')}
+    known = models.model_settings(config.model.name)
+    if 'img_size' in known:
+        settings.setdefault('img_size', config.image.size)
+    if 'dtype' in known:
+        settings.setdefault('dtype', DTYPES[config.precision])
+    model = models.create_model(config.model.name, num_classes=0, rngs=nnx.Rngs(config.seed),
+                                **settings)
+    start.load_backbone(config, model)
+    graphdef, *trees = split_model(model)
+    mesh = make_mesh(config.mesh)
+    weights = replicate(tuple(trees), mesh)
+    normalise = make_normalise(prepared.mean, prepared.std, DTYPES[config.precision])
+
+    @jax.jit
+    def embed(weights, images):
+        return models.eval_view(nnx.merge(graphdef, *weights))(normalise(images))
+
+    total, stages = _stages(config, len(folds[0].train))
+    steps_an_epoch = len(folds[0].train) / config.batch_size
+    views = config.probe.views
+    starts = [min(-int(-view * steps_an_epoch // 1), total - 1) for view in range(views)]
+    batch = -(-config.eval.batch_size // mesh.size) * mesh.size
+    with clock('features'):
+        return cached_features(
+            manifest, image_spec(config, prepared), stages, starts, embed, weights,
+            key=dict(model=config.model.name, settings=repr(sorted(settings.items())),
+                     prepared=dataclasses.asdict(prepared), precision=config.precision),
+            seed=config.seed, batch_size=batch,
+            folder=Path(config.probe.cache or Path(workdirs.cache_folder()) / 'features'),
+            dtype=config.probe.dtype, mesh=mesh, threads=config.loader.threads,
+            cache_mb=config.image.cache_mb, stop=stop)
+
+
+def _stages(config, examples: int):
+    """(steps of a run over so many training examples, its stages)"""
+    def steps(duration, key, total=None):
+        duration = duration.to_dict() if isinstance(duration, ConfigDict) else duration
+        return to_steps(duration, key=key, examples_per_epoch=examples,
+                        batch_size=config.batch_size, total_steps=total)
+
+    total = max(steps(config.duration, 'duration'), 1)
+    return total, make_stages(config.curriculum, partial(steps, total=total))
+
+
+def _shares(config, examples: int) -> np.ndarray:
+    """The learning rate of each step as a share of the setting's, float32 [steps]."""
+    total, stages = _stages(config, examples)
+
+    def steps(duration, key):
+        duration = duration.to_dict() if isinstance(duration, ConfigDict) else duration
+        return to_steps(duration, key=key, examples_per_epoch=examples,
+                        batch_size=config.batch_size, total_steps=total)
+
+    schedule = make_schedule(config.schedule.to_dict() | dict(lr=1.0), total, steps, stages)
+    return np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total)))
+
+
+def train_heads(config, manifest, folds, kinds, features, records=None, stop=lambda: False):
+    """Trains every head. Returns (task, {kind: (params, opt_state)}, {kind: definition}).
+
+    Raises:
+        Interrupted: `stop` became true between two chunks.
+    """
+    shares = [_shares(config, len(fold.train)) for fold in folds]
+    longest = max(map(len, shares))
+    task = stacked.Task(
+        num_features=features.views.shape[-1],
+        classes={head: len(names) for head, names in manifest.classes.items()},
+        rates=tuple(config.probe.lr) or (config.schedule.lr,),
+        shares=np.stack([np.pad(share, (0, longest - len(share))) for share in shares]),
+        label_smoothing=config.loss.label_smoothing,
+        head_weights=dict(zip(manifest.heads, config.loss.head_weights or
+                              [1.0] * len(manifest.heads))), seed=config.seed)
+    optimizer = make_optimizer(config.optimizer.to_dict())
+    made = {kind.name: stacked.make_heads(kind, task) for kind in kinds}
+    definitions = {name: graphdef for name, (graphdef, _) in made.items()}
+    state = stacked.start_state({name: params for name, (_, params) in made.items()}, optimizer)
+    program = stacked.make_program(definitions, optimizer, task)
+    order = [stacked.FoldRows(fold.train, Order(len(fold.train), config.seed)) for fold in folds]
+    labels = {head: manifest.labels(head) for head in manifest.heads}
+    weight = manifest.table['weight'].to_numpy() if 'weight' in manifest.table else None
+    views, used, slab = features.views.shape[0] - 1, None, None
+    for first in bar(range(0, longest, CHUNK), unit=f'x{CHUNK} steps'):
+        if stop():
+            raise Interrupted
+        last = min(first + CHUNK, longest)
+        plan, wanted = stacked.plan_chunk(task, order, labels, weight, first, last,
+                                          config.batch_size, views)
+        if used is None or not np.array_equal(used, wanted):
+            slab, used = jax.device_put(features.views[wanted]), wanted
+        state, losses = program(state, slab, plan)
+        if records:
+            records.write(dict(step=last, epoch=last * config.batch_size / len(folds[0].train),
+                               split='train', loss=float(np.mean([np.mean(value) for value in
+                                                                  losses.values()])),
+                               **{f'{name}/loss': float(np.mean(value[..., -1]))
+                                  for name, value in losses.items()}))
+    return task, state, definitions
+
+
+def _score(config, manifest, folds, kinds, task, state, definitions, features, workdir):
+    """Writes what each head says; returns (the table of settings, scores of the best one)."""
+    rows, best = [], None
+    rated = [fold for fold in folds if len(fold.val)]
+    for kind in kinds:
+        for i, rate in enumerate(task.rates):
+            name = f'{kind.name}-lr{rate:g}'
+            logits = _predict(manifest, folds, definitions[kind.name],
+                              jax.tree.map(lambda leaf, i=i: leaf[i], state[kind.name][0]),
+                              features, workdir / name)
+            pooled = manifest.select(np.concatenate([fold.val for fold in rated])) if rated \
+                else None
+            found = score_split(
+                {head: np.concatenate([logits[fold.name]['val'][head] for fold in rated])
+                 for head in manifest.heads}, pooled, config.loss.label_smoothing) if rated else {}
+            spread = [score_split(logits[fold.name]['val'], manifest.select(fold.val))['accuracy']
+                      for fold in rated]
+            rows.append(dict(head=kind.name, lr=rate, name=name,
+                             accuracy=found.get('accuracy'), loss=found.get('loss'),
+                             folds=len(folds), lowest=min(spread, default=None),
+                             highest=max(spread, default=None)))
+            log.info('%-24s out of fold  accuracy %.4f  (folds %.4f to %.4f, n %d)', name,
+                     found.get('accuracy', np.nan), min(spread, default=np.nan),
+                     max(spread, default=np.nan), found.get('n', 0))
+            if best is None or (found.get('accuracy') or 0) > (best['found'].get('accuracy') or 0):
+                best = dict(name=name, found=found, logits=logits)
+    table = pd.DataFrame(rows)
+    table.to_csv(workdir / 'heads.csv', index=False)
+    chosen = dict(chosen=best['name'])
+    if rated:
+        key = 'out_of_fold' if len(folds) > 1 else 'val'
+        chosen[key] = best['found']
+        pooled = manifest.select(np.concatenate([fold.val for fold in rated]))
+        save_predictions(workdir / 'predictions' / f'{key}.npz', pooled, {
+            head: np.concatenate([best['logits'][fold.name]['val'][head] for fold in rated])
+            for head in manifest.heads})
+    if len(folds[0].test):
+        test = manifest.select(folds[0].test)
+        voted = {head: np.log(np.mean([np.exp(log_softmax(best['logits'][fold.name]['test'][head]))
+                                       for fold in folds], axis=0) + 1e-12).astype(np.float32)
+                 for head in manifest.heads}
+        chosen['test'] = score_split(voted, test, config.loss.label_smoothing)
+        save_predictions(workdir / 'predictions' / 'test.npz', test, voted)
+        log.info('test     accuracy %.4f  (%s, mean probability of %d folds, n %d)',
+                 chosen['test']['accuracy'], best['name'], len(folds), len(test))
+    save_splits(manifest, workdir / 'split.csv')
+    return table, chosen
+
+
+def _predict(manifest, folds, graphdef, params, features, folder) -> dict:
+    """{fold: {split: {head: logits}}} of one setting, written below its folder too."""
+    found = {}
+    for number, fold in enumerate(folds):
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], params)
+        home = folder / fold.name
+        found[fold.name] = {}
+        for split, rows in (('val', fold.val), ('test', fold.test)):
+            if not len(rows):
+                continue
+            logits = stacked.predict_heads(graphdef, own, features.plain[rows], manifest.heads)
+            save_predictions(home / 'predictions' / f'{split}.npz', manifest.select(rows), logits)
+            found[fold.name][split] = logits
+        save_file({name: np.asarray(leaf) for name, leaf in flat(own).items()},
+                  home / 'head.safetensors')
+    return found
