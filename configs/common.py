@@ -41,6 +41,11 @@ def get_config() -> ConfigDict:
         combine=(),  # heads that become one, of all combinations of their classes
         separate=(),  # heads that the first head's classes are cut into at '/', as 'mask', 'age'
         group_regex='',  # source=folder: takes the group out of the path, e.g. '_(\\d+)\\.'
+        long_tail=dict(  # leaves training images out until the classes have a long tail
+            imbalance=1.0,  # largest class / smallest class
+            largest=0,  # images of the first class (0: as many as the smallest has now)
+            head='',  # whose classes ('': the first)
+        ),
         unreadable='error',  # 'error': list broken images and stop | 'drop': go on without them
         doodles=dict(  # source=doodles: the built-in drawings
             classes=48,  # how many of the 48 figures
@@ -141,16 +146,18 @@ def get_config() -> ConfigDict:
         eps=1e-8,  # adamw
         momentum=0.9,  # sgd, muon
         nesterov=True,  # sgd, muon
-        weight_decay=0.05,  # decoupled, times the learning rate; none on norms, biases, embeddings
+        weight_decay=0.05,  # none on norms, biases, embeddings
+        decay='decoupled',  # 'decoupled': times the learning rate | 'coupled': L2 in the gradient
         clip_norm=1.0,  # of the whole gradient (0: no clipping)
     )
     config.schedule = dict(
-        name='cosine',  # 'constant' | 'step' | 'cosine' | 'exponential'
+        name='cosine',  # 'constant' | 'step' | 'multi_step' | 'cosine' | 'exponential'
         lr=1e-3,  # the peak
         warmup=dict(percent=5),  # linear, from 0
         final=0.0,  # cosine: the end, as a share of lr
         every=dict(epochs=10),  # step, exponential: how often gamma is applied
-        gamma=0.1,  # step, exponential: the factor
+        gamma=0.1,  # step, multi_step, exponential: the factor
+        at=(),  # multi_step: durations from the start at which gamma is applied
     )
     config.loss = dict(
         label_smoothing=0.0,

@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                         head_dropout=0.2, drop_path=0.2 if kind != 'ac' else 0.0)
     if kind == 'ac':
         config.init['from'] = args['from']
-        config.finetune.table = (('heads/.*', {}), ('.*', dict(train=False)))
+        config.finetune.table = (('heads?/.*', {}), ('.*', dict(train=False)))
     else:
         config.init.pretrained = args['pretrained']
     config.image.size = int(args['size'])

@@ -18,6 +18,7 @@ import models
 from input_pipeline import loader, sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
+from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
@@ -140,6 +141,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     mesh = make_mesh(config.mesh)
     _check_values(config, mesh.size)
     manifest = assign_splits(manifest, config.split.to_dict(), seed=config.seed)
+    manifest = cut_tail(manifest, config.data.long_tail.to_dict(), seed=config.seed)
     data_digest = digest(manifest)
     workdirs.claim(workdir, config, data_digest)
     save_splits(manifest, workdir / 'split.csv')
@@ -299,6 +301,7 @@ def report(command: Command) -> int:
     workdir = command.workdir
     config = command.config or workdirs.saved_config(workdir)
     manifest = assign_splits(load_data(config), config.split.to_dict(), seed=config.seed)
+    manifest = cut_tail(manifest, config.data.long_tail.to_dict(), seed=config.seed)
     path = write_report(workdir, manifest=manifest,
                         read_image=partial(sources.read_image, manifest.root))
     log.info('report   %s', path)

@@ -53,6 +53,9 @@ OPTIMIZERS: dict[str, Callable] = {
 }
 
 
+DECAYS = ('decoupled', 'coupled')
+
+
 def decay_mask(params):
     """1 where weight decay applies: kernels; 0 for norms, biases, tokens and embeddings."""
     return jax.tree_util.tree_map_with_path(
@@ -73,7 +76,8 @@ def _decay(rate: float, factors) -> optax.GradientTransformation:
 
 def make_optimizer(config: Mapping, decay=None, stacked: bool = False
                    ) -> optax.GradientTransformation:
-    """Clipping, then the optimizer, then decoupled weight decay.
+    """Clipping, then the optimizer, then decoupled weight decay; or, coupled, weight decay as
+    an L2 term in the gradient, before all else, as torch's SGD and Adam have it.
 
     The update has the direction of the gradient; a step subtracts learning rate x update.
 
@@ -84,7 +88,7 @@ def make_optimizer(config: Mapping, decay=None, stacked: bool = False
             a matrix.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name or kind of decay.
     """
     if config['name'] not in OPTIMIZERS:
         raise ConfigError(f'config.optimizer.name = {config["name"]!r}: '
@@ -92,6 +96,10 @@ def make_optimizer(config: Mapping, decay=None, stacked: bool = False
     parts = [OPTIMIZERS[config['name']]({**config, 'stacked': stacked})]
     if config['clip_norm']:
         parts.insert(0, optax.clip_by_global_norm(config['clip_norm']))
+    if config['decay'] not in DECAYS:
+        raise ConfigError(f'config.optimizer.decay = {config["decay"]!r}: '
+                          f'choose one of {", ".join(DECAYS)}.')
     if config['weight_decay']:
-        parts.append(_decay(config['weight_decay'], decay))
+        place = 0 if config['decay'] == 'coupled' else len(parts)
+        parts.insert(place, _decay(config['weight_decay'], decay))
     return optax.chain(*parts)

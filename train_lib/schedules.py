@@ -12,26 +12,32 @@ from train_lib.errors import ConfigError
 Schedule = Callable[[jax.Array], jax.Array]
 
 
-def _constant(config, steps, every):
+def _constant(config, steps, every, at):
     return optax.constant_schedule(config['lr'])
 
 
-def _step(config, steps, every):
+def _step(config, steps, every, at):
     return optax.exponential_decay(config['lr'], every, config['gamma'], staircase=True)
 
 
-def _exponential(config, steps, every):
+def _exponential(config, steps, every, at):
     return optax.exponential_decay(config['lr'], every, config['gamma'])
 
 
-def _cosine(config, steps, every):
+def _cosine(config, steps, every, at):
     return optax.cosine_decay_schedule(config['lr'], max(steps, 1), alpha=config['final'])
 
 
-# name: (schedule config, steps after the warm-up, steps of `every`) -> schedule after the warm-up
+def _multi_step(config, steps, every, at):
+    return optax.piecewise_constant_schedule(config['lr'], dict.fromkeys(at, config['gamma']))
+
+
+# name: (schedule config, steps after the warm-up, steps of `every`, those of `at` after the
+# warm-up) -> schedule after the warm-up
 SCHEDULES: dict[str, Callable] = {
     'constant': _constant,
     'step': _step,
+    'multi_step': _multi_step,
     'cosine': _cosine,
     'exponential': _exponential,
 }
@@ -62,7 +68,12 @@ def make_schedule(config: Mapping, total_steps: int, to_steps: Callable[[Mapping
                           f'choose one of {", ".join(SCHEDULES)}.')
     warmup = to_steps(config['warmup'], 'schedule.warmup')
     every = max(to_steps(config['every'], 'schedule.every'), 1)
-    main = SCHEDULES[config['name']](config, total_steps - warmup, every)
+    at = [to_steps(duration, f'schedule.at[{i}]') - warmup
+          for i, duration in enumerate(config['at'])]
+    if len(set(at)) < len(at) or any(step < 0 for step in at):
+        raise ConfigError(f'config.schedule.at = {config["at"]!r}: give different moments after '
+                          f'the warm-up.')
+    main = SCHEDULES[config['name']](config, total_steps - warmup, every, at)
     starts = jnp.array([stage.start for stage in stages] or [0], jnp.int32)
     scales = jnp.array([stage.lr_scale for stage in stages] or [1.0], jnp.float32)
 

@@ -35,7 +35,7 @@ def pure(model):
 @functools.cache
 def weights(name):
     """Parameters of an unstacked model."""
-    return pure(build(name))
+    return jax.device_get(pure(build(name)))
 
 
 def loss(params, graphdef):
@@ -51,7 +51,7 @@ def outcome(name, **settings):
     """(logits, gradients by unstacked path) with `weights(name)`."""
     graphdef = nnx.graphdef(abstract(name, **settings))
     params = stack_params(weights(name)) if settings.get('scan') else weights(name)
-    (_, logits), gradients = graded(params, graphdef)
+    (_, logits), gradients = jax.device_get(graded(params, graphdef))
     return logits, unstack_params(gradients) if settings.get('scan') else gradients
 
 

@@ -36,6 +36,15 @@ def test_adamw_s_first_step_is_the_sign():
     np.testing.assert_allclose(found['bias'], [1, -1, 1], rtol=1e-5)
 
 
+def test_coupled_decay_goes_through_the_momentum():
+    optimizer = make(name='sgd', momentum=0.5, nesterov=False, weight_decay=0.1, decay='coupled')
+    params = {'kernel': jnp.full((2, 2), 10.0)}
+    found = directions(optimizer, params, [{'kernel': jnp.ones((2, 2))}] * 2)
+    np.testing.assert_allclose([update['kernel'][0, 0] for update in found], [2, 3])
+    with pytest.raises(ConfigError, match=r'optimizer\.decay'):
+        make(name='sgd', weight_decay=0.1, decay='l2')
+
+
 def test_decay_is_added_to_the_direction_of_kernels():
     params = {'a': {'kernel': jnp.full((2, 2), 10.0), 'bias': jnp.full(2, 10.0)}}
     zeros = jax.tree.map(jnp.zeros_like, params)

@@ -25,6 +25,14 @@ def test_step():
     np.testing.assert_allclose(found, [1, 1, 0.1, 0.01], rtol=1e-5)
 
 
+def test_multi_step():
+    found = rates([0, 9, 10, 29, 30, 99], name='multi_step', lr=1.0, every={'steps': 1}, gamma=0.1,
+                  at=({'steps': 10}, {'steps': 30}))
+    np.testing.assert_allclose(found, [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-5)
+    with pytest.raises(ConfigError, match=r'schedule\.at'):
+        rates([0], name='multi_step', every={'steps': 1}, at=({'steps': 5}, {'steps': 5}))
+
+
 def test_exponential():
     found = rates([0, 5, 10], name='exponential', lr=1.0, every={'steps': 10}, gamma=0.25)
     np.testing.assert_allclose(found, [1, 0.5, 0.25], rtol=1e-5)

@@ -28,6 +28,7 @@ from input_pipeline import sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.loader import Order
+from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.splits import assign_splits, save_splits, split_of
 from train_lib import start, workdirs
@@ -120,7 +121,8 @@ def make_folds(config: ConfigDict, manifest: Manifest) -> tuple[Manifest, list[F
     for number in numbers:
         split = config.split.to_dict() | dict(fold=number)
         assigned = assign_splits(manifest, split, seed=config.seed)
-        base = assigned if base is None else base
+        base = assigned if base is None else base  # every row, whatever the tail loses
+        assigned = cut_tail(assigned, config.data.long_tail.to_dict(), seed=config.seed)
         index = pd.Index(base.table['id'])
         rows = {name: index.get_indexer(split_of(assigned, name).table['id'])
                 for name in ('train', 'val', 'test')}

@@ -1,0 +1,52 @@
+"""A long tail cut from balanced data, as the literature makes CIFAR-10-LT of CIFAR-10."""
+
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest, class_counts
+
+
+def tail_counts(largest: int, classes: int, imbalance: float) -> np.ndarray:
+    """Images of each class, int64 [C]: largest x imbalance^(-c / (C - 1)), rounded down (Cui et
+    al., arXiv 1901.05555): 5,000 images, 10 classes and imbalance 100 make 12,406."""
+    if classes == 1:
+        return np.array([largest])
+    share = np.arange(classes) / (classes - 1)
+    # The tiny addend undoes rounding such as 49.999999 for 50.
+    return np.floor(largest * imbalance ** -share + 1e-6).astype(np.int64)
+
+
+def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
+    """The manifest without the training rows that the long tail lacks.
+
+    Classes keep their order: the first is the largest. Other splits stay whole.
+
+    Args:
+        manifest: with the column split.
+        options: imbalance (largest / smallest class; 1 for no cut), largest (images of the
+            first class; 0 for as many as the smallest class has), head ('' for the first).
+        seed: of the choice.
+
+    Raises:
+        DataError: imbalance below 1, an unknown head, or a class with too few images.
+    """
+    if options['imbalance'] == 1 and not options['largest']:
+        return manifest
+    head = options['head'] or manifest.heads[0]
+    if head not in manifest.classes or options['imbalance'] < 1:
+        raise DataError(f'data.long_tail = {dict(options)}: give an imbalance of at least 1 and '
+                        f'one of the heads {", ".join(manifest.heads)}.')
+    training = (manifest.table['split'] == 'train').to_numpy()
+    labels = manifest.labels(head)
+    there = class_counts(manifest.select(training), head)
+    wanted = tail_counts(options['largest'] or int(there.min()), len(there), options['imbalance'])
+    short = np.flatnonzero(there < wanted)
+    if len(short):
+        name = manifest.classes[head][short[0]]
+        raise DataError(f'data.long_tail wants {wanted[short[0]]} training images of {name!r}, '
+                        f'which has {there[short[0]]}: lower data.long_tail.largest.')
+    keep = ~training
+    for label, count in enumerate(wanted):
+        rows = np.flatnonzero(training & (labels == label))
+        keep[np.random.default_rng((seed, label)).permutation(rows)[:count]] = True
+    return manifest.select(keep)

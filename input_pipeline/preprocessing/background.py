@@ -1,0 +1,170 @@
+"""Finds what stands in front of a picture's background, and replaces the background.
+
+GrabCut (Rother, Kolmogorov & Blake, SIGGRAPH 2004) needs no weights. It models the colours of
+both sides, so it is as good as they differ; rembg, an optional package, knows objects.
+"""
+
+import functools
+import threading
+
+import cv2
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.preprocessing import faces
+
+BACKENDS = ('grabcut', 'rembg')
+FILLS = ('white', 'black', 'blur')
+STARTS = ('border', 'face')
+
+_GAUSSIANS = 5  # of each side in OpenCV's GrabCut, which needs as many pixels
+_SPECK = 0.1  # of the largest piece of foreground; smaller pieces are background
+_BLUR_SIDE = 64  # pixels at which the background is blurred
+_lock = threading.Lock()
+
+
+def replace_background(image: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
+    """The picture with its background in white, black or blurred.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        options: `fill`; `backend`: 'grabcut' or 'rembg'; `least`: the least share of
+            foreground, below which the picture is kept. Of GrabCut: `start`: from a 'border'
+            that is background, or from a 'face' (without one, from the border); `border`: its
+            width, of the shorter side; `core`: the side of the middle that is foreground, of
+            the picture's; `size`: pixels of the longest side at which it works; `iterations`;
+            `detector`: of the face. Of rembg: `model`, its name.
+
+    Returns:
+        The picture, and the record: foreground (its share, 0 to 1), start, fallback.
+
+    Raises:
+        DataError: the backend or the detector is not there.
+    """
+    start = ''
+    if options['backend'] == 'rembg':
+        mask = _rembg(image, options['model'])
+    else:
+        mask, start = grabcut(image, options)
+    share = float(mask.mean())
+    kept = share < options['least']
+    record = dict(foreground=round(share, 4), start=start, fallback='keep' if kept else '')
+    return (image if kept else _fill(image, mask, options['fill'])), record
+
+
+def grabcut(image: np.ndarray, options: dict) -> tuple[np.ndarray, str]:
+    """The foreground, float32 [H, W] of 0 to 1, and what it was started from."""
+    height, width = image.shape[:2]
+    scale = min(1, options['size'] / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    start, seeds = 'border', None
+    if options['start'] == 'face':
+        boxes, _ = faces.find_faces(small, options['detector'])
+        if len(boxes):
+            start, seeds = 'face', _face_seeds(size, boxes[0], options['border'])
+    if seeds is None:
+        seeds = _border_seeds(size, options['border'], options['core'])
+    front = (seeds & 1).astype(bool)  # OpenCV: 0 background, 1 foreground, 2 and 3 probably
+    if min(front.sum(), (~front).sum()) >= _GAUSSIANS:
+        # Its clusters start at random, from a generator that each thread has.
+        cv2.setRNGSeed(0)
+        cv2.grabCut(np.ascontiguousarray(small), seeds, None, np.zeros((1, 65)),
+                    np.zeros((1, 65)), options['iterations'], cv2.GC_INIT_WITH_MASK)
+        front = (seeds & 1).astype(bool)
+    mask = _without_specks(front).astype(np.float32)
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR), start
+
+
+def _border_seeds(size: tuple[int, int], border: float, core: float) -> np.ndarray:
+    width, height = size
+    edge = max(1, round(border * min(size)))
+    seeds = np.full((height, width), cv2.GC_PR_FGD, np.uint8)
+    seeds[:edge] = seeds[-edge:] = cv2.GC_BGD
+    seeds[:, :edge] = seeds[:, -edge:] = cv2.GC_BGD
+    _ellipse(seeds, (width / 2, height / 2), (core * width / 2, core * height / 2), cv2.GC_FGD)
+    return seeds
+
+
+def _face_seeds(size: tuple[int, int], box: np.ndarray, border: float) -> np.ndarray:
+    """The face is foreground, hair and shoulders probably, the border above them is not."""
+    width, height = size
+    left, top, across, down = (float(n) for n in box)
+    center = left + across / 2, top + down / 2
+    seeds = np.full((height, width), cv2.GC_PR_BGD, np.uint8)
+    edge = max(1, round(border * min(size)))
+    seeds[:edge] = seeds[:, :edge] = seeds[:, -edge:] = cv2.GC_BGD
+    shoulders = int(min(height, top + 1.3 * down))
+    seeds[shoulders:, int(max(0, center[0] - 1.5 * across)):
+          int(max(0, center[0] + 1.5 * across))] = cv2.GC_PR_FGD
+    _ellipse(seeds, center, (0.8 * across, 0.95 * down), cv2.GC_PR_FGD)
+    _ellipse(seeds, center, (0.35 * across, 0.45 * down), cv2.GC_FGD)
+    return seeds
+
+
+def _ellipse(seeds: np.ndarray, center, radii, value: int) -> None:
+    if min(radii) >= 1:
+        cv2.ellipse(seeds, [round(n) for n in center], [round(n) for n in radii], 0, 0, 360,
+                    value, -1)
+
+
+def _without_specks(front: np.ndarray) -> np.ndarray:
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(front.astype(np.uint8))
+    if count <= 2:
+        return front
+    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    area[0] = 0
+    return (area >= _SPECK * area.max())[pieces]
+
+
+def _fill(image: np.ndarray, mask: np.ndarray, fill: str) -> np.ndarray:
+    mask = mask[..., None]
+    behind = (_blurred_background(image, mask) if fill == 'blur' else
+              np.float32(255 if fill == 'white' else 0))
+    return np.round(image * mask + behind * (1 - mask)).astype(np.uint8)
+
+
+def _blurred_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The background alone, blurred over a tenth of the side: the front leaves no halo."""
+    height, width = image.shape[:2]
+    scale = min(1, _BLUR_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    both = np.concatenate([image * (1 - mask), 1 - mask], 2).astype(np.float32)
+    both = cv2.resize(both, size, interpolation=cv2.INTER_AREA)
+    both = cv2.GaussianBlur(both, (0, 0), max(size) / 10, borderType=cv2.BORDER_REPLICATE)
+    blurred = both[..., :3] / np.maximum(both[..., 3:], 1e-3)
+    return np.clip(cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR), 0, 255)
+
+
+def _rembg(image: np.ndarray, model: str) -> np.ndarray:
+    remove, session = _rembg_session(model)
+    mask = np.asarray(remove(image, session=session, only_mask=True))
+    return mask.reshape(image.shape[:2]).astype(np.float32) / 255
+
+
+def load_rembg(model: str) -> None:
+    """Loads rembg's model once, for all threads.
+
+    Raises:
+        DataError: rembg is not installed, or has no such model.
+    """
+    _rembg_session(model)
+
+
+def _rembg_session(model: str):
+    with _lock:
+        return _load_rembg(model)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_rembg(model: str):
+    try:
+        import rembg
+    except ImportError:
+        raise DataError("The background backend 'rembg' is not installed: install rembg, or use "
+                        "backend='grabcut'.") from None
+    try:
+        return rembg.remove, rembg.new_session(model)
+    except Exception as error:  # unknown names, downloads and runtimes raise nearly every type
+        raise DataError(f'The rembg model {model!r} cannot be loaded ({error}): check the name '
+                        f'and the network, or use backend=\'grabcut\'.') from None

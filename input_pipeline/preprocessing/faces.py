@@ -1,0 +1,198 @@
+"""Finds faces, and crops a picture to the largest one.
+
+The cascades (Viola & Jones, CVPR 2001; LBP: Liao et al., ICB 2007) need no download and find
+few faces behind a mask or from the side; YuNet (Wu et al., MIR 2023) finds these, from an ONNX
+file that the user has.
+"""
+
+import functools
+import os
+import threading
+
+import cv2
+import numpy as np
+
+from input_pipeline.errors import DataError
+
+DETECTORS = ('haar', 'lbp')
+FALLBACKS = ('keep', 'center')
+
+_SIDE = 320  # pixels of the longest side when faces are looked for
+# Cascades want some room around a face: of portraits that it fills, half are missed without.
+_ROOM = 0.2
+_SHRINK = 1.1  # between the sizes at which a cascade looks
+_NEIGHBORS, _SCORE = 4, 0.6
+_local = threading.local()  # detectors keep state while they look
+
+
+def crop_to_face(image: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
+    """The picture around its largest face.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        options: `detector`: 'haar', 'lbp', a cascade's .xml or YuNet's .onnx; `margin`: added
+            on each side, of the face's; `square`: a square, moved and shrunk to lie inside;
+            `min_face`: the smallest side of a face, of the picture's shorter one; `least`: the
+            score from which a face counts (see `find_faces`), 0 for the detector's usual one;
+            `fallback` without a face: 'keep' the picture or its 'center' square.
+
+    Returns:
+        The crop, and the record: found, left, top, width, height (of the face, pixels),
+        score, faces (how many), fallback.
+
+    Raises:
+        DataError: the detector is not there.
+    """
+    boxes, scores = find_faces(image, options['detector'], options['min_face'], options['least'])
+    record = dict(found=bool(len(boxes)), left=0, top=0, width=0, height=0, score=0.0,
+                  faces=len(boxes), fallback='' if len(boxes) else options['fallback'])
+    if len(boxes):
+        left, top, width, height = (int(n) for n in boxes[0])
+        record |= dict(left=left, top=top, width=width, height=height,
+                       score=round(float(scores[0]), 4))
+        return _around(image, boxes[0], options['margin'], options['square']), record
+    if options['fallback'] == 'center':
+        side = min(image.shape[:2])
+        top, left = ((n - side) // 2 for n in image.shape[:2])
+        image = np.ascontiguousarray(image[top:top + side, left:left + side])
+    return image, record
+
+
+def find_faces(image: np.ndarray, detector: str, min_face: float = 0.2,
+               least: float = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The faces of a picture, the largest first.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        detector: see `crop_to_face`.
+        min_face: the smallest side of a face, of the picture's shorter one.
+        least: the least score; 0: 4 for cascades, 0.6 for YuNet.
+
+    Returns:
+        Boxes (left, top, width, height), int [n, 4], pixels inside the picture, and scores,
+        float [n]: of cascades the number of windows that agree, of YuNet 0 to 1.
+
+    Raises:
+        DataError: the detector is not there.
+    """
+    height, width = image.shape[:2]
+    scale = min(1, _SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    room = round(_ROOM * max(size))
+    small = cv2.copyMakeBorder(small, room, room, room, room, cv2.BORDER_REPLICATE)
+    smallest = max(1, round(min_face * min(size)))
+    look = _yunet if detector.lower().endswith('.onnx') else _cascade
+    boxes, scores = look(small, detector, smallest, least)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1) - room
+    corners = np.round(corners / np.tile([size[0] / width, size[1] / height], 2)).astype(int)
+    corners = np.clip(corners, 0, [width, height, width, height])
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    order = np.lexsort((-scores, -boxes[:, 2:].prod(1)))
+    order = order[(boxes[order, 2:] > 0).all(1)]
+    return boxes[order], scores[order]
+
+
+def detector_file(detector: str) -> str:
+    """The file that a detector is read from.
+
+    Raises:
+        DataError: there is no such detector or file, or its package is missing.
+    """
+    if detector == 'haar':
+        folder = getattr(getattr(cv2, 'data', None), 'haarcascades', '')
+        path = os.path.join(folder, 'haarcascade_frontalface_default.xml')
+        if not os.path.exists(path):
+            raise DataError("The face detector 'haar' is not in this OpenCV: install "
+                            "opencv-python-headless below 5, or give detector a file.")
+        return path
+    if detector == 'lbp':
+        try:
+            from skimage.data import lbp_frontal_face_cascade_filename
+        except ImportError:
+            raise DataError("The face detector 'lbp' comes with scikit-image, which is not "
+                            "installed: install it, or use detector='haar'.") from None
+        return lbp_frontal_face_cascade_filename()
+    if not detector.lower().endswith(('.xml', '.onnx')):
+        raise DataError(f'The face detector {detector!r} is unknown: use one of '
+                        f'{", ".join(DETECTORS)}, the .xml file of an OpenCV cascade or the '
+                        f'.onnx file of YuNet.')
+    path = os.path.abspath(os.path.expanduser(detector))
+    if not os.path.isfile(path):
+        raise DataError(f'The face detector {detector!r} is no file: correct the path.')
+    return path
+
+
+def load_detector(detector: str):
+    """This thread's detector: a cascade or a YuNet of OpenCV.
+
+    Raises:
+        DataError: it is not there or damaged.
+    """
+    loaded = _local.__dict__.setdefault('detectors', {})
+    if detector not in loaded:
+        path = detector_file(detector)
+        try:
+            if path.lower().endswith('.onnx'):
+                loaded[detector] = cv2.FaceDetectorYN.create(path, '', (_SIDE, _SIDE))
+            else:
+                loaded[detector] = _load_cascade(path)
+        except (cv2.error, SystemError, AttributeError, UnicodeDecodeError) as error:
+            text = ' '.join(str(error.__cause__ or error).split())
+            raise DataError(f'The face detector {path!r} cannot be loaded by OpenCV '
+                            f'{cv2.__version__} ({text}): give another file.') from None
+    return loaded[detector]
+
+
+def _load_cascade(path: str):
+    # scikit-image's file misspells a tag, which its own reader never looks at and OpenCV needs.
+    storage = cv2.FileStorage(_text(path).replace('featuhreParams', 'featureParams'),
+                              cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+    cascade = cv2.CascadeClassifier()
+    if not cascade.read(storage.getFirstTopLevelNode()):
+        raise cv2.error('no cascade of the present format')
+    return cascade
+
+
+@functools.lru_cache(maxsize=4)
+def _text(path: str) -> str:
+    with open(path, encoding='utf-8') as file:
+        return file.read()
+
+
+def _cascade(image: np.ndarray, detector: str, smallest: int,
+             least: float) -> tuple[np.ndarray, np.ndarray]:
+    gray = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    boxes, counts = load_detector(detector).detectMultiScale2(
+        gray, scaleFactor=_SHRINK, minNeighbors=max(1, round(least or _NEIGHBORS)),
+        minSize=(smallest, smallest))
+    return np.reshape(boxes, (-1, 4)).astype(np.float64), np.reshape(counts, -1).astype(float)
+
+
+def _yunet(image: np.ndarray, detector: str, smallest: int,
+           least: float) -> tuple[np.ndarray, np.ndarray]:
+    net = load_detector(detector)
+    net.setInputSize((image.shape[1], image.shape[0]))
+    net.setScoreThreshold(least or _SCORE)
+    faces = net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    faces = np.zeros((0, 15)) if faces is None else faces.astype(np.float64)
+    faces = faces[faces[:, 2:4].min(1) >= smallest]
+    return faces[:, :4], faces[:, -1]
+
+
+def _around(image: np.ndarray, box: np.ndarray, margin: float, square: bool) -> np.ndarray:
+    height, width = image.shape[:2]
+    center = box[:2] + box[2:] / 2
+    sides = box[2:] * (1 + 2 * margin)
+    if square:
+        sides = np.full(2, min(sides.max(), height, width))
+        # Moved inside rather than filled up: an invented edge would tell faces near the border.
+        center = np.clip(center, sides / 2, np.array([width, height]) - sides / 2)
+    left, top = np.maximum(np.round(center - sides / 2), 0).astype(int)
+    if square:
+        side = max(1, int(round(sides[0])))
+        left, top = min(left, width - side), min(top, height - side)
+        right, bottom = left + side, top + side
+    else:
+        right, bottom = np.minimum(np.round(center + sides / 2), [width, height]).astype(int)
+    return np.ascontiguousarray(image[top:bottom, left:right])

@@ -1,0 +1,54 @@
+"""Every config resolves, with its arguments, to a model that can be built."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from train_lib.experiment import make_model
+from train_lib.finetuning import plan
+from train_lib.preparation import prepared_for
+
+FOLDER = Path(__file__).parents[1] / 'configs'
+NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in ('__init__', 'common'))
+ARGUMENTS = {
+    'mask_labels': ('model=a', 'model=b,heads=class+tool', 'model=c', 'model=ac,from=runs/a',
+                    'csv=labels.csv,images=faces'),
+    'sketch_eva_probe': ('model=eva02_tiny_patch14_224,pretrained=,size=56', 'folder=sketches.zip'),
+}
+CASES = [(name, arg) for name in NAMES for arg in (None, *ARGUMENTS.get(name, ()))]
+
+
+def build(name, arg):
+    return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+@pytest.mark.parametrize(('name', 'arg'), CASES)
+def test_a_config_makes_a_model(name, arg):
+    config = build(name, arg)
+    prepared_for(config)
+    classes = {'a': ('x', 'y', 'z'), 'b': ('u', 'v')} if arg and 'b' in arg else {'a': ('x', 'y')}
+    if config.probe.heads:
+        return
+    model = nnx.eval_shape(lambda: make_model(config, classes))
+    plan(model, config.finetune.to_dict())
+
+
+def test_the_ways_to_learn_several_labels():
+    a, b, c = (build('mask_labels', f'model={kind}') for kind in 'abc')
+    assert a.data.combine == ('mask', 'gender', 'age') and not b.data.combine
+    assert (a.model.head, b.model.head, c.model.head) == ('linear', 'shallow', 'deep')
+    both = build('mask_labels', 'model=ac,from=runs/a')
+    assert both.init['from'] == 'runs/a' and not both.init.pretrained
+    with pytest.raises(ValueError, match='from=WORKDIR'):
+        build('mask_labels', 'model=ac')
+    with pytest.raises(ValueError, match='model=d is not known'):
+        build('mask_labels', 'model=d')
+
+
+def test_the_probe_is_the_recipe():
+    config = build('sketch_eva_probe', None)
+    assert prepared_for(config).mean[0] == 0.48145466  # CLIP's, as the weights ask for
+    assert (config.probe.views, config.duration.epochs, config.split.fold) == (20, 20, 'all')
+    assert {head['name'] for head in config.probe.heads} == {'linear', 'mlp3'}
