@@ -104,6 +104,10 @@ def get_config() -> ConfigDict:
     # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one
     # after another; the last one lasts to the end. Kinds, units: input_pipeline/transforms.py.
     config.curriculum = ()
+    # Pictures of a batch mixed with each other, on the device; at most one of these a batch:
+    # dict(kind='mixup'|'cutmix'|'halves', p=1.0, alpha=1.0, per='batch'|'example', classes=(),
+    # partner='any'|'same_class', labels='both'|'first', start=<duration>, until=<duration>).
+    config.mixing = ()
     config.loader = dict(
         threads=2,  # that read, decode and warp
         workers=0,  # processes for the same (0: none, the threads do it)
@@ -116,7 +120,8 @@ def get_config() -> ConfigDict:
         'from': '',  # a workdir: start from its best weights (a head of another size starts anew)
         'pretrained': '',  # 'default', a tag of timm's (`main.py models` lists them), a
                            # .safetensors or .pth file, or a Hugging Face repository
-        'head': 'reset',  # of pretrained: 'reset' | 'keep' | 'resize' the classifier
+        'head': 'auto',  # 'reset' | 'keep' | 'resize' the classifier; auto: pretrained resets it,
+                         # from keeps it if it fits
     }
     config.finetune = dict(
         # Rows (regex, dict(lr=1.0, wd=1.0, train=True)) over names such as
@@ -160,13 +165,28 @@ def get_config() -> ConfigDict:
         at=(),  # multi_step: durations from the start at which gamma is applied
     )
     config.loss = dict(
+        name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |
+                               # 'balanced_softmax' | 'logit_adjustment' | 'ldam'
         label_smoothing=0.0,
+        gamma=2.0,  # focal
+        alpha=_anything(()),  # focal: a number, or one a class
+        tau=1.0,  # logit_adjustment
+        scale=30.0,  # ldam
+        max_margin=0.5,  # ldam
+        class_weights=dict(
+            kind='none',  # 'none' | 'balanced' | 'effective' | 'sqrt' | 'manual'
+            head='',  # whose ('': each head's own)
+            start=dict(percent=0),  # from then on; before it every class counts alike
+            beta=0.9999,  # effective
+            manual=_anything(()),  # manual: {class: weight}
+        ),
         head_weights=(),  # of several heads, in their order ((): all 1)
     )
 
     config.eval = dict(
         every=dict(epochs=1),
         batch_size=256,
+        adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
         metric='accuracy',  # of the validation, for the best checkpoint: 'accuracy' | 'loss'
     )
     config.checkpoint = dict(

@@ -10,7 +10,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from input_pipeline.manifest import Manifest
-from train_lib.scores import log_softmax, scores
+from train_lib.losses import LossSpec, split_loss
+from train_lib.scores import scores
 from train_lib.sharding import shard_batch
 
 
@@ -62,27 +63,17 @@ def predict(eval_step: Callable, weights: dict, split: EvalSplit, mesh: Mesh,
     return found
 
 
-def _objective(logits: np.ndarray, labels: np.ndarray, label_smoothing: float) -> float | None:
-    """The training loss of one head on whole logits, in float64."""
-    known = labels >= 0
-    if not known.any():
-        return None
-    log_probs = log_softmax(logits[known])
-    of_label = log_probs[np.arange(len(log_probs)), labels[known]]
-    return float(np.mean(-(1 - label_smoothing) * of_label
-                         - label_smoothing * log_probs.mean(axis=1)))
-
-
 def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
-                label_smoothing: float = 0.0) -> dict:
+                losses: Mapping[str, LossSpec] | None = None) -> dict:
     """The scores of a split; with several heads, one dict a head and n, loss, accuracy over them.
 
-    `loss` is the training objective, `nll` the plain negative log likelihood.
+    `loss` is the training objective (`losses` by head; None for cross-entropy), `nll` the plain
+    negative log likelihood.
     """
     heads = {}
     for head in manifest.heads:
         labels = manifest.labels(head)
-        loss = _objective(logits[head], labels, label_smoothing)
+        loss = split_loss((losses or {}).get(head, LossSpec()), logits[head], labels)
         heads[head] = {**scores(logits[head], labels), 'loss': loss}
     if len(heads) == 1:
         return next(iter(heads.values()))

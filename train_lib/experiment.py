@@ -19,9 +19,10 @@ from input_pipeline import loader, sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.long_tail import cut_tail
-from input_pipeline.manifest import Manifest, digest
+from input_pipeline.manifest import Manifest, class_counts, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
+from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, save_splits, split_of
 from train_lib import finetuning, start, workdirs
 from train_lib.checkpoints import Checkpointer, latest_good
@@ -29,6 +30,8 @@ from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.evaluation import EvalSplit, Interrupted, predict, save_predictions, score_split
 from train_lib.loop import DivergedError, Every, Run, Stopped, StopSignal, train_loop
+from train_lib.mixing import make_mixings
+from train_lib.objectives import adjust, objectives
 from train_lib.optimizers import make_optimizer
 from train_lib.preparation import DTYPES, image_spec, prepared_for
 from train_lib.probing.run import probe
@@ -94,7 +97,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     pooled = {head: np.concatenate([part[head] for part in logits]) for head in manifest.heads}
     save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
-    out_of_fold = score_split(pooled, whole, config.loss.label_smoothing)
+    out_of_fold = score_split(pooled, whole)
     write_json(workdir / 'result.json', dict(
         status='done', out_of_fold=out_of_fold, folds=results,
         test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None))
@@ -168,6 +171,9 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     del model
     normalise = make_normalise(prepared.mean, prepared.std, DTYPES[config.precision])
     heads = manifest.heads
+    counts = {head: class_counts(parts['train'], head) for head in heads}
+    losses = objectives(config, manifest.classes, counts, partial(steps_of, total=total))
+    mixings = make_mixings(config.mixing, manifest.classes, partial(steps_of, total=total))
     run = Run(
         workdir=workdir, total_steps=total, batch_size=config.batch_size,
         image_size=config.image.size, examples_per_epoch=len(parts['train']),
@@ -175,17 +181,23 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
                       for key in ('log', 'eval', 'checkpoint'))),
         heads=heads, stages=stages, schedule=schedule,
         train_step=make_train_step(graphdef, optimizer, schedule, normalise, heads=heads,
-                                   seed=config.seed, label_smoothing=config.loss.label_smoothing,
-                                   head_weights=config.loss.head_weights, rates=rates),
+                                   seed=config.seed, losses=losses,
+                                   head_weights=config.loss.head_weights, mixings=mixings,
+                                   rates=rates),
         eval_step=make_eval_step(graphdef, normalise, heads),
         val=evals.get('val'), metric=config.eval.metric,
-        label_smoothing=config.loss.label_smoothing, mesh=mesh)
+        losses=losses, adjust=partial(adjust, counts=counts, tau=config.eval.adjust_tau),
+        mesh=mesh)
 
     shard = (jax.process_index(), jax.process_count())
+    order = make_order(
+        parts['train'], config.resample.to_dict() if 'resample' in config else {},
+        seed=config.seed, batch_size=config.batch_size, to_steps=partial(steps_of, total=total))
     iterator = loader.train_iterator(
         parts['train'], spec, stages, steps=total, batch_size=config.batch_size, seed=config.seed,
-        shard=shard, threads=config.loader.threads, workers=config.loader.workers,
-        prefetch=config.loader.prefetch, cache_mb=config.image.cache_mb)
+        order=order, shard=shard, threads=config.loader.threads, workers=config.loader.workers,
+        prefetch=config.loader.prefetch, cache_mb=config.image.cache_mb,
+        unreadable=config.data.unreadable)
     state = replicate(make_state(params, rest, optimizer, heads, frozen), mesh)
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen)]
     _announce(config, parts, manifest, count, total, mesh)
@@ -270,8 +282,9 @@ def _finish(config, run, state, host, parts, evals, manifest, clock, stop, facts
     found, logits = {}, {}
     with clock('eval'):
         for name, split in evals.items():
-            logits[name] = predict(run.eval_step, weights_of(state), split, run.mesh, stop)
-            found[name] = score_split(logits[name], split.manifest, run.label_smoothing)
+            logits[name] = run.adjust(predict(run.eval_step, weights_of(state), split, run.mesh,
+                                              stop))
+            found[name] = score_split(logits[name], split.manifest, run.losses)
     for name in logits:
         if jax.process_index() == 0:
             save_predictions(run.workdir / 'predictions' / f'{name}.npz', parts[name], logits[name])

@@ -22,6 +22,7 @@ import numpy as np
 from input_pipeline.curriculum import Stage, stage_at
 from train_lib.checkpoints import Checkpointer
 from train_lib.evaluation import EvalSplit, Interrupted, predict, score_split
+from train_lib.losses import LossSpec
 from train_lib.progress import Clock, Progress
 from train_lib.records import Records
 from train_lib.schedules import Schedule
@@ -64,8 +65,9 @@ class Run:
     train_step: Callable
     eval_step: Callable
     val: EvalSplit | None
+    adjust: Callable  # {head: logits} -> the same, as they are scored
     metric: str
-    label_smoothing: float
+    losses: Mapping[str, LossSpec]
     mesh: jax.sharding.Mesh
 
     def epoch(self, step: int) -> float:
@@ -120,8 +122,8 @@ def _improved(metric: str, value: float | None, best: float | None) -> bool:
 def evaluate(run: Run, state: State, host: dict, records: Records, step: int,
              stop: Callable[[], bool]) -> dict:
     """Scores the validation split, writes its row, and returns the host state after it."""
-    logits = predict(run.eval_step, weights_of(state), run.val, run.mesh, stop)
-    found = score_split(logits, run.val.manifest, run.label_smoothing)
+    logits = run.adjust(predict(run.eval_step, weights_of(state), run.val, run.mesh, stop))
+    found = score_split(logits, run.val.manifest, run.losses)
     row = dict(step=step, epoch=run.epoch(step), split='val', loss=found['loss'],
                accuracy=found['accuracy'], f1_macro=found['f1_macro'])
     if len(run.heads) > 1:

@@ -31,7 +31,8 @@ class Mixing:
     (excluded). alpha: the shares lam are drawn from Beta(alpha, alpha), once a `per`: 'batch' or
     'example'. head: whose classes count below. classes: numbers of those that are mixed, with
     each other only, () for all, and for examples without a label too. partner: 'any' or
-    'same_class'. labels: 'both' by their share of the picture, or 'first' alone.
+    'same_class'. labels: 'both' by their share of the picture, or 'first' alone, which then keeps
+    at least half of it (lam is max(lam, 1 - lam)).
     """
 
     kind: str
@@ -118,13 +119,14 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
         return jnp.stack([*values, otherwise])[choice]
 
     lam = _lam(mixings, choice, uniform[0])
-    each = jnp.array([*(item.per == 'example' for item in mixings), False])[choice]
+    each, first = (jnp.array([*marks, False])[choice] for marks in (
+        [item.per == 'example' for item in mixings], [item.labels == 'first' for item in mixings]))
     lam = jnp.where(each, lam, lam[0])
+    lam = jnp.where(first, jnp.maximum(lam, 1 - lam), lam)
     centre = jnp.where(each, uniform[1:3].T, uniform[1:3, 0])
     blends = [MIXINGS[item.kind](lam, centre, (height, width)) for item in mixings]
     nothing = mixup(jnp.ones(count), centre, (height, width))
-    box, inside, outside = (chosen(*parts) for parts in zip(
-        zip(*blends), nothing))
+    box, inside, outside = (chosen(*parts) for parts in zip(zip(*blends), nothing))
 
     partner = _next_in_group(chosen([_groups(item, labels, count) for item in mixings],
                                     jnp.arange(count)), uniform[3])
@@ -132,9 +134,7 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
     inside, outside = jnp.where(alone, 1.0, inside), jnp.where(alone, 1.0, outside)
     top, bottom, left, right = box.T
     area = (bottom - top) * (right - left) / (height * width)
-    share = area * inside + (1 - area) * outside
-    share = jnp.where(chosen([jnp.array(item.labels == 'first') for item in mixings],
-                             jnp.array(False)), 1.0, share)
+    share = jnp.where(first, 1.0, area * inside + (1 - area) * outside)
 
     targets = {head: Mixed(values, values[partner], share) for head, values in labels.items()}
     if weights is not None:
@@ -210,7 +210,7 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
 
     Args:
         config: entries as `Mixing`, but classes are names, start and until durations; all but
-            kind may be left out (alpha is 1, p is 1, head the first).
+            kind may be left out (head is the first then), and a kind may stand alone.
         classes: {head: names of its classes}.
         to_steps: (duration, config key) -> steps from the start of the run.
 
@@ -219,7 +219,8 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
             before the start, or entries whose p add up to more than 1 at some step.
         DataError: a duration that is none.
     """
-    mixings = tuple(_make_mixing(dict(entry), number, classes, to_steps)
+    mixings = tuple(_make_mixing({'kind': entry} if isinstance(entry, str) else dict(entry),
+                                 f'mixing[{number}]', classes, to_steps)
                     for number, entry in enumerate(config))
     for start in sorted({item.start for item in mixings}):
         total = sum(item.p for item in mixings if item.start <= start
@@ -231,9 +232,9 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
     return mixings
 
 
-def _make_mixing(entry: dict, number: int, classes: Mapping[str, Sequence[str]],
+def _make_mixing(entry: dict, path: str, classes: Mapping[str, Sequence[str]],
                  to_steps: Callable[[Mapping, str], int]) -> Mixing:
-    where = f'config.mixing[{number}]'
+    where = f'config.{path}'
     for key in entry:
         if key not in _KEYS:
             raise ConfigError(f'{where}.{key} is unknown: {_hint(key, _KEYS)}')
@@ -262,7 +263,7 @@ def _make_mixing(entry: dict, number: int, classes: Mapping[str, Sequence[str]],
     entry['classes'] = tuple(known.index(name) for name in names)
     for key in ('start', 'until'):
         if entry.get(key):
-            entry[key] = to_steps(entry[key], f'mixing[{number}].{key}')
+            entry[key] = to_steps(entry[key], f'{path}.{key}')
         else:
             entry.pop(key, None)
     mixing = Mixing(**entry)

@@ -20,7 +20,7 @@ def list_command(command: Command) -> int:
         ConfigError: no model has such a name.
     """
     names = matching(command.words[0] if command.words else '')
-    print(_LINE.format('model', 'params', 'GFLOPs', 'px', 'weights of timm (the first: default)'))
+    print(_LINE.format('model', 'params', 'GFLOPs', 'px', 'timm weights (first: default)'))
     for name in names:
         print('\n'.join(_lines(name, full=len(names) <= FEW)))
     used = {tag.statistics for name in names for tag in tags_of(name)}
@@ -29,7 +29,7 @@ def list_command(command: Command) -> int:
             mean, std = (' '.join(f'{value:.4g}' for value in values)
                          for values in STATISTICS[word])
             print(f'{word:9} mean {mean}, std {std}')
-    print('params with 1,000 classes; GFLOPs: 1e9 operations an image (a multiply-add is 2).')
+    print('params with 1,000 classes; GFLOPs: 1e9 operations an image, a multiply-add is 2.')
     return 0
 
 

@@ -64,9 +64,10 @@ def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
         raise ConfigError(f'config.init.pretrained = {source!r} is no file, no repository '
                           f'(owner/name) and no tag of {name}: '
                           f'{"choose one of " + ", ".join(known) if known else "it has no tags"}.')
-    for note in load_timm(model, source, head=init.head):
+    head = 'reset' if init.head == 'auto' else init.head
+    for note in load_timm(model, source, head=head):
         log.info('init     %s', note)
-    log.info('start    pretrained: %s, head %s', source, init.head)
+    log.info('start    pretrained: %s, head %s', source, head)
     return True
 
 
@@ -110,7 +111,7 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
         return Begun(state, host, step)
     if config.init['from']:
         source = _best_of(Path(config.init['from']))
-        state = state | _adopt(state, _all_weights(source), source)
+        state = state | _adopt(state, _all_weights(source), source, config.init.head)
         log.info('start    init: weights of %s', source)
     elif not config.init.pretrained:
         log.info('start    scratch: random weights, seed %d', config.seed)
@@ -140,16 +141,19 @@ def _best_of(workdir: Path) -> Path:
     return folder / str(best if best in steps else steps[-1])
 
 
-def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path) -> dict:
+def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path,
+           head: str = 'auto') -> dict:
     """The stored weights in the layout of `state`; heads of another size and new adapters stay
-    as initialised. What trained there may be frozen here, and the other way round."""
+    as initialised, and with head='reset' all heads. What trained there may be frozen here, and
+    the other way round."""
     ours = {key: state[key] for key in ('params', 'frozen', 'rest')}
     theirs, problems, new = dict(stored), [], []
 
     def adopt(path, leaf):
         name = jax.tree_util.keystr(path[1:], simple=True, separator='/')
         value = theirs.pop(name, None)
-        if value is not None and value.shape == leaf.shape:
+        anew = head == 'reset' and name.startswith(('head/', 'heads/'))
+        if value is not None and value.shape == leaf.shape and not anew:
             return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
         if _is_new(name):
             new.append(name)

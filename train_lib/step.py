@@ -19,7 +19,8 @@ from flax import nnx
 
 import models
 from train_lib.finetuning import scale_updates
-from train_lib.losses import cross_entropy
+from train_lib.losses import LossSpec, head_loss
+from train_lib.mixing import Mixing, mix
 from train_lib.schedules import Schedule
 
 State = dict
@@ -64,7 +65,8 @@ def as_heads(logits, heads: Sequence[str]) -> dict[str, jax.Array]:
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
                     schedule: Schedule, normalise: Callable, *, heads: Sequence[str], seed: int,
-                    label_smoothing: float = 0.0, head_weights: Sequence[float] = (),
+                    losses: Mapping[str, LossSpec] | None = None,
+                    head_weights: Sequence[float] = (), mixings: Sequence[Mixing] = (),
                     rates: dict | None = None) -> Callable:
     """The jitted function (state, batch) -> (state, loss); the state is donated.
 
@@ -75,22 +77,26 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         normalise: uint8 images -> the model's input.
         heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight.
         seed: of dropout and drop path; their masks are a function of (seed, step).
-        label_smoothing: of the cross-entropy.
+        losses: of each head; None for cross-entropy.
         head_weights: factor of each head's loss, () for 1.
+        mixings: how pictures of a batch are mixed, see `mixing.mix`.
         rates: factors of the learning rate, a tree like params; None for 1.
     """
     factors = dict(zip(heads, head_weights or [1.0] * len(heads)))
+    losses = losses or {head: LossSpec() for head in heads}
 
     def train_step(state: State, batch: dict) -> tuple[State, jax.Array]:
-        images = normalise(batch['image'])
+        images, targets, weights = mix(
+            mixings, seed, state['step'], batch['image'],
+            {head: batch[f'label/{head}'] for head in heads}, batch.get('weight'))
+        images = normalise(images)
         key = jax.random.fold_in(jax.random.key(seed), state['step'])
 
         def objective(params, rest):
             model = nnx.merge(graphdef, params, state['frozen'], rest)
             logits = as_heads(model(images, rngs=nnx.Rngs(dropout=key)), heads)
-            loss = sum(factors[head] * cross_entropy(
-                logits[head], batch[f'label/{head}'], batch.get('weight'), label_smoothing)
-                for head in heads)
+            loss = sum(factors[head] * head_loss(losses[head], logits[head], targets[head],
+                                                 weights, state['step']) for head in heads)
             return loss, (logits, split_model(model)[2])
 
         # The other variables are an argument: BatchNorm writes to them inside the gradient.

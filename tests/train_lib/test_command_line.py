@@ -60,7 +60,7 @@ def test_model_settings_may_be_added():
     (['--config=configs/sketch_vti.py'], ['sketch_vti.py', 'sketch_vit.py']),
     ([SKETCH + ':data=doodle'], ['doodle', 'doodles']),
     ([SKETCH + ':fodler=x'], ['fodler', 'folder']),
-    ([SKETCH + ':tfds=food101'], ['not built yet']),
+    ([SKETCH + ':folder=a,packed=b'], ['folder=', 'packed=']),
     ([SKETCH + ':folder=a,csv=b'], ['folder=', 'csv=']),
     ([], ['--config is missing']),
 ])

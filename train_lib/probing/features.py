@@ -123,8 +123,7 @@ def cached_features(manifest: Manifest, spec: loader.ImageSpec, stages: Sequence
         stage = stages_used[view] if view < len(starts) else Stage(0, ())
         todo = np.flatnonzero(~done[view])
         batches_of = loader.view_iterator(pictures, manifest, stage, epoch=view, seed=seed,
-                                          border=spec.border, batch_size=batch_size,
-                                          batches=todo, threads=threads)
+                                          batch_size=batch_size, batches=todo, threads=threads)
         waiting = None
         try:
             for number, batch in zip(todo, batches_of):

@@ -27,9 +27,9 @@ import models
 from input_pipeline import sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
-from input_pipeline.loader import Order
 from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
+from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, save_splits, split_of
 from train_lib import start, workdirs
 from train_lib.checkpoints import flat
@@ -100,8 +100,15 @@ def head_kinds(config: ConfigDict) -> list[stacked.HeadKind]:
     """The heads of config.probe.heads.
 
     Raises:
-        ConfigError: an entry without a name, or two with one name.
+        ConfigError: an entry without a name, two with one name, or a knob that probing lacks.
     """
+    for key, value, plain in (('loss.name', config.loss.name, 'cross_entropy'),
+                              ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),
+                              ('mixing', tuple(config.mixing), ()),
+                              ('resample.kind', config.resample.kind, 'none')):
+        if value != plain:
+            raise ConfigError(f'config.{key} = {value!r} has no effect on cached features: leave '
+                              f'it at {plain!r}, or train without config.probe.heads.')
     kinds = []
     for i, entry in enumerate(config.probe.heads):
         settings = dict(entry)
@@ -170,25 +177,21 @@ def _features(config, manifest, folds, clock, stop) -> Features:
 
 def _stages(config, examples: int):
     """(steps of a run over so many training examples, its stages)"""
-    def steps(duration, key, total=None):
-        duration = duration.to_dict() if isinstance(duration, ConfigDict) else duration
-        return to_steps(duration, key=key, examples_per_epoch=examples,
-                        batch_size=config.batch_size, total_steps=total)
+    total = max(_steps(config, examples, config.duration, 'duration'), 1)
+    return total, make_stages(config.curriculum, partial(_steps, config, examples, total=total))
 
-    total = max(steps(config.duration, 'duration'), 1)
-    return total, make_stages(config.curriculum, partial(steps, total=total))
+
+def _steps(config, examples: int, duration, key: str, total: int | None = None) -> int:
+    duration = duration.to_dict() if isinstance(duration, ConfigDict) else duration
+    return to_steps(duration, key=key, examples_per_epoch=examples,
+                    batch_size=config.batch_size, total_steps=total)
 
 
 def _shares(config, examples: int) -> np.ndarray:
     """The learning rate of each step as a share of the setting's, float32 [steps]."""
     total, stages = _stages(config, examples)
-
-    def steps(duration, key):
-        duration = duration.to_dict() if isinstance(duration, ConfigDict) else duration
-        return to_steps(duration, key=key, examples_per_epoch=examples,
-                        batch_size=config.batch_size, total_steps=total)
-
-    schedule = make_schedule(config.schedule.to_dict() | dict(lr=1.0), total, steps, stages)
+    schedule = make_schedule(config.schedule.to_dict() | dict(lr=1.0), total,
+                             partial(_steps, config, examples, total=total), stages)
     return np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total)))
 
 
@@ -213,7 +216,11 @@ def train_heads(config, manifest, folds, kinds, features, records=None, stop=lam
     definitions = {name: graphdef for name, (graphdef, _) in made.items()}
     state = stacked.start_state({name: params for name, (_, params) in made.items()}, optimizer)
     program = stacked.make_program(definitions, optimizer, task)
-    order = [stacked.FoldRows(fold.train, Order(len(fold.train), config.seed)) for fold in folds]
+    resample = config.resample.to_dict() if 'resample' in config else {}
+    order = [stacked.FoldRows(fold.train, make_order(
+        manifest.select(fold.train), resample, seed=config.seed, batch_size=config.batch_size,
+        to_steps=partial(_steps, config, len(fold.train), total=len(share)))
+        ) for fold, share in zip(folds, shares)]
     labels = {head: manifest.labels(head) for head in manifest.heads}
     weight = manifest.table['weight'].to_numpy() if 'weight' in manifest.table else None
     views, used, slab = features.views.shape[0] - 1, None, None
@@ -249,7 +256,7 @@ def _score(config, manifest, folds, kinds, task, state, definitions, features, w
                 else None
             found = score_split(
                 {head: np.concatenate([logits[fold.name]['val'][head] for fold in rated])
-                 for head in manifest.heads}, pooled, config.loss.label_smoothing) if rated else {}
+                 for head in manifest.heads}, pooled) if rated else {}
             spread = [score_split(logits[fold.name]['val'], manifest.select(fold.val))['accuracy']
                       for fold in rated]
             rows.append(dict(head=kind.name, lr=rate, name=name,
@@ -276,7 +283,7 @@ def _score(config, manifest, folds, kinds, task, state, definitions, features, w
         voted = {head: np.log(np.mean([np.exp(log_softmax(best['logits'][fold.name]['test'][head]))
                                        for fold in folds], axis=0) + 1e-12).astype(np.float32)
                  for head in manifest.heads}
-        chosen['test'] = score_split(voted, test, config.loss.label_smoothing)
+        chosen['test'] = score_split(voted, test)
         save_predictions(workdir / 'predictions' / 'test.npz', test, voted)
         log.info('test     accuracy %.4f  (%s, mean probability of %d folds, n %d)',
                  chosen['test']['accuracy'], best['name'], len(folds), len(test))
