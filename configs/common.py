@@ -203,6 +203,9 @@ def get_config() -> ConfigDict:
         side='longest',  # 'longest' | 'shortest'
         quality=_anything(0),  # of JPEG, 1 to 100; 'lossless'; 0 keeps the files' own bytes
         shard_records=0,  # pictures a file (0: chosen)
+        # Steps done once, before resizing, recorded in preprocessing.csv: 'face', 'background',
+        # 'denoise', or dict(kind='face', margin=0.4, ...); see input_pipeline/preprocessing.
+        preprocess=(),
     )
     config.mesh = dict(data=-1)  # devices that share a batch (-1: all)
     return config

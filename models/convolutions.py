@@ -67,8 +67,9 @@ class Conv(nnx.Conv):
         rows, columns = self.kernel_size
         height, width = x.shape[1] // rows, x.shape[2] // columns
         x = x[:, :height * rows, :width * columns]
-        x = x.reshape(len(x), height, rows, width, columns, -1).swapaxes(2, 3)
-        return x.reshape(len(x), height, width, -1) @ kernel.reshape(-1, kernel.shape[-1])
+        patches = x.reshape(len(x), height, rows, width, columns, -1).swapaxes(2, 3)
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        return (patches.reshape(-1, len(kernel)) @ kernel).reshape(len(x), height, width, -1)
 
     def _grid(self, x: jax.Array) -> tuple[int, tuple]:
         """(pixels of the output, padding of height and width)"""

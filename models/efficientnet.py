@@ -281,7 +281,7 @@ class EfficientNet(Classifier):
         x = self.conv_head(self.forward_blocks(x, rngs), rngs)
         return self.act(self.bn2(x)).astype(self.dtype)
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Maps [B, h, w, D] -> their means, float32 [B, D]."""
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
 

@@ -224,7 +224,7 @@ class Eva(Classifier):
         return run_blocks(self.blocks, x, rngs, *extras, rates=self.rates, scan=self.scan,
                           remat=self.remat)
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Tokens [B, 1 + N, D] -> the normalised mean of the patches, float32 [B, D]."""
         return self.fc_norm(jnp.mean(x[:, 1:], 1, dtype=jnp.float32))
 

@@ -67,7 +67,7 @@ class Classifier(nnx.Module):
         """Images [B, H, W, C] -> tokens [B, N, D] or maps [B, h, w, D], in the compute dtype."""
         raise NotImplementedError
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """What `forward_features` returns -> one vector an image, [B, D]."""
         raise NotImplementedError
 
@@ -87,7 +87,7 @@ class Classifier(nnx.Module):
         of_maps = {name: head for name, head in heads.items() if hasattr(head, 'takes_maps')}
         logits = {name: head(self.maps(x), rngs) for name, head in of_maps.items()}
         if pre_logits or len(of_maps) < len(heads) or not heads:
-            pooled = self.head_drop(self.pool(x).astype(jnp.float32), rngs)
+            pooled = self.head_drop(self.pool(x, rngs).astype(jnp.float32), rngs)
             if pre_logits or not heads:
                 return pooled
             logits |= {name: head(pooled, rngs) for name, head in heads.items()

@@ -7,6 +7,7 @@ which comes after the pooling.
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from models.efficientnet import Blocks, EfficientNet, SqueezeExcite, round_channels
 
@@ -53,10 +54,10 @@ class MobileNetV3(EfficientNet):
         """Images [B, H, W, C] -> the maps of the last block [B, H/32, W/32, 960]."""
         return self.forward_blocks(x, rngs)
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Maps [B, h, w, 960] -> conv_head of their means, float32 [B, D]."""
         x = jnp.mean(x, (1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
-        return self.act(self.conv_head(x))[:, 0, 0].astype(jnp.float32)
+        return self.act(self.conv_head(x, rngs))[:, 0, 0].astype(jnp.float32)
 
 
 V2_VARIANTS = {'mobilenetv2_100': {'stages': V2, 'act': 'relu6'}}

@@ -129,9 +129,9 @@ class PlainCNN(Classifier):
             x = run_block(block, x, rngs, remat=self.remat)
         return x
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Maps [B, h, w, D] -> the dense layer's outputs, float32 [B, dense]."""
-        y = self.dense(x.reshape(len(x), -1)).astype(jnp.float32)
+        y = self.dense(x.reshape(len(x), -1), rngs).astype(jnp.float32)
         return self.act(y if self.dense_norm is None else self.dense_norm(y))
 
 

@@ -30,6 +30,6 @@ class FeatureClassifier(Classifier):
         """Features [B, D] as they are."""
         return x
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Features [B, D] in float32."""
         return x.astype(jnp.float32)

@@ -208,7 +208,7 @@ class VisionTransformer(Classifier):
         x = run_blocks(self.blocks, x, rngs, rates=self.rates, scan=self.scan, remat=self.remat)
         return self.norm(x).astype(x.dtype) if self.global_pool == 'token' else x
 
-    def pool(self, x: jax.Array) -> jax.Array:
+    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Tokens [B, N, D] -> [B, D]: the class token, or the normalised mean of the patches."""
         if self.global_pool == 'token':
             return x[:, 0]

@@ -13,6 +13,8 @@ from train_lib.preparation import prepared_for
 FOLDER = Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in ('__init__', 'common'))
 ARGUMENTS = {
+    'cifar_lt': tuple(f'method={name}' + ',from=runs/ce' * (name == 'crt')
+                      for name in importlib.import_module('configs.cifar_lt').METHODS),
     'mask_labels': ('model=a', 'model=b,heads=class+tool', 'model=c', 'model=ac,from=runs/a',
                     'csv=labels.csv,images=faces'),
     'sketch_eva_probe': ('model=eva02_tiny_patch14_224,pretrained=,size=56', 'folder=sketches.zip'),

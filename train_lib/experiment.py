@@ -129,6 +129,10 @@ def _check_values(config: ConfigDict, devices: int) -> None:
                        ('eval.batch_size', config.eval.batch_size)):
         if value < 1:
             raise ConfigError(f'config.{key} = {value}: give 1 or more.')
+    if config.eval.adjust_tau and config.loss.name in ('balanced_softmax', 'logit_adjustment'):
+        raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} and config.loss.name '
+                          f'= {config.loss.name!r} would adjust for the class sizes twice: '
+                          f'keep one of them.')
     if config.batch_size % devices:
         raise ConfigError(f'config.batch_size = {config.batch_size} cannot be shared by '
                           f'{devices} devices: give a multiple of {devices}.')

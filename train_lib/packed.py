@@ -3,6 +3,7 @@
 import logging
 
 from input_pipeline import packing, sources
+from input_pipeline.preprocessing import fallback_by_class
 from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.experiment import load_data
@@ -32,6 +33,12 @@ def pack_command(command: Command) -> int:
     packed = packing.pack(manifest, sources.read_bytes, folder, progress=show, **options)
     progress.close()
     packing.verify(folder)
+    if options['preprocess']:
+        failed = fallback_by_class(packed, packing.load_records(folder), packed.heads[0])
+        if len(failed.columns):
+            log.info('Share of pictures that a step could do nothing with (where classes differ '
+                     'much, that itself tells them apart):\n%s',
+                     failed.to_string(float_format='{:.3f}'.format))
     log.info('packed   %s images into %s, verified; train from it by data.source=packed, '
              'data.packed=%s', f'{len(packed):,}', packed.root, folder)
     return 0

@@ -6,6 +6,8 @@ both sides, so it is as good as they differ; rembg, an optional package, knows o
 
 import functools
 import threading
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -18,53 +20,67 @@ FILLS = ('white', 'black', 'blur')
 STARTS = ('border', 'face')
 
 _GAUSSIANS = 5  # of each side in OpenCV's GrabCut, which needs as many pixels
-_SPECK = 0.1  # of the largest piece of foreground; smaller pieces are background
+_SPECK = 0.1  # of the largest piece of foreground: smaller pieces and holes are mistakes
 _BLUR_SIDE = 64  # pixels at which the background is blurred
 _lock = threading.Lock()
 
 
-def replace_background(image: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
+def replace_background(image: np.ndarray, options: dict,
+                       before: Mapping[str, dict] = MappingProxyType({}),
+                       ) -> tuple[np.ndarray, dict]:
     """The picture with its background in white, black or blurred.
 
     Args:
         image: RGB uint8 [H, W, 3].
         options: `fill`; `backend`: 'grabcut' or 'rembg'; `least`: the least share of
-            foreground, below which the picture is kept. Of GrabCut: `start`: from a 'border'
-            that is background, or from a 'face' (without one, from the border); `border`: its
-            width, of the shorter side; `core`: the side of the middle that is foreground, of
-            the picture's; `size`: pixels of the longest side at which it works; `iterations`;
-            `detector`: of the face. Of rembg: `model`, its name.
+            foreground, below which the picture is kept. Of GrabCut: `start`: from the 'border'
+            or from the 'face' (without one, the picture is kept); `border`: the width that is
+            background, of the shorter side; `core`: the diameter of the middle that is
+            foreground, of the picture's (0: none); `size`: pixels of the longest side at which
+            it works; `iterations`; `detector`: of the face. Of rembg: `model`, its name.
+        before: the records of the steps before; the face that a crop was made for is used.
 
     Returns:
-        The picture, and the record: foreground (its share, 0 to 1), start, fallback.
+        The picture, and the record: foreground (its share, 0 to 1), fallback.
 
     Raises:
         DataError: the backend or the detector is not there.
     """
-    start = ''
     if options['backend'] == 'rembg':
         mask = _rembg(image, options['model'])
+    elif options['start'] == 'border':
+        mask = grabcut(image, options)
     else:
-        mask, start = grabcut(image, options)
+        face = _face_of(image, options['detector'], before)
+        if face is None:
+            return image, dict(foreground=1.0, fallback='keep')
+        mask = grabcut(image, options, face)
     share = float(mask.mean())
-    kept = share < options['least']
-    record = dict(foreground=round(share, 4), start=start, fallback='keep' if kept else '')
-    return (image if kept else _fill(image, mask, options['fill'])), record
+    record = dict(foreground=round(share, 4), fallback='')
+    if share < options['least']:
+        return image, record | dict(fallback='keep')
+    return _fill(image, mask, options['fill']), record
 
 
-def grabcut(image: np.ndarray, options: dict) -> tuple[np.ndarray, str]:
-    """The foreground, float32 [H, W] of 0 to 1, and what it was started from."""
+def grabcut(image: np.ndarray, options: dict, face: Sequence[float] | None = None) -> np.ndarray:
+    """The foreground of a picture.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        options: `border`, `core`, `size` and `iterations` of `replace_background`.
+        face: (left, top, width, height) in pixels to start from; None: from the border.
+
+    Returns:
+        float32 [H, W], 0 to 1; between them only along edges, where a smaller mask was enlarged.
+    """
     height, width = image.shape[:2]
     scale = min(1, options['size'] / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    start, seeds = 'border', None
-    if options['start'] == 'face':
-        boxes, _ = faces.find_faces(small, options['detector'])
-        if len(boxes):
-            start, seeds = 'face', _face_seeds(size, boxes[0], options['border'])
-    if seeds is None:
+    if face is None:
         seeds = _border_seeds(size, options['border'], options['core'])
+    else:
+        seeds = _face_seeds(size, [n * scale for n in face], options['border'])
     front = (seeds & 1).astype(bool)  # OpenCV: 0 background, 1 foreground, 2 and 3 probably
     if min(front.sum(), (~front).sum()) >= _GAUSSIANS:
         # Its clusters start at random, from a generator that each thread has.
@@ -73,7 +89,17 @@ def grabcut(image: np.ndarray, options: dict) -> tuple[np.ndarray, str]:
                     np.zeros((1, 65)), options['iterations'], cv2.GC_INIT_WITH_MASK)
         front = (seeds & 1).astype(bool)
     mask = _without_specks(front).astype(np.float32)
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR), start
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _face_of(image: np.ndarray, detector: str, before: Mapping[str, dict]):
+    crops = [record for record in before.values() if 'crop_left' in record]
+    if crops:
+        face = crops[-1]
+        return [face['left'] - face['crop_left'], face['top'] - face['crop_top'],
+                face['width'], face['height']] if face['found'] else None
+    boxes, _ = faces.find_faces(image, detector)
+    return boxes[0].tolist() if len(boxes) else None
 
 
 def _border_seeds(size: tuple[int, int], border: float, core: float) -> np.ndarray:
@@ -86,10 +112,10 @@ def _border_seeds(size: tuple[int, int], border: float, core: float) -> np.ndarr
     return seeds
 
 
-def _face_seeds(size: tuple[int, int], box: np.ndarray, border: float) -> np.ndarray:
-    """The face is foreground, hair and shoulders probably, the border above them is not."""
+def _face_seeds(size: tuple[int, int], face: Sequence[float], border: float) -> np.ndarray:
+    """The face is foreground, hair and shoulders probably, the border beside them is not."""
     width, height = size
-    left, top, across, down = (float(n) for n in box)
+    left, top, across, down = face
     center = left + across / 2, top + down / 2
     seeds = np.full((height, width), cv2.GC_PR_BGD, np.uint8)
     edge = max(1, round(border * min(size)))
@@ -109,12 +135,24 @@ def _ellipse(seeds: np.ndarray, center, radii, value: int) -> None:
 
 
 def _without_specks(front: np.ndarray) -> np.ndarray:
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(front.astype(np.uint8))
-    if count <= 2:
+    """Without small pieces of foreground, and without small holes in the rest of it."""
+    if not front.any():
         return front
-    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
-    area[0] = 0
-    return (area >= _SPECK * area.max())[pieces]
+    pieces, areas = _pieces(front)
+    least = _SPECK * areas.max()
+    front = (areas >= least)[pieces]
+    pieces, areas = _pieces(~front)
+    for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        areas[edge] = front.size  # no hole
+    return front | (areas < least)[pieces]
+
+
+def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each pixel's piece (0: outside the mask), and the pieces' areas in pixels."""
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    areas = stats[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0
+    return pieces, areas
 
 
 def _fill(image: np.ndarray, mask: np.ndarray, fill: str) -> np.ndarray:

@@ -25,7 +25,7 @@ _NEIGHBORS, _SCORE = 4, 0.6
 _local = threading.local()  # detectors keep state while they look
 
 
-def crop_to_face(image: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
+def crop_to_face(image: np.ndarray, options: dict, before=None) -> tuple[np.ndarray, dict]:
     """The picture around its largest face.
 
     Args:
@@ -35,27 +35,33 @@ def crop_to_face(image: np.ndarray, options: dict) -> tuple[np.ndarray, dict]:
             `min_face`: the smallest side of a face, of the picture's shorter one; `least`: the
             score from which a face counts (see `find_faces`), 0 for the detector's usual one;
             `fallback` without a face: 'keep' the picture or its 'center' square.
+        before: unused.
 
     Returns:
-        The crop, and the record: found, left, top, width, height (of the face, pixels),
-        score, faces (how many), fallback.
+        The crop, and the record: found; left, top, width, height of the face and crop_left,
+        ... of the crop, in pixels of the picture given; score; faces (how many); fallback.
 
     Raises:
         DataError: the detector is not there.
     """
     boxes, scores = find_faces(image, options['detector'], options['min_face'], options['least'])
-    record = dict(found=bool(len(boxes)), left=0, top=0, width=0, height=0, score=0.0,
-                  faces=len(boxes), fallback='' if len(boxes) else options['fallback'])
-    if len(boxes):
-        left, top, width, height = (int(n) for n in boxes[0])
-        record |= dict(left=left, top=top, width=width, height=height,
-                       score=round(float(scores[0]), 4))
-        return _around(image, boxes[0], options['margin'], options['square']), record
-    if options['fallback'] == 'center':
-        side = min(image.shape[:2])
-        top, left = ((n - side) // 2 for n in image.shape[:2])
-        image = np.ascontiguousarray(image[top:top + side, left:left + side])
-    return image, record
+    height, width = image.shape[:2]
+    found, crop = len(boxes) > 0, (0, 0, width, height)
+    if found:
+        crop = _around((width, height), boxes[0], options['margin'], options['square'])
+    elif options['fallback'] == 'center':
+        side = min(width, height)
+        crop = (width - side) // 2, (height - side) // 2, side, side
+    sides = ('left', 'top', 'width', 'height')
+    record = dict(
+        found=found, **dict(zip(sides, boxes[0].tolist() if found else (0, 0, 0, 0))),
+        score=round(float(scores[0]), 4) if found else 0.0, faces=len(boxes),
+        **{f'crop_{name}': value for name, value in zip(sides, crop)},
+        fallback='' if found else options['fallback'])
+    if crop == (0, 0, width, height):
+        return image, record
+    left, top, across, down = crop
+    return np.ascontiguousarray(image[top:top + down, left:left + across]), record
 
 
 def find_faces(image: np.ndarray, detector: str, min_face: float = 0.2,
@@ -180,19 +186,17 @@ def _yunet(image: np.ndarray, detector: str, smallest: int,
     return faces[:, :4], faces[:, -1]
 
 
-def _around(image: np.ndarray, box: np.ndarray, margin: float, square: bool) -> np.ndarray:
-    height, width = image.shape[:2]
-    center = box[:2] + box[2:] / 2
-    sides = box[2:] * (1 + 2 * margin)
+def _around(size: tuple[int, int], box: np.ndarray, margin: float,
+            square: bool) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the crop around a box in a picture of (width, height)."""
+    size = np.array(size)
+    sides = np.ceil(box[2:] * (1 + 2 * margin)).astype(int)
     if square:
-        sides = np.full(2, min(sides.max(), height, width))
         # Moved inside rather than filled up: an invented edge would tell faces near the border.
-        center = np.clip(center, sides / 2, np.array([width, height]) - sides / 2)
-    left, top = np.maximum(np.round(center - sides / 2), 0).astype(int)
-    if square:
-        side = max(1, int(round(sides[0])))
-        left, top = min(left, width - side), min(top, height - side)
-        right, bottom = left + side, top + side
+        side = min(sides.max(), size.min())
+        first = np.clip(np.round(box[:2] + box[2:] / 2 - side / 2).astype(int), 0, size - side)
+        last = first + side
     else:
-        right, bottom = np.minimum(np.round(center + sides / 2), [width, height]).astype(int)
-    return np.ascontiguousarray(image[top:bottom, left:right])
+        first = np.round(box[:2] + box[2:] / 2 - sides / 2).astype(int)
+        first, last = np.maximum(first, 0), np.minimum(first + sides, size)
+    return tuple(np.concatenate([first, last - first]).tolist())

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import loader, packing
-from input_pipeline.decode import decode
+from input_pipeline.decode import decode, resize
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import digest
 from input_pipeline.packing import pack, verify
@@ -63,7 +63,7 @@ def test_sizes(source, tmp_path, side, first):
     image = read_image(packed.root, packed.table['location'][picked])
     assert image.shape[:2] == first
     full = read_image(source.root, source.table['location'][picked])
-    want = cv2.resize(full, image.shape[1::-1], interpolation=cv2.INTER_AREA)
+    want = resize(full, image.shape[:2])
     np.testing.assert_array_equal(image, want)
 
 
@@ -147,7 +147,7 @@ def test_damage_is_found_and_repaired(source, tmp_path):
     packed_source(tmp_path / 'p')  # of one size: not seen before it is read
     with pytest.raises(DataError, match=r"'packed:2:\d' in .*images-00002.*damaged"):
         [read_bytes(packed.root, f'packed:2:{row}') for row in range(5)]
-    with pytest.raises(DataError, match=r'1 shards .*damaged \(images-00002'):
+    with pytest.raises(DataError, match=r'1 files .*damaged \(images-00002'):
         verify(packed.root)
     shard.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=r'images-00002.* bytes: copy it again'):

@@ -14,9 +14,11 @@ BACKBONES = {
     'vit_tiny_patch16_224': dict(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=4),
 }
 backbones = pytest.mark.parametrize('name', BACKBONES)
-infer = jax.jit(lambda model, x: eval_view(model)(x))
-features = jax.jit(lambda model, x: eval_view(model).forward_features(x))
-top = jax.jit(lambda model, x: eval_view(model).forward_head(x))
+FEATURES = {  # what their forward_features might return: maps, or a class token and patches
+    name: np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    for name, shape in (('small_cnn', (4, 4, 4, 32)), ('vit_tiny_patch16_224', (4, 17, 32)))}
+infer = jax.jit(lambda model, features: eval_view(model).forward_head(features))
+apply = jax.jit(lambda layer, x: layer(x))
 
 
 def build(name, num_classes, **kwargs):
@@ -31,10 +33,10 @@ def wake(model):
     return model
 
 
-def patches(model, x):
+def maps_of(name):
     """Maps by hand: of a ViT the tokens after the class token, row by row."""
-    x = features(model, x)
-    return x if x.ndim == 4 else x[:, 1:].reshape(len(x), *model.grid, -1)
+    x = FEATURES[name]
+    return x if x.ndim == 4 else x[:, 1:].reshape(4, 4, 4, 32)
 
 
 @backbones
@@ -63,30 +65,29 @@ def test_maps_of_tokens_are_without_the_class_token_and_row_by_row():
 @backbones
 def test_heads_share_the_backbone_and_nothing_else(name):
     model = wake(build(name, {'age': 3, 'mask': 2}, head='shallow'))
-    before = infer(model, X)
+    before = infer(model, FEATURES[name])
     kernel = model.heads['age'].blocks[0].conv1.kernel
     kernel[...] = 2 * kernel[...] + 0.1
-    after = infer(model, X)
+    after = infer(model, FEATURES[name])
     assert np.array_equal(before['mask'], after['mask'])
     assert np.abs(before['age'] - after['age']).max() > 1e-4
-    maps = patches(model, X)
-    assert np.allclose(jax.jit(lambda branch, maps: eval_view(branch)(maps))(
-        model.heads['mask'], maps), after['mask'], atol=1e-5)
+    alone = apply(eval_view(model.heads['mask']), maps_of(name))
+    assert np.allclose(alone, after['mask'], atol=1e-5)
 
 
 def test_a_new_branch_starts_without_blocks_and_then_sees_places():
     model = build('small_cnn', 3, head='deep')
-    maps = features(model, X)
+    maps = FEATURES['small_cnn']
     turned = maps[:, ::-1].transpose(0, 2, 1, 3)
-    assert np.allclose(top(model, maps), top(model, turned), atol=1e-6)
+    assert np.allclose(infer(model, maps), infer(model, turned), atol=1e-6)
     wake(model)
-    assert np.abs(top(model, maps) - top(model, turned)).max() > 1e-4
+    assert np.abs(infer(model, maps) - infer(model, turned)).max() > 1e-4
 
 
 def test_statistics_and_parameters_of_a_branch_train():
     model = wake(build('small_cnn', {'age': 3}, head='shallow'))
     graphdef, params, rest = nnx.split(model.heads['age'], nnx.Param, ...)
-    maps = jnp.asarray(features(model, X))
+    maps = FEATURES['small_cnn']
 
     def loss(params, rest):
         branch = nnx.merge(graphdef, params, rest, copy=True)
@@ -100,21 +101,18 @@ def test_statistics_and_parameters_of_a_branch_train():
                for a, b in zip(jax.tree.leaves(rest), jax.tree.leaves(after), strict=True))
 
 
-@backbones
-@pytest.mark.parametrize('head', ['linear', 'mlp'])
+@pytest.mark.parametrize('name, head', [('small_cnn', 'mlp'), ('vit_tiny_patch16_224', 'linear')])
 def test_a_pool_of_its_own_starts_as_the_mean_and_then_attends(name, head):
     model = build(name, {'age': 3, 'mask': 2}, head=head, head_pool='separate')
-    maps = patches(model, X)
-    flat = np.asarray(maps).reshape(4, -1, maps.shape[-1])
-    age, apply = model.heads['age'], jax.jit(lambda layer, x: layer(x))
-    before = infer(model, X)
+    age, flat = model.heads['age'], maps_of(name).reshape(4, 16, 32)
+    before = infer(model, FEATURES[name])
     assert np.allclose(before['age'], apply(age.out, flat.mean(1)), atol=1e-5)
     query = np.random.default_rng(1).standard_normal(flat.shape[-1]).astype(np.float32)
     age.query[...] = jnp.asarray(query)
     scores = flat @ query / np.sqrt(len(query))
     weights = np.exp(scores - scores.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    after = infer(model, X)
+    after = infer(model, FEATURES[name])
     assert np.allclose(after['age'], apply(age.out, np.einsum('bn,bnd->bd', weights, flat)),
                        atol=1e-5)
     assert np.array_equal(after['mask'], before['mask'])
@@ -124,13 +122,13 @@ def test_a_pool_of_its_own_starts_as_the_mean_and_then_attends(name, head):
 def test_a_shared_pool_is_that_of_the_backbone_and_has_no_parameters():
     model = build('vit_tiny_patch16_224', {'age': 3}, head_pool='shared')
     assert not any('query' in path for path, _ in nnx.to_flat_state(nnx.state(model)))
-    token = features(model, X)[:, 0]
-    head = model.heads['age']
-    assert np.allclose(infer(model, X)['age'], token @ head.kernel[...] + head.bias[...], atol=1e-5)
+    tokens, head = FEATURES['vit_tiny_patch16_224'], model.heads['age']
+    assert np.allclose(infer(model, tokens)['age'], apply(head, tokens[:, 0]), atol=1e-6)
     # On a CNN that is the mean, so both kinds start alike.
     cnn, own = (build('small_cnn', 3, head_pool=pool) for pool in ('shared', 'separate'))
     own.head.out.kernel[...], own.head.out.bias[...] = cnn.head.kernel[...], cnn.head.bias[...]
-    assert np.allclose(infer(cnn, X), infer(own, X), atol=1e-6)
+    maps = FEATURES['small_cnn']
+    assert np.allclose(infer(cnn, maps), infer(own, maps), atol=1e-6)
 
 
 @pytest.mark.parametrize('kwargs', [
@@ -153,12 +151,11 @@ def test_pooled_features_are_there_with_branches_too():
 
 
 @pytest.mark.parametrize('name, settings', [  # their pools change the number of channels
-    ('cnn_basic', dict(img_size=32, widths=(4, 8), dense=16)),
-    ('mobilenetv3_large_100', {}),
+    ('cnn_basic', dict(img_size=32, widths=(4, 8), dense=16, head='shallow')),
+    ('mobilenetv3_large_100', dict(head_pool='separate')),
 ])
-@pytest.mark.parametrize('kwargs', [dict(head='shallow'), dict(head_pool='separate')])
-def test_backbones_whose_maps_are_narrower_than_their_features(name, settings, kwargs):
-    model = nnx.eval_shape(lambda: create_model(name, 3, rngs=nnx.Rngs(0), **settings, **kwargs))
+def test_backbones_whose_maps_are_narrower_than_their_features(name, settings):
+    model = nnx.eval_shape(lambda: create_model(name, 3, rngs=nnx.Rngs(0), **settings))
     assert jax.eval_shape(lambda model: eval_view(model)(X), model).shape == (4, 3)
 
 

@@ -13,19 +13,28 @@ from models import ModelError, create_model
 from models.pretrained import load_timm, timm_targets, to_timm, to_torch
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
+SMALL = dict(layers=(1, 1), channels=(8, 16), zero_init_last=False)
 CLASSES = 5
 
 
+built = {}
+
+
+def shapes(name, num_classes, kwargs):
+    """A new model whose arrays are shapes; loading fills them."""
+    key = repr((name, num_classes, kwargs))
+    if key not in built:
+        built[key] = nnx.split(nnx.eval_shape(lambda: create_model(
+            name, num_classes, rngs=nnx.Rngs(0), **kwargs)))
+    return nnx.merge(*built[key], copy=True)
+
+
 def vit(num_classes=CLASSES, **kwargs):
-    """A ViT whose arrays are shapes; loading fills them."""
-    return nnx.eval_shape(lambda: create_model(
-        'vit_tiny_patch16_224', num_classes, rngs=nnx.Rngs(0), **{**TINY, **kwargs}))
+    return shapes('vit_tiny_patch16_224', num_classes, {**TINY, **kwargs})
 
 
 def resnet(num_classes=CLASSES, **kwargs):
-    return nnx.eval_shape(lambda: create_model(
-        'resnet18', num_classes, rngs=nnx.Rngs(0),
-        **{**dict(layers=(1, 1), channels=(8, 16), zero_init_last=False), **kwargs}))
+    return shapes('resnet18', num_classes, {**SMALL, **kwargs})
 
 
 def weights_for(model, seed=0):
@@ -108,6 +117,15 @@ def test_missing_unexpected_and_misshaped_keys_are_in_one_error_and_nothing_is_l
         assert words in text
     assert '\n' not in text
     assert same(to_timm(model), before)
+
+
+def test_each_kind_alone_is_refused():
+    weights = weights_for(vit())
+    missing = {key: value for key, value in weights.items() if key != 'norm.bias'}
+    for change, words in ((missing, 'norm.bias is missing'),
+                          ({**weights, 'extra': np.zeros(1)}, 'extra is unexpected'),
+                          ({**weights, 'norm.bias': np.zeros(31)}, 'is [31] and should be [32]')):
+        assert f'{words} (1 in all)' in message(vit(), change)
 
 
 def test_the_weights_of_another_model_show_some_of_each_kind():

@@ -15,7 +15,7 @@ from models.pretrained import load_timm, to_timm
 from models.stacking import run_blocks, stack_blocks, stack_params, unstack_params
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
-NAMES = ('vit_tiny_patch16_224', 'eva02_base_patch14_224')
+NAMES = ('vit_tiny_patch16_224', 'eva02_tiny_patch14_224')
 families = pytest.mark.parametrize('name', NAMES)
 X = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)
 
@@ -43,7 +43,9 @@ def loss(params, graphdef):
     return (jax.nn.log_softmax(logits) * jnp.arange(5)).sum(), logits
 
 
-graded = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+# Nearly all of the time goes into compiling.
+graded = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1,
+                 compiler_options={'xla_backend_optimization_level': 0})
 
 
 @functools.cache
@@ -67,6 +69,7 @@ def test_a_scan_gives_the_logits_and_gradients_of_plain_blocks(name):
     (logits, gradients), (others, other_gradients) = outcome(name), outcome(name, scan=True)
     assert np.abs(logits - others).max() < 1e-5
     assert close(other_gradients, gradients, 1e-5)
+    assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(gradients))
 
 
 @families
@@ -80,17 +83,16 @@ def test_recomputing_gives_the_same_logits_and_gradients(name, scan):
 
 @families
 @pytest.mark.parametrize('scan', [False, True])
-def test_recomputing_marks_every_block_and_scanning_traces_one(name, scan):
+def test_every_block_is_recomputed_and_under_a_scan_there_is_one(name, scan):
     def program(**settings):
         model = abstract(name, scan=scan, **settings)
         graphdef = nnx.graphdef(model)
         return str(jax.make_jaxpr(jax.grad(lambda params: loss(params, graphdef)[0]))(pure(model)))
 
-    short, long, recomputed = program(depth=2), program(depth=3), program(depth=3, remat=True)
-    exponentials = long.count(' exp ') - short.count(' exp ')  # one softmax a block, or one in all
-    assert (exponentials == 0) == scan
-    marks = [len(re.findall(r'\b(?:remat2?|checkpoint)\[', text)) for text in (long, recomputed)]
-    assert marks == [0, 1 if scan else 3]
+    kept, recomputed = program(depth=2), program(depth=2, remat=True)
+    assert ('scan[' in kept) == ('scan[' in recomputed) == scan
+    marks = [len(re.findall(r'\b(?:remat2?|checkpoint)\[', text)) for text in (kept, recomputed)]
+    assert marks == [0, 1 if scan else 2]
 
 
 def test_parameters_are_stacked_in_order_and_back():
