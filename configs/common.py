@@ -86,7 +86,8 @@ def get_config() -> ConfigDict:
         multipliers=_anything(()),  # multiply: {class: 2.0, ...}
         n=_anything(None),  # random: images a class; cluster: images a cluster
         redraw=True,  # random, cluster: another choice each epoch
-        column='',  # cluster: the manifest's column with the cluster; weighted: with the weight
+        k=10,  # cluster: clusters of a class, by gradients and colours
+        column='',  # cluster: a column with the clusters instead; weighted: with the weight
         beta=0.9999,  # effective
     )
     config.image = dict(

@@ -32,8 +32,9 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
     """
     height, width = size
     keys = keys if len(keys) else range(len(pictures))
-    sheet = np.full((len(rows) * (height + _CAPTION + _GAP) + _GAP,
-                     len(pictures) * (width + _GAP) + _GAP, 3), 255, np.uint8)
+    captions = [cv2.getTextSize(row, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0] for row in rows]
+    across = max(len(pictures) * (width + _GAP), *captions) + 2 * _GAP
+    sheet = np.full((len(rows) * (height + _CAPTION + _GAP) + _GAP, across, 3), 255, np.uint8)
     for i, (caption, row) in enumerate(rows.items()):
         top = _GAP + i * (height + _CAPTION + _GAP)
         cv2.putText(sheet, caption, (_GAP, top + _CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.4,

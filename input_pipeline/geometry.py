@@ -117,7 +117,8 @@ def _random_resized_crop(rng, size, scale, ratio, source):
         shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < width <= columns and 0 < height <= rows:
-            top, left = rng.integers((rows - height + 1, columns - width + 1))
+            top = math.floor(rng.random() * (rows - height + 1))
+            left = math.floor(rng.random() * (columns - width + 1))
             break
     else:
         width = max(1, min(columns, round(rows * ratio[1])))
@@ -135,19 +136,17 @@ def _elastic(rng, size, alpha, sigma):
     spacing = sigma * math.sqrt(3)
     deviation = alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
     spline_gain = 151 / 315  # mean of the summed squares of the cubic B-spline's weights, 2-D
-    shape = [2, *(math.ceil(side / spacing) + 5 for side in size)]
-    noise = rng.uniform(-math.sqrt(3), math.sqrt(3), shape)
-    return warp.Elastic(noise * (deviation / spline_gain), spacing, size)
+    noise = rng.random([2, *(math.ceil(side / spacing) + 5 for side in size)], np.float32)
+    noise -= 0.5
+    noise *= math.sqrt(12) * deviation / spline_gain
+    return warp.Elastic(noise, spacing, size)
 
 
 def _grid_distortion(rng, size, steps, limit):
-    def axis(length):
-        widths = rng.uniform(1 - limit, 1 + limit, steps)
-        moved = np.concatenate([[0], np.cumsum(widths)])
-        return moved / moved[-1] * (length - 1)
-
-    y = axis(size[0])
-    return warp.Grid(axis(size[1]), y)
+    moved = np.zeros((2, steps + 1))
+    rng.uniform(1 - limit, 1 + limit, (2, steps)).cumsum(1, out=moved[:, 1:])
+    y, x = moved / moved[:, -1:] * [[size[0] - 1], [size[1] - 1]]
+    return warp.Grid(x, y)
 
 
 # kind: (draw, defaults, allowed range of each parameter)

@@ -22,7 +22,7 @@ from input_pipeline.order import Order, Plan, Systematic, Walk
 
 DEFAULTS = {
     'kind': 'none', 'head': '', 'start': None, 'length': None, 'target': None, 'multipliers': (),
-    'n': None, 'redraw': True, 'column': '', 'beta': 0.9999}
+    'n': None, 'redraw': True, 'k': 10, 'column': '', 'beta': 0.9999}
 
 # What a random stream is for; the order and the loader have others.
 _SUBSET = 5
@@ -43,7 +43,7 @@ def make_order(manifest: Manifest, resample: Mapping, *, seed: int, batch_size: 
             start: a duration from which resampling applies, None or {} for from the beginning.
             length: examples of an epoch; None for what the kind gives. Quotas keep their
                 proportions, and none becomes zero.
-            target, multipliers, n, redraw, column, beta: see the functions in `RESAMPLINGS`.
+            target, multipliers, n, redraw, k, column, beta: see the functions in `RESAMPLINGS`.
         seed: of the run.
         batch_size: examples a step, over all processes.
         to_steps: (duration, config key) -> steps from the start of the run.

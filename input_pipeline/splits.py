@@ -134,16 +134,26 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
                 f'images, move one to train, or leave the class out.')
 
 
-def split_of(manifest: Manifest, name: str) -> Manifest:
+def parts_of(manifest: Manifest, split: Mapping) -> dict[str, Manifest]:
+    """{'train', 'val', 'test': rows}; val and test may be empty if config.split asks for 0 of it.
+
+    Raises:
+        DataError: another split has no rows.
+    """
+    return {name: split_of(manifest, name, may_be_empty=name != 'train' and not split[name])
+            for name in SPLITS}
+
+
+def split_of(manifest: Manifest, name: str, *, may_be_empty: bool = False) -> Manifest:
     """The rows of one split, in their order.
 
     Raises:
-        DataError: an unknown split, or one without rows.
+        DataError: an unknown split, or one without rows unless it may be empty.
     """
     if name not in SPLITS:
         raise DataError(f'The split {name!r} is unknown: use {", ".join(SPLITS)}.')
     rows = (manifest.table['split'] == name).to_numpy()
-    if not rows.any():
+    if not rows.any() and not may_be_empty:
         raise DataError(f'The split {name!r} has no images: give it some by split.{name}, '
                         f'split.{name}_groups or the splits of the data.')
     return manifest.select(rows)

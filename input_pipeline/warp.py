@@ -17,6 +17,7 @@ its output, [0, width - 1] x [0, height - 1], over which the whole picture is la
 """
 
 import dataclasses
+import functools
 import math
 
 import cv2
@@ -28,7 +29,10 @@ Size = tuple[int, int]  # height, width
 BORDERS = {'edge': (cv2.BORDER_REPLICATE, 0), 'reflect': (cv2.BORDER_REFLECT_101, 0),
            'white': (cv2.BORDER_CONSTANT, 255), 'black': (cv2.BORDER_CONSTANT, 0)}
 
-_BLOCK = 64  # rows that share one matrix product
+# Multiply-adds up to which OpenBLAS stays on the calling thread: the loader has threads enough,
+# and on busy cores a product that waits for a second one takes ten times as long.
+_PRODUCT = 2**18
+_TAPS = np.arange(4)
 _TOLERANCE = 0.08  # px, of linear interpolation between the nodes of a table of offsets
 
 
@@ -93,7 +97,7 @@ class Elastic:
         """The spline of [2, rows, columns] at every (x[j], y[i]): float32 [len(y), len(x), 2]."""
         num_rows, num_columns = coefficients.shape[1:]
         width = max(num_rows, num_columns)
-        at = np.concatenate([np.clip(y, 0, self.size[0] - 1), np.clip(x, 0, self.size[1] - 1)])
+        at = np.concatenate([y.clip(0, self.size[0] - 1), x.clip(0, self.size[1] - 1)])
         at = (at / self.spacing + 1).astype(np.float32)
         first = at.astype(np.intp)
         t = at - first.astype(np.float32)
@@ -103,19 +107,28 @@ class Elastic:
         weights[:, 3] = t * t * t / 6
         weights[:, 2] = 1 - weights[:, 0] - weights[:, 1] - weights[:, 3]
         basis = np.zeros((len(at), width), np.float32)
-        basis.reshape(-1)[(np.arange(len(at)) * width + first)[:, None] + np.arange(4)] = weights
-        flat = (coefficients.reshape(2 * num_rows, -1).astype(np.float32)
-                @ basis[len(y):, :num_columns].T).reshape(2, num_rows, len(x))
+        start = np.arange(0, basis.size, width)
+        start += first
+        basis.reshape(-1)[start[:, None] + _TAPS] = weights
+        flat = np.empty((2 * num_rows, len(x)), np.float32)
+        planes = coefficients.reshape(2 * num_rows, -1).astype(np.float32)
+        block = max(_PRODUCT // (num_columns * len(x)), 1)
+        for start in range(0, len(flat), block):
+            np.matmul(planes[start:start + block], basis[len(y):, :num_columns].T,
+                      out=flat[start:start + block])
         right = np.empty((num_rows, len(x), 2), np.float32)
-        right[..., 0], right[..., 1] = flat
+        right[..., 0], right[..., 1] = flat.reshape(2, num_rows, -1)
         right = right.reshape(num_rows, -1)
         out = np.empty((len(y), 2 * len(x)), np.float32)
-        starts = np.arange(0, len(y), _BLOCK)
+        block = 64
+        while block > 1 and block * (block / self.spacing + 5) * 2 * len(x) > _PRODUCT:
+            block //= 2
+        starts = np.arange(0, len(y), block)
         lows = np.minimum.reduceat(first[:len(y)], starts)
         highs = np.maximum.reduceat(first[:len(y)], starts) + 4
         for start, low, high in zip(starts.tolist(), lows.tolist(), highs.tolist()):
             # Only four control points bear on a row: the product of a block of rows is narrow.
-            rows = slice(start, min(start + _BLOCK, len(y)))
+            rows = slice(start, min(start + block, len(y)))
             np.matmul(basis[rows, low:high], right[low:high], out=out[rows])
         return out.reshape(len(y), len(x), 2)
 
@@ -215,15 +228,15 @@ class _Axes:
         # A cubic B-spline of control points on a straight line is that line: (x, y) and the
         # matrix go into the coefficients.
         _, rows, columns = spline.coefficients.shape
-        points = spline.coefficients.copy()
-        points[0] += np.arange(-2, columns - 2) * spline.spacing
-        points[1] += (np.arange(-2, rows - 2) * spline.spacing)[:, None]
+        points = spline.coefficients + _control_points(rows, columns, spline.spacing)
         points = (m[:2, :2] @ points.reshape(2, -1) + m[:2, 2:]).reshape(2, rows, columns)
         field = spline.on_grid(self.x, self.y, points)
         height, width = spline.size
-        beyond = (self.x - np.clip(self.x, 0, width - 1), self.y - np.clip(self.y, 0, height - 1))
-        if beyond[0].any() or beyond[1].any():
-            field += self._linear(m * (1, 1, 0), *beyond)
+        # Axes are monotone: if any point lies outside, an end does.
+        if any(min(at[0], at[-1]) < 0 or max(at[0], at[-1]) > side - 1
+               for at, side in ((self.x, width), (self.y, height))):
+            field += self._linear(m * (1, 1, 0), self.x - self.x.clip(0, width - 1),
+                                  self.y - self.y.clip(0, height - 1))
         return field
 
     @staticmethod
@@ -232,6 +245,13 @@ class _Axes:
         rows = y[:, None] * m[:2, 1] + m[:2, 2]
         return np.tile(rows.astype(np.float32), len(x)).__iadd__(
             columns.astype(np.float32).reshape(-1)).reshape(len(y), len(x), 2)
+
+
+@functools.lru_cache(maxsize=8)
+def _control_points(rows: int, columns: int, spacing: float) -> np.ndarray:
+    """Where the control points of a spline lie, (x, y): [2, rows, columns]."""
+    y, x = np.mgrid[:rows, :columns]
+    return (np.stack([x, y]) - 2) * spacing
 
 
 def _add_offsets(field: np.ndarray, table: np.ndarray, size: Size) -> np.ndarray:
@@ -255,10 +275,9 @@ def about_centre(linear, size: Size, shift: tuple[float, float] = (0.0, 0.0)) ->
 
 def box(left: float, top: float, width: float, height: float, size: Size) -> Projective:
     """The pull map that shows a box of the frame, in shares of its sides, in all of the frame."""
-    matrix = np.diag([width, height, 1.0])
-    matrix[0, 2] = left * size[1] + 0.5 * width - 0.5
-    matrix[1, 2] = top * size[0] + 0.5 * height - 0.5
-    return Projective(matrix)
+    return Projective(np.array([[width, 0.0, left * size[1] + 0.5 * width - 0.5],
+                                [0.0, height, top * size[0] + 0.5 * height - 0.5],
+                                [0.0, 0.0, 1.0]]))
 
 
 def compose(maps: list) -> list:
@@ -306,9 +325,9 @@ def detail(maps: list, size: Size) -> tuple[float, float]:
     for item in maps:
         if isinstance(item, Projective):
             matrix = matrix @ item.matrix
-    centre = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2, 1])
-    x, y, w = matrix @ centre
-    (a, b, _), (c, d, _), (g, h, _) = matrix
+    (a, b, e), (c, d, f), (g, h, i) = matrix.tolist()
+    x, y = (size[1] - 1) / 2, (size[0] - 1) / 2
+    x, y, w = a * x + b * y + e, c * x + d * y + f, g * x + h * y + i
     return (math.hypot(c * w - g * y, d * w - h * y) / w**2,
             math.hypot(a * w - g * x, b * w - h * x) / w**2)
 
@@ -332,16 +351,15 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
     height, width = size = size or image.shape[:2]
     if not maps and size == image.shape[:2]:
         return image
+    maps = compose(maps)
     spans = [span * side / out for span, side, out in zip(detail(maps, size), image.shape, size)]
     times = [2 ** int(math.log2(min(max(span + 1e-6, 1), side)))
              for span, side in zip(spans, image.shape)]
     if image.shape[:2] != size:
-        maps = [box(0, 0, image.shape[1] / width, image.shape[0] / height, size), *maps]
-    maps = compose(maps)
+        maps = compose([box(0, 0, image.shape[1] / width, image.shape[0] / height, size), *maps])
     if times != [1, 1]:
         image, to_means = _means(image, times, maps, size)
         maps = compose([to_means, *maps])
-    maps = compose(maps)
     mode, value = BORDERS[border]
     options = dict(borderMode=mode, borderValue=(value,) * 4)
     if len(maps) == 1 and isinstance(maps[0], Projective):
@@ -390,8 +408,8 @@ def _cut(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray | None
     if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
         return None
     slices, flips = [], []
-    for axis in (0, 1):
-        step, first = matrix[1 - axis, 1 - axis], matrix[1 - axis, 2]
+    (step_x, _, first_x), (_, step_y, first_y), _ = matrix.tolist()
+    for axis, step, first in ((0, step_y, first_y), (1, step_x, first_x)):
         ends = first - step / 2 + 0.5, first + (size[axis] - 0.5) * step + 0.5
         low, high = round(min(ends)), round(max(ends))
         if abs(low - min(ends)) + abs(high - max(ends)) > 1e-3 or not (

@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 import models
 from input_pipeline import loader, sources
 from input_pipeline.curriculum import make_stages
+from input_pipeline.descriptors import with_clusters
 from input_pipeline.durations import to_steps
 from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, class_counts, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
 from input_pipeline.resampling import make_order
-from input_pipeline.splits import assign_splits, save_splits, split_of
+from input_pipeline.splits import assign_splits, parts_of, save_splits
 from train_lib import finetuning, start, workdirs
 from train_lib.checkpoints import Checkpointer, latest_good
 from train_lib.command_line import Command
@@ -38,6 +39,7 @@ from train_lib.probing.run import probe
 from train_lib.progress import Clock
 from train_lib.records import Records, write_json
 from train_lib.reporting.report import write_report
+from train_lib.reporting.stages import write_stages
 from train_lib.schedules import make_schedule
 from train_lib.sharding import batch_sharding, make_mesh, replicate
 from train_lib.step import make_eval_step, make_normalise, make_state, make_train_step, weights_of
@@ -152,7 +154,10 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     data_digest = digest(manifest)
     workdirs.claim(workdir, config, data_digest)
     save_splits(manifest, workdir / 'split.csv')
-    parts = {name: split_of(manifest, name) for name in ('train', 'val', 'test')}
+    parts = parts_of(manifest, config.split)
+    if config.resample.kind == 'cluster' and not config.resample.column:
+        parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,
+                                       config.seed)
 
     steps_of = partial(_steps, config, len(parts['train']))
     total = max(steps_of(config.duration, 'duration'), 1)
@@ -162,6 +167,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     prepared = prepared_for(config)
     spec = image_spec(config, prepared)
     evals = _eval_splits(config, parts, spec, mesh.size)
+    write_stages(workdir / 'curriculum.png', parts['train'], stages, spec, config.seed)
 
     model = make_model(config, manifest.classes)
     own = latest_good(workdir / 'checkpoints')

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline import decode as decode_lib
-from input_pipeline.decode import UnreadableImage, border_color, decode, problem, resize
+from input_pipeline.decode import (
+    UnreadableImage,
+    border_color,
+    decode,
+    problem,
+    resize,
+    size_of,
+)
 from input_pipeline.errors import DataError
 
 PHOTOS = Path(__file__).parent / 'photos'
@@ -274,3 +281,37 @@ def test_an_error_survives_the_way_from_a_worker():
         decode(b'', name='x.jpg')
     error = pickle.loads(pickle.dumps(caught.value))
     assert error.reason == 'is empty (0 bytes)' and str(error) == str(caught.value)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_picture(orientation):
+    photo = Image.open(PHOTOS / '0.jpg').resize((60, 40))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo, 'JPEG', exif=exif)
+    assert size_of(data) == decode(data, name='a').shape[:2]
+    assert size_of(encode(photo, 'PNG')) is None
+    assert size_of(data[:len(data) // 2]) is None
+
+
+def test_a_tight_decode_covers_what_is_asked_for():
+    photo = Image.open(PHOTOS / '0.jpg').resize((1024, 768))
+    data = encode(photo, 'JPEG', quality=90)
+    for size, factor in (((384, 512), 2), ((385, 100), 1), ((100, 513), 1), ((192, 256), 4),
+                         ((90, 128), 8), ((1, 1), 8)):
+        image = decode(data, name='a', min_size=size, tight=True)
+        assert [n * factor for n in image.shape[:2]] == [768, 1024]
+
+
+@pytest.mark.parametrize('size', [(50, 60), (37, 91), (30, 30), (96, 96), (20, 100)])
+def test_shrinking_is_the_mean_of_areas(size):
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(
+        0, 256, (97, 113, 3), dtype=np.uint8), (0, 0), 1)
+
+    def means(side, out):  # [out, side]: how much of an output pixel each input pixel covers
+        edges = np.arange(out + 1)[:, None] * side / out - np.arange(side)
+        return np.diff(edges.clip(0, 1), axis=0) * out / side
+
+    want = np.einsum('ij,jkc,lk->ilc', means(97, size[0]), image, means(113, size[1]))
+    difference = np.abs(resize(image, size) - want)
+    assert difference.mean() < 2 and difference.max() < 16

@@ -1,12 +1,23 @@
 """The loader: each example once an epoch, the same pixels however the work is done."""
 
+import logging
+import shutil
+
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.datasets import load_sample_image
 
-from input_pipeline import loader, sources
+from input_pipeline import loader, packing, sources, transforms
 from input_pipeline.curriculum import make_stages
+from input_pipeline.decode import UnreadableImage
 from input_pipeline.durations import to_steps
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import make_manifest
+from input_pipeline.resampling import make_order
 
+PHOTO = load_sample_image('china.jpg')[:400, :500]
 SPEC = loader.ImageSpec(24)
 BATCH = 10
 
@@ -87,7 +98,7 @@ def test_an_iterator_goes_on_where_it_was(digits, stop):
 def test_the_curriculum_changes_pictures_stage_by_stage(digits):
     plain = batches(digits)[0]
     pictures = loader.Pictures(digits, SPEC)
-    order = loader.Order(57, 3)
+    order = make_order(digits, {}, seed=3, batch_size=BATCH, to_steps=None)
     for step, touched in ((0, False), (5, False), (6, True), (12, True)):
         row = order(step * BATCH)[1]
         assert (plain[step]['image'][0] != pictures[row]).any() == touched
@@ -109,3 +120,204 @@ def test_evaluation_sees_every_example_once(digits, batch_size):
         padded += (~batch['mask']).sum()
     assert rows == list(range(57))
     assert padded == -57 % batch_size
+
+
+# --- label and picture stay together ------------------------------------------------------------
+
+CLASSES, EACH, SHADE = 6, 4, 40
+CROP = ['hflip', 'random_resized_crop', {'kind': 'rotate', 'degrees': 5}]
+LAST = ['hflip', {'kind': 'rotate', 'degrees': 15}, 'elastic', 'grid_distortion']
+
+
+def painted(root):
+    """A folder whose pictures are of their class's shade: small PNGs and larger JPEGs."""
+    for number in range(CLASSES * EACH):
+        label = number % CLASSES
+        path = root / f'class{label}' / f'{number:02}.{"png" if number % 4 else "jpg"}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (30, 40, 3) if number % 4 else (120, 90, 3)
+        cv2.imwrite(str(path), np.full(shape, SHADE * label, np.uint8))
+    return root
+
+
+def from_folder(root, tmp_path):
+    return sources.load_source({'source': 'folder', 'folder': str(root)})
+
+
+def from_csv(root, tmp_path):
+    paths = sorted(str(path.relative_to(root)) for path in root.rglob('*.*'))
+    pd.DataFrame({'image_path': paths[::-1], 'target': [path[:6] for path in paths[::-1]]}
+                 ).to_csv(tmp_path / 'table.csv', index=False)
+    return sources.load_source({'source': 'csv', 'csv': str(tmp_path / 'table.csv'),
+                                'images': str(root)})
+
+
+def from_zip(root, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / 'archive'), 'zip', root)
+    return sources.load_source({'source': 'folder', 'folder': archive})
+
+
+def from_packed(root, tmp_path):
+    packing.pack(from_folder(root, tmp_path), sources.read_bytes, str(tmp_path / 'packed'),
+                 size=32, quality=95, shard_records=7)
+    return sources.load_source({'source': 'packed', 'packed': str(tmp_path / 'packed')})
+
+
+PLACES = [from_folder, from_csv, from_zip, from_packed]
+
+
+def shown_labels(manifest, specs, **options):
+    """Asserts that every picture is of its label's shade; returns all labels."""
+    options = {'steps': 15, 'batch_size': 8, 'seed': 1, **options}
+    iterator = loader.train_iterator(manifest, options.pop('spec', SPEC), make_stages(
+        [{'until': {'steps': 3}}, {'transforms': specs}], lambda duration, key: 3), **options)
+    labels = []
+    for batch in iterator:
+        middle = batch['image'][:, 10:14, 10:14].mean((1, 2, 3))
+        np.testing.assert_allclose(middle, SHADE * batch['label/class'], atol=4)
+        labels += batch['label/class'].tolist()
+    iterator.close()
+    return np.array(labels)
+
+
+@pytest.mark.parametrize('specs', [LAST, CROP])
+@pytest.mark.parametrize('cache_mb', [0, 64])
+@pytest.mark.parametrize('place', PLACES)
+def test_a_painted_label_stays_with_its_picture(tmp_path, place, cache_mb, specs):
+    manifest = place(painted(tmp_path / 'data'), tmp_path)
+    labels = shown_labels(manifest, specs, cache_mb=cache_mb)
+    assert (np.bincount(labels) == 15 * 8 // CLASSES).all()
+    spec = loader.ImageSpec(24, 'crop' if cache_mb else 'pad')
+    shown_labels(manifest, [{'kind': 'center_crop', 'share': 0.4}], spec=spec, cache_mb=cache_mb)
+    for batch in loader.eval_dataset(manifest, SPEC, batch_size=7, cache_mb=cache_mb)():
+        np.testing.assert_allclose(batch['image'][:, 12, 12, 0], SHADE * batch['label/class'],
+                                   atol=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('place', PLACES)
+def test_a_painted_label_stays_with_its_picture_in_workers(tmp_path, place):
+    manifest = place(painted(tmp_path / 'data'), tmp_path)
+    for specs in (LAST, CROP):
+        shown_labels(manifest, specs, workers=2)
+
+
+def test_over_sampling_shows_copies_that_differ(tmp_path):
+    manifest = from_folder(painted(tmp_path / 'data'), tmp_path)
+    kept = manifest.select(np.flatnonzero((manifest.labels('class') != 2)
+                                          | (np.arange(len(manifest)) % 4 == 0)))
+    order = make_order(kept, {'kind': 'over'}, seed=1, batch_size=8, to_steps=None)
+    labels = shown_labels(kept, CROP, order=order)
+    assert (np.bincount(labels) == 15 * 8 // CLASSES).all()
+    epoch, row, _ = next(found for found in map(order, range(100)) if found[2])
+    draws = {loader.example_rng(1, epoch, row, copy).random() for copy in (0, 1)}
+    assert len(draws) == 2
+
+
+# --- pictures that become unreadable ------------------------------------------------------------
+
+
+def spoiled(manifest, rows):
+    for row in rows:
+        with open(f'{manifest.root}/{manifest.table["location"][row]}', 'wb') as file:
+            file.write(b'no picture')
+
+
+@pytest.mark.parametrize('specs', [LAST, CROP])
+def test_an_unreadable_picture_is_replaced_by_the_next_of_its_class(tmp_path, caplog, specs):
+    manifest = from_folder(painted(tmp_path / 'data'), tmp_path).with_column(
+        'weight', np.arange(float(CLASSES * EACH)))
+    bad = [0, 4, 5, 11]  # the first of a class; two in a row; the last, after which comes the first
+    spoiled(manifest, bad)
+    replaced = {}
+    with caplog.at_level(logging.WARNING):
+        labels = shown_labels(manifest, specs, unreadable='drop', replaced=replaced)
+    assert (np.bincount(labels) == 15 * 8 // CLASSES).all()
+    assert replaced == {0: 1, 4: 6, 5: 6, 11: 8}
+    assert sorted(record.args[0] for record in caplog.records) == sorted(
+        manifest.table['location'][bad])
+    options = {'unreadable': 'drop', 'steps': 12}
+    whole = batches(manifest, **options)[0]
+    assert not {row for batch in whole for row in batch['weight'].tolist()} & set(bad)
+    first, state = batches(manifest, count=7, **options)
+    same(whole, first + batches(manifest, state=state, threads=1, **options)[0])
+
+
+def test_an_unreadable_picture_is_an_error(tmp_path):
+    manifest = from_folder(painted(tmp_path / 'data'), tmp_path)
+    spoiled(manifest, [5])
+    with pytest.raises(UnreadableImage, match=r'class1.*is no image'):
+        shown_labels(manifest, LAST)
+    spoiled(manifest, [4, 6, 7])
+    with pytest.raises(DataError, match="class 'class1' can be read any more"):
+        shown_labels(manifest, LAST, unreadable='drop')
+
+
+# --- crops --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """One photograph: upright, and stored on its side with an EXIF note."""
+    cv2.imwrite(str(tmp_path / 'a.jpg'), PHOTO[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    turned = cv2.imencode('.jpg', cv2.rotate(PHOTO[..., ::-1], cv2.ROTATE_90_COUNTERCLOCKWISE),
+                          [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    note = b'Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'
+    (tmp_path / 'b.jpg').write_bytes(
+        turned[:2] + b'\xff\xe1' + (len(note) + 2).to_bytes(2, 'big') + note + turned[2:])
+    return make_manifest({'id': ['a', 'b'], 'location': ['a.jpg', 'b.jpg'],
+                          'label/class': [0, 0]}, {'class': ('x',)}, str(tmp_path))
+
+
+def views(manifest, specs, spec=SPEC, row=0, **options):
+    stage = make_stages([{'transforms': specs}], None)[0]
+    pictures = loader.Pictures(manifest, spec, **options)
+    return [pictures.augmented(row, stage, loader.example_rng(0, epoch, 7)).astype(int)
+            for epoch in range(4)]
+
+
+@pytest.mark.parametrize('row', [0, 1])
+@pytest.mark.parametrize('share', [0.25, 0.8])
+def test_a_crop_shows_the_detail_of_the_file(photos, row, share):
+    top, left = (round(side * (1 - share) / 2) for side in PHOTO.shape[:2])
+    window = PHOTO[top:400 - top, left:500 - left]
+    want = cv2.resize(window, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
+    found = views(photos, [{'kind': 'center_crop', 'share': share}], loader.ImageSpec(64), row)[0]
+    squashed = cv2.resize(PHOTO, (64, 64), interpolation=cv2.INTER_AREA)
+    inside = round(64 * (1 - share) / 2)
+    blurred = cv2.resize(squashed[inside:64 - inside, inside:64 - inside], (64, 64)).astype(int)
+    assert np.abs(found - want).mean() < np.abs(blurred - want).mean() / 2
+
+
+def test_the_crop_of_a_turned_picture_is_that_of_the_upright_one(photos):
+    spec = loader.ImageSpec(64)
+    for a, b in zip(views(photos, CROP, spec, 0), views(photos, CROP, spec, 1)):
+        assert np.abs(a - b).mean() < 2
+
+
+@pytest.mark.parametrize('resize', ['squash', 'pad', 'crop'])
+def test_a_crop_keeps_the_frame_of_its_resize_mode(photos, resize):
+    spec = loader.ImageSpec(64, resize, crop_pct=0.9)
+    specs = [{'kind': 'random_crop', 'share': 0.7}]
+    stage = make_stages([{'transforms': specs}], None)[0]
+    frame = loader.Pictures(photos, spec)[0]
+    for epoch, sharp in enumerate(views(photos, specs, spec)):
+        plan = transforms.draw(stage.transforms, loader.example_rng(0, epoch, 7), (64, 64))
+        soft = transforms.apply(plan, frame, (64, 64))
+        # Six pixels beside each other they differ by 22 and more.
+        assert np.abs(cv2.blur((sharp - soft).astype(np.float32), (9, 9))).mean() < 8
+
+
+def test_caches_and_reduced_decoding_of_crops(photos):
+    small = loader.ImageSpec(260)  # of which the file is less than twice
+    for a, b, c in zip(*(views(photos, CROP, small, cache_mb=size) for size in (0, 1, 1000))):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    kept = loader.Pictures(photos, small, 1)
+    stage = make_stages([{'transforms': CROP}], None)[0]
+    first = [kept.augmented(row, stage, loader.example_rng(0, 0, 1)) for row in (0, 1)]
+    again = [kept.augmented(row, stage, loader.example_rng(0, 0, 1)) for row in (0, 1)]
+    np.testing.assert_array_equal(first, again)
+    full, reduced = (views(photos, [{'kind': 'center_crop', 'share': 0.9}], loader.ImageSpec(
+        32, reduced_decode=flag))[0] for flag in (False, True))
+    assert 0 < np.abs(full - reduced).mean() < 3

@@ -1,7 +1,5 @@
 """Cached features and stacked heads, against training the same thing the ordinary way."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -81,29 +79,30 @@ def test_stacked_heads_are_those_that_train_alone(done):
 
 
 def test_a_probe_is_training_with_a_frozen_backbone(done, tmp_path):
-    """The same order, the same augmentation, the same head: the same logits."""
+    """The same order, the same augmentation, the same head: the same logits. One stage, because
+    a batch on the border of two epochs has one stage in training and two among the views."""
     folder, config, manifest, _ = done
     frozen = config.copy_and_resolve_references()
     with frozen.ignore_type():
         frozen.probe.heads = ()
+        frozen.curriculum = config.curriculum[1:]
         frozen.split.fold = 0
         frozen.model.head_init = 'zeros'
         frozen.finetune.table = (('head/.*', {}), ('.*', dict(train=False)))
         frozen.schedule.lr = 1e-2
-        frozen.init['from'] = ''
+        frozen.eval.every = dict(percent=100)  # the last weights are the best
     experiment.train_one(frozen, manifest, tmp_path / 'frozen')
     probe = probe_config(folder)
     with probe.ignore_type():
         probe.probe.heads = (dict(name='linear', head='linear', head_init='zeros'),)
         probe.probe.lr = (1e-2,)
         probe.split.fold = 0
+        probe.curriculum = config.curriculum[1:]
     probing.probe(probe, manifest, tmp_path / 'probe')
     a = np.load(tmp_path / 'frozen/predictions/test.npz')
-    last = json.loads((tmp_path / 'frozen/result.json').read_text())
     b = np.load(tmp_path / 'probe/linear-lr0.01/fold_0/predictions/test.npz')
     assert list(a['ids']) == list(b['ids'])
-    if last['best_step'] == last['steps']:
-        np.testing.assert_allclose(a['logits'], b['logits'], atol=2e-3 * np.abs(a['logits']).max())
+    np.testing.assert_allclose(a['logits'], b['logits'], atol=5e-4 * np.abs(a['logits']).max())
 
 
 def test_a_second_start_computes_no_feature_and_other_pixels_do(done, monkeypatch):

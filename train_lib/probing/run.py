@@ -30,7 +30,7 @@ from input_pipeline.durations import to_steps
 from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.resampling import make_order
-from input_pipeline.splits import assign_splits, save_splits, split_of
+from input_pipeline.splits import assign_splits, parts_of, save_splits
 from train_lib import start, workdirs
 from train_lib.checkpoints import flat
 from train_lib.errors import ConfigError
@@ -131,8 +131,8 @@ def make_folds(config: ConfigDict, manifest: Manifest) -> tuple[Manifest, list[F
         base = assigned if base is None else base  # every row, whatever the tail loses
         assigned = cut_tail(assigned, config.data.long_tail.to_dict(), seed=config.seed)
         index = pd.Index(base.table['id'])
-        rows = {name: index.get_indexer(split_of(assigned, name).table['id'])
-                for name in ('train', 'val', 'test')}
+        rows = {name: index.get_indexer(part.table['id'])
+                for name, part in parts_of(assigned, split).items()}
         folds.append(Fold(f'fold_{number}' if config.split.kind == 'kfold' else 'fold_0', **rows))
     return base, folds
 

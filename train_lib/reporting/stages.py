@@ -1,0 +1,39 @@
+"""curriculum.png: what each stage of the curriculum makes of a few training pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from input_pipeline import decode, sources
+from input_pipeline.contact_sheet import contact_sheet, stage_rows
+from input_pipeline.curriculum import Stage
+from input_pipeline.loader import ImageSpec, example_keys
+from input_pipeline.manifest import Manifest
+
+PICTURES = 8
+
+
+def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: ImageSpec,
+                 seed: int) -> None:
+    """Draws the stages, each with the randomness of epoch 0, for pictures of different classes.
+
+    Args:
+        path: of the PNG.
+        manifest: the training rows.
+        stages: the curriculum; nothing is written if it has no transforms.
+        spec: of the run.
+        seed: of the run.
+    """
+    if not any(stage.transforms for stage in stages):
+        return
+    labels = manifest.labels(manifest.heads[0])
+    first = np.unique(labels, return_index=True)[1]
+    rows = first[np.linspace(0, len(first) - 1, min(PICTURES, len(first))).astype(int)]
+    locations = manifest.table['location'].to_numpy()
+    pictures = [decode.resize(sources.read_image(manifest.root, locations[row]),
+                              (spec.size, spec.size), spec.resize) for row in rows]
+    sheet = contact_sheet(pictures, stage_rows(stages), (spec.size, spec.size),
+                          border=spec.border, seed=seed, keys=example_keys(manifest)[rows])
+    cv2.imwrite(str(path), sheet[..., ::-1])
