@@ -135,6 +135,10 @@ class Pictures:
             self._whole_bytes += whole.nbytes
         return data, whole, whole.shape[:2]
 
+    def blank(self) -> np.ndarray:
+        """What stands for a picture that cannot be read, uint8 [size, size, 3]."""
+        return np.zeros((self._spec.size, self._spec.size, 3), np.uint8)
+
     def __getstate__(self):
         # A worker process fills a cache of its own.
         return {**self.__dict__, '_filled': np.zeros_like(self._filled), '_whole': {},
@@ -257,6 +261,7 @@ class _EvalBatch:
     num_rows: int
     batch_size: int
     shard: tuple[int, int]
+    unreadable: str
 
     def __call__(self, batch: int) -> dict:
         index, count = self.shard
@@ -265,8 +270,16 @@ class _EvalBatch:
         mask = rows < self.num_rows
         rows = np.minimum(rows, self.num_rows - 1)
         images = _Stack(local)
-        for row in rows.tolist():
-            images.add(self.pictures[row])
+        for i, row in enumerate(rows.tolist()):
+            try:
+                images.add(self.pictures[row])
+            except decode.UnreadableImage as error:
+                if self.unreadable == 'error':
+                    raise
+                mask[i] = False
+                images.add(self.pictures.blank())
+                _log.warning('Image %r %s: its logits are 0, an answer by chance.',
+                             self.pictures.location(row), error.reason)
         return {'image': images.array, 'mask': mask, 'row': rows.astype(np.int32),
                 **{name: values[rows] for name, values in self.columns.items()}}
 
@@ -339,14 +352,16 @@ def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricu
 
 def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
                  shard: tuple[int, int] = (0, 1), threads: int = 2, prefetch: int = 4,
-                 cache_mb: float = 0) -> Callable[[], grain.DatasetIterator]:
+                 cache_mb: float = 0, unreadable: str = 'error'
+                 ) -> Callable[[], grain.DatasetIterator]:
     """A function that starts one pass over every example, in order, none dropped.
 
-    The last batch is filled up with rows of `mask=False`. Batches: as in training, and
-    mask=bool [b], row=int32 [b] (the row of the manifest).
+    The last batch is filled up with rows of `mask=False`; with unreadable='drop' a picture that
+    broke since the start of the run is such a row too, else it is an error. Batches: as in
+    training, and mask=bool [b], row=int32 [b] (the row of the manifest).
     """
     batch = _EvalBatch(Pictures(manifest, spec, cache_mb), _columns(manifest),
-                       len(manifest), batch_size, shard)
+                       len(manifest), batch_size, shard, unreadable)
     batches = -(-len(manifest) // batch_size)
     return lambda: _iterate(batch, batches, threads=threads, workers=0, prefetch=prefetch)
 

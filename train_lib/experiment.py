@@ -53,7 +53,7 @@ def train(command: Command) -> int:
     config = command.config
     workdir = command.workdir or workdirs.new(command.config_file)
     log.info('workdir  %s', workdir)
-    manifest = load_data(config)
+    manifest = load_data(config, workdir)
     fold = str(config.split.fold)
     try:
         if config.probe.heads:
@@ -71,15 +71,24 @@ def train(command: Command) -> int:
     return 0
 
 
-def load_data(config: ConfigDict) -> Manifest:
-    """The manifest of config.data, with unreadable pictures found before anything else."""
+def load_data(config: ConfigDict, workdir: Path | None = None) -> Manifest:
+    """The manifest of config.data, with unreadable pictures found before anything else.
+
+    Those that a run in `workdir` was started with stay in it: the loader replaces a picture that
+    broke since, and a run that goes on has the same data.
+    """
     data = config.data.to_dict()
     manifest = sources.load_source(data, seed=config.seed)
     if data['separate']:
         manifest = separate_head(manifest, manifest.heads[0], data['separate'])
     if data['combine']:
         manifest = combine_heads(manifest, data['combine'])
-    return check_readable(manifest, policy=data['unreadable'], cache_dir=workdirs.cache_folder())
+    readable = check_readable(manifest, policy=data['unreadable'],
+                              cache_dir=workdirs.cache_folder())
+    if len(readable) < len(manifest) and workdir:
+        ids = manifest.table['id']
+        return manifest.select(ids.isin(readable.table['id']) | ids.isin(workdirs.ids(workdir)))
+    return readable
 
 
 def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
@@ -200,14 +209,14 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
         mesh=mesh)
 
     shard = (jax.process_index(), jax.process_count())
-    order = make_order(
-        parts['train'], config.resample.to_dict() if 'resample' in config else {},
-        seed=config.seed, batch_size=config.batch_size, to_steps=partial(steps_of, total=total))
+    order = make_order(parts['train'], config.resample.to_dict(), seed=config.seed,
+                       batch_size=config.batch_size, to_steps=partial(steps_of, total=total))
+    replaced: dict[int, int] = {}
     iterator = loader.train_iterator(
         parts['train'], spec, stages, steps=total, batch_size=config.batch_size, seed=config.seed,
         order=order, shard=shard, threads=config.loader.threads, workers=config.loader.workers,
         prefetch=config.loader.prefetch, cache_mb=config.image.cache_mb,
-        unreadable=config.data.unreadable)
+        unreadable=config.data.unreadable, replaced=replaced)
     state = replicate(make_state(params, rest, optimizer, heads, frozen), mesh)
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen)]
     _announce(config, parts, manifest, count, total, mesh)
@@ -231,7 +240,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
             state = state | start.best_weights(checkpointer.folder, host, state)
         return _finish(config, run, state, host, parts, evals, manifest, clock, stop,
                        dict(parameters=sum(sizes), trained_parameters=sizes[0],
-                            data_digest=data_digest, input=dataclasses.asdict(prepared)))
+                            data_digest=data_digest, input=dataclasses.asdict(prepared),
+                            pictures_replaced=len(replaced)))
 
 
 def _steps(config: ConfigDict, examples: int, duration, key: str, total: int | None = None) -> int:
@@ -248,7 +258,7 @@ def _eval_splits(config: ConfigDict, parts: Mapping[str, Manifest], spec: loader
     batch_size = -(-min(config.eval.batch_size, largest) // devices) * devices
     make = partial(loader.eval_dataset, spec=spec, batch_size=batch_size,
                    shard=(jax.process_index(), processes), threads=config.loader.threads,
-                   cache_mb=config.image.cache_mb)
+                   cache_mb=config.image.cache_mb, unreadable=config.data.unreadable)
     return {name: EvalSplit(part, make(part)) for name, part in parts.items() if len(part)}
 
 
@@ -323,7 +333,7 @@ def report(command: Command) -> int:
     """The verb report: writes report.html of a workdir anew, from what lies in it."""
     workdir = command.workdir
     config = command.config or workdirs.saved_config(workdir)
-    manifest = assign_splits(load_data(config), config.split.to_dict(), seed=config.seed)
+    manifest = assign_splits(load_data(config, workdir), config.split.to_dict(), seed=config.seed)
     manifest = cut_tail(manifest, config.data.long_tail.to_dict(), seed=config.seed)
     path = write_report(workdir, manifest=manifest,
                         read_image=partial(sources.read_image, manifest.root))

@@ -1,5 +1,6 @@
 """The folder of a run: its name, and whose it is."""
 
+import csv
 import json
 import logging
 import os
@@ -55,6 +56,16 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
             raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
                               f'groups or classes differ): put them back, or give a new --workdir.')
     write_json(path, now | {'data_digest': data_digest})
+
+
+def ids(workdir: Path) -> set[str]:
+    """The ids of the pictures that a run was started with, from its split.csv; {} before it."""
+    found = set()
+    for path in (workdir / 'split.csv', *workdir.glob('fold_*/split.csv')):
+        if path.exists():
+            with open(path, encoding='utf-8', newline='') as file:
+                found |= {row['id'] for row in csv.DictReader(file)}
+    return found
 
 
 def saved_config(workdir: Path) -> ConfigDict:

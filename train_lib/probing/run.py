@@ -104,8 +104,7 @@ def head_kinds(config: ConfigDict) -> list[stacked.HeadKind]:
     """
     for key, value, plain in (('loss.name', config.loss.name, 'cross_entropy'),
                               ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),
-                              ('mixing', tuple(config.mixing), ()),
-                              ('resample.kind', config.resample.kind, 'none')):
+                              ('mixing', tuple(config.mixing), ())):
         if value != plain:
             raise ConfigError(f'config.{key} = {value!r} has no effect on cached features: leave '
                               f'it at {plain!r}, or train without config.probe.heads.')
@@ -216,7 +215,7 @@ def train_heads(config, manifest, folds, kinds, features, records=None, stop=lam
     definitions = {name: graphdef for name, (graphdef, _) in made.items()}
     state = stacked.start_state({name: params for name, (_, params) in made.items()}, optimizer)
     program = stacked.make_program(definitions, optimizer, task)
-    resample = config.resample.to_dict() if 'resample' in config else {}
+    resample = config.resample.to_dict()
     order = [stacked.FoldRows(fold.train, make_order(
         manifest.select(fold.train), resample, seed=config.seed, batch_size=config.batch_size,
         to_steps=partial(_steps, config, len(fold.train), total=len(share)))

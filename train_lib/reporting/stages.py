@@ -1,5 +1,6 @@
 """curriculum.png: what each stage of the curriculum makes of a few training pictures."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from input_pipeline import decode, sources
 from input_pipeline.contact_sheet import contact_sheet, stage_rows
 from input_pipeline.curriculum import Stage
+from input_pipeline.decode import UnreadableImage
 from input_pipeline.loader import ImageSpec, example_keys
 from input_pipeline.manifest import Manifest
 
@@ -32,8 +34,12 @@ def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: 
     first = np.unique(labels, return_index=True)[1]
     rows = first[np.linspace(0, len(first) - 1, min(PICTURES, len(first))).astype(int)]
     locations = manifest.table['location'].to_numpy()
-    pictures = [decode.resize(sources.read_image(manifest.root, locations[row]),
-                              (spec.size, spec.size), spec.resize) for row in rows]
-    sheet = contact_sheet(pictures, stage_rows(stages), (spec.size, spec.size),
-                          border=spec.border, seed=seed, keys=example_keys(manifest)[rows])
+    pictures = {}
+    for row in rows:
+        with contextlib.suppress(UnreadableImage):  # the loader has a word to say on those
+            picture = sources.read_image(manifest.root, locations[row])
+            pictures[row] = decode.resize(picture, (spec.size, spec.size), spec.resize)
+    sheet = contact_sheet(list(pictures.values()), stage_rows(stages), (spec.size, spec.size),
+                          border=spec.border, seed=seed,
+                          keys=example_keys(manifest)[list(pictures)])
     cv2.imwrite(str(path), sheet[..., ::-1])
