@@ -1,8 +1,8 @@
 """Killed and started again, a run ends as if nothing had happened: bit for bit.
 
 Real processes, real signals, at moments that nobody chose. The setting has everything
-that could go wrong: dropout, drop path, BatchNorm, a curriculum, batches that straddle epochs,
-evaluations, best checkpoints, and saves that come at steps between log lines.
+that could go wrong: dropout, drop path, BatchNorm, a curriculum, mixing, resampling and class weights
+that start late, batches that straddle epochs, evaluations, best checkpoints, and saves that come at steps between log lines.
 """
 
 import json
@@ -27,7 +27,10 @@ SETTINGS = [
     '--config.model=dict(name="small_cnn", width=8, stages=2, drop_path=0.2, drop_rate=0.2)',
     '--config.duration.epochs=6', '--config.batch_size=60', '--config.log.every.steps=7',
     '--config.eval.every.steps=13', '--config.checkpoint.every.steps=5',
-    '--config.curriculum[0].until.epochs=2.5', '--config.log.tensorboard=false']
+    '--config.curriculum[0].until.epochs=2.5', '--config.log.tensorboard=false',
+    '--config.mixing=[dict(kind="mixup", p=0.5), dict(kind="cutmix", p=0.3, per="example")]',
+    '--config.resample.kind=balanced', '--config.resample.start.epochs=1.3',
+    '--config.loss.class_weights.kind=effective', '--config.loss.class_weights.start.epochs=3']
 
 
 def start(workdir: Path, *more: str) -> subprocess.Popen:
