@@ -9,6 +9,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
+from models.images import check_any_size
 from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates
 
 
@@ -90,11 +91,7 @@ class SmallCNN(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> maps [B, H / 2**stages, W / 2**stages, D]."""
-        if x.ndim != 4 or x.shape[-1] != self.in_channels or min(x.shape[1:3]) < self.min_size:
-            raise ModelError(
-                f'This model takes images [B, H, W, {self.in_channels}] with sides of at least '
-                f'{self.min_size} pixels and got {list(x.shape)}: create it with another '
-                f'in_channels or fewer stages, or resize the images.')
+        check_any_size(x, self.in_channels, self.min_size, fewer='stages')
         x = self.conv1(_pixels_to_channels(x.astype(self.dtype)), rngs)
         x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
         for number, stage in enumerate(self.stages):

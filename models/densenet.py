@@ -14,6 +14,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
+from models.images import check_any_size
 from models.layers import Dropout, batch_norm, compute_dtype, normal, run_block
 from models.resnet import max_pool
 
@@ -135,11 +136,7 @@ class DenseNet(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> maps [B, h, w, D], of 1/32 of the resolution with four blocks."""
-        if x.ndim != 4 or x.shape[-1] != self.in_channels or min(x.shape[1:3]) < self.min_size:
-            raise ModelError(
-                f'This model takes images [B, H, W, {self.in_channels}] with sides of at least '
-                f'{self.min_size} pixels and got {list(x.shape)}: create it with another '
-                f'in_channels or fewer blocks, or resize the images.')
+        check_any_size(x, self.in_channels, self.min_size, fewer='blocks')
         layers = self.features
         x = layers.conv0(x.astype(self.dtype), rngs)
         x = max_pool(jax.nn.relu(layers.norm0(x)).astype(self.dtype))

@@ -17,6 +17,7 @@ from flax import nnx
 from models.convolutions import Conv, conv2d
 from models.errors import ModelError, unknown
 from models.heads import Classifier
+from models.images import check_any_size
 from models.layers import Dropout, activation, batch_norm, compute_dtype, normal, run_block
 
 PADDINGS = {'': None, 'same': 'SAME'}
@@ -265,10 +266,7 @@ class EfficientNet(Classifier):
 
     def forward_blocks(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> the maps of the last block."""
-        if x.ndim != 4 or x.shape[-1] != self.in_channels:
-            raise ModelError(f'This model takes images [B, H, W, {self.in_channels}] and got '
-                             f'{list(x.shape)}: create it with another in_channels, or convert '
-                             f'the images.')
+        check_any_size(x, self.in_channels)
         x = self.conv_stem(x.astype(self.dtype), rngs)
         x = self.act(self.bn1(x)).astype(self.dtype)
         for stage in self.blocks:

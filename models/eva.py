@@ -14,6 +14,7 @@ from flax import nnx
 
 from models.errors import ModelError, unknown
 from models.heads import Classifier
+from models.images import check_images, patch_grid
 from models.layers import (
     Dropout,
     Linear,
@@ -178,16 +179,12 @@ class Eva(Classifier):
                  rngs: nnx.Rngs):
         if mlp not in MLPS:
             raise unknown('mlp', mlp, MLPS)
-        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if len(size) != 2 or any(side < patch_size or side % patch_size for side in size):
-            raise ModelError(f'img_size={img_size!r} cannot be cut into patches of {patch_size} '
-                             f'pixels: use multiples of patch_size={patch_size}.')
         if use_rot_pos_emb and embed_dim // num_heads % 4:
             raise ModelError(f'embed_dim={embed_dim} over num_heads={num_heads} leaves '
                              f'{embed_dim // num_heads} channels a head, and rotating them takes a '
                              f'multiple of 4: choose another number of heads.')
-        self.img_size, self.in_channels = size, in_channels
-        self.grid = (size[0] // patch_size, size[1] // patch_size)
+        self.img_size, self.grid = patch_grid(img_size, patch_size)
+        self.in_channels = in_channels
         self.num_features, self.head_dim = embed_dim, embed_dim // num_heads
         self.rotary = use_rot_pos_emb
         self.dtype = dtype = compute_dtype(dtype)
@@ -210,11 +207,7 @@ class Eva(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, 1 + N, D], the class token first."""
-        if x.shape[1:] != (*self.img_size, self.in_channels):
-            raise ModelError(
-                f'This model takes images [B, {self.img_size[0]}, {self.img_size[1]}, '
-                f'{self.in_channels}] and got {list(x.shape)}: create it with another img_size or '
-                f'in_channels, or resize the images.')
+        check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
         x = x.reshape(len(x), -1, self.num_features)
         token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))

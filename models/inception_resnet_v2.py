@@ -14,6 +14,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
+from models.images import check_any_size
 from models.layers import Dropout, activation, batch_norm, compute_dtype, drop_path_rates, run_block
 
 # Branches are tuples of convolutions (width, kernel) or (width, kernel, stride), as in the
@@ -200,7 +201,7 @@ class InceptionResnetV2(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> maps [B, h, w, 1536], 8 x 8 for images of 299 x 299."""
-        check_images(x, self.in_channels, self.min_size)
+        check_any_size(x, self.in_channels, self.min_size)
         x = self.conv2d_1a(x.astype(self.dtype), rngs)
         x = self.conv2d_2b(self.conv2d_2a(x, rngs), rngs)
         x = self.conv2d_3b(max_pool(x), rngs)
@@ -213,15 +214,6 @@ class InceptionResnetV2(Classifier):
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Maps [B, h, w, D] -> their means, float32 [B, D]."""
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
-
-def check_images(x: jax.Array, channels: int, min_size: int) -> None:
-    """ModelError unless x is [B, H, W, channels] with sides of at least `min_size` pixels."""
-    if x.ndim != 4 or x.shape[-1] != channels or min(x.shape[1:3]) < min_size:
-        raise ModelError(
-            f'This model takes images [B, H, W, {channels}] with sides of at least {min_size} '
-            f'pixels and got {list(x.shape)}: create it with another in_channels, or resize the '
-            f'images.')
 
 
 VARIANTS = {'inception_resnet_v2': {}}

@@ -15,6 +15,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
+from models.images import check_images
 from models.layers import Dropout, Linear, activation, batch_norm, compute_dtype, normal, run_block
 
 
@@ -119,11 +120,7 @@ class PlainCNN(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> maps [B, h, w, widths[-1]], halved once a block."""
-        if x.shape[1:] != (*self.img_size, self.in_channels):
-            raise ModelError(
-                f'This model takes images [B, {self.img_size[0]}, {self.img_size[1]}, '
-                f'{self.in_channels}] and got {list(x.shape)}: create it with another img_size or '
-                f'in_channels, or resize the images.')
+        check_images(x, self.img_size, self.in_channels)
         x = x.astype(self.dtype)
         for block in self.blocks:
             x = run_block(block, x, rngs, remat=self.remat)

@@ -14,6 +14,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError, unknown
 from models.heads import Classifier
+from models.images import check_any_size
 from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates, run_block
 
 STEMS = ('7x7', '3x3')
@@ -187,10 +188,7 @@ class ResNet(Classifier):
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> maps [B, h, w, D], of 1/32 of the resolution with four stages
         and the 7x7 stem."""
-        if x.ndim != 4 or x.shape[-1] != self.in_channels:
-            raise ModelError(
-                f'This model takes images [B, H, W, {self.in_channels}] and got {list(x.shape)}: '
-                f'create it with another in_channels, or change the images.')
+        check_any_size(x, self.in_channels)
         x = self.conv1(x.astype(self.dtype), rngs)
         x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
         if self.stem == '7x7':

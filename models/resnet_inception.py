@@ -15,7 +15,8 @@ from flax import nnx
 
 from models.errors import ModelError
 from models.heads import Classifier
-from models.inception_resnet_v2 import AvgPool, ConvNormAct, check_images, stage_depths
+from models.images import check_any_size
+from models.inception_resnet_v2 import AvgPool, ConvNormAct, stage_depths
 from models.layers import (
     Dropout,
     Linear,
@@ -117,7 +118,7 @@ class ResnetInception(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> maps [B, ceil(H / 32), ceil(W / 32), 8 * width]."""
-        check_images(x, self.in_channels, self.min_size)
+        check_any_size(x, self.in_channels, self.min_size)
         x = x.astype(self.dtype)
         for layer in self.stem:
             x = layer(x, rngs)

@@ -15,6 +15,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError, unknown
 from models.heads import Classifier
+from models.images import check_images, patch_grid
 from models.layers import (
     Attention,
     Dropout,
@@ -147,18 +148,14 @@ class VisionTransformer(Classifier):
                                    ('pos_embed', pos_embed, POSITIONS)):
             if value not in valid:
                 raise unknown(what, value, valid)
-        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if len(size) != 2 or any(side < patch_size or side % patch_size for side in size):
-            raise ModelError(f'img_size={img_size!r} cannot be cut into patches of {patch_size} '
-                             f'pixels: use multiples of patch_size={patch_size}.')
         if global_pool == 'token' and not class_token:
             raise ModelError("global_pool='token' needs the class token: set class_token=True or "
                              "global_pool='avg'.")
         if pos_embed == 'sincos2d' and embed_dim % 4:
             raise ModelError(f"pos_embed='sincos2d' needs a width divisible by 4, and embed_dim is "
                              f"{embed_dim}.")
-        self.img_size, self.in_channels = size, in_channels
-        self.grid = (size[0] // patch_size, size[1] // patch_size)
+        self.img_size, self.grid = patch_grid(img_size, patch_size)
+        self.in_channels = in_channels
         self.num_features = embed_dim
         self.global_pool, self.class_token, self.positions = global_pool, class_token, pos_embed
         self.dtype = dtype = compute_dtype(dtype)
@@ -190,11 +187,7 @@ class VisionTransformer(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, N, D], the class token (if any) first."""
-        if x.shape[1:] != (*self.img_size, self.in_channels):
-            raise ModelError(
-                f'This model takes images [B, {self.img_size[0]}, {self.img_size[1]}, '
-                f'{self.in_channels}] and got {list(x.shape)}: create it with another img_size or '
-                f'in_channels, or resize the images.')
+        check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
         x = x.reshape(len(x), -1, self.num_features)
         if self.positions == 'sincos2d':

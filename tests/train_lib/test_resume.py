@@ -1,8 +1,9 @@
 """Killed and started again, a run ends as if nothing had happened: bit for bit.
 
-Real processes, real signals, at moments that nobody chose. The setting has everything
-that could go wrong: dropout, drop path, BatchNorm, a curriculum, mixing, resampling and class weights
-that start late, batches that straddle epochs, evaluations, best checkpoints, and saves that come at steps between log lines.
+Real processes, real signals, at moments that nobody chose. The setting has everything that could
+go wrong: dropout, drop path, BatchNorm, a curriculum, mixing, resampling and class weights that
+start late, batches that straddle epochs, evaluations, best checkpoints, and saves that come at
+steps between log lines.
 """
 
 import json

@@ -1,0 +1,47 @@
+"""Sizes of images: what a model was built for, and what it is given."""
+
+import jax
+
+from models.errors import ModelError
+
+
+def patch_grid(img_size: int | tuple[int, int], patch: int
+               ) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((height, width) in pixels, (rows, columns) of patches).
+
+    Raises:
+        ModelError: the image cannot be cut into whole patches.
+    """
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or any(side < patch or side % patch for side in size):
+        raise ModelError(f'img_size={img_size!r} cannot be cut into patches of {patch} '
+                         f'pixels: use multiples of patch_size={patch}.')
+    return size, (size[0] // patch, size[1] // patch)
+
+
+def check_images(x: jax.Array, size: tuple[int, int], channels: int) -> None:
+    """Refuses images that are not [B, *size, channels].
+
+    Raises:
+        ModelError: they are not.
+    """
+    if x.shape[1:] != (*size, channels):
+        raise ModelError(
+            f'This model takes images [B, {size[0]}, {size[1]}, {channels}] and got '
+            f'{list(x.shape)}: create it with another img_size or in_channels, or resize the '
+            f'images.')
+
+
+def check_any_size(x: jax.Array, channels: int, least: int = 1, fewer: str = '') -> None:
+    """Refuses images that are not [B, H, W, channels] with sides of at least `least` pixels;
+    `fewer` names the setting that would let smaller ones in.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if x.ndim != 4 or x.shape[-1] != channels or min(x.shape[1:3]) < least:
+        sides = f' with sides of at least {least} pixels' if least > 1 else ''
+        raise ModelError(
+            f'This model takes images [B, H, W, {channels}]{sides} and got {list(x.shape)}: create '
+            f'it with another in_channels{f" or fewer {fewer}" if fewer else ""}, or resize the '
+            f'images.')
