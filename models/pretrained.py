@@ -46,8 +46,9 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
         source: a dict of arrays with the keys of timm's state_dict; the path of a .safetensors
             file, or (if torch is installed) of a .pth file, read without unpickling; or a
             Hugging Face repository such as 'timm/resnet18.a1_in1k'.
-        head: 'keep' takes the classifier too; 'reset' leaves the model's heads as they are;
-            'resize' takes the first rows where the number of classes differs.
+        head: 'keep' takes the classifier too (a model without a head ignores it); 'reset' leaves
+            the model's heads as they are; 'resize' takes the first rows where the number of
+            classes differs.
 
     Returns:
         What was adapted, one line each, for the log.
@@ -81,7 +82,8 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
                                  f'{list(shape)}')
             notes += [note] * bool(note)
     wanted = {key for target in targets for key in target.keys}
-    ignored = of_head if head == 'reset' else set()
+    headless = not hasattr(model, 'head') and not hasattr(model, 'heads')
+    ignored = of_head if head == 'reset' or headless else set()
     unexpected = [f'{key} is unexpected' for key in sorted(set(found) - wanted - ignored)]
     if missing or misshaped or unexpected:
         raise ModelError(_all_problems(name, model, (missing, misshaped, unexpected)))

@@ -56,6 +56,16 @@ def message(model, weights, **kwargs):
 
 
 @pytest.mark.parametrize('build', [vit, resnet])
+def test_a_model_without_a_head_takes_the_rest(build):
+    whole = build()
+    weights, bare = weights_for(whole), build(0)
+    load_timm(bare, weights)
+    found = to_timm(bare)
+    assert found and all(np.array_equal(found[key], weights[key]) for key in found)
+    assert not any(key.startswith(whole.timm_head + '.') for key in found)
+
+
+@pytest.mark.parametrize('build', [vit, resnet])
 def test_loading_and_giving_back_changes_no_bit(build):
     model = build()
     weights = weights_for(model)
