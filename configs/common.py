@@ -146,24 +146,39 @@ def get_config() -> ConfigDict:
         cache='',  # folder for them ('': ~/.cache/atelier/features)
     )
     config.optimizer = dict(
-        name='adamw',  # 'adamw' | 'sgd' | 'muon'
-        b1=0.9,  # adamw; muon's Adam for what is no matrix
-        b2=0.999,  # the same
-        eps=1e-8,  # adamw
-        momentum=0.9,  # sgd, muon
+        name='adamw',  # 'sgd' | 'rmsprop' | 'adam' | 'nadam' | 'adamw' | 'nadamw' | 'lamb' |
+                       # 'lion' | 'muon'; how weights decay is `decay`'s matter, not the name's
+        b1=0.9,  # all but sgd and rmsprop; muon's Adam for what is no matrix
+        b2=0.999,  # the same (lion's paper: 0.99)
+        eps=1e-8,  # adam to lamb (lamb's paper: 1e-6), rmsprop
+        alpha=0.99,  # rmsprop: what the mean of the squares keeps in a step
+        momentum=0.9,  # sgd, muon, rmsprop (torch's default for rmsprop: 0)
         nesterov=True,  # sgd, muon
+        momentum_decay=_anything(None),  # nadam, nadamw: the momentum's schedule, as torch's
+                                         # NAdam has it with 0.004 (None: it stays b1)
         weight_decay=0.05,  # none on norms, biases, embeddings
         decay='decoupled',  # 'decoupled': times the learning rate | 'coupled': L2 in the gradient
         clip_norm=1.0,  # of the whole gradient (0: no clipping)
+        clip_value=0.0,  # of each number of the gradient (0: no clipping)
+        clip_adaptive=0.0,  # gradient's norm / weights' norm, by output unit (0: no clipping)
     )
     config.schedule = dict(
-        name='cosine',  # 'constant' | 'step' | 'multi_step' | 'cosine' | 'exponential'
+        name='cosine',  # 'constant' | 'step' | 'multi_step' | 'exponential' | 'polynomial' |
+                        # 'cosine' | 'cosine_restarts' | 'triangular' | 'triangular2' | 'one_cycle'
         lr=1e-3,  # the peak
+        scale_with_batch=0,  # lr is meant for this batch size, and grows with batch_size (0: no)
         warmup=dict(percent=5),  # linear, from 0
-        final=0.0,  # cosine: the end, as a share of lr
+        cooldown=dict(steps=0),  # the last of the run: linear, from where the schedule is
+        cooldown_final=0.0,  # the end of the cool-down, as a share of lr
+        final=0.0,  # polynomial, cosine, cosine_restarts, one_cycle: the end, as a share of lr
+        low=0.04,  # triangular: the lowest, one_cycle: the start, as a share of lr
         every=dict(epochs=10),  # step, exponential: how often gamma is applied
         gamma=0.1,  # step, multi_step, exponential: the factor
         at=(),  # multi_step: durations from the start at which gamma is applied
+        power=1.0,  # polynomial (1: linear)
+        period=dict(epochs=10),  # cosine_restarts: the first; triangular: up and down again
+        mult=1.0,  # cosine_restarts: each period's length as a multiple of the one before
+        rise=0.3,  # one_cycle: the share of the run that climbs
     )
     config.loss = dict(
         name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |

@@ -3,16 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import common
 from train_lib.errors import ConfigError
-from train_lib.optimizers import make_optimizer
+from train_lib.optimizers import OPTIMIZERS, make_optimizer
 
 
-def make(**settings):
+def make(stacked=False, **settings):
     return make_optimizer(common.get_config().optimizer.to_dict()
-                          | {'weight_decay': 0.0, 'clip_norm': 0.0} | settings)
+                          | {'weight_decay': 0.0, 'clip_norm': 0.0} | settings, stacked=stacked)
 
 
 def directions(optimizer, params, gradients):
@@ -21,6 +22,67 @@ def directions(optimizer, params, gradients):
         update, state = jax.jit(optimizer.update)(gradient, state, params)
         found.append(update)
     return found
+
+
+RATE, STEPS = 0.05, 20
+TORCH = {
+    'sgd': ('SGD', dict(momentum=0.9), dict(momentum=0.9, nesterov=False)),
+    'sgd nesterov l2': ('SGD', dict(momentum=0.9, nesterov=True, weight_decay=0.1),
+                        dict(weight_decay=0.1, decay='coupled')),
+    'rmsprop': ('RMSprop', dict(eps=1e-2), dict(momentum=0.0, eps=1e-2)),
+    'rmsprop momentum l2': ('RMSprop', dict(alpha=0.9, momentum=0.5, weight_decay=0.1),
+                            dict(alpha=0.9, momentum=0.5, weight_decay=0.1, decay='coupled')),
+    'adam l2': ('Adam', dict(betas=(0.8, 0.99), eps=1e-3, weight_decay=0.1),
+                dict(b1=0.8, b2=0.99, eps=1e-3, weight_decay=0.1, decay='coupled')),
+    'adamw': ('AdamW', dict(weight_decay=0.1), dict(weight_decay=0.1)),
+    'nadam': ('NAdam', {}, dict(momentum_decay=0.004)),
+    'nadam l2': ('NAdam', dict(betas=(0.999, 0.999), momentum_decay=0.1, weight_decay=0.1),
+                 dict(b1=0.999, momentum_decay=0.1, weight_decay=0.1, decay='coupled')),
+    'nadamw': ('NAdam', dict(weight_decay=0.1, decoupled_weight_decay=True),
+               dict(momentum_decay=0.004, weight_decay=0.1)),
+}
+
+
+def quadratic():
+    """A start [3, 4], and curvatures and minima [20, 3, 4] that change from step to step."""
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(3, 4)), rng.uniform(0.1, 2.0, (STEPS, 3, 4)),
+            rng.normal(size=(STEPS, 3, 4)))
+
+
+@pytest.mark.parametrize('case', TORCH)
+def test_twenty_steps_as_torch_takes_them(case):
+    torch = pytest.importorskip('torch')
+    theirs, their_settings, ours = TORCH[case]
+    start, curvatures, minima = quadratic()
+    weight = torch.nn.Parameter(torch.tensor(start))  # float64: the difference is ours
+    peer = getattr(torch.optim, theirs)([weight], lr=RATE, **their_settings)
+    optimizer = make(name=case.split()[0], **ours)
+    params = {'kernel': jnp.asarray(start, jnp.float32)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for curvature, minimum in zip(curvatures, minima):
+        weight.grad = torch.tensor(curvature) * (weight.detach() - torch.tensor(minimum))
+        peer.step()
+        gradient = jnp.asarray(curvature, jnp.float32) * (params['kernel'] - minimum)
+        change, state = update({'kernel': gradient}, state, params)
+        params = {'kernel': params['kernel'] - RATE * change['kernel']}
+        expected = weight.detach().numpy() - start
+        difference = np.linalg.norm(np.asarray(params['kernel'], np.float64) - start - expected)
+        assert difference <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(('name', 'peer'), [
+    ('nadam', optax.nadam(1.0)), ('nadamw', optax.nadamw(1.0, weight_decay=0.1)),
+    ('lion', optax.lion(1.0, b2=0.999, weight_decay=0.1)),
+    ('lamb', optax.lamb(1.0, eps=1e-8, weight_decay=0.1)),
+])
+def test_directions_as_optax_has_them(name, peer):
+    params = {'kernel': jnp.arange(1.0, 13.0).reshape(3, 4)}
+    gradients = [{'kernel': jnp.asarray(one, jnp.float32)} for one in quadratic()[2][:3]]
+    ours = directions(make(name=name, weight_decay=0.0 if name == 'nadam' else 0.1), params,
+                      gradients)
+    for mine, theirs in zip(ours, directions(peer, params, gradients)):
+        np.testing.assert_allclose(mine['kernel'], -theirs['kernel'], rtol=2e-5)
 
 
 def test_sgd_with_nesterov_momentum():
@@ -59,6 +121,46 @@ def test_clipping():
     np.testing.assert_allclose(found['bias'], [0.6, 0.8], rtol=1e-6)
 
 
+def test_clipping_by_value():
+    found, = directions(make(name='sgd', momentum=0.0, clip_value=2.0), {'bias': jnp.zeros(3)},
+                        [{'bias': jnp.array([30.0, -4.0, 1.0])}])
+    np.testing.assert_allclose(found['bias'], [2, -2, 1])
+
+
+def test_adaptive_clipping_by_output_unit():
+    params = {'conv': {'kernel': jnp.ones((2, 2, 1, 2)), 'bias': jnp.zeros(2)},
+              'head': {'kernel': jnp.zeros((2, 2))}}
+    gradient = {'conv': {'kernel': jnp.ones((2, 2, 1, 2)) * jnp.array([0.01, 10.0]),
+                         'bias': jnp.array([3.0, 4.0])},
+                'head': {'kernel': jnp.full((2, 2), 100.0)}}
+    found, = directions(make(name='sgd', momentum=0.0, clip_adaptive=0.1), params, [gradient])
+    np.testing.assert_allclose(found['conv']['kernel'][0, 0, 0], [0.01, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(found['conv']['bias'], [0.6e-4, 0.8e-4], rtol=1e-6)
+    np.testing.assert_allclose(found['head']['kernel'], 100.0)
+
+
+@pytest.mark.parametrize('settings', [dict(name='lamb', weight_decay=0.1),
+                                      dict(name='sgd', clip_adaptive=0.1)])
+def test_layers_of_a_stack_are_treated_one_by_one(settings):
+    rng = np.random.default_rng(1)
+    params, gradient = (jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree) for tree in
+                        [{'blocks': {'kernel': rng.normal(size=(2, 3, 4)) * [[[1]], [[9]]],
+                                     'bias': rng.normal(size=(2, 4))}} for _ in range(2)])
+    stacked, = directions(make(stacked=True, **settings), params, [gradient])
+    for i in range(2):
+        layers = [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (params, gradient)]
+        one, = directions(make(**settings), layers[0], layers[1:])
+        for name, leaf in one['blocks'].items():
+            np.testing.assert_allclose(stacked['blocks'][name][i], leaf, rtol=1e-5)
+
+
+def test_lamb_leaves_biases_as_adam_has_them():
+    params = {'kernel': jnp.full((2, 2), 3.0), 'bias': jnp.full(2, 3.0)}
+    found, = directions(make(name='lamb'), params, [jax.tree.map(jnp.ones_like, params)])
+    np.testing.assert_allclose(found['bias'], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(found['kernel'], 3.0, rtol=1e-5)
+
+
 @pytest.mark.parametrize('shape', [(16, 32), (3, 3, 4, 20)])
 def test_muon_makes_kernels_orthogonal_and_leaves_heads_to_adam(shape):
     rng = np.random.default_rng(0)
@@ -78,6 +180,16 @@ def test_muon_makes_kernels_orthogonal_and_leaves_heads_to_adam(shape):
         np.testing.assert_allclose(update, 1.4737 * sign, rtol=1e-3)  # Adam, looking ahead
 
 
-def test_an_unknown_name_is_refused():
-    with pytest.raises(ConfigError, match='adamm'):
-        make(name='adamm')
+@pytest.mark.parametrize('settings, words', [
+    (dict(name='adamm'), "'adamm': did you mean adam"),
+    (dict(name='xyz'), ', '.join(OPTIMIZERS)),
+    (dict(decay='couple'), 'did you mean coupled or decoupled'),
+    (dict(name='nadamw', decay='coupled', weight_decay=0.1), r'optimizer\.name=nadam\.'),
+    (dict(clip_value=-1.0), r'clip_value = -1\.0'),
+    (dict(b2=1.0), r'b2 = 1\.0'),
+    (dict(name='adam', momentum_decay=0.004), 'adam has not'),
+    (dict(name='nadam', momentum_decay='fast'), "momentum_decay = 'fast'"),
+])
+def test_mistakes_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        make(**settings)
