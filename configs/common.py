@@ -149,8 +149,8 @@ def get_config() -> ConfigDict:
         name='adamw',  # 'sgd' | 'rmsprop' | 'adam' | 'nadam' | 'adamw' | 'nadamw' | 'lamb' |
                        # 'lion' | 'muon'; how weights decay is `decay`'s matter, not the name's
         b1=0.9,  # all but sgd and rmsprop; muon's Adam for what is no matrix
-        b2=0.999,  # the same (lion's paper: 0.99)
-        eps=1e-8,  # adam to lamb (lamb's paper: 1e-6), rmsprop
+        b2=0.999,  # the same (lion's paper has 0.99)
+        eps=1e-8,  # all but sgd, lion and muon (lamb's paper has 1e-6)
         alpha=0.99,  # rmsprop: what the mean of the squares keeps in a step
         momentum=0.9,  # sgd, muon, rmsprop (torch's default for rmsprop: 0)
         nesterov=True,  # sgd, muon
@@ -171,12 +171,12 @@ def get_config() -> ConfigDict:
         cooldown=dict(steps=0),  # the last of the run: linear, from where the schedule is
         cooldown_final=0.0,  # the end of the cool-down, as a share of lr
         final=0.0,  # polynomial, cosine, cosine_restarts, one_cycle: the end, as a share of lr
-        low=0.04,  # triangular: the lowest, one_cycle: the start, as a share of lr
+        low=0.04,  # triangular, triangular2: the lowest; one_cycle: the start; a share of lr
         every=dict(epochs=10),  # step, exponential: how often gamma is applied
         gamma=0.1,  # step, multi_step, exponential: the factor
         at=(),  # multi_step: durations from the start at which gamma is applied
         power=1.0,  # polynomial (1: linear)
-        period=dict(epochs=10),  # cosine_restarts: the first; triangular: up and down again
+        period=dict(epochs=10),  # cosine_restarts: the first; triangular, triangular2: up and down
         mult=1.0,  # cosine_restarts: each period's length as a multiple of the one before
         rise=0.3,  # one_cycle: the share of the run that climbs
     )

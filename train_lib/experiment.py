@@ -172,7 +172,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     total = max(steps_of(config.duration, 'duration'), 1)
     stages = make_stages(config.curriculum, partial(steps_of, total=total))
     schedule = make_schedule(config.schedule.to_dict(), total, partial(steps_of, total=total),
-                             stages)
+                             stages, batch_size=config.batch_size)
     prepared = prepared_for(config)
     spec = image_spec(config, prepared)
     evals = _eval_splits(config, parts, spec, mesh.size)

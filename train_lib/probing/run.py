@@ -190,7 +190,8 @@ def _shares(config, examples: int) -> np.ndarray:
     """The learning rate of each step as a share of the setting's, float32 [steps]."""
     total, stages = _stages(config, examples)
     schedule = make_schedule(config.schedule.to_dict() | dict(lr=1.0), total,
-                             partial(_steps, config, examples, total=total), stages)
+                             partial(_steps, config, examples, total=total), stages,
+                             batch_size=config.batch_size)
     return np.asarray(jax.jit(jax.vmap(schedule))(np.arange(total)))
 
 
