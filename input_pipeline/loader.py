@@ -24,7 +24,7 @@ import grain
 import numpy as np
 
 from input_pipeline import curriculum as curricula
-from input_pipeline import decode, sources, transforms, warp  # noqa: F401
+from input_pipeline import decode, sources, transforms
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.order import Order, Walk

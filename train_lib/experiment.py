@@ -25,6 +25,7 @@ from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
 from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, parts_of, save_splits
+from input_pipeline.warp import BORDERS
 from train_lib import finetuning, start, workdirs
 from train_lib.checkpoints import Checkpointer, latest_good
 from train_lib.command_line import Command
@@ -132,7 +133,7 @@ def make_model(config: ConfigDict, classes: Mapping[str, tuple]) -> nnx.Module:
 def _check_values(config: ConfigDict, devices: int) -> None:
     for key, value, allowed in (
             ('precision', config.precision, DTYPES),
-            ('image.border', config.image.border, loader.warp.BORDERS),
+            ('image.border', config.image.border, BORDERS),
             ('eval.metric', config.eval.metric, ('accuracy', 'loss'))):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
