@@ -148,11 +148,6 @@ def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size
     return plan
 
 
-def draw_maps(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size) -> list:
-    """The pull maps of `draw` alone."""
-    return draw(transforms, rng, size).geometry
-
-
 def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge') -> np.ndarray:
     """Applies a plan; the picture is not written to.
 

@@ -7,7 +7,7 @@ from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
 from input_pipeline import geometry, warp
-from input_pipeline.transforms import TRANSFORMS, draw_maps, make_transform
+from input_pipeline.transforms import TRANSFORMS, draw, make_transform
 
 SIZE = (61, 83)
 SMOOTH = ['hflip', 'rotate', 'scale', 'shear', 'shift', 'elastic', 'perspective', 'rotate90',
@@ -21,8 +21,8 @@ def photo(height, width):
 
 def drawn(names, seed, size, **params):
     specs = [{'kind': name, 'p': 1, **params.get(name, {})} for name in names]
-    return draw_maps(tuple(make_transform(spec, '') for spec in specs),
-                     np.random.default_rng(seed), size)
+    return draw(tuple(make_transform(spec, '') for spec in specs),
+                np.random.default_rng(seed), size).geometry
 
 
 def test_flips_are_exact_and_their_own_inverse():
