@@ -1,0 +1,318 @@
+"""Stored logits: what a model said of every example, found again by id.
+
+    <workdir>/predictions/<source>/<view>/
+        ids.npy     str [N]
+        labels.npy  int32 [N], -1: unlabelled; several heads: labels.<head>.npy
+        logits.npy  float16 or float32 [N, C], likewise
+        meta.json   what they were made from, and how many rows are finished
+    <workdir>/predictions/<source>/writing-<view>/   not finished yet; never read
+    <workdir>/predictions/<source>.npz               what training writes
+
+<source> is 'val', 'test', 'train', or the name of other data; <view> is how the pictures were
+shown. Arrays are memory-mapped, so members larger than memory can be passed over in blocks.
+
+float16 rounds a logit below 16 by at most 0.004, and so a probability by less than 1 % of
+itself: far less than two folds differ, for half the disk and half the reading.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from train_lib.errors import ConfigError
+from train_lib.records import write_json
+
+FORMAT = 1
+DTYPES = ('float16', 'float32')
+OUT_OF_FOLD = 'out_of_fold'
+IDENTITY = 'identity'
+# What may differ without making the logits other logits; it must not while they are written.
+_FREE = ('batch_size',)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """Logits of one model, fold and view for the rows of one source.
+
+    `roles` and `groups` are of the run's split.csv: {id: 'train' | 'val' | 'test'} and {id: group},
+    {} where it is not known. `groups` is {} too if the run let groups fall on two sides.
+    """
+
+    name: str
+    model: str  # the same for all folds of a run
+    architecture: str
+    fold: int | None
+    workdir: Path
+    source: str
+    view: str
+    ids: np.ndarray
+    labels: Mapping[str, np.ndarray]  # {head: int32 [N]}
+    logits: Mapping[str, np.ndarray]  # {head: [N, C]}, mostly memory-mapped
+    classes: Mapping[str, tuple[str, ...]]
+    digest: str  # of the checkpoint, '' if not known
+    roles: Mapping[str, str]
+    groups: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Writer:
+    """Writes one folder of the store, and goes on with one that was left unfinished.
+
+    `write` in the order of the rows, `flush(rows)` now and then, `commit()` at the end. What lies
+    there unfinished is taken up if it was made from the same things, else begun anew.
+    """
+
+    def __init__(self, folder: Path, about: Mapping, ids: np.ndarray,
+                 labels: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]],
+                 dtype: str):
+        self.folder = folder
+        self._about = make_about(about, ids, classes, dtype)
+        self._writing = folder.with_name(f'writing-{folder.name}')
+        meta = _meta(self._writing)
+        if _made_from(meta) == self._about:
+            self.rows_done = meta['rows_done']
+        else:
+            self.rows_done = 0
+            shutil.rmtree(self._writing, ignore_errors=True)
+            self._writing.mkdir(parents=True)
+            np.save(self._writing / 'ids.npy', ids.astype(np.str_), allow_pickle=False)
+            for head, values in labels.items():
+                np.save(self._writing / _file('labels', head, labels), values.astype(np.int32))
+        self._logits = {}
+        for head, names in classes.items():
+            path = self._writing / _file('logits', head, classes)
+            self._logits[head] = np.lib.format.open_memmap(
+                path, 'r+' if self.rows_done else 'w+', dtype, (len(ids), len(names)))
+        if not self.rows_done:
+            self.flush(0)
+
+    def write(self, rows: np.ndarray, logits: Mapping[str, np.ndarray]) -> None:
+        """Puts float32 [n, C] of each head at these rows.
+
+        Raises:
+            ConfigError: a logit is not finite, or too large for the stored type.
+        """
+        for head, values in logits.items():
+            target = self._logits[head]
+            if not np.isfinite(values).all():
+                raise ConfigError(f'{self.folder}: the model gives logits that are not finite '
+                                  f'(NaN or infinite): its weights or its precision are at fault; '
+                                  f'try config.precision=float32 in training.')
+            largest = np.abs(values).max(initial=0)
+            if largest > np.finfo(target.dtype).max:
+                raise ConfigError(f'config.predict.dtype = {target.dtype.name!r} holds numbers up '
+                                  f'to {np.finfo(target.dtype).max:.0f}, and a logit of '
+                                  f'{self.folder} is {largest:.4g}: use float32.')
+            target[rows] = values
+
+    def flush(self, rows_done: int) -> None:
+        """Makes what was written durable, and records that so many rows are finished."""
+        for values in self._logits.values():
+            values.flush()
+        write_json(self._writing / 'meta.json', self._about | dict(rows_done=rows_done))
+        self.rows_done = rows_done
+
+    def commit(self) -> None:
+        """Puts the finished folder in its place, and an older one out of it."""
+        self.flush(self._about['rows'])
+        self._logits = {}
+        old = self.folder.with_name(f'writing-removed-{self.folder.name}')
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            os.rename(self.folder, old)
+        os.rename(self._writing, self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def make_about(about: Mapping, ids: Sequence[str], classes: Mapping[str, Sequence[str]],
+               dtype: str) -> dict:
+    """The content of meta.json but for the rows finished, as JSON gives it back."""
+    content = dict(format=FORMAT, rows=len(ids), dtype=dtype,
+                   classes=[[head, list(names)] for head, names in classes.items()], **about)
+    return json.loads(json.dumps(content))
+
+
+def is_stored(folder: Path, about: Mapping) -> bool:
+    """Whether a finished folder was made from the same things (`about` of `make_about`)."""
+    def essential(content):
+        return content and {key: value for key, value in content.items() if key not in _FREE}
+
+    return essential(_made_from(_meta(folder))) == essential(about)
+
+
+def _meta(folder: Path) -> dict:
+    """meta.json, {} if there is none that can be read."""
+    try:
+        content = json.loads((folder / 'meta.json').read_text(encoding='utf-8'))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _made_from(meta: dict) -> dict:
+    return {key: value for key, value in meta.items() if key != 'rows_done'}
+
+
+def _file(what: str, head: str, heads) -> str:
+    return f'{what}.{quote(head, safe="")}.npy' if len(heads) > 1 else f'{what}.npy'
+
+
+def open_member(path: Path) -> Member:
+    """A member from a folder of the store, or from a predictions/<split>.npz.
+
+    Raises:
+        ConfigError: it is missing, unfinished, damaged, or of another checkpoint than the run's
+            best one.
+    """
+    path = Path(path)
+    workdir = path.parents[1] if path.suffix == '.npz' else path.parents[2]
+    fold, root = fold_of(workdir), Path(os.path.abspath(workdir))
+    root = root if fold is None else root.parent
+    splits = splits_of(workdir)
+    read = _read_npz if path.suffix == '.npz' else _read_folder
+    try:
+        content = read(path, tuple(splits.labels))
+    except _UNREADABLE as error:
+        raise ConfigError(f'The predictions {path} cannot be read ({" ".join(str(error).split())}'
+                          f'): run `main.py predict --workdir={root}`.') from None
+    roles = splits.roles
+    if content['source'] == OUT_OF_FOLD:  # split.csv of the whole run is that of one fold
+        roles = roles | dict.fromkeys(content['ids'].tolist(), 'val')
+    model = root.name
+    name = model if fold is None else f'{model}/fold_{fold}'
+    if content['view'] != IDENTITY:
+        name = f'{name}:{content["view"]}'
+    architecture = content.pop('architecture') or config_of(workdir).get(
+        'model', {}).get('name', '')
+    member = Member(name=name, model=model, architecture=architecture, fold=fold, workdir=workdir,
+                    roles=roles, groups=splits.groups, **content)
+    for head, names in member.classes.items():
+        wanted = (len(member), len(names))
+        if member.logits[head].shape != wanted or len(member.labels[head]) != len(member):
+            raise ConfigError(f'The predictions {path} hold {member.logits[head].shape} logits for '
+                              f'{wanted} rows and classes of the head {head!r}: predict them '
+                              f'anew.')
+    return member
+
+
+def _read_folder(path: Path, heads: Sequence[str]) -> dict:
+    meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
+    if meta['format'] > FORMAT:
+        raise ValueError(f'format {meta["format"]}, and this version of the code reads up to '
+                         f'{FORMAT}')
+    if meta['rows_done'] != meta['rows']:
+        raise ValueError(f'{meta["rows_done"]} of {meta["rows"]} rows are finished')
+    workdir = path.parents[2]
+    result = workdir / 'result.json'
+    best = json.loads(result.read_text()).get('best_step') if result.exists() else None
+    if best is not None and best != meta['step']:
+        raise ValueError(f'it is of step {meta["step"]}, and the best step of the run is {best}')
+    classes = {head: tuple(names) for head, names in meta['classes']}
+
+    def load(what):
+        return {head: np.load(path / _file(what, head, classes), mmap_mode='r', allow_pickle=False)
+                for head in classes}
+
+    return dict(source=path.parent.name, view=path.name, classes=classes, labels=load('labels'),
+                logits=load('logits'), digest=meta['digest'], architecture=meta['model'],
+                ids=np.load(path / 'ids.npy', mmap_mode='r', allow_pickle=False))
+
+
+def _read_npz(path: Path, heads: Sequence[str]) -> dict:
+    with np.load(path, allow_pickle=False) as file:
+        content = {name: file[name] for name in file.files}
+    several = [name.partition('/')[2] for name in content if name.startswith('logits/')]
+    # With one head the file does not name it.
+    named = {head: f'/{head}' for head in several} or {heads[0] if heads else 'class': ''}
+    return dict(source=path.stem, view=IDENTITY, digest='', architecture='', ids=content['ids'],
+                labels={head: content[f'labels{key}'] for head, key in named.items()},
+                logits={head: content[f'logits{key}'] for head, key in named.items()},
+                classes={head: tuple(content[f'classes{key}'].tolist())
+                         for head, key in named.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """split.csv of a run; see `Member`. `labels`: {head: class name of each row, '' for none}."""
+
+    roles: Mapping[str, str]
+    groups: Mapping[str, str]
+    labels: Mapping[str, tuple[str, ...]]
+
+    def training_labels(self, head: str) -> list[str]:
+        """The class names of the rows that train."""
+        return [name for name, role in zip(self.labels[head], self.roles.values())
+                if role == 'train']
+
+
+def splits_of(workdir: Path) -> Splits:
+    """Who trained, validated and tested in a run; all empty if it has no split.csv."""
+    path = workdir / 'split.csv'
+    if not path.exists():
+        return Splits({}, {}, {})
+    with open(path, encoding='utf-8', newline='') as file:
+        reader = csv.reader(file)
+        header = next(reader)
+        columns = dict(zip(header, zip(*reader)))
+    grouped = config_of(workdir).get('split', {}).get('grouped', True)
+    groups = zip(columns['id'], columns['group']) if 'group' in columns and grouped else ()
+    return Splits(dict(zip(columns['id'], columns['split'])),
+                  {name: group for name, group in groups if group},
+                  {name.removeprefix('label/'): values for name, values in columns.items()
+                   if name.startswith('label/')})
+
+
+def fold_of(workdir: Path) -> int | None:
+    """k of a folder fold_<k>, None of another."""
+    name = re.fullmatch(r'fold_(\d+)', os.path.basename(os.path.abspath(workdir)))
+    return int(name[1]) if name else None
+
+
+def config_of(workdir: Path) -> dict:
+    """config.json of a run, {} if it has none."""
+    try:
+        return json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+
+
+def natural(name: str) -> list:
+    """A key that sorts 'fold_10' after 'fold_9'."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
+
+
+def members_of(workdir: Path, source: str, views: Sequence[str] = ()) -> list[Member]:
+    """The members of one run without folds, or of one fold: one a view.
+
+    Args:
+        workdir: of the run or the fold.
+        source: see above.
+        views: those wanted, in this order; (): all there are.
+
+    Raises:
+        ConfigError: there are none, or a wanted one is missing.
+    """
+    folder = workdir / 'predictions' / source
+    found = {path.name: path for path in sorted(folder.glob('*'), key=lambda p: natural(p.name))
+             if path.is_dir() and not path.name.startswith('writing-')}
+    if not found and folder.with_name(f'{source}.npz').exists():
+        found = {IDENTITY: folder.with_name(f'{source}.npz')}
+    missing = [view for view in views if view not in found]
+    if missing or not found:
+        what = f'the view {missing[0]!r} of {source!r}' if missing else repr(source)
+        raise ConfigError(f'{workdir} has no predictions of {what}: run `main.py predict '
+                          f'--workdir={workdir}` for them.')
+    return [open_member(found[view]) for view in views or found]
