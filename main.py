@@ -1,5 +1,6 @@
 """Trains, evaluates and reports: python main.py [VERB] --config=FILE [--config.key=value ...]."""
 
+import importlib
 import sys
 
 from train_lib.platform import choose_platform
@@ -8,15 +9,20 @@ choose_platform()  # before anything imports JAX
 
 from input_pipeline.errors import DataError  # noqa: E402
 from models.errors import ModelError  # noqa: E402
-from train_lib import command_line, experiment, model_list, packed  # noqa: E402
+from train_lib import command_line, distributed  # noqa: E402
+from train_lib.compile_cache import use_compile_cache  # noqa: E402
 from train_lib.errors import CheckpointError, ConfigError  # noqa: E402
 from train_lib.progress import setup_logging  # noqa: E402
 
+# verb: its module and function; only the one asked for is loaded.
 RUNNERS = {
-    'train': experiment.train,
-    'report': experiment.report,
-    'pack': packed.pack_command,
-    'models': model_list.list_command,
+    'train': 'train_lib.experiment:train',
+    'report': 'train_lib.experiment:report',
+    'predict': 'train_lib.prediction:predict_command',
+    'lr_find': 'train_lib.lr_finder:lr_find',
+    'explore': 'train_lib.exploration:explore',
+    'pack': 'train_lib.packed:pack_command',
+    'models': 'train_lib.model_list:list_command',
 }
 
 
@@ -25,7 +31,9 @@ def main(argv: list[str]) -> int:
     setup_logging()
     try:
         command = command_line.parse(argv)
-        return RUNNERS[command.verb](command)
+        use_compile_cache(command.config is None or command.config.compile_cache)
+        module, _, function = RUNNERS[command.verb].partition(':')
+        return getattr(importlib.import_module(module), function)(command)
     except (ConfigError, DataError, ModelError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
@@ -35,4 +43,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    distributed.leave(lambda: main(sys.argv[1:]))

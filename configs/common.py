@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of weights, order, augmentation, dropout and splits
     config.duration = dict(epochs=30)  # length of the training
     config.batch_size = 64  # examples a step, over all devices
+    config.accumulate = 1  # parts of a batch done one after another, for one update: less memory;
+                           # the same gradient, but a BatchNorm sees one part at a time
     config.precision = 'float32'  # of the computation: 'float32' | 'bfloat16'; weights stay float32
 
     config.data = dict(
@@ -99,8 +101,9 @@ def get_config() -> ConfigDict:
         crop_pct=_anything(None),  # crop: the share that is kept of the resized picture [1.0]
         mean=_anything(None),  # of (x / 255 - mean) / std, on the device [(.5, .5, .5)]
         std=_anything(None),  # [(.5, .5, .5)]
-        reduced_decode=True,  # decode large JPEGs at 1/2, 1/4 or 1/8 if they stay 3x the size
-        cache_mb=1024,  # decoded pictures are kept in memory if all of them fit
+        reduced_decode=True,  # decode large JPEGs at 1/2, 1/4 or 1/8: for evaluation if they stay
+                              # 3x the size, for transforms if they show as much
+        cache_mb=1024,  # MiB of decoded pictures that are kept, if all fit at the size above
     )
     # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one
     # after another; the last one lasts to the end. Kinds, units: input_pipeline/transforms.py.
@@ -117,7 +120,9 @@ def get_config() -> ConfigDict:
 
     # name and every keyword of models.create_model for that name (depth, img_size, drop_path, ...)
     config.model = dict(name='vit_tiny_patch16_224')
-    config.init = {
+    config.init = {  # a checkpoint in the workdir itself comes before all of these; give one
+        'resume_from': '',  # another workdir: go on in this one from where that run was, with the
+                            # same settings and data: optimizer, step, order of the data and all
         'from': '',  # a workdir: start from its best weights (a head of another size starts anew)
         'pretrained': '',  # 'default', a tag of timm's (`main.py models` lists them), a
                            # .safetensors or .pth file, or a Hugging Face repository
@@ -179,6 +184,28 @@ def get_config() -> ConfigDict:
         period=dict(epochs=10),  # cosine_restarts: the first; triangular, triangular2: up and down
         mult=1.0,  # cosine_restarts: each period's length as a multiple of the one before
         rise=0.3,  # one_cycle: the share of the run that climbs
+        plateau=dict(  # on top of any: lower while eval.metric does not improve
+            patience=_anything(None),  # a duration; longer than that without one: cut (None: off)
+            factor=0.1,
+            min_delta=0.0,  # that counts as an improvement, in units of the metric
+            cooldown=dict(steps=0),  # after a cut, until evaluations count again
+            min_scale=0.0,  # all cuts together, as a share of the schedule's rate
+        ),
+    )
+    config.early_stopping = dict(
+        patience=_anything(None),  # a duration without improvement of eval.metric (None: off)
+        min_delta=0.0,  # that counts as an improvement, in units of the metric
+        restore_best=True,  # the best weights count, stopped early or not (False: the last)
+    )
+    config.ema = dict(  # moving average of the weights and BatchNorm statistics, used to predict
+        decay=0.0,  # a step, e.g. 0.999 (0: no average)
+        warmup=True,  # after t steps at most (1 + t) / (10 + t)
+    )
+    # Steps whose loss, gradient or update is not finite. Costs a check of every number a step.
+    config.guard = dict(
+        skip=0,  # they change nothing; after so many in a row back to an older checkpoint, and on
+                 # without those batches (0: no guard, a loss that is not finite ends the run)
+        rollbacks=2,  # how often, before the run ends
     )
     config.loss = dict(
         name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |
@@ -203,7 +230,8 @@ def get_config() -> ConfigDict:
         every=dict(epochs=1),
         batch_size=256,
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
-        metric='accuracy',  # of the validation, for the best checkpoint: 'accuracy' | 'loss'
+        metric='accuracy',  # of the validation, for the best checkpoint, plateau and early
+                            # stopping: 'accuracy' | 'loss' | 'f1_macro' | 'nll'
     )
     config.checkpoint = dict(
         every=dict(epochs=1),
@@ -212,6 +240,35 @@ def get_config() -> ConfigDict:
     config.log = dict(
         every=dict(steps=20),
         tensorboard=True,
+    )
+    config.lr_find = dict(  # the verb lr_find: the loss while the learning rate grows
+        low=1e-7,  # the first learning rate
+        high=10.0,  # the last
+        steps=100,
+        smoothing=0.9,  # what the mean of the loss keeps in a step
+        stop_at=4.0,  # stop when the smoothed loss is so many times the lowest
+    )
+    config.profile = dict(  # a trace of the device and the host, in workdir/profile
+        start=dict(steps=20),  # the first step traced
+        steps=0,  # how many (0: none)
+    )
+    config.compile_cache = True  # keep compiled programs in ~/.cache/atelier/xla for later starts
+    config.curate = dict(  # the verbs explore and curate; measures: input_pipeline/curation
+        quality=dict(  # what is flagged
+            black_and_white=9.0,  # chroma below
+            dark=0.35,  # even the brightest hundredth of the pixels is below
+            bright=0.75,  # even the darkest hundredth is above
+            blurred=25.0,  # sharpness below
+            empty=0.02,  # contrast below
+            odd_aspect=3.0,  # a side is so many times the other
+            tiny=32.0,  # pixels of the shorter side below
+        ),
+        duplicates=dict(
+            bits=10,  # hashes that differ in so many of 64 are candidates
+            neighbours=10,  # so are a picture's nearest neighbours by gradients and features
+            correlation=0.975,  # of two pictures laid upon each other, at least
+            residual=1.5,  # their largest difference at most, in standard deviations
+        ),
     )
     config.pack = dict(  # the verb pack: data -> ArrayRecord files
         folder='',  # to write
@@ -223,7 +280,33 @@ def get_config() -> ConfigDict:
         # 'denoise', or dict(kind='face', margin=0.4, ...); see input_pipeline/preprocessing.
         preprocess=(),
     )
-    config.mesh = dict(data=-1)  # devices that share a batch (-1: all)
+    config.predict = dict(  # the verb predict: logits of a trained workdir, for voting
+        source='test',  # 'val' | 'test' | 'train' of the run's own data | 'data': config.data
+        name='',  # source=data: what these predictions are called ('': 'data')
+        labelled=True,  # source=data: False: the pictures have no labels, folders are no classes
+        views=('identity',),  # how each picture is shown, train_lib/views.py: also 'hflip',
+                              # 'vflip', 'both', 'scale1.15', 'flips', 'crops5', 'hflip+scale1.15'
+        dtype='float16',  # of the stored logits: 'float16' | 'float32'
+        batch_size=0,  # pictures a step, over all devices (0: eval.batch_size)
+    )
+    # Devices: all share a batch, and those along fsdp share the weights too (-1: the rest).
+    config.mesh = dict(data=-1, fsdp=1)
+    config.sharding = dict(  # how fsdp splits the weights
+        # Rows (regex, 'largest') or (regex, an axis or None for each dimension), the first match of
+        # the whole name holds: [('.*/kernel', (None, 'fsdp')), ('.*', ())]; 'auto': all by largest.
+        rules=_anything('auto'),
+        min_size=16384,  # smaller arrays stay whole
+    )
+    config.distributed = dict(  # several processes, each started with the same command
+        coordinator='auto',  # HOST:PORT of process 0; 'auto': as Slurm, Open MPI, Kubernetes or a
+                             # TPU pod say, and one process without them; '': one process
+        processes=0,  # how many, with a HOST:PORT
+        process=-1,  # the number of this one, with a HOST:PORT
+        timeout=30,  # seconds until a process that is not heard of counts as dead
+        join_timeout=300,  # seconds to wait for the others at the start
+    )
+    config.plan_only = False  # train: only show what a run takes in memory on config.mesh
+    config.plan_memory_gb = 80.0  # GiB of a device that the plan is held against
     return config
 
 

@@ -3,6 +3,8 @@
 Lengths are shares of the side or pixels of the model's input; angles are degrees.
 """
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -27,12 +29,17 @@ def shearing(x: float, y: float, size: Size) -> Projective:
     return warp.about_centre([[1 + x * y, x], [y, 1.0]], size)
 
 
+@functools.lru_cache(maxsize=16)
+def _mirror(x: float, y: float, size: Size) -> Projective:
+    return warp.about_centre([[x, 0.0], [0.0, y]], size)
+
+
 def _hflip(rng, size):
-    return warp.about_centre([[-1.0, 0.0], [0.0, 1.0]], size)
+    return _mirror(-1.0, 1.0, size)
 
 
 def _vflip(rng, size):
-    return warp.about_centre([[1.0, 0.0], [0.0, -1.0]], size)
+    return _mirror(1.0, -1.0, size)
 
 
 def _transpose(rng, size):
@@ -93,6 +100,11 @@ def _optical_distortion(rng, size, k):
     return warp.Radial(rng.uniform(-k, k), size)
 
 
+def _crop(rng, size, share, x, y):
+    """A window of `share` of the sides, at x (0 left, 1 right) and y (0 top, 1 bottom)."""
+    return warp.box((1 - share) * x, (1 - share) * y, share, share, size)
+
+
 def _center_crop(rng, size, share):
     return warp.box((1 - share) / 2, (1 - share) / 2, share, share, size)
 
@@ -143,10 +155,9 @@ def _elastic(rng, size, alpha, sigma):
 
 
 def _grid_distortion(rng, size, steps, limit):
-    moved = np.zeros((2, steps + 1))
-    rng.uniform(1 - limit, 1 + limit, (2, steps)).cumsum(1, out=moved[:, 1:])
-    y, x = moved / moved[:, -1:] * [[size[0] - 1], [size[1] - 1]]
-    return warp.Grid(x, y)
+    numbers = rng.uniform(1 - limit, 1 + limit, 2 * steps).tolist()
+    y, x = ([0.0, *itertools.accumulate(part)] for part in (numbers[:steps], numbers[steps:]))
+    return warp.Grid(np.array(x) * ((size[1] - 1) / x[-1]), np.array(y) * ((size[0] - 1) / y[-1]))
 
 
 # kind: (draw, defaults, allowed range of each parameter)
@@ -163,6 +174,8 @@ KINDS = {
     # Beyond 0.6 the horizon of a picture may lie inside its frame.
     'perspective': (_perspective, dict(p=0.5, distortion=0.5), dict(distortion=(0, 0.6))),
     'optical_distortion': (_optical_distortion, dict(p=1.0, k=0.2), dict(k=(0, 0.3))),
+    'crop': (_crop, dict(p=1.0, share=0.875, x=0.5, y=0.5),
+             dict(share=(0.01, 1), x=(0, 1), y=(0, 1))),
     'center_crop': (_center_crop, dict(p=1.0, share=0.875), dict(share=(0.01, 1))),
     'random_crop': (_random_crop, dict(p=1.0, share=0.875, padding=0),
                     dict(share=(0.01, 1), padding=(0, 1000))),

@@ -3,150 +3,31 @@
 Training walks an endless order of positions (order.py): position p belongs to step
 p // batch_size, and a batch may straddle two epochs. What an example looks like is a pure
 function of (seed, epoch, id, copy): threads, workers, hosts, folds and resuming change nothing.
-
-A stage without crops works on the picture as evaluation sees it, resized to the model's input,
-and only that is cached. A stage with a crop would blow up what resizing threw away, so it works
-on the file itself, decoded at the smallest JPEG scale that loses nothing, with crop, resize and
-all other geometry in one look-up. Under image.resize=squash, and under the others if the stage
-has `random_resized_crop`, the frame of such a stage is the whole picture, as in timm's training;
-otherwise it is the padded or centre-cropped picture. Its files are decoded anew each time, except
-those of at most twice the input's sides, which are cached whole.
 """
 
 import dataclasses
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 
-import cv2
 import grain
 import numpy as np
 
 from input_pipeline import curriculum as curricula
-from input_pipeline import decode, sources, transforms
+from input_pipeline import decode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.order import Order, Walk
+from input_pipeline.pictures import ImageSpec, Pictures, View
 
 # What a random stream is for: streams of different purposes never meet.
 _AUGMENT = 2
-_CROPS = ('random_resized_crop', 'random_crop', 'center_crop')
-
-cv2.setNumThreads(0)  # Grain's threads are the parallelism; OpenCV's would fight them.
+_PLAIN = curricula.Stage(0, ())
+# Examples drawn at a time: it is faster to do the same again than things in turn. The files of
+# crops are held meanwhile.
+_AHEAD = 8
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSpec:
-    """How a picture becomes the model's input (config.image)."""
-
-    size: int
-    resize: str = 'squash'
-    border: str = 'edge'
-    interpolation: str = 'area'
-    crop_pct: float = 1.0
-    reduced_decode: bool = True
-
-
-class Pictures:
-    """The pictures of a manifest by row: resized, or as a stage of the curriculum shows them.
-
-    Resized ones are kept in memory if all of them fit, and whole ones, for crops, while they are
-    small and fit. Thread-safe: two threads may decode the same row, and both get the same pixels.
-    """
-
-    def __init__(self, manifest: Manifest, spec: ImageSpec, cache_mb: float = 0):
-        self._locations = manifest.table['location'].to_numpy()
-        self._root = manifest.root
-        self._spec = spec
-        self._cache_bytes = cache_mb * 2**20
-        shape = (len(manifest), spec.size, spec.size, 3)
-        fits = np.prod(shape, dtype=np.int64) <= self._cache_bytes
-        self._cache = np.empty(shape, np.uint8) if fits else None
-        self._filled = np.zeros(len(manifest), bool)
-        self._whole: dict[int, np.ndarray] = {}
-        self._whole_bytes = 0
-
-    def location(self, row: int) -> str:
-        """Where the row's picture is."""
-        return self._locations[row]
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        """uint8 [size, size, 3]; the caller must not write to it."""
-        if self._cache is not None and self._filled[row]:
-            return self._cache[row]
-        spec, size = self._spec, (self._spec.size, self._spec.size)
-        # Pillow's filters are chosen for their exact pixels, which need the whole picture.
-        reduced = spec.reduced_decode and spec.interpolation == 'area'
-        picture = sources.read_image(
-            self._root, self._locations[row],
-            decode.resize_target(size, spec.crop_pct) if reduced else None)
-        picture = decode.resize(picture, size, spec.resize, interpolation=spec.interpolation,
-                                crop_pct=spec.crop_pct)
-        if self._cache is not None:
-            self._cache[row] = picture
-            self._filled[row] = True
-        return picture
-
-    def augmented(self, row: int, stage: curricula.Stage, rng: np.random.Generator) -> np.ndarray:
-        """A row in a stage, uint8 [size, size, 3]; the caller must not write to it."""
-        spec, size = self._spec, (self._spec.size, self._spec.size)
-        if not stage.transforms:
-            return self[row]
-        crops = [item.kind for item in stage.transforms
-                 if item.kind in _CROPS and item.params.get('share', 0) < 1]
-        if not crops:
-            plan = transforms.draw(stage.transforms, rng, size)
-            return transforms.apply(plan, self[row], size, spec.border)
-        data, whole, source = self._source(row)
-        plan = transforms.draw(stage.transforms, rng, size, source)
-        # Not below the input's size: a chain that shrinks the whole may show parts of it larger.
-        needed = tuple(map(max, transforms.source_size(plan, size), size))
-        framed = ((spec.resize != 'squash' or spec.crop_pct < 1)
-                  and 'random_resized_crop' not in crops)
-        if whole is None:
-            least = decode.resize_target(needed, spec.crop_pct) if framed else needed
-            whole = decode.decode(data, name=self._locations[row], tight=not framed,
-                                  min_size=least if spec.reduced_decode else None)
-        if framed:
-            # A larger frame, but no larger than the file is in it.
-            limit = (max if spec.resize == 'pad' else min)(whole.shape[:2])
-            side = max(min(*needed, math.floor(limit * spec.crop_pct)), spec.size)
-            whole = decode.resize(whole, (side, side), spec.resize, crop_pct=spec.crop_pct)
-        return transforms.apply(plan, whole, size, spec.border)
-
-    def _source(self, row: int) -> tuple[bytes, np.ndarray | None, tuple[int, int]]:
-        """(the file, its whole picture unless decoding may depend on what is needed, (h, w))."""
-        if row in self._whole:
-            return b'', self._whole[row], self._whole[row].shape[:2]
-        location, small = self._locations[row], 2 * self._spec.size
-        if sources.scheme_of(location) in sources.DRAWN:
-            data, whole = b'', sources.read_image(self._root, location)
-        else:
-            data = sources.read_bytes(self._root, location)
-            source = decode.size_of(data)
-            if source and max(source) > small:
-                return data, None, source
-            whole = decode.decode(data, name=location)
-        if max(whole.shape) <= small and self._whole_bytes + whole.nbytes <= self._cache_bytes:
-            self._whole[row] = whole
-            self._whole_bytes += whole.nbytes
-        return data, whole, whole.shape[:2]
-
-    def blank(self) -> np.ndarray:
-        """What stands for a picture that cannot be read, uint8 [size, size, 3]."""
-        return np.zeros((self._spec.size, self._spec.size, 3), np.uint8)
-
-    def __getstate__(self):
-        # A worker process fills a cache of its own.
-        return {**self.__dict__, '_filled': np.zeros_like(self._filled), '_whole': {},
-                '_whole_bytes': 0, '_cache': None if self._cache is None else self._cache.shape}
-
-    def __setstate__(self, state):
-        shape = state['_cache']
-        self.__dict__.update(state, _cache=None if shape is None else np.empty(shape, np.uint8))
 
 
 def example_keys(manifest: Manifest) -> np.ndarray:
@@ -218,21 +99,31 @@ class _TrainBatch:
         first = int(step) * self.batch_size + index * local
         stage = self.stages[curricula.stage_at(self.stages, step)]
         images, rows = _Stack(local), []
-        for position in range(first, first + local):
-            row, picture = self._example(stage, *self.order(position))
-            rows.append(row)
-            images.add(picture)
+        for start in range(first, first + local, _AHEAD):
+            examples = [self.order(position)
+                        for position in range(start, min(start + _AHEAD, first + local))]
+            for view, example in [(self._view(stage, *one), one) for one in examples]:
+                row, picture = self._example(stage, view, *example)
+                rows.append(row)
+                images.add(picture)
         return {'image': images.array,
                 **{name: values[rows] for name, values in self.columns.items()}}
 
-    def _example(self, stage: curricula.Stage, epoch: int, row: int, copy: int
+    def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
+        rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
+        try:
+            return self.pictures.draw(row, stage, rng)
+        except decode.UnreadableImage:
+            return None  # `_example` meets the same
+
+    def _example(self, stage: curricula.Stage, view: View | None, epoch: int, row: int, copy: int
                  ) -> tuple[int, np.ndarray]:
         def show(shown: int) -> np.ndarray:
             rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
             return self.pictures.augmented(shown, stage, rng)
 
         try:
-            return row, show(row)
+            return row, show(row) if view is None else self.pictures.show(view)
         except decode.UnreadableImage as error:
             if self.replacements is None:
                 raise
@@ -262,6 +153,7 @@ class _EvalBatch:
     batch_size: int
     shard: tuple[int, int]
     unreadable: str
+    view: curricula.Stage
 
     def __call__(self, batch: int) -> dict:
         index, count = self.shard
@@ -272,7 +164,8 @@ class _EvalBatch:
         images = _Stack(local)
         for i, row in enumerate(rows.tolist()):
             try:
-                images.add(self.pictures[row])
+                rng = np.random.default_rng(0) if self.view.transforms else None
+                images.add(self.pictures.augmented(row, self.view, rng, exact=True))
             except decode.UnreadableImage as error:
                 if self.unreadable == 'error':
                     raise
@@ -324,7 +217,7 @@ def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricu
             epoch.
         shard: (number of this process, how many processes).
         threads, workers, prefetch: how the work is done; they change no pixel.
-        cache_mb: pictures are kept in memory up to so many MiB; resized ones if all fit.
+        cache_mb: decoded pictures are kept in memory, up to so many MiB (pictures.py).
         unreadable: what becomes of a picture that can no longer be read: 'error', or 'drop':
             the next readable one of its class (of the first head) is shown, with its labels.
         replaced: filled in with {row: row shown in its place}. Worker processes only log them.
@@ -352,18 +245,22 @@ def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricu
 
 def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
                  shard: tuple[int, int] = (0, 1), threads: int = 2, prefetch: int = 4,
-                 cache_mb: float = 0, unreadable: str = 'error'
-                 ) -> Callable[[], grain.DatasetIterator]:
-    """A function that starts one pass over every example, in order, none dropped.
+                 cache_mb: float = 0, unreadable: str = 'error',
+                 view: curricula.Stage = _PLAIN, pictures: Pictures | None = None
+                 ) -> Callable[..., grain.DatasetIterator]:
+    """A function that starts one pass over every example, in order, none dropped; given a number,
+    from that batch on. `view` is how every picture is shown: transforms that draw nothing.
+    `pictures` are those of the manifest, if several passes share what they keep.
 
     The last batch is filled up with rows of `mask=False`; with unreadable='drop' a picture that
     broke since the start of the run is such a row too, else it is an error. Batches: as in
     training, and mask=bool [b], row=int32 [b] (the row of the manifest).
     """
-    batch = _EvalBatch(Pictures(manifest, spec, cache_mb), _columns(manifest),
-                       len(manifest), batch_size, shard, unreadable)
+    batch = _EvalBatch(pictures or Pictures(manifest, spec, cache_mb), _columns(manifest),
+                       len(manifest), batch_size, shard, unreadable, view)
     batches = -(-len(manifest) // batch_size)
-    return lambda: _iterate(batch, batches, threads=threads, workers=0, prefetch=prefetch)
+    return lambda first=0: _iterate(lambda number: batch(first + number), batches - first,
+                                    threads=threads, workers=0, prefetch=prefetch)
 
 
 @dataclasses.dataclass(frozen=True)

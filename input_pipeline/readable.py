@@ -42,18 +42,13 @@ def check_readable(manifest: Manifest, *, policy: str = 'error', cache_dir: str 
     """
     if policy not in POLICIES:
         raise DataError(f'data.unreadable={policy!r} is unknown: use one of {", ".join(POLICIES)}.')
-    locations = manifest.table['location'].tolist()
-    rows = [row for row, location in enumerate(locations) if scheme_of(location) not in DRAWN]
-    if not rows:
-        return manifest
-    reasons = _check_files(manifest.root, [locations[row] for row in rows], cache_dir,
-                           workers or min(32, 2 * (os.cpu_count() or 1)), progress)
-    bad = {row: reason for row, reason in zip(rows, reasons) if reason}
+    bad, asked = unreadable(manifest, cache_dir=cache_dir, workers=workers, progress=progress)
     if not bad:
         return manifest
+    locations = manifest.table['location'].tolist()
     shown = '; '.join(f'{locations[row]!r} {reason}' for row, reason in list(bad.items())[:_SHOWN])
     more = f'; and {len(bad) - _SHOWN} more' if len(bad) > _SHOWN else ''
-    found = (f'{len(bad)} of {len(rows)} images in {manifest.root!r} cannot be read '
+    found = (f'{len(bad)} of {asked} images in {manifest.root!r} cannot be read '
              f'({shown}{more})')
     if policy == 'error':
         raise DataError(f'{found}: restore them, or go on without them by '
@@ -70,6 +65,21 @@ def check_readable(manifest: Manifest, *, policy: str = 'error', cache_dir: str 
             raise DataError(f'Class {names[gone[0]]!r} of head {head!r} has no readable image '
                             f'left ({shown}{more}): restore some or take the class out.')
     return kept
+
+
+def unreadable(manifest: Manifest, *, cache_dir: str | None = None, workers: int | None = None,
+               progress: Callable[[int, int], None] | None = None) -> tuple[dict[int, str], int]:
+    """Which rows cannot be read and why, such as 'is truncated', and how many files were asked.
+
+    Args: as of `check_readable`.
+    """
+    locations = manifest.table['location'].tolist()
+    rows = [row for row, location in enumerate(locations) if scheme_of(location) not in DRAWN]
+    if not rows:
+        return {}, 0
+    reasons = _check_files(manifest.root, [locations[row] for row in rows], cache_dir,
+                           workers or min(32, 2 * (os.cpu_count() or 1)), progress)
+    return {row: reason for row, reason in zip(rows, reasons) if reason}, len(rows)
 
 
 def _check_files(root: str, locations: list[str], cache_dir: str | None, workers: int,

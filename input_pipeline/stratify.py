@@ -11,7 +11,6 @@ import logging
 import warnings
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
@@ -193,6 +192,8 @@ def _deal_groups(pool: Pool, rows: np.ndarray, folds: int, rng: np.random.Genera
     if folds < 2:
         fold[rows] = 0
         return fold
+    from sklearn.model_selection import StratifiedGroupKFold  # half a second: only who asks pays
+
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
     places = np.flatnonzero(rows)
     with warnings.catch_warnings():

@@ -148,7 +148,8 @@ def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size
     return plan
 
 
-def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge') -> np.ndarray:
+def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
+          part: warp.Part = (1, 1)) -> np.ndarray:
     """Applies a plan; the picture is not written to.
 
     Args:
@@ -158,11 +159,12 @@ def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge') -> 
             `source_size(plan, size)`.
         size: (height, width) of the result.
         border: what a warp sees outside, a key of `warp.BORDERS`.
+        part: of the picture that is no padding, as in `warp.warp`.
 
     Returns:
         RGB uint8 [height, width, 3].
     """
-    picture = warp.warp(picture, plan.geometry, border, size)
+    picture = warp.warp(picture, plan.geometry, border, size, part)
     picture = color.apply(picture, plan.color)
     for step in (*plan.filter, *plan.erasing):
         picture = step(picture)

@@ -13,26 +13,29 @@ what comes after that works on every pixel. Pull maps run backwards, so a chain 
 the grid distortion listed last, the elastic one before it, and all that is affine before both.
 
 Coordinates are (x, y) in pixels, pixel centres at whole numbers. A chain works in the frame of
-its output, [0, width - 1] x [0, height - 1], over which the whole picture is laid.
+its output, [0, width - 1] x [0, height - 1], over which the whole picture is laid. The points
+of all its pixels are two planes, x and y, float32 [H, W]: faster to make and to look up than pairs.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
+from input_pipeline import splines
+
 Size = tuple[int, int]  # height, width
+Part = tuple[float, float]  # shares of a picture's sides: down, right
+Planes = tuple[np.ndarray, np.ndarray]  # x, y
 
 BORDERS = {'edge': (cv2.BORDER_REPLICATE, 0), 'reflect': (cv2.BORDER_REFLECT_101, 0),
            'white': (cv2.BORDER_CONSTANT, 255), 'black': (cv2.BORDER_CONSTANT, 0)}
 
-# Multiply-adds up to which OpenBLAS stays on the calling thread: the loader has threads enough,
-# and on busy cores a product that waits for a second one takes ten times as long.
-_PRODUCT = 2**18
-_TAPS = np.arange(4)
+_PHASES = 64  # a px, to which the points of a spline are rounded
 _TOLERANCE = 0.08  # px, of linear interpolation between the nodes of a table of offsets
 
 
@@ -52,18 +55,18 @@ class Projective:
         x, y, w = (row[0] * x + row[1] * y + row[2] for row in m)
         return x / w, y / w
 
-    def on_field(self, field: np.ndarray) -> np.ndarray:
-        """The input points of float32 [H, W, 2]."""
-        if self.affine:
-            return cv2.transform(field, self.matrix[:2])
-        return cv2.perspectiveTransform(field, self.matrix)
+    def on_planes(self, x: np.ndarray, y: np.ndarray) -> Planes:
+        """The input points of planes."""
+        rows = self.matrix[:2 if self.affine else 3]
+        x, y, *w = (cv2.addWeighted(x, a, y, b, c) for a, b, c in rows.tolist())
+        return (cv2.divide(x, w[0]), cv2.divide(y, w[0])) if w else (x, y)
 
 
 @dataclasses.dataclass(frozen=True)
 class Elastic:
     """A smooth random displacement: a cubic B-spline over control points.
 
-    `coefficients`: float [2, rows, columns], pixels along x and y; `spacing` between control
+    `coefficients`: float32 [2, rows, columns], pixels along x and y; `spacing` between control
     points in pixels. The control points start two spacings before the frame's origin and end
     two behind it. A point outside the frame of `size` moves as the nearest one inside does.
     """
@@ -83,54 +86,19 @@ class Elastic:
         """The input points of a grid."""
         return _Axes(*axes.moved(), spline=self)
 
-    def on_field(self, field: np.ndarray) -> np.ndarray:
-        """The input points of float32 [H, W, 2], to _TOLERANCE."""
+    def on_planes(self, x: np.ndarray, y: np.ndarray) -> Planes:
+        """The input points of planes, to _TOLERANCE."""
         # The second derivative of a cubic B-spline lies between the second differences.
         bend = sum(np.abs(np.diff(self.coefficients, 2, axis)).max() for axis in (1, 2))
         pitch = self.spacing * math.sqrt(8 * _TOLERANCE / max(bend, 1e-9))
         pitch = min(max(pitch, 0.25), self.spacing)
-        y, x = (np.linspace(0, side - 1, math.ceil((side - 1) / pitch) + 1)
-                for side in self.size)
-        return _add_offsets(field, self.on_grid(x, y, self.coefficients), self.size)
+        rows, columns = (np.linspace(0, side - 1, math.ceil((side - 1) / pitch) + 1)
+                         for side in self.size)
+        return _moved(x, y, self.on_grid(columns, rows, self.coefficients), self.size)
 
     def on_grid(self, x: np.ndarray, y: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-        """The spline of [2, rows, columns] at every (x[j], y[i]): float32 [len(y), len(x), 2]."""
-        num_rows, num_columns = coefficients.shape[1:]
-        width = max(num_rows, num_columns)
-        at = np.concatenate([y.clip(0, self.size[0] - 1), x.clip(0, self.size[1] - 1)])
-        at = (at / self.spacing + 1).astype(np.float32)
-        first = at.astype(np.intp)
-        t = at - first.astype(np.float32)
-        weights = np.empty((len(at), 4), np.float32)
-        weights[:, 0] = (1 - t) ** 2 * (1 - t) / 6
-        weights[:, 1] = 2 / 3 - t * t * (1 - t / 2)
-        weights[:, 3] = t * t * t / 6
-        weights[:, 2] = 1 - weights[:, 0] - weights[:, 1] - weights[:, 3]
-        basis = np.zeros((len(at), width), np.float32)
-        start = np.arange(0, basis.size, width)
-        start += first
-        basis.reshape(-1)[start[:, None] + _TAPS] = weights
-        flat = np.empty((2 * num_rows, len(x)), np.float32)
-        planes = coefficients.reshape(2 * num_rows, -1).astype(np.float32)
-        block = max(_PRODUCT // (num_columns * len(x)), 1)
-        for start in range(0, len(flat), block):
-            np.matmul(planes[start:start + block], basis[len(y):, :num_columns].T,
-                      out=flat[start:start + block])
-        right = np.empty((num_rows, len(x), 2), np.float32)
-        right[..., 0], right[..., 1] = flat.reshape(2, num_rows, -1)
-        right = right.reshape(num_rows, -1)
-        out = np.empty((len(y), 2 * len(x)), np.float32)
-        block = 64
-        while block > 1 and block * (block / self.spacing + 5) * 2 * len(x) > _PRODUCT:
-            block //= 2
-        starts = np.arange(0, len(y), block)
-        lows = np.minimum.reduceat(first[:len(y)], starts)
-        highs = np.maximum.reduceat(first[:len(y)], starts) + 4
-        for start, low, high in zip(starts.tolist(), lows.tolist(), highs.tolist()):
-            # Only four control points bear on a row: the product of a block of rows is narrow.
-            rows = slice(start, min(start + block, len(y)))
-            np.matmul(basis[rows, low:high], right[low:high], out=out[rows])
-        return out.reshape(len(y), len(x), 2)
+        """The spline of [2, rows, columns] at every (x[j], y[i]): float32 [2, len(y), len(x)]."""
+        return splines.on_grid(coefficients, x, y, self.spacing, math.ceil(_PHASES * self.spacing))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,20 +120,25 @@ class Grid:
         """The input points of a grid."""
         return _Axes(*self.pull(*axes.moved()))
 
-    def on_field(self, field: np.ndarray) -> np.ndarray:
-        """The input points of float32 [H, W, 2]."""
-        table = np.zeros((_nodes(self.y), _nodes(self.x), 2), np.float32)
+    def on_planes(self, x: np.ndarray, y: np.ndarray) -> Planes:
+        """The input points of planes."""
+        table = np.zeros((2, _nodes(self.y), _nodes(self.x)), np.float32)
         for axis, moved in ((0, self.x), (1, self.y)):
             # A node of the table on every knot, so that it bends where the grid does.
             at = np.linspace(0, moved[-1], _nodes(moved))
             offsets = _stretched(at, moved) - at
-            table[..., axis] = offsets[:, None] if axis else offsets
-        return _add_offsets(field, table, (round(self.y[-1]) + 1, round(self.x[-1]) + 1))
+            table[axis] = offsets[:, None] if axis else offsets
+        return _moved(x, y, table, (round(self.y[-1]) + 1, round(self.x[-1]) + 1))
 
 
 def _stretched(at: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    knots = np.arange(len(moved)) * (moved[-1] / (len(moved) - 1))
+    knots = _knots(len(moved), moved.item(-1))
     return at + np.interp(at, knots, moved - knots)
+
+
+@functools.lru_cache(maxsize=16)
+def _knots(count: int, end: float) -> np.ndarray:
+    return np.linspace(0, end, count)
 
 
 def _nodes(moved: np.ndarray) -> int:
@@ -190,9 +163,9 @@ class Radial:
         bend = (dx * dx + dy * dy) * (self.k / (cx * cx + cy * cy or 1))
         return x + dx * bend, y + dy * bend
 
-    def on_field(self, field: np.ndarray) -> np.ndarray:
-        """The input points of float32 [H, W, 2]."""
-        return np.stack(self.pull(field[..., 0], field[..., 1]), -1)
+    def on_planes(self, x: np.ndarray, y: np.ndarray) -> Planes:
+        """The input points of planes."""
+        return self.pull(x, y)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,46 +193,51 @@ class _Axes:
         matrix = matrix if self.matrix is None else matrix @ self.matrix
         return _Axes(self.x, self.y, matrix, self.spline)
 
-    def field(self) -> np.ndarray:
-        """float32 [H, W, 2]."""
+    def planes(self) -> Planes:
+        """The points of the grid."""
         m, spline = (np.eye(3) if self.matrix is None else self.matrix), self.spline
         if spline is None:
-            return self._linear(m, self.x, self.y)
+            return tuple(self._linear(m, self.x, self.y))
         # A cubic B-spline of control points on a straight line is that line: (x, y) and the
         # matrix go into the coefficients.
         _, rows, columns = spline.coefficients.shape
         points = spline.coefficients + _control_points(rows, columns, spline.spacing)
-        points = (m[:2, :2] @ points.reshape(2, -1) + m[:2, 2:]).reshape(2, rows, columns)
-        field = spline.on_grid(self.x, self.y, points)
+        m32 = m[:2].astype(np.float32)
+        points = (m32[:, :2] @ points.reshape(2, -1) + m32[:, 2:]).reshape(2, rows, columns)
         height, width = spline.size
         # Axes are monotone: if any point lies outside, an end does.
-        if any(min(at[0], at[-1]) < 0 or max(at[0], at[-1]) > side - 1
+        if all(0 <= at.item(end) <= side - 1 for end in (0, -1)
                for at, side in ((self.x, width), (self.y, height))):
-            field += self._linear(m * (1, 1, 0), self.x - self.x.clip(0, width - 1),
-                                  self.y - self.y.clip(0, height - 1))
-        return field
+            return tuple(spline.on_grid(self.x, self.y, points))
+        x, y = self.x.clip(0, width - 1), self.y.clip(0, height - 1)
+        return tuple(spline.on_grid(x, y, points)
+                     + self._linear(m * (1, 1, 0), self.x - x, self.y - y))
 
     @staticmethod
     def _linear(m: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        columns = x[:, None] * m[:2, 0]
-        rows = y[:, None] * m[:2, 1] + m[:2, 2]
-        return np.tile(rows.astype(np.float32), len(x)).__iadd__(
-            columns.astype(np.float32).reshape(-1)).reshape(len(y), len(x), 2)
+        """matrix @ (x[j], y[i], 1): float32 [2, len(y), len(x)]."""
+        left, right = np.ones((2, len(y), 2), np.float32), np.ones((2, 2, len(x)), np.float32)
+        left[:, :, 0] = m[:2, 1:2] * y + m[:2, 2:]
+        right[:, 1] = m[:2, :1] * x
+        return left @ right
 
 
 @functools.lru_cache(maxsize=8)
 def _control_points(rows: int, columns: int, spacing: float) -> np.ndarray:
-    """Where the control points of a spline lie, (x, y): [2, rows, columns]."""
+    """Where the control points of a spline lie, (x, y): float32 [2, rows, columns]."""
     y, x = np.mgrid[:rows, :columns]
-    return (np.stack([x, y]) - 2) * spacing
+    return ((np.stack([x, y]) - 2) * spacing).astype(np.float32)
 
 
-def _add_offsets(field: np.ndarray, table: np.ndarray, size: Size) -> np.ndarray:
-    """field + the table's bilinear offset there; table [rows, columns, 2] spans the frame."""
-    y, x = ((count - 1) / max(side - 1, 1) for count, side in zip(table.shape, size))
-    at = cv2.transform(field, np.diag([x, y]))
-    return cv2.add(field, cv2.remap(table, at, None, cv2.INTER_LINEAR,
-                                    borderMode=cv2.BORDER_REPLICATE))
+def _moved(x: np.ndarray, y: np.ndarray, table: np.ndarray, size: Size) -> Planes:
+    """Points moved by the bilinear offset there of a table [2, rows, columns] over the frame."""
+    rows, columns = ((count - 1) / max(side - 1, 1) for count, side in zip(table.shape[1:], size))
+    at_x, at_y = x * columns, y * rows
+    dx, dy = (cv2.remap(part, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+              for part in table)
+    dx += x
+    dy += y
+    return dx, dy
 
 
 def about_centre(linear, size: Size, shift: tuple[float, float] = (0.0, 0.0)) -> Projective:
@@ -287,7 +265,8 @@ def compose(maps: list) -> list:
         if merged and isinstance(item, Projective) and isinstance(merged[-1], Projective):
             # Pull maps run backwards: the later transform's matrix acts on the point first.
             matrix = merged[-1].matrix @ item.matrix
-            merged[-1] = Projective(matrix / matrix[2, 2])
+            end = matrix.item(2, 2)
+            merged[-1] = Projective(matrix if end == 1 else matrix / end)
         else:
             merged.append(item)
     return merged
@@ -300,9 +279,9 @@ def pull(maps: list, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return x, y
 
 
-def dense_map(maps: list, size: Size) -> np.ndarray:
-    """The composed map of every pixel: float32 [H, W, 2], as `cv2.remap` takes it."""
-    at = _Axes(np.arange(size[1], dtype=float), np.arange(size[0], dtype=float))
+def dense_map(maps: list, size: Size) -> Planes:
+    """The composed map of every pixel: x and y, float32 [H, W], as `cv2.remap` takes them."""
+    at = _Axes(_pixels(size[1]), _pixels(size[0]))
     for item in reversed(compose(maps)):
         if isinstance(at, _Axes):
             if isinstance(item, Projective) and item.affine:
@@ -311,9 +290,14 @@ def dense_map(maps: list, size: Size) -> np.ndarray:
             if isinstance(item, (Grid, Elastic)) and at.separable:
                 at = item.on_axes(at)
                 continue
-            at = at.field()
-        at = item.on_field(at)
-    return at.field() if isinstance(at, _Axes) else at
+            at = at.planes()
+        at = item.on_planes(*at)
+    return at.planes() if isinstance(at, _Axes) else at
+
+
+@functools.lru_cache(maxsize=16)
+def _pixels(side: int) -> np.ndarray:
+    return np.arange(side, dtype=float)
 
 
 def detail(maps: list, size: Size) -> tuple[float, float]:
@@ -332,8 +316,8 @@ def detail(maps: list, size: Size) -> tuple[float, float]:
             math.hypot(a * w - g * x, b * w - h * x) / w**2)
 
 
-def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None = None
-         ) -> np.ndarray:
+def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None = None,
+         part: Part = (1, 1)) -> np.ndarray:
     """Applies a chain of maps to a picture with one interpolation.
 
     A picture that would shrink by 2 or more along an axis is first halved there, as often as it
@@ -344,19 +328,23 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
         maps: pull maps in the order of application; none leaves the picture as it is.
         border: what lies outside, a key of BORDERS.
         size: (H, W) of the output and the frame of the maps; None is the picture's own.
+        part: of the picture, from the upper left corner on, that lies over the frame; the rest
+            is padding.
 
     Returns:
         uint8 [H, W, C], bilinear; the picture itself if there is nothing to do.
     """
     height, width = size = size or image.shape[:2]
-    if not maps and size == image.shape[:2]:
+    whole = size == image.shape[:2] and part == (1, 1)
+    if not maps and whole:
         return image
     maps = compose(maps)
     spans = [span * side / out for span, side, out in zip(detail(maps, size), image.shape, size)]
     times = [2 ** int(math.log2(min(max(span + 1e-6, 1), side)))
              for span, side in zip(spans, image.shape)]
-    if image.shape[:2] != size:
-        maps = compose([box(0, 0, image.shape[1] / width, image.shape[0] / height, size), *maps])
+    if not whole:
+        down, right = (share * side / out for share, side, out in zip(part, image.shape, size))
+        maps = compose([box(0, 0, right, down, size), *maps])
     if times != [1, 1]:
         image, to_means = _means(image, times, maps, size)
         maps = compose([to_means, *maps])
@@ -371,7 +359,28 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
         if maps[0].affine:
             return cv2.warpAffine(image, matrix[:2], (width, height), flags=flags, **options)
         return cv2.warpPerspective(image, matrix, (width, height), flags=flags, **options)
-    return cv2.remap(image, dense_map(maps, size), None, cv2.INTER_LINEAR, **options)
+    return cv2.remap(image, *dense_map(maps, size), cv2.INTER_LINEAR, **options)
+
+
+def halved(image: np.ndarray, size: Size) -> tuple[np.ndarray, Part]:
+    """uint8 [h, w, C], an axis halved for as long as it is at least twice that of `size`, and the
+    part of the result that is no padding."""
+    halvings = [max(int(math.log2(side / least)), 0) for side, least in zip(image.shape, size)]
+    means = _halved(image, halvings)
+    height, width = (side / (out << count) for side, out, count in zip(
+        image.shape, means.shape, halvings))
+    return means, (height, width)
+
+
+def _halved(image: np.ndarray, halvings: Sequence[int]) -> np.ndarray:
+    more = [-side % (1 << count) for side, count in zip(image.shape, halvings)]
+    if any(more):
+        image = cv2.copyMakeBorder(image, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+    for step in range(max(halvings)):
+        # The middle between two pixels, linearly interpolated, is their mean.
+        sides = [side >> (step < count) for side, count in zip(image.shape, halvings)]
+        image = cv2.resize(image, sides[::-1], interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def _means(image: np.ndarray, times: list[int], maps: list, size: Size
@@ -383,15 +392,7 @@ def _means(image: np.ndarray, times: list[int], maps: list, size: Size
                             np.array([0, size[0], 0, size[0]]) - 0.5)
         top, bottom = _range(y, times[0], bottom)
         left, right = _range(x, times[1], right)
-    part = image[top:bottom, left:right]
-    more = -part.shape[0] % times[0], -part.shape[1] % times[1]
-    if any(more):
-        part = cv2.copyMakeBorder(part, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
-    halvings = [int(math.log2(count)) for count in times]
-    for step in range(max(halvings)):
-        # The middle between two pixels, linearly interpolated, is their mean.
-        sides = [side >> (step < count) for side, count in zip(part.shape, halvings)]
-        part = cv2.resize(part, sides[::-1], interpolation=cv2.INTER_LINEAR)
+    part = _halved(image[top:bottom, left:right], [int(math.log2(count)) for count in times])
     matrix = np.diag([1 / times[1], 1 / times[0], 1.0])
     matrix[0, 2] = (0.5 - left) / times[1] - 0.5
     matrix[1, 2] = (0.5 - top) / times[0] - 0.5

@@ -198,8 +198,12 @@ def _assign(target: Target, values: Iterable[np.ndarray]) -> None:
             whole[i] = value
     else:
         whole, = values
+    old = variable[...]
     if whole.shape != variable.shape:  # a resized head: its first classes
-        whole = variable[...].at[..., :whole.shape[-1]].set(whole)
+        whole = old.at[..., :whole.shape[-1]].set(whole)
+    elif isinstance(old, jax.Array) and len(old.sharding.device_set) > 1:
+        whole = whole.astype(variable.dtype)  # each device reads its part
+        whole = jax.make_array_from_callback(whole.shape, old.sharding, lambda part: whole[part])
     # A copy: jnp.asarray would share the memory of the caller's arrays, or of a mapped file.
     variable.set_value(jnp.array(whole, variable.dtype))
 

@@ -1,10 +1,11 @@
 """The benchmarks still run, and what their tables are computed from."""
 
+import argparse
 import os
 
 import pytest
 
-from benchmarks import train_step
+from benchmarks import start_up, train_loop, train_step
 
 
 def test_a_training_step_is_measured(capsys):
@@ -54,3 +55,16 @@ def test_mistakes_in_one_sentence(flags, words, capsys):
 def test_a_measurement_that_fails_says_why():
     row = train_step.in_a_process(dict(os.environ), only='jax', precision='float16')
     assert list(row) == ['error'] and '--precision=float16 is not known' in row['error']
+
+
+def test_both_loops_are_measured():
+    options = argparse.Namespace(model='small_cnn', size=16, batch=8, steps=3, rounds=1,
+                                 precision='float32')
+    found = train_loop.measure(options, augment=False)
+    assert found['ratio'] == pytest.approx(found['bare'] / found['real'], rel=0.01)
+    assert found['cpu_ratio'] > 0 and 0 <= found['data'] + found['other'] < 1
+
+
+def test_a_start_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match='no such file'):
+        start_up.seconds_to_first_step(['--config=nowhere.py'], str(tmp_path))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-from train_lib.experiment import make_model
+from train_lib.assembly import make_model
 from train_lib.finetuning import plan
 from train_lib.preparation import prepared_for
 

@@ -1,5 +1,6 @@
 """The real entry point: one small run end to end, and what it leaves; and what mistakes end in."""
 
+import importlib
 import json
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import main
+from train_lib import command_line
 
 TINY = ['--config.image.size=16', '--config.model=dict(name="small_cnn", width=8, stages=2)',
         '--config.curriculum=()', '--config.log.every.steps=2', '--config.duration.steps=4',
@@ -86,6 +88,13 @@ def test_folds_leave_out_of_fold_predictions(tmp_path):
         assert len(ids) + len(file['ids']) == 60
         assert not ids & set(file['ids'])
     assert len(json.loads((workdir / 'result.json').read_text())['folds']) == 2
+
+
+def test_every_verb_that_is_built_has_a_runner():
+    assert set(main.RUNNERS) == set(command_line.VERBS) - set(command_line.NOT_BUILT)
+    for runner in main.RUNNERS.values():
+        module, _, function = runner.partition(':')
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def pictures(folder, classes=('cat', 'dog'), count=8):

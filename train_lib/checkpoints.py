@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +30,9 @@ import orbax.checkpoint as ocp
 from grain import checkpoint as grain_checkpoint
 from safetensors.numpy import load_file, save_file
 
+from train_lib import distributed
 from train_lib.errors import CheckpointError
+from train_lib.sharding import gather, path_name, place
 
 FORMAT = 1
 FROZEN = 'frozen'
@@ -87,6 +90,15 @@ def damage(folder: Path) -> str:
     return ''
 
 
+def identity(folder: Path) -> str:
+    """The digest of a committed checkpoint and of the frozen weights beside it."""
+    hasher = hashlib.sha256()
+    for path in (folder / _DIGESTS, folder.parent / FROZEN / _DIGESTS):
+        if path.exists():
+            hasher.update(path.read_bytes())
+    return hasher.hexdigest()
+
+
 def committed_steps(folder: Path) -> list[int]:
     """The steps with a committed checkpoint, ascending; their digests are not checked."""
     if not folder.is_dir():
@@ -98,18 +110,25 @@ def committed_steps(folder: Path) -> list[int]:
 def latest_good(folder: Path) -> Path | None:
     """The newest checkpoint whose digests hold; damaged ones are set aside, and said aloud.
 
+    Of several processes the first one looks, and tells the others.
+
     Returns:
         None if none was ever committed.
 
     Raises:
         CheckpointError: there were checkpoints, and none of them is good.
     """
+    name = distributed.on_first(lambda: _latest_good(folder))
+    return None if name is None else folder / name
+
+
+def _latest_good(folder: Path) -> str | None:
     steps = committed_steps(folder)
     aside = sorted(path.name for path in folder.glob('damaged-*')) if folder.is_dir() else []
     for step in reversed(steps):
         reason = damage(folder / str(step))
         if not reason:
-            return folder / str(step)
+            return str(step)
         aside.append(_set_aside(folder, step, reason))
     if aside:
         raise CheckpointError(f'{folder} holds no good checkpoint (damaged: {", ".join(aside)}): '
@@ -117,25 +136,30 @@ def latest_good(folder: Path) -> Path | None:
     return None
 
 
+def newest_good_until(folder: Path, step: int) -> Path | None:
+    """The newest checkpoint of this step or before whose digests hold; None if there is none."""
+    return next((folder / str(found) for found in reversed(committed_steps(folder))
+                 if found <= step and not damage(folder / str(found))), None)
+
+
 def _set_aside(folder: Path, step: int, reason: str) -> str:
     number = 1
     while (folder / f'damaged-{step}-{number}').exists():
         number += 1
     name = f'damaged-{step}-{number}'
-    if jax.process_index() == 0:
-        os.rename(folder / str(step), folder / name)
+    os.rename(folder / str(step), folder / name)
     log.warning('The checkpoint of step %d is damaged (%s); it is set aside as %s.',
                 step, reason, folder / name)
     return name
 
 
 class Checkpointer:
-    """Saves in the background, keeps the newest few and the best, removes the rest."""
+    """Saves in the background, keeps the newest few and the pinned, removes the rest."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
         self._keep = max(keep, 1)
-        self._primary = jax.process_index() == 0
+        self._primary = distributed.is_first()
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
         self._pending: Future | None = None
@@ -145,48 +169,58 @@ class Checkpointer:
                 shutil.rmtree(leftover)
 
     def save(self, step: int, state: dict, iterator: grain.DatasetIterator, host: dict,
-             best_step: int | None) -> None:
+             pinned: Collection[int] = ()) -> None:
         """Copies the state, and writes and commits it in the background.
 
-        An error of an earlier save is raised here, or by `wait`: it ends the run.
+        Of the steps before, the newest and the `pinned` are kept. An error of an earlier save is
+        raised here, or by `wait`: it ends the run.
         """
         self.wait()
         target = self.folder / str(step)
-        if target.exists():
+        if distributed.on_first(target.exists):
             return
         state = dict(state)
         frozen = state.pop('frozen', {})
-        if frozen and self._primary and not (self.folder / FROZEN).exists():
+        if frozen and not distributed.on_first((self.folder / FROZEN).exists):
             write_frozen(self.folder, frozen)
         writing = self.folder / f'writing-{step}'
         self._orbax.save(writing, args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain_checkpoint.CheckpointSave(iterator),
             host=ocp.args.JsonSave(host)))
-        self._pending = self._executor.submit(self._commit, writing, target, best_step)
+        self._pending = self._executor.submit(self._commit, writing, target, pinned)
 
-    def _commit(self, writing: Path, target: Path, best_step: int | None) -> None:
+    def _commit(self, writing: Path, target: Path, pinned: Collection[int]) -> None:
         self._orbax.wait_until_finished()
         if not self._primary:
             return
         write_digests(writing)
         os.rename(writing, target)
-        self._prune(best_step)
-
-    def _prune(self, best_step: int | None) -> None:
         newest = committed_steps(self.folder)[-self._keep:]
-        for step in committed_steps(self.folder):
-            if step not in newest and step != best_step:
-                # Renamed first: a half-removed folder must not look like a damaged checkpoint.
-                doomed = self.folder / f'writing-removed-{step}'
-                os.rename(self.folder / str(step), doomed)
-                shutil.rmtree(doomed)
+        self._remove(step for step in committed_steps(self.folder)
+                     if step not in newest and step not in pinned)
+
+    def _remove(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            # Renamed first: a half-removed folder must not look like a damaged checkpoint.
+            doomed = self.folder / f'writing-removed-{step}'
+            os.rename(self.folder / str(step), doomed)
+            shutil.rmtree(doomed)
+
+    def forget_after(self, step: int) -> None:
+        """Removes every checkpoint of a later step: what they hold will be done anew."""
+        self.wait()
+        if self._primary:
+            self._remove(reversed([later for later in committed_steps(self.folder)
+                                   if later > step]))
+        distributed.barrier('forgotten')
 
     def wait(self) -> None:
         """Returns when the last save is committed; raises what went wrong with it."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
+            distributed.barrier('checkpoint')  # the first process has committed it
 
     def close(self) -> None:
         """Waits, and ends the background thread."""
@@ -199,10 +233,16 @@ class Checkpointer:
 
 def write_frozen(folder: Path, frozen: dict) -> None:
     """Writes the weights that don't train, by path, once for all steps."""
+    weights = {}
+    for name, leaf in flat(frozen).items():
+        value = gather(leaf)
+        if distributed.is_first():
+            weights[name] = value
+    if not distributed.is_first():
+        return
     writing = folder / f'writing-{FROZEN}'
     writing.mkdir(parents=True)
-    save_file({name: np.asarray(leaf) for name, leaf in flat(frozen).items()},
-              writing / 'weights.safetensors')
+    save_file(weights, writing / 'weights.safetensors')
     write_digests(writing)
     os.rename(writing, folder / FROZEN)
 
@@ -222,9 +262,24 @@ def read_frozen(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / FROZEN / 'weights.safetensors')
 
 
+def place_frozen(folder: Path, like: dict) -> dict:
+    """The weights of `write_frozen` with the shapes and shardings of the tree `like`; {} for {}.
+
+    Raises:
+        CheckpointError: they are damaged, missing, or not those of `like`.
+    """
+    stored = read_frozen(folder) if like else {}
+    if {name: leaf.shape for name, leaf in flat(like).items()} != {
+            name: leaf.shape for name, leaf in stored.items()}:
+        raise CheckpointError(f'{folder / FROZEN} does not hold the frozen weights of this model: '
+                              f'restore it, or start in a new workdir.')
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: place(stored[path_name(path)], leaf.sharding), like)
+
+
 def flat(tree: dict) -> dict[str, jax.Array]:
     """A nested dict as one by path, such as 'blocks/0/attn/qkv/kernel'."""
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    return {path_name(path): leaf
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
@@ -238,23 +293,16 @@ def restore(folder: Path, state: dict, iterator: grain.DatasetIterator) -> tuple
         CheckpointError: the frozen weights are damaged, missing, or not those of `state`.
     """
     state = dict(state)
-    frozen = state.pop('frozen', {})
-    if frozen:
-        stored = read_frozen(folder.parent)
-        if {name: leaf.shape for name, leaf in flat(frozen).items()} != {
-                name: leaf.shape for name, leaf in stored.items()}:
-            raise CheckpointError(f'{folder.parent / FROZEN} does not hold the frozen weights of '
-                                  f'this model: restore it, or start in a new workdir.')
-        frozen = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: jax.device_put(stored[jax.tree_util.keystr(
-                path, simple=True, separator='/')], leaf.sharding), frozen)
+    frozen = place_frozen(folder.parent, state.pop('frozen', {}))
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         loaded = reader.restore(folder, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract),
-            data=grain_checkpoint.CheckpointRestore(iterator),
-            host=ocp.args.JsonRestore()))
+            state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()))
+    # Every process writes the same state of its iterator, and any number of them may read it.
+    written = min((folder / 'data').glob('process_*.json'))
+    iterator.set_state(json.loads(written.read_text()))
+    iterator.start_prefetch()
     return loaded.state | dict(frozen=frozen), loaded.host
 
 
@@ -265,7 +313,8 @@ def read_host(folder: Path) -> dict:
 
 
 def read_weights(folder: Path, like: dict | None = None) -> dict:
-    """The params and other variables of a checkpoint, without its optimizer.
+    """The weights of a checkpoint for inference, dict(params, rest): their moving average if it
+    has one (config.ema), else those that the last step left. Frozen ones: `read_frozen`.
 
     Args:
         folder: a committed checkpoint, whose digests are checked.
@@ -281,6 +330,9 @@ def read_weights(folder: Path, like: dict | None = None) -> dict:
     handler = ocp.PyTreeCheckpointHandler()
     with ocp.Checkpointer(handler) as reader:
         stored = reader.metadata(folder / 'state').item_metadata.tree
+        averaged = 'ema' in stored
+        if averaged:
+            stored = stored['ema']
         if like is None:
             wanted = {key: jax.tree.map(lambda leaf: 0, stored[key]) for key in ('params', 'rest')
                       if key in stored}
@@ -288,5 +340,8 @@ def read_weights(folder: Path, like: dict | None = None) -> dict:
         else:
             wanted = like
             arguments = ocp.checkpoint_utils.construct_restore_args(like)
-        return reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
+        if averaged:
+            wanted, arguments = {'ema': wanted}, {'ema': arguments}
+        found = reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
             item=wanted, restore_args=arguments, partial_restore=True))
+        return found['ema'] if averaged else found

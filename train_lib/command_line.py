@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from train_lib.errors import ConfigError
-from train_lib.overrides import apply_overrides
+from train_lib.overrides import apply_overrides, overlay
+from train_lib.workdirs import saved_config
 
 # verb: what it does. Those of NOT_BUILT answer so until they are.
 VERBS = {
@@ -27,7 +28,9 @@ VERBS = {
     'study': 'run an ablation study',
     'models': 'list the models; a word after it filters',
 }
-NOT_BUILT = ('predict', 'vote', 'explore', 'curate', 'lr_find', 'study')
+NOT_BUILT = ('vote', 'curate', 'study')
+OF_A_RUN = ('predict',)  # without --config they take the config of the run in --workdir
+_OF_A_MACHINE = ('mesh', 'distributed')  # but for these, for the run may have been elsewhere
 
 WORDS = {'models': 1}  # words that a verb takes: models FILTER
 
@@ -73,6 +76,9 @@ def parse(argv: Sequence[str]) -> Command:
     wanted = [flag.partition('=')[2] for flag in plain if flag.startswith('--config=')]
     rewritten = [f'--config={_find(wanted[-1])}' if flag.startswith('--config=') else flag
                  for flag in plain]
+    of_run = verb in OF_A_RUN and not wanted
+    if of_run:
+        rewritten.append(f'--config={_find("configs/common.py")}')
     config_flags.DEFINE_config_file('config', flag_values=values, lock_config=True,
                                     sys_argv=[sys.argv[0], *rewritten])
     try:
@@ -84,8 +90,13 @@ def parse(argv: Sequence[str]) -> Command:
         raise ConfigError(f'There is no flag --{error.flagname}; {hint}') from None
     except (ValueError, AttributeError, KeyError, TypeError, flags.Error) as error:
         raise ConfigError(_first_sentence(wanted[-1] if wanted else '', error)) from error
-    if verb in ('train', 'pack') and config is None:
+    if verb in ('train', 'pack', 'lr_find', 'explore') and config is None:
         raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/sketch_vit.py.')
+    if verb in OF_A_RUN and not values.workdir:
+        raise ConfigError(f'--workdir is missing: {verb} needs the workdir of a trained run.')
+    if of_run:
+        saved = saved_config(Path(values.workdir)).to_dict()
+        overlay(config, {key: saved[key] for key in saved if key not in _OF_A_MACHINE})
     if overrides and config is None:
         raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
     if config is not None:

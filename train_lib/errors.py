@@ -8,5 +8,9 @@ class ConfigError(ValueError):
     """
 
 
+class DivergedError(RuntimeError):
+    """The training is no longer finite: exit code 1."""
+
+
 class CheckpointError(RuntimeError):
     """The saved state of a run cannot be used: exit code 1, and never a fresh start."""

@@ -1,18 +1,16 @@
 """Logits of every example of a split, the scores from them, and the files they go to."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from input_pipeline.manifest import Manifest
 from train_lib.losses import LossSpec, split_loss
 from train_lib.scores import scores
-from train_lib.sharding import shard_batch
+from train_lib.sharding import gather, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,37 +33,46 @@ def predict(eval_step: Callable, weights: dict, split: EvalSplit, mesh: Mesh,
         Interrupted: `stop()` became true between two batches.
     """
     found: dict[str, np.ndarray] = {}
-
-    def keep(logits, rows, mask):
-        if jax.process_count() > 1:
-            logits, rows, mask = multihost_utils.process_allgather((logits, rows, mask), tiled=True)
+    for rows, logits in logits_of(eval_step, weights, split.batches(), mesh, stop):
         for head, values in logits.items():
-            values = np.asarray(values)
             if head not in found:
                 found[head] = np.zeros((len(split.manifest), values.shape[-1]), np.float32)
-            found[head][rows[mask]] = values[mask]
+            found[head][rows] = values
+    return found
 
-    iterator = split.batches()
+
+def logits_of(eval_step: Callable, weights: dict, iterator, mesh: Mesh,
+              stop: Callable[[], bool] = lambda: False
+              ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Rows of the manifest and their logits {head: float32 [n, C]}, one batch after another, on
+    every process those of all. The iterator is closed at the end.
+
+    Raises:
+        Interrupted: `stop()` became true between two batches.
+    """
+    def fetch(logits, rows, mask):
+        mask = gather(mask)
+        return gather(rows)[mask], {head: gather(values)[mask] for head, values in logits.items()}
+
     try:
         waiting = None
         for batch in iterator:
             if stop():
                 raise Interrupted
-            images = shard_batch({'image': batch['image']}, mesh)['image']
-            current = (eval_step(weights, images), batch['row'], batch['mask'])
+            batch = shard_batch({key: batch[key] for key in ('image', 'row', 'mask')}, mesh)
+            current = (eval_step(weights, batch['image']), batch['row'], batch['mask'])
             if waiting is not None:  # one batch behind, so that the device never waits for us
-                keep(*waiting)
+                yield fetch(*waiting)
             waiting = current
         if waiting is not None:
-            keep(*waiting)
+            yield fetch(*waiting)
     finally:
         iterator.close()
-    return found
 
 
 def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
                 losses: Mapping[str, LossSpec] | None = None) -> dict:
-    """The scores of a split; with several heads, one dict a head and n, loss, accuracy over them.
+    """The scores of a split; with several heads, one dict a head and their means.
 
     `loss` is the training objective (`losses` by head; None for cross-entropy), `nll` the plain
     negative log likelihood.
@@ -83,7 +90,12 @@ def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
         return float(np.mean(values)) if values else None
 
     return {'n': len(manifest), 'loss': mean('loss'), 'accuracy': mean('accuracy'),
-            'f1_macro': mean('f1_macro'), **heads}
+            'f1_macro': mean('f1_macro'), 'nll': mean('nll'), **heads}
+
+
+def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
+    """Whether no head's logits hold a NaN or an infinity; others cannot be scored."""
+    return all(np.isfinite(values).all() for values in logits.values())
 
 
 def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:

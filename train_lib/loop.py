@@ -6,7 +6,8 @@
 Rows of metrics.jsonl are durable before the save that follows them, and a checkpoint knows
 how long the file was, so a resumed run cuts off the rest and writes the same bytes again.
 A run told to stop in the middle of an evaluation saves without it, and makes up for it
-when it is started again.
+when it is started again. What the host must know of a step (whether it was finite) it hears
+while the device works on the next one, or before anything else is due.
 """
 
 import dataclasses
@@ -20,13 +21,17 @@ import jax
 import numpy as np
 
 from input_pipeline.curriculum import Stage, stage_at
+from train_lib import checkpoints, distributed, guard, patience
 from train_lib.checkpoints import Checkpointer
-from train_lib.evaluation import EvalSplit, Interrupted, predict, score_split
+from train_lib.errors import DivergedError
+from train_lib.evaluation import EvalSplit, Interrupted, all_finite, predict, score_split
+from train_lib.guard import Guard
 from train_lib.losses import LossSpec
+from train_lib.profiling import Trace
 from train_lib.progress import Clock, Progress
 from train_lib.records import Records
 from train_lib.schedules import Schedule
-from train_lib.sharding import shard_batch
+from train_lib.sharding import place, shard_batch
 from train_lib.step import State, weights_of, zero_sums
 
 log = logging.getLogger(__name__)
@@ -34,10 +39,6 @@ log = logging.getLogger(__name__)
 
 class Stopped(Exception):
     """The run was told to stop (SIGTERM, Ctrl-C) and has saved its state."""
-
-
-class DivergedError(RuntimeError):
-    """The training loss is no longer finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +70,26 @@ class Run:
     metric: str
     losses: Mapping[str, LossSpec]
     mesh: jax.sharding.Mesh
+    guard: Guard | None = None
+    plateau: patience.Plateau | None = None
+    stopping: patience.EarlyStopping | None = None
+    keep_best: bool = True  # False: the last weights count, not the best
+    profiled: range = range(0)  # steps to trace
 
     def epoch(self, step: int) -> float:
         """Epochs done after so many steps."""
         return step * self.batch_size / self.examples_per_epoch
 
+    def is_over(self, host: dict, step: int) -> bool:
+        """Whether this step is the last: by its number, or by early stopping."""
+        return step == self.total_steps or (
+            host['evaluated'] == step and patience.exhausted(host['patience'], step, self.stopping))
+
 
 def new_host_state() -> dict:
     """What the host knows besides the arrays; saved with every checkpoint, as JSON."""
-    return dict(evaluated=0, best_step=None, best_value=None, metrics_bytes=0, seconds={})
+    return dict(evaluated=0, metric=None, best_step=None, best_value=None, metrics_bytes=0,
+                seconds={}, patience=patience.new_state(), guard=guard.new_state())
 
 
 class StopSignal:
@@ -113,29 +125,78 @@ def _due(step: int, every: int, total: int) -> bool:
     return step > 0 and (step % every == 0 or step == total)
 
 
-def _improved(metric: str, value: float | None, best: float | None) -> bool:
-    if value is None or not math.isfinite(value):
-        return False
-    return best is None or (value < best if metric == 'loss' else value > best)
-
-
 def evaluate(run: Run, state: State, host: dict, records: Records, step: int,
              stop: Callable[[], bool]) -> dict:
     """Scores the validation split, writes its row, and returns the host state after it."""
     logits = run.adjust(predict(run.eval_step, weights_of(state), run.val, run.mesh, stop))
-    found = score_split(logits, run.val.manifest, run.losses)
+    if all_finite(logits):
+        found = score_split(logits, run.val.manifest, run.losses)
+    else:
+        log.warning('step %d: the logits of the validation are not finite, so it has no scores.',
+                    step)
+        nothing = dict(loss=None, accuracy=None, f1_macro=None, nll=None)
+        found = nothing | dict.fromkeys(run.heads, nothing)
     row = dict(step=step, epoch=run.epoch(step), split='val', loss=found['loss'],
                accuracy=found['accuracy'], f1_macro=found['f1_macro'])
     if len(run.heads) > 1:
         row |= {f'{head}/accuracy': found[head]['accuracy'] for head in run.heads}
+    value = row[run.metric] = found[run.metric]
     records.write(row)
-    host = host | dict(evaluated=step)
-    if _improved(run.metric, found[run.metric], host['best_value']):
-        host |= dict(best_step=step, best_value=found[run.metric])
-    marker = '  best so far' if host['best_step'] == step else ''
+    if host['metric'] not in (None, run.metric):  # changed between two starts
+        host = host | dict(best_step=None, best_value=None,
+                           patience=patience.forget_best(host['patience']))
+    best = patience.better(run.metric, value, host['best_value'])
+    host = host | dict(evaluated=step, metric=run.metric, patience=patience.after_evaluation(
+        host['patience'], run.metric, value, step, run.plateau, run.stopping))
+    if best:
+        host |= dict(best_step=step if run.keep_best else None, best_value=value)
+    marker = '  best so far' if best else ''
     log.info('epoch %5.1f  val loss %.3f  acc %.3f  f1 %.3f%s', run.epoch(step),
              found['loss'] or math.nan, found['accuracy'] or 0, found['f1_macro'] or 0, marker)
     return host
+
+
+def _hear(run: Run, host: dict, step: int, loss: jax.Array) -> dict:
+    """Waits for a step and notes whether it was finite."""
+    if run.guard is None:
+        jax.block_until_ready(loss)
+        return host
+    finite = math.isfinite(float(loss))
+    if not finite:
+        log.warning('step %d is not finite: it changed nothing.', step + 1)
+    return host | dict(guard=guard.after_step(host['guard'], step, finite, run.guard))
+
+
+def _roll_back(run: Run, state: State, host: dict, iterator, checkpointer: Checkpointer,
+               records: Records) -> tuple[State, dict]:
+    """State and host state of a checkpoint before the steps in doubt; what came after it is undone.
+
+    Raises:
+        DivergedError: that was done often enough, or there is no such checkpoint.
+    """
+    start, end = guard.doubtful(host['guard'])
+    if host['guard']['rollbacks'] >= run.guard.rollbacks:
+        raise DivergedError(
+            f'{run.guard.skip} steps in a row, up to step {end}, were not finite, after '
+            f'{run.guard.rollbacks} roll-backs (config.guard): lower config.schedule.lr, lengthen '
+            f'the warm-up or clip harder.')
+    checkpointer.wait()
+    folder = checkpointer.folder
+    # Before what was not finite, if none is left before what led there.
+    step = distributed.on_first(lambda: next(
+        (int(found.name) for until in (start, host['guard']['bad'][0])
+         if (found := checkpoints.newest_good_until(folder, until))), None))
+    if step is None:
+        raise DivergedError(f'Steps {start + 1} to {end} are to be undone, and no good checkpoint '
+                            f'before them is left in {folder}: start anew.')
+    trained = {key: value for key, value in state.items() if key != 'frozen'}
+    restored, then = checkpoints.restore(folder / str(step), trained, iterator)
+    log.warning('roll back: to step %d; steps %d to %d will not be trained on.', step, start + 1,
+                end)
+    checkpointer.forget_after(step)
+    records.rewind(then['metrics_bytes'], step)
+    then |= dict(guard=guard.after_rollback(host['guard'], then['guard']))
+    return restored | dict(frozen=state['frozen']), then
 
 
 def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Checkpointer,
@@ -149,69 +210,133 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
         Stopped: told to stop; the state is saved.
         DivergedError: the loss became NaN or infinite.
     """
-    step = saved = int(state['step'])  # what was restored is saved already
+    step = int(state['step'])
+    # What was restored is saved already; the guard needs a checkpoint of a fresh start as well.
+    saved = step if step or not run.guard else None
     total, every = run.total_steps, run.every
-    progress = Progress(total, step, run.batch_size)
-    before = None  # the loss of the step before, on the device
+    progress = Progress(total, step, run.batch_size, enabled=distributed.is_first())
+    waiting = None  # the newest step and its loss, on the device, that we have not heard of
+    trace = Trace(run.workdir / 'profile', run.profiled) if run.profiled else None
 
-    def save(host):
+    def hear():
+        nonlocal host, waiting
+        if waiting:
+            host = _hear(run, host, *waiting)
+        waiting = None
+
+    def save():
+        pinned = guard.pinned(host['guard']) | {host['best_step']}
         with clock('checkpoint'), progress.paused():
-            host = host | dict(metrics_bytes=records.flush(), seconds=clock.seconds())
-            checkpointer.save(step, state, iterator, host, host['best_step'])
-        return host
+            known = host | dict(metrics_bytes=records.flush(), seconds=clock.seconds())
+            checkpointer.save(step, state, iterator, known, pinned)
+        return known
 
     try:
         while True:
-            if run.val and _due(step, every.eval, total) and host['evaluated'] < step:
+            to_evaluate = bool(run.val and _due(step, every.eval, total)
+                               and host['evaluated'] < step)
+            if run.guard:
+                if to_evaluate or _due(step, every.save, total):
+                    hear()
+                if guard.exhausted(host['guard'], run.guard):
+                    state, host = _roll_back(run, state, host, iterator, checkpointer, records)
+                    step = saved = int(state['step'])
+                    waiting = None
+                    progress.rewind(step)
+                    continue
+            if to_evaluate:
+                before = host
                 try:
                     with clock('eval'), progress.paused():
                         host = evaluate(run, state, host, records, step, stop)
+                    state = _with_lr_factor(run, state, host)
+                    if run.is_over(host, step) and not _due(step, every.log, total):
+                        state = _log(run, state, before, step, records, progress)
                 except Interrupted:
                     pass  # `stop` is true: saved and raised below
-            stopping = stop()
-            due = _due(step, every.save, total) or host['best_step'] == step or stopping
-            if due and saved != step:
-                host = save(host)
+            over, stopping = run.is_over(host, step), stop()
+            due = (_due(step, every.save, total) or host['best_step'] == step or over
+                   or (step == 0 and run.guard))
+            if due and run.guard:
+                host = host | dict(guard=guard.after_save(host['guard'], step, host['best_step']))
+            if (due or stopping) and saved != step:
+                hear()
+                host = save()
                 saved = step
             if stopping:
-                checkpointer.wait()
+                with clock('checkpoint'):
+                    checkpointer.wait()
                 raise Stopped
-            if step == total:
-                checkpointer.wait()
+            if over:
+                if step < total:
+                    log.info('early stopping: val %s has not improved since step %d.', run.metric,
+                             host['patience']['stopping']['step'])
+                with clock('checkpoint'):
+                    checkpointer.wait()
                 return state, host
+            if trace:
+                trace.before(step, waiting)
             with clock('data'):
                 batch = next(iterator)
             with clock('step'):
-                state, loss = run.train_step(state, shard_batch(batch, run.mesh))
-                step += 1
-                if _due(step, every.log, total):
-                    state = _log(run, state, step, records, progress)
+                if guard.only_counts(host['guard'], step):
+                    hear()
+                    state = state | dict(step=_like(np.int32(step + 1), state['step']))
+                    host = host | dict(guard=guard.after_skip(host['guard']))
                 else:
+                    state, loss = run.train_step(state, shard_batch(batch, run.mesh))
                     # The device works on this step while we fetch the next batch; waiting for
                     # the one before keeps the queue at one step.
-                    jax.block_until_ready(before)  # None is ready
-                before = loss
+                    hear()
+                    waiting = step, loss
+                step += 1
+                if _due(step, every.log, total):
+                    hear()
+                    state = _log(run, state, host, step, records, progress)
     finally:
+        if trace:
+            trace.close(step)
         progress.close()
 
 
-def _log(run: Run, state: State, step: int, records: Records, progress: Progress) -> State:
-    """Writes the means since the last log line and sets the sums back to 0."""
+def _like(values, array):
+    """Values from the host, laid over the devices as an array (or a tree) is."""
+    return jax.tree.map(lambda value, leaf: place(value, leaf.sharding), values, array)
+
+
+def _with_lr_factor(run: Run, state: State, host: dict) -> State:
+    if run.plateau is None:
+        return state
+    scale = np.float32(host['patience']['plateau']['scale'])
+    return state | dict(lr_factor=_like(scale, state['lr_factor']))
+
+
+def _log(run: Run, state: State, host: dict, step: int, records: Records, progress: Progress
+         ) -> State:
+    """Writes the means since the last log line and sets the sums back to 0.
+
+    Steps that trained nothing are not in the means; if none did, they are null.
+    """
     sums: Mapping[str, float] = {name: float(value)
                                  for name, value in jax.device_get(state['sums']).items()}
-    loss = sums['loss'] / sums['steps']
-    if not math.isfinite(loss):
+    trained = sums['steps'] > 0
+    loss = sums['loss'] / sums['steps'] if trained else None
+    if trained and not math.isfinite(loss):
         raise DivergedError(f'The training loss is {loss} at step {step}: lower '
                             f'config.schedule.lr, lengthen the warm-up or clip harder.')
     accuracies = {head: sums[f'correct/{head}'] / max(sums[f'labelled/{head}'], 1.0)
                   for head in run.heads}
-    accuracy = float(np.mean(list(accuracies.values())))
+    accuracy = float(np.mean(list(accuracies.values()))) if trained else None
+    rate = run.schedule(step - 1)
+    if run.plateau:
+        rate *= np.float32(host['patience']['plateau']['scale'])
     row = dict(step=step, epoch=run.epoch(step), split='train', loss=loss, accuracy=accuracy,
-               lr=float(run.schedule(step - 1)), stage=stage_at(run.stages, step - 1))
+               lr=float(rate), stage=stage_at(run.stages, step - 1))
+    if run.guard:
+        row['steps_skipped'] = host['guard']['skipped']
     if len(run.heads) > 1:
-        row |= {f'{head}/accuracy': value for head, value in accuracies.items()}
+        row |= {f'{head}/accuracy': value if trained else None
+                for head, value in accuracies.items()}
     images = progress.update(step, loss, accuracy)
     records.write(row, images_per_second=images)
-    zeros = zero_sums(run.heads)
-    return state | dict(sums=jax.device_put(zeros, jax.tree.map(lambda leaf: leaf.sharding,
-                                                                state['sums'])))
+    return state | dict(sums=_like(zero_sums(run.heads), state['sums']))

@@ -160,7 +160,7 @@ def _log_prior(counts: Sequence[float]) -> np.ndarray:
 
 
 def head_loss(spec: LossSpec, logits: jax.Array, targets, weights: jax.Array | None = None,
-              step: jax.Array | None = None) -> jax.Array:
+              step: jax.Array | None = None, divisor: jax.Array | None = None) -> jax.Array:
     """The mean loss of a batch, each label counting with its weights.
 
     It is sum(w l) / sum(w) over all labels of the batch, w being the example's weight times the
@@ -175,12 +175,20 @@ def head_loss(spec: LossSpec, logits: jax.Array, targets, weights: jax.Array | N
             a row of zeros leaving the example out.
         weights: of the examples, float [B]; with `Mixed` also [B, 2], of the two labels. None: 1.
         step: int [], for class weights that start later; None for after their start.
+        divisor: float32 [], sum(w) of the batch that these examples are a part of, by
+            `total_weight`; the losses of the parts add up to that of the batch. None: their own.
 
     Returns:
         float32 []: 0 if nothing is labelled.
     """
     losses, weights = _weighted_losses(spec, logits, targets, weights, step)
-    return jnp.sum(losses) / jnp.maximum(jnp.sum(weights), 1e-12)
+    return jnp.sum(losses) / jnp.maximum(jnp.sum(weights) if divisor is None else divisor, 1e-12)
+
+
+def total_weight(spec: LossSpec, targets, weights: jax.Array | None = None,
+                 step: jax.Array | None = None) -> jax.Array:
+    """sum(w) over all labels of a batch, float32 []; arguments as in `head_loss`."""
+    return jnp.sum(_weights_of_examples(spec, targets, weights, step))
 
 
 def split_loss(spec: LossSpec, logits: np.ndarray, labels: np.ndarray, step: int | None = None
@@ -223,10 +231,10 @@ def weights_at(spec: LossSpec, step: jax.Array | None = None) -> jax.Array | Non
 def _weighted_losses(spec, logits, targets, weights, step):
     """(weight x loss, weight) of each example, float32 [B] both."""
     classes = logits.shape[-1]
+    total = _weights_of_examples(spec, targets, weights, step)
     targets = _dense(targets, weights, classes)
     factors = weights_at(spec, step)
     factors = jnp.ones(classes, jnp.float32) if factors is None else factors
-    total = jnp.sum(targets * factors, axis=-1)
     smooth = spec.label_smoothing
     if smooth:
         mass = jnp.sum(targets, axis=-1, keepdims=True)
@@ -239,14 +247,37 @@ def _weighted_losses(spec, logits, targets, weights, step):
 _jitted_losses = jax.jit(_weighted_losses, static_argnums=0)
 
 
+def _weights_of_examples(spec, targets, weights, step) -> jax.Array:
+    """The weight of all labels of each example, float32 [B]; no need to know how many classes."""
+    factors = weights_at(spec, step)
+
+    def of_label(labels):
+        counts = (labels >= 0).astype(jnp.float32)
+        return counts if factors is None else counts * factors[labels]
+
+    if isinstance(targets, Mixed):
+        return sum(share * of_label(labels)
+                   for share, labels in zip(_shares(targets, weights).T, targets[:2]))
+    if targets.ndim == 1:
+        total = of_label(targets)
+    else:
+        total = jnp.sum(targets if factors is None else targets * factors, axis=-1)
+    return total if weights is None else total * weights
+
+
+def _shares(targets: Mixed, weights: jax.Array | None) -> jax.Array:
+    """What each of both labels counts, float32 [B, 2]."""
+    shares = jnp.stack([targets.lam, 1 - targets.lam], axis=1).astype(jnp.float32)
+    if weights is None:
+        return shares
+    return shares * (weights if weights.ndim == 2 else weights[:, None])
+
+
 def _dense(targets, weights: jax.Array | None, classes: int) -> jax.Array:
     """Any targets as float32 [B, C], times the examples' weights."""
     if isinstance(targets, Mixed):
-        shares = jnp.stack([targets.lam, 1 - targets.lam], axis=1).astype(jnp.float32)
-        if weights is not None:
-            shares *= weights if weights.ndim == 2 else weights[:, None]
         return sum(share[:, None] * jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-                   for share, labels in zip(shares.T, targets[:2]))
+                   for share, labels in zip(_shares(targets, weights).T, targets[:2]))
     if targets.ndim == 1:
         targets = jax.nn.one_hot(targets, classes, dtype=jnp.float32)
     targets = targets.astype(jnp.float32)

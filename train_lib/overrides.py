@@ -3,7 +3,7 @@
 import ast
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
@@ -35,11 +35,27 @@ def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> Con
     return config
 
 
+def overlay(config: ConfigDict, saved: Mapping) -> ConfigDict:
+    """Sets everything that a saved config holds, whatever its type; keys that it lacks stay. The
+    config is changed in place and returned."""
+    with config.unlocked(), config.ignore_type():
+        for key, value in saved.items():
+            old = config.get(key)
+            section = isinstance(value, Mapping) and isinstance(old, ConfigDict)
+            if section and key not in OPEN_SECTIONS and not _is_duration(old):
+                overlay(old, value)
+            else:
+                config[key] = ConfigDict(value) if isinstance(value, Mapping) else value
+    return config
+
+
 def _set(config: ConfigDict, path: str, text: str) -> None:
     *parents, last = _split(path)
     node = config
     for depth, name in enumerate(parents):
         node = _child(config, node, name, path, depth)
+    if node is None and last in UNITS:  # a duration that is off
+        return _set(config, path.rpartition('.')[0], f'dict({last}={text})')
     if not isinstance(node, (ConfigDict, dict, list)):
         raise ConfigError(f'--config.{path}: {".".join(map(str, parents))} holds a value, '
                           f'not a section, so it has no key {last!r}.')

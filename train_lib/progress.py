@@ -96,8 +96,15 @@ class Progress:
             step, last = self._last
             self._last = (step, last + time.perf_counter() - since)
 
-    def update(self, step: int, loss: float, accuracy: float) -> float:
-        """Shows a log line; returns images a second since the last one."""
+    def rewind(self, step: int) -> None:
+        """Back to an earlier step."""
+        self._last = (step, time.perf_counter())
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def update(self, step: int, loss: float | None, accuracy: float | None) -> float:
+        """Shows a log line, None if no step trained; returns images a second since the last one."""
+        means = 'nothing trained' if loss is None else f'loss {loss:.3f}  acc {accuracy:.3f}'
         now = time.perf_counter()
         steps, seconds = step - self._last[0], max(now - self._last[1], 1e-9)
         self._last = (step, now)
@@ -106,13 +113,12 @@ class Progress:
         images = rate * self._batch_size
         left = _time((self._total - step) / max(self._rate, 1e-9))
         if self._bar is not None:
-            self._bar.set_postfix_str(f'loss {loss:.3f}  acc {accuracy:.3f}  '
-                                      f'{images:,.0f} img/s  {left} left', refresh=False)
+            self._bar.set_postfix_str(f'{means}  {images:,.0f} img/s  {left} left', refresh=False)
             self._bar.update(step - self._bar.n)
         elif self._enabled:
             width = len(str(self._total))
-            self._log.info('step %*d/%d  loss %.3f  acc %.3f  %s img/s  %s left', width, step,
-                           self._total, loss, accuracy, f'{images:5,.0f}', left)
+            self._log.info('step %*d/%d  %s  %s img/s  %s left', width, step, self._total, means,
+                           f'{images:5,.0f}', left)
         return images
 
     def close(self) -> None:

@@ -28,11 +28,14 @@ class Records:
                               f'{step} was written at {size}: put the file back, or start anew.')
             file.truncate(size)
         self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - lives as long as self
+        self._board_folder = str(Path(workdir) / 'tensorboard') if tensorboard else ''
         self._board = None
-        if tensorboard:
+        self._open_board(step + 1 if step else None)
+
+    def _open_board(self, purge_step: int | None) -> None:
+        if self._board_folder:
             from tensorboardX import SummaryWriter
-            self._board = SummaryWriter(str(Path(workdir) / 'tensorboard'),
-                                        purge_step=step + 1 if step else None)
+            self._board = SummaryWriter(self._board_folder, purge_step=purge_step)
 
     def write(self, row: dict, **clocked: float) -> None:
         """One row, with step, epoch, split and figures; `clocked` goes to TensorBoard only."""
@@ -41,6 +44,14 @@ class Records:
             for key, value in (row | clocked).items():
                 if isinstance(value, (int, float)) and key != 'step':
                     self._board.add_scalar(f'{row["split"]}/{key}', value, row['step'])
+
+    def rewind(self, size: int, step: int) -> None:
+        """Cuts off what was written after the first `size` bytes, which belong to `step`."""
+        self._file.flush()
+        self._file.truncate(size)
+        if self._board:
+            self._board.close()
+            self._open_board(step + 1)
 
     def flush(self) -> int:
         """Makes all rows durable and returns the size of the file in bytes."""
@@ -55,12 +66,36 @@ class Records:
             self._board.close()
 
 
+class NoRecords:
+    """What stands for `Records` in the processes that write nothing."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def write(self, row: dict, **clocked: float) -> None:
+        """Nothing."""
+
+    def rewind(self, size: int, step: int) -> None:
+        """Nothing."""
+
+    def flush(self) -> int:
+        """0."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def write_json(path: Path, content: dict) -> None:
     """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
     temporary = path.with_name(path.name + '.tmp')
     with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write('\n')
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

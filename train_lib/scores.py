@@ -4,11 +4,10 @@ Rows with label -1 are unlabelled and left out everywhere. All sums are made in
 float64 over blocks of rows, so 50,000 x 1,000 logits need no gigabyte.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_fscore_support
 
 BINS = 15
 _BLOCK = 4096
@@ -54,22 +53,35 @@ def scores(logits, labels, bins: int = BINS) -> dict:
         ValueError: shapes that do not fit, a label outside -1..C-1, logits not finite.
     """
     logits, labels = _labelled(logits, labels)
-    names = _NAMES + (('top5',) if logits.shape[1] > 5 else ())
+    return summary(_per_row(logits, labels), labels, logits.shape[1], bins)
+
+
+def summary(rows: Mapping[str, np.ndarray], labels: np.ndarray, num_classes: int,
+            bins: int = BINS) -> dict:
+    """What `scores` returns, from what each of N labelled rows contributes.
+
+    Args:
+        rows: predicted int [N] and rank int [N], of the label among the classes, from 0;
+            confidence, nll and brier float [N], or None of all three where the rows hold no
+            probabilities: their scores are then None.
+        labels: int [N] in 0..num_classes-1.
+    """
+    names = _NAMES + (('top5',) if num_classes > 5 else ())
     if not len(labels):
         return {'n': 0, **dict.fromkeys(names)}
-    rows = _per_row(logits, labels)
+    right = rows['predicted'] == labels
+    from sklearn.metrics import precision_recall_fscore_support  # not before the first step
+
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, rows['predicted'], average='macro', zero_division=0)
-    table = _bin_table(rows['confidence'], rows['predicted'] == labels, bins)
-    values = {
-        'accuracy': np.mean(rows['predicted'] == labels),
-        'precision_macro': precision, 'recall_macro': recall, 'f1_macro': f1,
-        'nll': np.mean(rows['nll']),
-        'ece': expected_calibration_error(table),
-        'brier': np.mean(rows['brier']),
-        'top5': np.mean(rows['rank'] < 5),
-    }
-    return {'n': len(labels), **{name: float(values[name]) for name in names}}
+    values = {'accuracy': np.mean(right), 'top5': np.mean(rows['rank'] < 5),
+              'precision_macro': precision, 'recall_macro': recall, 'f1_macro': f1}
+    if rows['confidence'] is not None:
+        table = _bin_table(rows['confidence'], right, bins)
+        values.update(nll=np.mean(rows['nll']), brier=np.mean(rows['brier']),
+                      ece=expected_calibration_error(table))
+    return {'n': len(labels),
+            **{name: float(values[name]) if name in values else None for name in names}}
 
 
 def confusion(logits, labels, num_classes: int) -> np.ndarray:

@@ -1,16 +1,21 @@
 """How a run begins. The first of these that applies, and the log says which:
 
     resume      a checkpoint of its own in the workdir: everything as it was
+    resume_from config.init.resume_from, another workdir: its checkpoints are copied into this one,
+                and become its own
     init        config.init.from, another workdir: its best weights, step 0
     pretrained  config.init.pretrained: published weights, or a file of them
     scratch     random weights from the seed
 
-Pretrained weights are a file or a tag and never a workdir, so they cannot be mistaken for a run
-that goes on.
+Of the three that are asked for, one may be. Pretrained weights are a file or a tag and never a
+workdir, so they cannot be mistaken for a run that goes on.
 """
 
 import dataclasses
 import logging
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -22,10 +27,11 @@ from models.heads import Classifier
 from models.pretrained import load_timm
 from models.tags import find_tag, tags_of
 from models.weight_files import FILES
-from train_lib import checkpoints
+from train_lib import checkpoints, workdirs
 from train_lib.errors import ConfigError
 from train_lib.loop import new_host_state
-from train_lib.step import split_model
+from train_lib.sharding import path_name, place
+from train_lib.step import split_model, start_of_ema
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +45,90 @@ class Begun:
     step: int
 
 
+def check_sources(config: ConfigDict) -> None:
+    """Refuses two of resume_from, from and pretrained.
+
+    Raises:
+        ConfigError: with their names.
+    """
+    given = [key for key in ('resume_from', 'from', 'pretrained') if config.init[key]]
+    if len(given) > 1:
+        raise ConfigError(f'config.init.{given[0]} = {config.init[given[0]]!r} and config.init.'
+                          f'{given[1]} = {config.init[given[1]]!r} exclude each other: keep one '
+                          f'of them.')
+
+
+def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config, with the other keys of config.init from the run that resume_from names, because
+    pretrained weights also say how pictures are prepared.
+
+    Raises:
+        ConfigError: there is no such run, or more than one source is given.
+    """
+    check_sources(config)
+    if not config.init.resume_from:
+        return config
+    known = workdir if (workdir / 'config.json').exists() else Path(config.init.resume_from)
+    if not (known / 'config.json').exists():
+        raise ConfigError(f'config.init.resume_from = {str(known)!r} holds no run (config.json is '
+                          f'missing): give the workdir of a run.')
+    config = config.copy_and_resolve_references()
+    config.init.update({key: value for key, value in workdirs.saved_config(known).init.items()
+                        if key != 'resume_from'})
+    return config
+
+
+def source_checkpoint(config: ConfigDict, data_digest: str) -> Path:
+    """The newest good checkpoint of the run that config.init.resume_from names.
+
+    Raises:
+        ConfigError: it has other settings, other data, or no checkpoint.
+    """
+    source = Path(config.init.resume_from)
+    workdirs.check_same(source, config, data_digest,
+                        remedy='take only its weights, by config.init.from')
+    found = checkpoints.newest_good_until(source / 'checkpoints', sys.maxsize)
+    if found is None:
+        raise ConfigError(f'config.init.resume_from = {str(source)!r} has no good checkpoint: '
+                          f'give the workdir of a run that saved one.')
+    return found
+
+
+def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
+    """Copies checkpoints and metrics of config.init.resume_from into a workdir without any.
+
+    The checkpoints appear there all at once, so a start that is killed here is none.
+
+    Raises:
+        ConfigError: see `source_checkpoint`.
+    """
+    newest = source_checkpoint(config, data_digest)
+    source, target = newest.parent, workdir / 'checkpoints'
+    copied = workdir / 'writing-checkpoints'
+    shutil.rmtree(copied, ignore_errors=True)
+    copied.mkdir()
+    steps = [str(step) for step in checkpoints.committed_steps(source) if step <= int(newest.name)]
+    for name in (*steps, checkpoints.FROZEN):
+        if (source / name).exists():
+            shutil.copytree(source / name, copied / name)
+    shutil.copyfile(source.parent / 'metrics.jsonl', workdir / 'metrics.jsonl')
+    if target.exists():
+        shutil.rmtree(target)  # it holds nothing that was finished
+    os.rename(copied, target)
+    log.info('start    resume_from: goes on with the run in %s', source.parent)
+
+
 def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
     """Fills the model from config.init.pretrained, if that is what this run starts from.
 
     The classifier is left as it is (config.init.head='reset'), kept, or cut to size.
 
     Raises:
-        ModelError: there are no such weights, or they don't fit; ConfigError: a wrong value, or
-            two sources of weights.
+        ModelError: there are no such weights, or they don't fit; ConfigError: a wrong value.
     """
     init, name = config.init, config.model.name
     if not init.pretrained:
         return False
-    if init['from']:
-        raise ConfigError(f'config.init.from = {init["from"]!r} and config.init.pretrained = '
-                          f'{init.pretrained!r} exclude each other: keep one of them.')
     tag = find_tag(name, init.pretrained)
     source = init.pretrained
     is_file = source.endswith(FILES) or Path(source).exists()
@@ -72,7 +147,11 @@ def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
 
 
 def load_backbone(config: ConfigDict, model: Classifier) -> None:
-    """Fills a model without a head by the rules above, but for a checkpoint of its own."""
+    """Fills a model without a head by the rules above, but for those of a run that goes on."""
+    check_sources(config)
+    if config.init.resume_from:
+        raise ConfigError(f'config.init.resume_from = {config.init.resume_from!r}: heads on frozen '
+                          f'features have no run to go on with; give config.init.from.')
     if load_pretrained(config, model):
         return
     if not config.init['from']:
@@ -102,6 +181,7 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
     """
     if found:
         state, host = checkpoints.restore(found, state, iterator)
+        host = new_host_state() | host  # an older one knew less
         step = int(found.name)
         if step > total:
             raise ConfigError(f'{found} is beyond the end of this run ({total} steps): give a '
@@ -112,16 +192,28 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
     if config.init['from']:
         source = _best_of(Path(config.init['from']))
         state = state | _adopt(state, _all_weights(source), source, config.init.head)
+        if 'ema' in state:
+            state['ema'] = start_of_ema(state)
         log.info('start    init: weights of %s', source)
     elif not config.init.pretrained:
         log.info('start    scratch: random weights, seed %d', config.seed)
     return Begun(state, new_host_state(), 0)
 
 
-def best_weights(folder: Path, host: dict, state: dict) -> dict:
-    """params and rest of the best checkpoint of this run, laid out like `state`."""
-    like = {key: state[key] for key in ('params', 'rest')}
+def best_weights(folder: Path, host: dict, weights: dict) -> dict:
+    """params and rest of the best checkpoint of this run, laid out like `weights`."""
+    like = {key: weights[key] for key in ('params', 'rest')}
     return checkpoints.read_weights(folder / str(host['best_step']), like)
+
+
+def weights_for_inference(folder: Path, like: dict) -> dict:
+    """params, frozen and rest of a checkpoint, of the shapes and shardings of `like`.
+
+    Raises:
+        CheckpointError: it is damaged, or holds other frozen weights.
+    """
+    found = checkpoints.read_weights(folder, {key: like[key] for key in ('params', 'rest')})
+    return found | dict(frozen=checkpoints.place_frozen(folder.parent, like['frozen']))
 
 
 def _all_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -132,11 +224,19 @@ def _all_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _best_of(workdir: Path) -> Path:
+    best = best_checkpoint(workdir)
+    if best is None:
+        raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: '
+                          f'give the workdir of a trained run.')
+    return best
+
+
+def best_checkpoint(workdir: Path) -> Path | None:
+    """The best committed checkpoint of a run, the newest if none was scored; None without any."""
     folder = workdir.absolute() / 'checkpoints'  # Orbax finds no relative paths
     steps = checkpoints.committed_steps(folder)
     if not steps:
-        raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: '
-                          f'give the workdir of a trained run.')
+        return None
     best = checkpoints.read_host(folder / str(steps[-1]))['best_step']
     return folder / str(best if best in steps else steps[-1])
 
@@ -150,11 +250,11 @@ def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path,
     theirs, problems, new = dict(stored), [], []
 
     def adopt(path, leaf):
-        name = jax.tree_util.keystr(path[1:], simple=True, separator='/')
+        name = path_name(path[1:])
         value = theirs.pop(name, None)
         anew = head == 'reset' and name.startswith(('head/', 'heads/'))
         if value is not None and value.shape == leaf.shape and not anew:
-            return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
+            return place(np.asarray(value, leaf.dtype), leaf.sharding)
         if _is_new(name):
             new.append(name)
         else:

@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from train_lib import distributed
 from train_lib.errors import ConfigError
 from train_lib.records import write_json
 
@@ -16,7 +18,9 @@ log = logging.getLogger(__name__)
 
 # Keys that may change between two starts of one run; every other one makes it another run.
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
-              'data.unreadable')
+              'data.unreadable', 'accumulate', 'early_stopping.patience',
+              'early_stopping.min_delta', 'init.resume_from', 'lr_find', 'profile',
+              'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb')
 
 
 def cache_folder() -> str:
@@ -25,9 +29,9 @@ def cache_folder() -> str:
     return os.path.join(base, 'atelier')
 
 
-def new(config_file: str) -> Path:
-    """A folder that does not exist yet: runs/<config>-<time>."""
-    stem = Path(config_file.partition(':')[0]).stem
+def new(config_file: str, verb: str = '') -> Path:
+    """A folder that does not exist yet: runs/<config>-<time>, or runs/<config>-<verb>-<time>."""
+    stem = Path(config_file.partition(':')[0]).stem + (f'-{verb}' if verb else '')
     base = Path('runs') / f'{stem}-{time.strftime("%Y%m%d-%H%M%S")}'
     path, number = base, 2
     while path.exists():
@@ -35,27 +39,55 @@ def new(config_file: str) -> Path:
     return path
 
 
+def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
+    """The folder of this run: the one given, or a new one, the same on every process."""
+    return given or Path(distributed.on_first(lambda: str(new(config_file, verb))))
+
+
 def claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
+
+    Of several processes the first does so for all, and all must have the same data.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
             written to.
     """
+    distributed.check_same(data_digest, 'The data (digest of ids and labels)')
+    distributed.on_first(lambda: _claim(workdir, config, data_digest))
+
+
+def _claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): '
                           f'give another --workdir.') from None
     path = workdir / 'config.json'
-    now = json.loads(config.to_json())
     if path.exists():
-        before = _read(path)
-        _compare(workdir, before, now)
-        if before.get('data_digest', data_digest) != data_digest:
-            raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
-                              f'groups or classes differ): put them back, or give a new --workdir.')
-    write_json(path, now | {'data_digest': data_digest})
+        check_same(workdir, config, data_digest)
+    write_json(path, json.loads(config.to_json()) | {'data_digest': data_digest})
+
+
+def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequence[str] = (),
+               remedy: str = 'give a new --workdir') -> None:
+    """Compares a run with the config and the data of this start; nothing is written.
+
+    Args:
+        workdir: of a run.
+        config: of this start.
+        data_digest: of its data.
+        ignore: keys that may differ, besides those that always may.
+        remedy: what to do if they differ, besides putting them back.
+
+    Raises:
+        ConfigError: the run has other settings or other data.
+    """
+    before = _read(workdir / 'config.json')
+    _compare(workdir, before, json.loads(config.to_json()), ignore, remedy)
+    if before.get('data_digest', data_digest) != data_digest:
+        raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
+                          f'groups or classes differ): put them back, or {remedy}.')
 
 
 def ids(workdir: Path) -> set[str]:
@@ -82,6 +114,11 @@ def saved_config(workdir: Path) -> ConfigDict:
     return ConfigDict(config)
 
 
+def data_digest(workdir: Path) -> str:
+    """The digest of the data that a run was started with, '' if it is not known."""
+    return _read(workdir / 'config.json').get('data_digest', '')
+
+
 def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
@@ -90,16 +127,16 @@ def _read(path: Path) -> dict:
                           f'--workdir.') from None
 
 
-def _compare(workdir: Path, before: dict, now: dict) -> None:
+def _compare(workdir: Path, before: dict, now: dict, ignore: Sequence[str], remedy: str) -> None:
     old, new_ = _flat(before), _flat(now)
     old.pop('data_digest', None)
     for key in sorted(set(old) | set(new_)):
-        if old.get(key) == new_.get(key):
+        if old.get(key) == new_.get(key) or any(key.startswith(name + '.') for name in ignore):
             continue
         if not any(key == name or key.startswith(name + '.') for name in CHANGEABLE):
             raise ConfigError(
                 f'{workdir} was started with config.{key} = {old.get(key)!r}, and this start has '
-                f'{new_.get(key)!r}: put it back, or give a new --workdir.')
+                f'{new_.get(key)!r}: put it back, or {remedy}.')
         log.info('changed  config.%s: %r -> %r', key, old.get(key), new_.get(key))
 
 

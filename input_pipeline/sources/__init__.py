@@ -24,9 +24,9 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
         {'seed': seed} | _without_none(data.get('doodles') or {}))),
     'digits': ('digits', lambda data, seed: {}),
     'folder': ('folder', lambda data, seed: _pick(
-        data, 'group_regex', 'extensions', path=data.get('folder', ''))),
+        data, 'group_regex', 'extensions', 'labelled', path=data.get('folder', ''))),
     'csv': ('csv_file', lambda data, seed: _pick(
-        data, 'images', 'columns', 'classes', 'allow_outside', 'group_regex',
+        data, 'images', 'columns', 'classes', 'allow_outside', 'group_regex', 'labelled',
         path=data.get('csv', ''))),
     'tfds': ('tfds', lambda data, seed: _pick(
         data, 'columns', name=data.get('tfds', ''), data_dir=data.get('tfds_dir') or '',

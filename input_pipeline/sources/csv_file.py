@@ -31,7 +31,7 @@ COMMON_NAMES = {
 
 def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = None,
          classes: Sequence[str] | Mapping[str, Sequence[str]] = (),
-         allow_outside: bool = False, group_regex: str = '') -> Manifest:
+         allow_outside: bool = False, group_regex: str = '', labelled: bool = True) -> Manifest:
     """Manifest of a CSV file, in the order of its lines.
 
     Args:
@@ -46,6 +46,7 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
             sorted values of the column. With it a CSV without labels may be read.
         allow_outside: accept images outside of `images`.
         group_regex: takes the group from the path; see `folder.load`.
+        labelled: False: no column holds labels.
 
     An empty label is -1, unlabelled.
 
@@ -70,7 +71,7 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
                         f'use {", ".join(COMMON_NAMES)}.')
     optional = {'id', 'group', 'weight', 'split'} | ({'labels'} if classes else set())
     places = {role: _find(file, header, role, name, role in optional)
-              for role, name in wanted.items()}
+              for role, name in wanted.items() if labelled or role != 'labels'}
 
     def values(place: int) -> list[str]:
         return [row[place] for row in rows]
@@ -85,9 +86,10 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     if archive:
         table['location'] = [f'zip:{name.removeprefix("./")}' for name in table['location']]
     _refuse_doubled(file, table['id'], lines)
-    heads = {'class' if len(places['labels']) == 1 else header[place]: values(place)
-             for place in places['labels']} or {'class': [''] * len(rows)}
-    names = _class_names(file, heads, classes)
+    of_labels = places.get('labels', ())
+    heads = {'class' if len(of_labels) == 1 else header[place]: values(place)
+             for place in of_labels} or {'class': [''] * len(rows)}
+    names = _class_names(file, heads, classes) if labelled else {'class': ()}
     for head, labels in heads.items():
         table[f'label/{head}'] = _numbers(labels, names[head], where, head)
     if group_regex:

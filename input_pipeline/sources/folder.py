@@ -25,7 +25,8 @@ _SKIPPED_FOLDERS = ('__MACOSX',)
 _log = logging.getLogger(__name__)
 
 
-def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest:
+def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS, labelled: bool = True
+         ) -> Manifest:
     """Manifest of a folder; `id` is the path relative to it, with forward slashes.
 
     Args:
@@ -33,6 +34,7 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
         group_regex: searched in that relative path; its first capture group (else the
             whole match) is the group. '' for no groups.
         extensions: of the files that are images, any case.
+        labelled: False: folders are no classes; images may lie anywhere, and have no labels.
 
     Raises:
         DataError: no such folder, no images, an image without a class folder, a class
@@ -49,10 +51,11 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
     if not any(images.values()):
         raise DataError(f'The folder {root!r} holds no images ({" ".join(extensions)}): '
                         f'put them at {root}/<class>/<image>.')
-    _refuse_loose(root, images[''], '')
+    if labelled:
+        _refuse_loose(root, images[''], '')
     _report_others(root, folders, extensions)
 
-    splits = _split_folders(root, folders, images)
+    splits = _split_folders(root, folders, images) if labelled else {}
     ids, labels, sides = [], [], []
     for folder, names in images.items():
         top, _, below = folder.partition('/')
@@ -62,8 +65,9 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
         ids += [posixpath.join(folder, name) for name in names]
         labels += [below if splits else folder] * len(names)
         sides += [splits.get(top, '')] * len(names)
-    classes = tuple(sorted(set(labels)))
-    _refuse_empty(root, folders, images, set(classes), bool(splits))
+    classes = tuple(sorted(set(labels))) if labelled else ()
+    if labelled:
+        _refuse_empty(root, folders, images, set(classes), bool(splits))
 
     order = sorted(range(len(ids)), key=ids.__getitem__)
     ids = [ids[i] for i in order]
@@ -71,7 +75,7 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS) -> Manifest
     columns = {
         'id': ids,
         'location': [_location(name, archive, inside) for name in ids],
-        'label/class': [number[labels[i]] for i in order],
+        'label/class': [number.get(labels[i], -1) for i in order],
     }
     if group_regex:
         columns['group'] = groups_from_paths(ids, group_regex)
@@ -170,7 +174,8 @@ def _refuse_loose(root: str, names: list[str], top: str) -> None:
         where = os.path.join(root, top)
         raise DataError(
             f'{len(names)} images lie in {where!r} without a class folder '
-            f'(the first is {names[0]!r}): move them to {where}/<class>/.')
+            f'(the first is {names[0]!r}): move them to {where}/<class>/, or predict them with '
+            f'predict.labelled=False.')
 
 
 def _refuse_undecodable(folder: str, names: list[str]) -> None:

@@ -31,7 +31,7 @@ def saved(tmp_path):
     checkpointer = Checkpointer(tmp_path / 'checkpoints', keep=2)
     for step in (1, 2, 3):
         next(batches)
-        checkpointer.save(step, state(step), batches, {'best_step': 1, 'step': step}, 1)
+        checkpointer.save(step, state(step), batches, {'best_step': 1, 'step': step}, {1})
     checkpointer.close()
     batches.close()
     return tmp_path / 'checkpoints'
@@ -52,7 +52,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     batches = iterator()
     checkpointer = Checkpointer(tmp_path, keep=2)
     for step in range(1, 6):
-        checkpointer.save(step, state(step), batches, {}, 2)
+        checkpointer.save(step, state(step), batches, {}, {2})
     checkpointer.close()
     batches.close()
     assert committed_steps(tmp_path) == [2, 4, 5]
@@ -135,7 +135,7 @@ def test_a_failed_save_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, 'write_digests', fail)
     batches = iterator()
     checkpointer = Checkpointer(tmp_path, keep=2)
-    checkpointer.save(1, state(), batches, {}, None)
+    checkpointer.save(1, state(), batches, {})
     with pytest.raises(OSError, match='No space left'):
         checkpointer.close()
     batches.close()

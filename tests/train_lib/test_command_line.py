@@ -1,5 +1,7 @@
 """The command line: overrides, units of durations, and one helpful sentence for each mistake."""
 
+import json
+
 import pytest
 
 from configs import common
@@ -25,9 +27,10 @@ def test_overrides_take_the_type_of_the_default():
 
 
 def test_a_duration_may_change_its_unit():
-    config = parse([SKETCH, '--config.duration.steps=100',
-                    '--config.eval.every.percent=12.5']).config
+    config = parse([SKETCH, '--config.duration.steps=100', '--config.eval.every.percent=12.5',
+                    '--config.early_stopping.patience.epochs=3']).config
     assert config.duration.to_dict() == {'steps': 100}
+    assert config.early_stopping.patience == {'epochs': 3}  # None before
     assert config.eval.every.to_dict() == {'percent': 12.5}
 
 
@@ -94,3 +97,25 @@ def test_paths_in_config_arguments_may_hold_commas():
 def test_literals_are_not_evaluated(text):
     with pytest.raises((ValueError, SyntaxError)):
         overrides.literal(text)
+
+
+def test_predict_takes_the_config_of_the_run_but_not_its_machine(tmp_path):
+    config = common.get_config()
+    config.duration = dict(steps=7)
+    with config.ignore_type():
+        config.image.mean = (0.1, 0.2, 0.3)
+    config.model = dict(name='small_cnn', width=8)
+    config.mesh.data = 64
+    saved = json.loads(config.to_json())
+    del saved['predict'], saved['loader']['prefetch']  # an older version's
+    (tmp_path / 'config.json').write_text(json.dumps(saved | dict(data_digest='abc')))
+    command = parse(['predict', f'--workdir={tmp_path}', '--config.predict.views=hflip,vflip',
+                     '--config.image.cache_mb=5'])
+    assert command.config.duration.to_dict() == dict(steps=7)
+    assert command.config.model.to_dict() == dict(name='small_cnn', width=8)
+    assert tuple(command.config.image.mean) == (0.1, 0.2, 0.3)
+    assert command.config.predict.views == ('hflip', 'vflip')
+    assert command.config.loader.prefetch == common.get_config().loader.prefetch
+    assert command.config.mesh.data == -1 and command.config.image.cache_mb == 5
+    with pytest.raises(ConfigError, match='--workdir is missing'):
+        parse(['predict'])

@@ -43,5 +43,5 @@ def test_the_cpu_is_chosen_only_where_cuda_cannot_be(machine, having, expected):
 
 
 def test_main_imports_no_tensorflow():
-    code = 'import sys, main; sys.exit("tensorflow" in sys.modules)'
+    code = 'import sys, main, train_lib.experiment; sys.exit("tensorflow" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0

@@ -12,6 +12,7 @@ from train_lib.experiment import load_data
 from train_lib.probing import features as caching
 from train_lib.probing import heads as stacked
 from train_lib.probing import run as probing
+from train_lib.voting import members
 
 TINY = dict(name='vit_tiny_patch16_224', patch_size=8, embed_dim=16, depth=1, num_heads=2)
 
@@ -59,6 +60,19 @@ def test_every_head_and_fold_leaves_predictions_of_its_own_rows(done):
     right = np.mean(stored['logits'].argmax(1) == stored['labels'])
     assert result['out_of_fold']['accuracy'] == pytest.approx(right)
     assert (folder / 'run/report.html').exists()
+
+
+def test_every_head_is_a_member_that_knows_what_it_trained_on(done):
+    folder, _, manifest, _ = done
+    heads = members.find_members([folder / 'run/*-lr0.01'], 'out_of_fold')
+    assert [member.name for member in heads] == ['linear-lr0.01', 'mlp-lr0.01']
+    rows = members.join(heads)
+    members.refuse_leakage(heads, heads[0].ids[rows[0]])
+    one = members.find_members([folder / 'run/mlp-lr0.01/fold_1'], 'val')[0]
+    group = manifest.table.set_index('id')['group']
+    trained = {group[name] for name, role in one.roles.items() if role == 'train'}
+    others = [name for name in heads[0].ids if group[name] in trained]
+    assert others and members.leakage(one, heads[0].ids) == others
 
 
 def test_stacked_heads_are_those_that_train_alone(done):

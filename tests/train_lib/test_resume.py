@@ -3,7 +3,8 @@
 Real processes, real signals, at moments that nobody chose. The setting has everything that could
 go wrong: dropout, drop path, BatchNorm, a curriculum, mixing, resampling and class weights that
 start late, batches that straddle epochs, evaluations, best checkpoints, and saves that come at
-steps between log lines.
+steps between log lines; batches in parts, averaged weights, a rate that falls on a plateau, steps
+that are not finite, two roll-backs, one farther than the other, and an early end.
 """
 
 import json
@@ -23,20 +24,27 @@ import pytest
 from train_lib import checkpoints
 
 ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name('harmed_main.py')
 SETTINGS = [
     '--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
     '--config.model=dict(name="small_cnn", width=8, stages=2, drop_path=0.2, drop_rate=0.2)',
-    '--config.duration.epochs=6', '--config.batch_size=60', '--config.log.every.steps=7',
+    '--config.duration.epochs=6', '--config.batch_size=60', '--config.log.every.steps=3',
     '--config.eval.every.steps=13', '--config.checkpoint.every.steps=5',
     '--config.curriculum[0].until.epochs=2.5', '--config.log.tensorboard=false',
     '--config.mixing=[dict(kind="mixup", p=0.5), dict(kind="cutmix", p=0.3, per="example")]',
     '--config.resample.kind=balanced', '--config.resample.start.epochs=1.3',
-    '--config.loss.class_weights.kind=effective', '--config.loss.class_weights.start.epochs=3']
+    '--config.loss.class_weights.kind=effective', '--config.loss.class_weights.start.epochs=3',
+    '--config.accumulate=2', '--config.ema.decay=0.9', '--config.guard.skip=2',
+    '--config.schedule.plateau.patience=dict(steps=13)',
+    '--config.schedule.plateau.min_delta=0.1',
+    '--config.early_stopping.patience=dict(steps=60)', '--config.early_stopping.min_delta=0.4']
+HARMED_STEPS = '9,31,32,33,34,70'
 
 
 def start(workdir: Path, *more: str) -> subprocess.Popen:
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
-    return subprocess.Popen([sys.executable, 'main.py', *SETTINGS, *more, f'--workdir={workdir}'],
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'HARMED_STEPS': HARMED_STEPS}
+    return subprocess.Popen([sys.executable, str(PROGRAM), *SETTINGS, *more,
+                             f'--workdir={workdir}'],
                             cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -54,10 +62,14 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.02)
 
 
-def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the last checkpoint: weights, statistics, optimizer, sums."""
-    folder = max((path for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()),
-                 key=lambda path: int(path.name))
+def last_checkpoint(workdir: Path) -> Path:
+    folder = workdir / 'checkpoints'
+    return folder / str(checkpoints.committed_steps(folder)[-1])
+
+
+def final_arrays(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint: weights, statistics, optimizer, average, sums."""
+    folder = workdir / 'checkpoints' / str(step) if step else last_checkpoint(workdir)
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.restore(folder / 'state')
     return {jax.tree_util.keystr(path): np.asarray(leaf)
@@ -71,14 +83,18 @@ def assert_same_run(left: Path, right: Path) -> None:
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    hosts = [checkpoints.read_host(last_checkpoint(folder)) for folder in (left, right)]
+    for host in hosts:
+        host.pop('seconds')
+    assert hosts[0] == hosts[1]
     for split in ('val', 'test'):
         with np.load(left / f'predictions/{split}.npz') as x, \
                 np.load(right / f'predictions/{split}.npz') as y:
             for name in x.files:
                 np.testing.assert_array_equal(x[name], y[name])
     results = [json.loads((folder / 'result.json').read_text()) for folder in (left, right)]
-    assert results[0]['test'] == results[1]['test']
-    assert results[0]['best_step'] == results[1]['best_step']
+    for key in ('val', 'test', 'best_step', 'steps', 'stopped_early', 'steps_skipped', 'rollbacks'):
+        assert results[0][key] == results[1][key], key
 
 
 @pytest.fixture(scope='module')
@@ -86,6 +102,25 @@ def unbroken(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp('unbroken') / 'run'
     finish(workdir)
     return workdir
+
+
+def test_the_setting_has_what_it_promises(unbroken):
+    result = json.loads((unbroken / 'result.json').read_text())
+    assert result['stopped_early']
+    assert result['steps'] == 78
+    assert result['rollbacks'] == 2
+    assert result['steps_skipped'] == 8  # 9 and 70; 29 to 34
+    lines = list(map(json.loads, (unbroken / 'metrics.jsonl').read_text().splitlines()))
+    assert [line['step'] for line in lines] == sorted(line['step'] for line in lines)
+    train = [line for line in lines if line['split'] == 'train']
+    assert [line['step'] for line in train if line['loss'] is None] == [33]
+    host = checkpoints.read_host(last_checkpoint(unbroken))
+    assert host['guard']['ranges'] == [[30, 33], [29, 35]]
+    assert host['patience']['plateau']['scale'] < 1
+    arrays = final_arrays(unbroken)
+    assert arrays["['lr_factor']"] == np.float32(host['patience']['plateau']['scale'])
+    assert any(not np.array_equal(value, arrays[name.removeprefix("['ema']")])
+               for name, value in arrays.items() if name.startswith("['ema']['params']"))
 
 
 def rows(workdir: Path) -> int:
@@ -117,6 +152,20 @@ def test_sigkill_at_random_moments_changes_nothing(unbroken, tmp_path):
     assert_same_run(unbroken, workdir)
 
 
+def test_sigkill_at_the_roll_backs_changes_nothing(unbroken, tmp_path):
+    """Killed when the first is said, then between the second and the next save."""
+    for said in ('roll back: to step 30', 'roll back: to step 25'):
+        process = start(tmp_path / 'run')
+        for line in process.stderr:
+            if said in line:
+                process.kill()
+                break
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+    finish(tmp_path / 'run')
+    assert_same_run(unbroken, tmp_path / 'run')
+
+
 def test_sigterm_saves_and_the_next_start_goes_on(unbroken, tmp_path):
     workdir = tmp_path / 'run'
     process = start(workdir)
@@ -133,7 +182,8 @@ def test_sigterm_saves_and_the_next_start_goes_on(unbroken, tmp_path):
 def test_a_finished_run_only_evaluates(unbroken):
     before = (unbroken / 'metrics.jsonl').read_bytes()
     log = finish(unbroken)
-    assert 'already finished' in log
+    assert 'early stopping' in log
+    assert 'img/s' not in log
     assert (unbroken / 'metrics.jsonl').read_bytes() == before
 
 
@@ -150,6 +200,8 @@ def test_a_new_run_can_start_from_the_weights_of_another(unbroken, tmp_path):
                  '--config.schedule.lr=0')
     assert 'init: weights of' in log
     best = json.loads((unbroken / 'result.json').read_text())['best_step']
-    taken = checkpoints.read_weights(tmp_path / 'run/checkpoints/1')['params']
-    given = checkpoints.read_weights(unbroken / f'checkpoints/{best}')['params']
-    jax.tree.map(np.testing.assert_array_equal, taken, given)
+    taken, given = final_arrays(tmp_path / 'run', 1), final_arrays(unbroken, best)
+    names = [name for name in taken if name.startswith("['params']")]
+    for name in names:  # a rate of 0 moves nothing, and the average of the same is the same
+        np.testing.assert_array_equal(taken[name], given["['ema']" + name], err_msg=name)
+        np.testing.assert_array_equal(taken["['ema']" + name], taken[name], err_msg=name)

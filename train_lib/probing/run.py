@@ -28,7 +28,7 @@ from input_pipeline import sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.long_tail import cut_tail
-from input_pipeline.manifest import Manifest, digest
+from input_pipeline.manifest import SPLITS, Manifest, digest
 from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, parts_of, save_splits
 from train_lib import start, workdirs
@@ -42,7 +42,6 @@ from train_lib.probing import heads as stacked
 from train_lib.probing.features import Features, cached_features
 from train_lib.progress import Clock, bar
 from train_lib.records import Records, write_json
-from train_lib.reporting.report import write_report
 from train_lib.schedules import make_schedule
 from train_lib.scores import log_softmax
 from train_lib.sharding import make_mesh, replicate
@@ -89,6 +88,8 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path) -> dict:
                   versions=dict(jax=jax.__version__, flax=flax.__version__))
     write_json(workdir / 'result.json', result)
     with clock('report'):
+        from train_lib.reporting.report import write_report  # loads matplotlib
+
         path = write_report(workdir, manifest=manifest,
                             read_image=partial(sources.read_image, manifest.root))
     write_json(workdir / 'result.json', result | dict(seconds=clock.seconds()))
@@ -297,6 +298,8 @@ def _predict(manifest, folds, graphdef, params, features, folder) -> dict:
     for number, fold in enumerate(folds):
         own = jax.tree.map(lambda leaf, number=number: leaf[number], params)
         home = folder / fold.name
+        home.mkdir(parents=True, exist_ok=True)
+        save_splits(_of_fold(manifest, fold), home / 'split.csv')
         found[fold.name] = {}
         for split, rows in (('val', fold.val), ('test', fold.test)):
             if not len(rows):
@@ -307,3 +310,11 @@ def _predict(manifest, folds, graphdef, params, features, folder) -> dict:
         save_file({name: np.asarray(leaf) for name, leaf in flat(own).items()},
                   home / 'head.safetensors')
     return found
+
+
+def _of_fold(manifest: Manifest, fold: Fold) -> Manifest:
+    """The rows of a fold, with their split there."""
+    side = np.full(len(manifest), '', object)
+    for name in SPLITS:
+        side[getattr(fold, name)] = name
+    return manifest.with_column('split', side).select(side != '')

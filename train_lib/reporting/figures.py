@@ -101,6 +101,41 @@ def reliability_diagram(table: pd.DataFrame) -> Markup:
         return _svg(fig)
 
 
+def histogram(values: np.ndarray, *, log: bool = False, mark: float | None = None) -> Markup:
+    """How many pictures have which value, as an SVG.
+
+    Args:
+        values: finite; log: on a logarithmic axis (values below a thousandth of the largest count
+            there).
+        mark: a threshold, drawn as a dotted line where the axis reaches it.
+    """
+    values = np.asarray(values, float)
+    if log:
+        values = np.maximum(values, max(values.max(), 1e-6) / 1000)
+    low, high = values.min(), values.max()
+    room = 0.02 * abs(high) or 0.02
+    low, high = (low, high) if high > low else (low - room, high + room)
+    edges = np.geomspace(low, high, 41) if log else np.linspace(low, high, 41)
+    counts, _ = np.histogram(values, edges)
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.1, 1.9))
+        ax = fig.add_axes((.13, .17, .84, .78))
+        ax.bar(edges[:-1], counts, np.diff(edges) * .88, align='edge', color=ACCENT, alpha=.75,
+               zorder=3)
+        if log:
+            ax.set_xscale('log')
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
+            ax.minorticks_off()
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.set_xlim(low, high)
+        ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:,.0f}'))
+        if mark is not None and low < mark < high:
+            ax.axvline(mark, color=INK, lw=1, ls=(0, (1, 3)), zorder=4)
+        return _svg(fig)
+
+
 def heat_map(matrix: np.ndarray, side: int = 720) -> str:
     """A confusion matrix of many classes as a PNG data URI with a transparent ground.
 

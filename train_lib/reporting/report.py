@@ -1,16 +1,12 @@
 """report.html of a run: one file that needs no network and no other file."""
 
-import functools
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from input_pipeline.manifest import SPLITS, Manifest, digest
 from train_lib import scores
@@ -22,6 +18,7 @@ from train_lib.reporting.inputs import (
     read_metrics,
     read_predictions,
 )
+from train_lib.reporting.page import duration, number, whole, write_page
 
 _COLUMNS = {'accuracy': 'accuracy', 'f1_macro': 'F1', 'precision_macro': 'precision',
             'recall_macro': 'recall', 'top5': 'top 5', 'loss': 'loss', 'nll': 'NLL',
@@ -52,7 +49,9 @@ def write_report(workdir: str | Path, *, manifest: Manifest, read_image: Callabl
     score_rows = _score_rows(result, heads, split)
     thumbnail = gallery.thumbnailer(read_image)
     each = max(4, math.ceil(max_errors / max(1, len(heads)))) if max_errors > 0 else 0
-    page = _environment().get_template('template.html.jinja').render(
+    path = workdir / 'report.html'
+    write_page(
+        path, 'template.html.jinja',
         title=title or workdir.resolve().name or 'Report',
         subtitle=_subtitle(config, result), status=result.get('status', ''),
         headline=_headline(score_rows), facts=_facts(result),
@@ -69,68 +68,7 @@ def write_report(workdir: str | Path, *, manifest: Manifest, read_image: Callabl
                    predictions=predictions_note),
         versions=_plain(result.get('versions')),
     )
-    path = workdir / 'report.html'
-    # Written aside first: a report cut short by a kill never takes the place of a whole one.
-    partial = path.with_name('report.html.partial')
-    # File names may hold bytes that are no UTF-8.
-    partial.write_bytes(page.encode('utf-8', 'replace'))
-    os.replace(partial, path)
     return path
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(r3=_r3, whole=_whole, duration=_duration, percent=_percent,
-                               soft=_soft)
-    return environment
-
-
-def _soft(name: str) -> Markup:
-    """The escaped name, which may break after its slashes."""
-    return Markup('/<wbr>').join(name.split('/'))
-
-
-def _number(value) -> float | None:
-    """A finite number or None; a bool is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _r3(value) -> str:
-    value = _number(value)
-    return '–' if value is None else f'{value:.3f}'
-
-
-def _whole(value) -> str:
-    value = _number(value)
-    return '–' if value is None else f'{value:,.0f}'
-
-
-def _percent(share) -> str:
-    share = _number(share)
-    if share is None:
-        return '–'
-    if 0.9995 <= share < 1:
-        return '> 99.9 %'
-    if 0 < share < 0.0005:
-        return '< 0.1 %'
-    return f'{100 * share:.1f} %'
-
-
-def _duration(seconds) -> str:
-    seconds = _number(seconds)
-    if seconds is None:
-        return '–'
-    if seconds < 59.5:
-        return f'{seconds:.1f} s'
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f'{minutes} min {rest} s'
-    return f'{minutes // 60} h {minutes % 60} min'
 
 
 def _plain(value) -> dict:
@@ -157,14 +95,14 @@ def _score_rows(result: dict, heads: list[Head], split: str) -> list[dict]:
 
 def _headline(rows: list[dict]) -> list[dict]:
     """Accuracy with its interval, F1 and n of each head on the last split there is."""
-    splits = [row['split'] for row in rows if _number(row['values'].get('accuracy')) is not None]
+    splits = [row['split'] for row in rows if number(row['values'].get('accuracy')) is not None]
     if not splits:
         return []
     split = max(splits, key=SPLITS.index)
     found = []
     for row in rows:
         values = row['values']
-        accuracy, n = _number(values.get('accuracy')), _number(values.get('n'))
+        accuracy, n = number(values.get('accuracy')), number(values.get('n'))
         if row['split'] == split and accuracy is not None:
             interval = None
             if n and 0 <= accuracy <= 1:
@@ -181,11 +119,11 @@ def _subtitle(config: dict, result: dict) -> str:
 
 
 def _facts(result: dict) -> list[tuple[str, str]]:
-    facts = [('time', _duration(_plain(result.get('seconds')).get('total')))]
+    facts = [('time', duration(_plain(result.get('seconds')).get('total')))]
     for label, key in [('epochs', 'epochs'), ('steps', 'steps'), ('best step', 'best_step'),
                        ('parameters', 'parameters')]:
-        value = _number(result.get(key))
-        text = f'{value:g}' if key == 'epochs' and value is not None else _whole(value)
+        value = number(result.get(key))
+        text = f'{value:g}' if key == 'epochs' and value is not None else whole(value)
         facts.append((label, text))
     return [(label, text) for label, text in facts if text != '–']
 
@@ -255,7 +193,7 @@ def _transform_words(transforms) -> str:
 
 
 def _best_at(metrics: pd.DataFrame, best_step, x: str) -> float | None:
-    best_step = _number(best_step)
+    best_step = number(best_step)
     if best_step is None:
         return None
     part = metrics.dropna(subset=[x])
@@ -370,7 +308,7 @@ def _class_spread(part: Manifest, head: str) -> dict:
 
 def _seconds(seconds) -> list[dict]:
     """[dict(kind, seconds, share)], longest first; what the kinds leave of the total is 'other'."""
-    known = {str(kind): _number(value) for kind, value in _plain(seconds).items()}
+    known = {str(kind): number(value) for kind, value in _plain(seconds).items()}
     known = {kind: value for kind, value in known.items() if value is not None and value >= 0}
     total = known.pop('total', None)
     rest = (total or 0.0) - sum(known.values())

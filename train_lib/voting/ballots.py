@@ -331,7 +331,7 @@ def _store(outcome: Outcome, part: slice, plan: _Plan, entries: Entries, labels)
     at, here = part.start + known, np.arange(len(truth))
     own = scores[here, truth][:, None]
     outcome.rows['rank'][at] = 0  # of all but these
-    asked = np.flatnonzero((outcome.predicted[at] != truth) | outcome.tied[at])
+    asked = np.flatnonzero(outcome.predicted[at] != truth)
     values, least = scores[asked], own[asked]
     above, upto = (np.count_nonzero(compare(values, least), axis=1)
                    for compare in (np.greater, np.greater_equal))

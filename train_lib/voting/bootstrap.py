@@ -6,6 +6,7 @@ and a score of all repetitions is a product with it.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ _REPETITIONS = 100  # at once: 40 MB for 50,000 rows
 
 def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np.ndarray, *,
               num_classes: int, reference: str | None = None, groups: np.ndarray | None = None,
-              repetitions: int = 1000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+              repetitions: int = 1000, level: float = 0.95, seed: int = 0,
+              threads: int = 2) -> pd.DataFrame:
     """Percentile intervals (Efron 1979) of accuracy, macro F1 and NLL.
 
     Args:
@@ -28,6 +30,7 @@ def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np
         repetitions: draws.
         level: of the interval.
         seed: of the draws.
+        threads: that share the repetitions.
 
     Returns:
         One row an answer and metric: name, metric ('accuracy', 'f1_macro', 'nll'), estimate, low,
@@ -47,14 +50,18 @@ def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np
     columns = np.concatenate([predicted == labels, *([np.stack(list(nll.values()))] if nll
                                                      else [])]).astype(np.float64).T
     tables = _F1Tables(predicted, labels, num_classes)
-    # The first row of each stays what was seen: every row once.
-    means, f1 = [columns.mean(0)[None]], [tables.scores(np.ones((len(labels), 1), np.float32))]
-    for start in range(0, repetitions, _REPETITIONS):
+
+    def repeat(start: int) -> tuple[np.ndarray, np.ndarray]:
         counts = np.stack([_draw(len(labels), index, (seed, repetition)) for repetition in
                            range(start, min(start + _REPETITIONS, repetitions))])
-        means.append(counts @ columns / counts.sum(1, keepdims=True))
-        f1.append(tables.scores(np.ascontiguousarray(counts.T, np.float32)))
-    means, f1 = np.concatenate(means), np.concatenate(f1)
+        return (counts @ columns / counts.sum(1, keepdims=True),
+                tables.scores(np.ascontiguousarray(counts.T, np.float32)))
+
+    # The first row of each stays what was seen: every row once.
+    seen = columns.mean(0)[None], tables.scores(np.ones((len(labels), 1), np.float32))
+    with ThreadPoolExecutor(threads) as pool:
+        drawn = list(pool.map(repeat, range(0, repetitions, _REPETITIONS)))
+    means, f1 = (np.concatenate(parts) for parts in zip(seen, *drawn))
     values = {('accuracy', name): means[:, i] for i, name in enumerate(names)}
     values.update({('f1_macro', name): f1[:, i] for i, name in enumerate(names)})
     values.update({('nll', name): means[:, len(names) + i] for i, name in enumerate(nll)})

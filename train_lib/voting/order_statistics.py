@@ -4,8 +4,6 @@ import functools
 
 import numpy as np
 
-_PIECE = 24_000  # values ranked at once: what is larger has its memory mapped anew each time
-
 
 def rank_shares(values: np.ndarray) -> np.ndarray:
     """Ranks along the last axis as a distribution (a normalised Borda count).
@@ -21,24 +19,17 @@ def rank_shares(values: np.ndarray) -> np.ndarray:
     """
     count = values.shape[-1]
     rows = np.ascontiguousarray(values).reshape(-1, count)
-    shares = np.empty_like(rows)
-    step = max(1, _PIECE // count)
-    for start in range(0, len(rows), step):
-        _rank(rows[start:start + step], shares[start:start + step])
-    return shares.reshape(values.shape)
-
-
-def _rank(rows: np.ndarray, shares: np.ndarray) -> None:
-    count = rows.shape[1]
-    order = np.argsort(rows, axis=1)
+    order = np.argsort(rows, axis=-1)
     order += (np.arange(len(rows)) * count)[:, None]
     ordered = rows.reshape(-1)[order]
     first = np.ones(ordered.shape, bool)  # of a run of equal values
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=first[:, 1:])
-    points = np.tile(np.arange(count, dtype=rows.dtype), (len(rows), 1))
+    points = np.tile(np.arange(count, dtype=values.dtype), (len(rows), 1))
     _share_runs(points.reshape(-1), first.reshape(-1))
     points *= 2 / (count * (count - 1))
-    shares.reshape(-1)[order] = points
+    shares = np.empty(rows.size, values.dtype)
+    shares[order] = points
+    return shares.reshape(values.shape)
 
 
 def _share_runs(points: np.ndarray, first: np.ndarray) -> None:

@@ -4,6 +4,7 @@ Intervals are in `bootstrap`; scores of single outcomes in `train_lib.scores`.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -135,12 +136,14 @@ def contributions(evidence: Evidence, weights: np.ndarray) -> pd.DataFrame:
 
 
 def learning_curve(evidence: Evidence, order: Sequence[int] | None = None, draws: int = 20,
-                   seed: int = 0) -> pd.DataFrame:
+                   seed: int = 0, threads: int = 2) -> pd.DataFrame:
     """Scores of equally weighted soft votes by the number of members.
 
     Args:
         order: in which members come; None: as they are.
         draws: random orders, whose first n members are the random subsets of size n.
+        seed: of the draws.
+        threads: that share them.
 
     Returns:
         One row a number of members, 1..M: members; accuracy, f1_macro, nll in the given order;
@@ -149,9 +152,11 @@ def learning_curve(evidence: Evidence, order: Sequence[int] | None = None, draws
     count = evidence.members
     names = ('accuracy', 'f1_macro', 'nll')
     order = np.arange(count) if order is None else np.asarray(order)
-    given = _prefix_scores(evidence, order)
-    drawn = np.stack([_prefix_scores(evidence, np.random.default_rng((seed, draw)).permutation(
-        count)) for draw in range(draws)])
+    orders = [order, *(np.random.default_rng((seed, draw)).permutation(count)
+                       for draw in range(draws))]
+    with ThreadPoolExecutor(threads) as pool:
+        given, *drawn = pool.map(lambda order: _prefix_scores(evidence, order), orders)
+    drawn = np.stack(drawn)
     table = {'members': np.arange(1, len(order) + 1)}
     for i, name in enumerate(names):
         table[name] = given[:, i]

@@ -1,0 +1,203 @@
+"""Pictures that are copies of each other: the same file, the same pixels, or nearly so.
+
+Near duplicates (encoded anew, brighter, resized, cropped by up to about a tenth, turned or
+mirrored) are sought among pictures with similar hashes and among the nearest neighbours by
+gradients and by the features given, and believed only if the two pictures coincide once one is
+laid upon the other: drawings of one class look alike without being copies.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.decomposition import PCA
+
+from input_pipeline.curation.hashes import near_pairs
+from input_pipeline.curation.measures import Measures
+from input_pipeline.curation.registration import lone_strokes, register
+
+KINDS = ('bytes', 'pixels', 'near')
+MIRRORED = 4  # of hashes.POSITIONS
+_WIDTH = 256  # of gradients after a projection, where there are many pictures
+_MANY = 5000
+_ROWS = 256  # pictures whose neighbours are sought at once
+_AT_REST = 0.02  # of `registration.register`
+_LEAST_COSINE = 0.6  # of gradients of copies: .66 is the lowest hundredth among planted ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """What was found among N pictures.
+
+    group: int64 [N], the number of the group a picture is in, from 0; -1 for none.
+    pairs: what joins them, the columns first and second (rows; a group of k pictures with one
+        file or the same pixels has k - 1 such pairs), kind (of KINDS), position (of
+        `hashes.POSITIONS`, of the second picture), correlation and residual (of near ones).
+    """
+
+    group: np.ndarray
+    pairs: pd.DataFrame
+
+    def kinds(self) -> list[str]:
+        """Of each group the loosest kind of its pairs: 'near' if one of them is near."""
+        found = np.zeros(self.group.max(initial=-1) + 1, int)
+        np.maximum.at(found, self.group[self.pairs['first'].to_numpy(int)],
+                      self.pairs['kind'].map(KINDS.index).to_numpy(int))
+        return [KINDS[kind] for kind in found]
+
+
+def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, bits: int = 10,
+                    neighbours: int = 10, correlation: float = 0.975, residual: float = 1.5,
+                    threads: int = 2,
+                    progress: Callable[[int, int], None] = lambda done, total: None) -> Duplicates:
+    """Finds groups of duplicates.
+
+    Args:
+        measures: of N pictures; those that could not be measured are in no group.
+        features: float [N, D] of a model, whose nearest neighbours are candidates too.
+        bits: hashes that differ in so many of 64 bits at most are candidates.
+        neighbours: nearest neighbours of a picture that are candidates, by each kind of feature.
+        correlation, residual: what a pair must reach at least, at most; see `register`.
+        threads: that compare.
+        progress: called with (candidate pairs compared, candidate pairs).
+    """
+    pairs = _exact(measures.table)
+    copies = {second for _, second, _ in pairs}
+    alone = np.array([row for row, problem in enumerate(measures.table['problem'])
+                      if not problem and row not in copies], int)
+    first, second, positions = _candidates(
+        measures.thumbs[alone], measures.hashes[alone],
+        None if features is None else np.asarray(features)[alone], bits, neighbours, threads)
+    reached, apart, motion = register(measures.thumbs[alone], first, second, positions,
+                                      threads=threads, progress=progress)
+    near = (reached >= correlation) & (apart <= residual)
+    stroke = lone_strokes(measures.thumbs[alone])[first]
+    near &= ~stroke | ((motion <= _AT_REST) & (positions == 0))
+    table = pd.concat([
+        pd.DataFrame(pairs, columns=['first', 'second', 'kind']).assign(
+            position=0, correlation=1.0, residual=0.0),
+        pd.DataFrame(dict(first=alone[first[near]], second=alone[second[near]], kind='near',
+                          position=positions[near], correlation=reached[near],
+                          residual=apart[near]))], ignore_index=True)
+    return Duplicates(_groups(table, len(measures)), table)
+
+
+def conflicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the pictures of each group have different labels, bool [G].
+
+    Args:
+        group: int [N], of `Duplicates`.
+        labels: int [N], of one head; -1 (unlabelled) conflicts with nothing.
+    """
+    known = pd.DataFrame(dict(group=group, label=labels))[(group >= 0) & (labels >= 0)]
+    different = known.groupby('group')['label'].nunique()
+    return different.reindex(range(group.max(initial=-1) + 1), fill_value=0).to_numpy() > 1
+
+
+def best_of_group(group: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+    """The row that is worth keeping of each group, int64 [G]: most pixels, then most bytes, then
+    the first.
+
+    Args:
+        group: int [N], of `Duplicates`.
+        table: of `Measures`.
+    """
+    order = np.lexsort((np.arange(len(group)), -table['bytes'].to_numpy(),
+                        -(table['width'] * table['height']).to_numpy(), group))
+    order = order[group[order] >= 0]
+    return order[np.unique(group[order], return_index=True)[1]]
+
+
+def _exact(table: pd.DataFrame) -> list[tuple[int, int, str]]:
+    """Pairs of the first row of each file or picture and its later copies."""
+    pairs = {}
+    for column, kind in (('pixels', 'pixels'), ('sha256', 'bytes')):  # the stricter one wins
+        values = table[column].to_numpy(object)
+        first: dict[str, int] = {}
+        for row, value in enumerate(values):
+            if value and first.setdefault(value, row) != row:
+                pairs[row] = (first[value], row, kind)
+    return list(pairs.values())
+
+
+def _groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
+    first, second = (pairs[name].to_numpy(int) for name in ('first', 'second'))
+    links = coo_matrix((np.ones(len(pairs), bool), (first, second)), shape=(count, count))
+    parts, label = connected_components(links, directed=False)
+    sizes = np.bincount(label, minlength=parts)
+    numbers = np.where(sizes > 1, np.cumsum(sizes > 1) - 1, -1)  # in the order of first rows
+    return numbers[label].astype(np.int64)
+
+
+def _candidates(thumbs, hashes, features, bits: int, neighbours: int, threads: int
+                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs worth a closer look (first, second, position of the second), each once a position."""
+    i, j, distance = near_pairs(hashes, bits, threads=threads)
+    keep = _nearest(i, j, distance, 2 * neighbours)
+    i, j = i[keep], j[keep]
+    turns = np.bitwise_count(hashes[i, :1] ^ hashes[j]).argmin(1) if len(i) else i
+    found = [(i, j, turns)]
+    if len(thumbs) > 1:
+        plain, mirrored = _gradients(thumbs)
+        found += [_neighbours(plain, plain, neighbours, _LEAST_COSINE, 0),
+                  _neighbours(mirrored, plain, neighbours, _LEAST_COSINE, MIRRORED)]
+        if features is not None:
+            given = features.astype(np.float32)
+            given /= np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12)
+            found.append(_neighbours(given, given, neighbours, -1.0, 0))
+    i, j, turns = (np.concatenate(column) for column in zip(*found))
+    unique = np.unique(np.stack([i, j, turns], 1), axis=0)
+    return unique[:, 0], unique[:, 1], unique[:, 2]
+
+
+def _nearest(i, j, distance, most: int) -> np.ndarray:
+    """Which pairs are among the nearest `most` of one of their pictures, bool [M]."""
+    picture, pair = np.concatenate([i, j]), np.tile(np.arange(len(i)), 2)
+    order = np.lexsort((distance[pair], picture))
+    ranked = picture[order]
+    start = np.r_[0, np.flatnonzero(np.diff(ranked)) + 1]
+    rank = np.arange(len(ranked)) - np.repeat(start, np.diff(np.r_[start, len(ranked)]))
+    keep = np.zeros(len(i), bool)
+    keep[pair[order[rank < most]]] = True
+    return keep
+
+
+def _gradients(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Histograms of oriented gradients (Dalal and Triggs, 2005) of the pictures and of their
+    mirror images, float32 [N, D], norm 1."""
+    side, count = thumbs.shape[1], len(thumbs)
+    hog = cv2.HOGDescriptor((side, side), (16, 16), (8, 8), (8, 8), 9)
+    describe = lambda part: np.stack([hog.compute(np.ascontiguousarray(thumb)).ravel()
+                                      for thumb in part])
+    if count > _MANY:
+        sample = describe(thumbs[np.linspace(0, count - 1, _MANY).astype(int)])
+        project = PCA(_WIDTH, svd_solver='covariance_eigh').fit(sample).transform
+    else:
+        project = lambda part: part
+    found = []
+    for turned in (thumbs, thumbs[:, :, ::-1]):
+        whole = np.concatenate([project(describe(turned[start:start + _MANY])).astype(np.float32)
+                                for start in range(0, count, _MANY)])
+        found.append(whole / np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-6))
+    return tuple(found)
+
+
+def _neighbours(query: np.ndarray, known: np.ndarray, count: int, least: float, turn: int
+                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of each row and the rows of `known` of the highest cosines, but itself."""
+    count = min(count, len(known) - 1)
+    found = []
+    for start in range(0, len(query), _ROWS):
+        cosines = query[start:start + _ROWS] @ known.T
+        rows = np.arange(len(cosines))
+        cosines[rows, start + rows] = -np.inf
+        near = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        good = np.take_along_axis(cosines, near, axis=1) >= least
+        found.append(np.stack([np.broadcast_to(start + rows[:, None], near.shape)[good],
+                               near[good]], 1))
+    i, j = np.concatenate(found).T
+    return np.minimum(i, j), np.maximum(i, j), np.full(len(i), turn)

@@ -1,0 +1,240 @@
+"""What a step looks at: the pictures of a manifest, resized or as a stage of the curriculum shows
+them.
+
+Evaluation, and a stage without transforms, see the picture resized to the model's input.
+Transforms work on the file itself, with resizing and all geometry in one look-up, and a JPEG
+need not be decoded in full for that:
+
+- In a stage without crops, a half or a quarter is enough if it has 7/8 of the input's sides. The
+  result is as near to the file as after resizing, sharper, and takes less time. Files below that
+  are enlarged first. Under another image.resize than squash, image.interpolation than area, or with
+  image.crop_pct, the picture is resized first.
+- A crop shows a part larger, so nothing that it shows may be lost. Under the other modes of
+  resizing its frame is the padded or centre-cropped picture, except with `random_resized_crop`,
+  whose frame is the whole picture, as in timm's training.
+
+Pictures are kept in memory as a stage needs them, as long as there is room: resized, decoded for
+a stage without crops (both only if all resized ones would fit), or whole, if the file has at most
+twice the input's sides. Those of an earlier stage make room.
+"""
+
+import dataclasses
+import math
+import threading
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from input_pipeline import decode, sources, transforms, warp
+from input_pipeline.curriculum import Stage
+from input_pipeline.manifest import Manifest
+from input_pipeline.warp import Part, Size
+
+_CROPS = ('random_resized_crop', 'random_crop', 'center_crop', 'crop')
+# The share of the input's sides that a picture decoded at a half may fall short to.
+_ENOUGH = 7 / 8
+
+cv2.setNumThreads(0)  # Grain's threads are the parallelism; OpenCV's would fight them.
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """How a picture becomes the model's input (config.image)."""
+
+    size: int
+    resize: str = 'squash'
+    border: str = 'edge'
+    interpolation: str = 'area'
+    crop_pct: float = 1.0
+    reduced_decode: bool = True
+
+
+class _Cache:
+    """Pictures by purpose and row, up to so many bytes. Thread-safe; a copy in another process
+    starts empty."""
+
+    def __init__(self, limit: float):
+        self._limit = limit
+        self._kept: dict[str, dict[int, np.ndarray]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, purpose: str, row: int) -> np.ndarray | None:
+        return self._kept.get(purpose, {}).get(row)
+
+    def keep(self, purpose: str, row: int, picture: np.ndarray) -> None:
+        """Keeps a picture if there is room; those of other purposes make room."""
+        if picture.nbytes > self._limit:
+            return
+        with self._lock:
+            kept = self._kept.get(purpose, {})
+            if row in kept:
+                return
+            if self._bytes + picture.nbytes > self._limit and len(self._kept) > (1 if kept else 0):
+                self._kept = {purpose: kept} if kept else {}
+                self._bytes = sum(one.nbytes for one in kept.values())
+            if self._bytes + picture.nbytes <= self._limit:
+                # A view would keep all that it is cut from.
+                picture = picture if picture.base is None else picture.copy()
+                self._kept.setdefault(purpose, {})[row] = picture
+                self._bytes += picture.nbytes
+
+    def __reduce__(self):
+        return _Cache, (self._limit,)
+
+
+class View(NamedTuple):
+    """How one example is shown: the drawn plan (None: as evaluation sees it), and for crops (the
+    file, its whole picture if that is decoded, whether it is framed)."""
+
+    row: int
+    plan: transforms.Plan | None = None
+    crop: tuple[bytes, np.ndarray | None, bool] | None = None
+
+
+class Pictures:
+    """The pictures of a manifest by row.
+
+    Thread-safe: two threads may decode the same row, and both get the same pixels. What is kept
+    in memory (up to `cache_mb` MiB) changes no pixel.
+    """
+
+    def __init__(self, manifest: Manifest, spec: ImageSpec, cache_mb: float = 0):
+        self._locations = manifest.table['location'].to_numpy()
+        self._root = manifest.root
+        self._spec = spec
+        limit = cache_mb * 2**20
+        self._cache = _Cache(limit)
+        self._parts: dict[int, Part] = {}  # of kept pictures that are padded
+        self._fits = len(manifest) * spec.size**2 * 3 <= limit
+
+    def location(self, row: int) -> str:
+        """Where the row's picture is."""
+        return self._locations[row]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """uint8 [size, size, 3]; the caller must not write to it."""
+        kept = self._cache.get('resized', row)
+        if kept is not None:
+            return kept
+        spec, size = self._spec, self._size
+        # Pillow's filters are chosen for their exact pixels, which need the whole picture.
+        reduced = spec.reduced_decode and spec.interpolation == 'area'
+        picture = sources.read_image(
+            self._root, self._locations[row],
+            decode.resize_target(size, spec.crop_pct) if reduced else None)
+        picture = decode.resize(picture, size, spec.resize, interpolation=spec.interpolation,
+                                crop_pct=spec.crop_pct)
+        if self._fits:
+            self._cache.keep('resized', row, picture)
+        return picture
+
+    def augmented(self, row: int, stage: Stage, rng: np.random.Generator, exact: bool = False
+                  ) -> np.ndarray:
+        """`show(draw(...))`. With `exact`, transforms without crops work on the picture as
+        evaluation sees it."""
+        view = self.draw(row, stage, rng)
+        if exact and view.plan and not view.crop:
+            return transforms.apply(view.plan, self[row], self._size, self._spec.border)
+        return self.show(view)
+
+    def draw(self, row: int, stage: Stage, rng: np.random.Generator) -> View:
+        """What a stage makes of a row; only for crops its file is read."""
+        if not stage.transforms:
+            return View(row)
+        crops = [item.kind for item in stage.transforms
+                 if item.kind in _CROPS and item.params.get('share', 0) < 1]
+        if not crops:
+            return View(row, transforms.draw(stage.transforms, rng, self._size))
+        data, whole, source = self._source(row)
+        framed = ((self._spec.resize != 'squash' or self._spec.crop_pct < 1)
+                  and 'random_resized_crop' not in crops)
+        plan = transforms.draw(stage.transforms, rng, self._size, source)
+        return View(row, plan, (data, whole, framed))
+
+    def show(self, view: View) -> np.ndarray:
+        """uint8 [size, size, 3]; the caller must not write to it."""
+        spec, size, plan = self._spec, self._size, view.plan
+        if plan is None:
+            return self[view.row]
+        if view.crop is None:
+            picture, part = self._unresized(view.row)
+            return transforms.apply(plan, picture, size, spec.border, part)
+        data, whole, framed = view.crop
+        # Not below the input's size: a chain that shrinks the whole may show parts of it larger.
+        needed = tuple(map(max, transforms.source_size(plan, size), size))
+        part = (1, 1)
+        if whole is None:
+            least = decode.resize_target(needed, spec.crop_pct) if framed else needed
+            whole, part = self._decoded(view.row, data, least, tight=not framed)
+        if framed:
+            part = (1, 1)
+            # A larger frame, but no larger than the file is in it.
+            limit = (max if spec.resize == 'pad' else min)(whole.shape[:2])
+            side = max(min(*needed, math.floor(limit * spec.crop_pct)), spec.size)
+            whole = decode.resize(whole, (side, side), spec.resize, crop_pct=spec.crop_pct)
+        return transforms.apply(plan, whole, size, spec.border, part)
+
+    @property
+    def _size(self) -> Size:
+        return self._spec.size, self._spec.size
+
+    def _decoded(self, row: int, data: bytes, least: Size, tight: bool) -> tuple[np.ndarray, Part]:
+        """(the picture, the part of it that is no padding)"""
+        picture = decode.decode(data, name=self._locations[row], tight=tight,
+                                min_size=least if self._spec.reduced_decode else None)
+        height, width = picture.shape[:2]
+        full = decode.size_of(data)
+        if full in (None, (height, width)):
+            return picture, (1, 1)
+        # A reduced JPEG is padded: its last pixels stand for as many of the file's as the others.
+        scale = next(n for n in (2, 4, 8)
+                     if (-(-full[0] // n), -(-full[1] // n)) == (height, width))
+        return picture, (full[0] / (scale * height), full[1] / (scale * width))
+
+    def _unresized(self, row: int) -> tuple[np.ndarray, Part]:
+        """(the picture of a stage without crops, of any size; the part of it that is no padding)"""
+        spec, size = self._spec, self._size
+        if spec.resize != 'squash' or spec.crop_pct < 1 or spec.interpolation != 'area':
+            return self[row], (1, 1)
+        kept = self._cache.get('unresized', row)
+        if kept is not None:
+            return kept, self._parts.get(row, (1, 1))
+        least, part = (math.ceil(spec.size * _ENOUGH),) * 2, (1, 1)
+        if sources.scheme_of(self._locations[row]) in sources.DRAWN:
+            picture = sources.read_image(self._root, self._locations[row])
+        else:
+            data = sources.read_bytes(self._root, self._locations[row])
+            picture, part = self._decoded(row, data, least, tight=True)
+        if min(picture.shape[:2]) < least[0]:
+            picture = decode.resize(picture, size)
+        picture, more = warp.halved(picture, size)
+        part = part[0] * more[0], part[1] * more[1]
+        if self._fits:
+            if part != (1, 1):
+                self._parts[row] = part
+            self._cache.keep('unresized', row, picture)
+        return picture, part
+
+    def _source(self, row: int) -> tuple[bytes, np.ndarray | None, Size]:
+        """(the file, its whole picture unless decoding may depend on what is needed, (h, w))."""
+        kept = self._cache.get('whole', row)
+        if kept is not None:
+            return b'', kept, kept.shape[:2]
+        location, small = self._locations[row], 2 * self._spec.size
+        if sources.scheme_of(location) in sources.DRAWN:
+            data, whole = b'', sources.read_image(self._root, location)
+        else:
+            data = sources.read_bytes(self._root, location)
+            source = decode.size_of(data)
+            if source and max(source) > small:
+                return data, None, source
+            whole = decode.decode(data, name=location)
+        if max(whole.shape) <= small:
+            self._cache.keep('whole', row, whole)
+        return data, whole, whole.shape[:2]
+
+    def blank(self) -> np.ndarray:
+        """What stands for a picture that cannot be read, uint8 [size, size, 3]."""
+        return np.zeros((*self._size, 3), np.uint8)

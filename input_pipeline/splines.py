@@ -1,0 +1,70 @@
+"""Cubic B-splines of two axes, at the points of a grid: narrow matrix products."""
+
+import functools
+
+import cv2
+import numpy as np
+
+# Multiply-adds up to which OpenBLAS stays on the calling thread: the loader has threads enough,
+# and on busy cores a product that waits for a second one takes ten times as long.
+_PRODUCT = 2**18
+
+
+def on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray, spacing: float,
+            phases: int) -> np.ndarray:
+    """Two splines at every (x[j], y[i]).
+
+    Args:
+        coefficients: float32 [2, rows, columns], of control points `spacing` apart, the first two
+            of which lie before 0.
+        x, y: monotone; two control points on either side of each.
+        phases: points are rounded to so many parts of `spacing`.
+
+    Returns:
+        float32 [2, len(y), len(x)].
+    """
+    num_rows, num_columns = coefficients.shape[1:]
+    basis, first = _basis(np.concatenate([y, x]) * (phases / spacing),
+                          max(num_rows, num_columns), phases)
+    rows = coefficients.reshape(2 * num_rows, num_columns)
+    columns = cv2.transpose(basis[len(y):, :num_columns])
+    across = np.empty((2 * num_rows, len(x)), np.float32)
+    block = max(_PRODUCT // columns.size, 1)
+    for start in range(0, len(rows), block):
+        np.matmul(rows[start:start + block], columns, out=across[start:start + block])
+    across = across.reshape(2, num_rows, -1)
+    out = np.empty((2, len(y), len(x)), np.float32)
+    pitch = (abs(first.item(len(y) - 1) - first.item(0)) + 1) / len(y)
+    block = 64
+    while block > 1 and block * (block * pitch + 5) * len(x) > _PRODUCT:
+        block //= 2
+    for start in range(0, len(y), block):
+        # Only four control points bear on a row: the product of a block of rows is narrow.
+        end = min(start + block, len(y))
+        low, high = sorted((first.item(start), first.item(end - 1)))
+        np.matmul(basis[start:end, low:high + 4], across[:, low:high + 4], out=out[:, start:end])
+    return out
+
+
+def _basis(at: np.ndarray, width: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
+    """(what each of `width` control points weighs at places [N] in phases, float32 [N, width];
+    the first that weighs anything, int [N])"""
+    first, phase = np.divmod(np.rint(at).astype(np.int32) + phases, phases)
+    windows, length = _windows(width, phases)
+    phase *= length
+    phase += width
+    phase -= first
+    return windows[phase], first
+
+
+@functools.lru_cache(maxsize=8)
+def _windows(width: int, phases: int) -> tuple[np.ndarray, int]:
+    """(all windows of `width` in a row of rows, length of a row); a row holds the four weights of
+    a phase between `width` zeros."""
+    t = np.arange(phases) / phases
+    rows = np.zeros((len(t), 2 * width + 4), np.float32)
+    weights = rows[:, width:width + 4]
+    weights[:, 0], weights[:, 3] = (1 - t) ** 3 / 6, t**3 / 6
+    weights[:, 1] = 2 / 3 - t * t * (1 - t / 2)
+    weights[:, 2] = 1 - weights[:, 0] - weights[:, 1] - weights[:, 3]
+    return np.lib.stride_tricks.sliding_window_view(rows.reshape(-1), width), rows.shape[1]

@@ -1,0 +1,286 @@
+"""explore.html: what a data set is like, on one self-contained page."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from input_pipeline.curation.duplicates import KINDS, best_of_group, conflicting
+from input_pipeline.curation.hashes import POSITIONS
+from input_pipeline.curation.quality import FLAGS
+from input_pipeline.manifest import SPLITS, Manifest, class_counts
+from train_lib.reporting import figures
+from train_lib.reporting.gallery import thumbnailer
+from train_lib.reporting.page import percent, write_page
+
+_SUSPECTS, _GROUPS, _MEMBERS = 48, 36, 6  # shown at most
+_SAMPLES, _SHEETS = 8, 480  # pictures of a class, and of all classes
+_ROWS = 1000  # of a table
+_BUDGET = 3_400_000  # characters of pictures; the page shall stay under 5 MB
+_FLAG_WORDS = {
+    'black_and_white': 'black and white', 'dark': 'dark throughout', 'bright': 'bright throughout',
+    'blurred': 'blurred', 'empty': 'empty', 'odd_aspect': 'odd aspect', 'tiny': 'tiny'}
+_KIND_WORDS = {'bytes': 'the same file', 'pixels': 'the same pixels', 'near': 'nearly the same'}
+# measure: (heading, logarithmic axis, the flag whose threshold is marked)
+_PANELS = {
+    'width': ('width, pixels', False, 'tiny'), 'aspect': ('width / height', False, 'odd_aspect'),
+    'brightness': ('brightness, 0 to 1', False, None), 'contrast': ('contrast', False, 'empty'),
+    'sharpness': ('sharpness', True, 'blurred'), 'colourfulness': ('colourfulness', False, None)}
+
+
+def write_explore(path: Path, found, *, title: str, thresholds: Mapping[str, float],
+                  read_image: Callable) -> Path:
+    """Writes the page, and returns its path.
+
+    Args:
+        found: of `exploration.examine`.
+        title: of the page.
+        thresholds: of config.curate.quality, marked in the figures.
+        read_image: location -> uint8 [H, W, 3].
+    """
+    manifest = found.manifest
+    thumbnail = thumbnailer(read_image, _BUDGET)
+    picture = lambda row: _picture(manifest, row, thumbnail)
+    table = found.measures.table[found.problems == '']
+    relations = _relations(found)
+    values = dict(
+        title=title, n=len(manifest), classes=len(manifest.classes[manifest.heads[0]]),
+        heads=[_head(manifest, head) for head in manifest.heads],
+        combinations=_combinations(manifest), facts=_facts(found, table),
+        split_note=found.split_note,
+        unreadable=[dict(id=manifest.table['id'][row], reason=found.problems[row])
+                    for row in np.flatnonzero(found.problems != '')[:_ROWS]],
+        unreadable_count=int((found.problems != '').sum()),
+        suspects=_suspects(found, picture),
+        suspects_count=int(np.count_nonzero(found.suspicion)),
+        flags=[(_FLAG_WORDS[name], int(column.sum()), float(column.mean()))
+               for name, column in found.flags[list(FLAGS)].items()],
+        duplicates=_duplicates(relations), duplicate_groups=len(relations), kinds=_KIND_WORDS,
+        duplicate_cards=_cards(found, relations, picture),
+        samples=_samples(found, picture), panels=_panels(table, thresholds),
+        stored=[(name, _counted(table[column])) for name, column in
+                (('file type', 'file_type'), ('mode as stored', 'mode'))],
+        sizes=_counted(table['width'].map('{:.0f}'.format) + ' × '
+                       + table['height'].map('{:.0f}'.format), 8),
+        groups=_people(manifest), splits=_splits(manifest))
+    values['findings'] = _findings(values, relations)
+    write_page(path, 'explore.html.jinja', **values)
+    return path
+
+
+def _picture(manifest: Manifest, row: int, thumbnail: Callable) -> dict:
+    entry = manifest.table.iloc[row]
+    labels = [names[label] if label >= 0 else 'unlabelled' for label, names in
+              ((entry[f'label/{head}'], names) for head, names in manifest.classes.items())]
+    shown = thumbnail(entry['location']) or dict(uri='', small=False)
+    return dict(shown, id=entry['id'], label=' · '.join(labels),
+                split=entry.get('split', ''), group=entry.get('group', ''))
+
+
+def _head(manifest: Manifest, head: str) -> dict:
+    counts, names = class_counts(manifest, head), manifest.classes[head]
+    labels = manifest.labels(head)
+    split = manifest.table.get('split')
+    sides = {} if split is None else {
+        side: np.bincount(labels[(split == side).to_numpy() & (labels >= 0)],
+                          minlength=len(names)) for side in SPLITS if (split == side).any()}
+    order = np.argsort(-counts, kind='stable')
+    occurring = counts[counts > 0]
+    return dict(
+        name=head, classes=len(names), unlabelled=int((labels < 0).sum()),
+        least=int(occurring.min()) if len(occurring) else 0, most=int(counts.max()),
+        absent=int((counts == 0).sum()),
+        imbalance=float(counts.max() / occurring.min()) if len(occurring) else None,
+        sides=list(sides),
+        rows=[dict(name=names[k], n=int(counts[k]), share=counts[k] / max(1, counts.sum()),
+                   width=counts[k] / max(1, counts.max()),
+                   sides=[int(side[k]) for side in sides.values()]) for k in order[:_ROWS]])
+
+
+def _combinations(manifest: Manifest) -> dict | None:
+    if len(manifest.heads) < 2:
+        return None
+    columns = [f'label/{head}' for head in manifest.heads]
+    table = manifest.table[columns]
+    counts = table[(table >= 0).all(axis=1)].value_counts()
+    total = int(np.prod([len(names) for names in manifest.classes.values()]))
+    return dict(
+        heads=manifest.heads, possible=total, occurring=len(counts),
+        imbalance=float(counts.max() / counts.min()) if len(counts) else None,
+        rows=[dict(names=[manifest.classes[head][label] for head, label in
+                          zip(manifest.heads, labels)],
+                   n=int(n), share=n / counts.sum(), width=n / counts.max())
+              for labels, n in counts.iloc[:200].items()])
+
+
+def _facts(found, table: pd.DataFrame) -> list[tuple[str, str]]:
+    manifest = found.manifest
+    facts = [('heads', ', '.join(manifest.heads))] if len(manifest.heads) > 1 else []
+    size = table['bytes'].sum()
+    if size:
+        facts.append(('size of the files', f'{size / 1e9:.1f} GB' if size >= 1e9 else
+                      f'{size / 1e6:.1f} MB'))
+    if len(table):
+        facts.append(('median size', f'{table["width"].median():.0f} × '
+                                     f'{table["height"].median():.0f}'))
+    if 'group' in manifest.table:
+        named = manifest.table['group'].astype(str)
+        facts.append(('groups', f'{named[named != ""].nunique():,}'))
+    if 'split' in manifest.table:
+        counts = manifest.table['split'].value_counts()
+        facts += [(side, f'{counts[side]:,}') for side in SPLITS if side in counts]
+    return facts
+
+
+def _relations(found) -> pd.DataFrame:
+    """One row a group of duplicates: rows (in it), kind, conflict, torn (on two sides of the
+    split), best (the row worth keeping)."""
+    group, manifest = found.duplicates.group, found.manifest
+    count = group.max(initial=-1) + 1
+    conflict = np.zeros(count, bool)
+    for head in manifest.heads:
+        conflict |= conflicting(group, manifest.labels(head))
+    rows = [[] for _ in range(count)]
+    for row in np.flatnonzero(group >= 0):
+        rows[group[row]].append(int(row))
+    table = pd.DataFrame(dict(rows=pd.Series(rows, dtype=object), conflict=conflict,
+                              kind=found.duplicates.kinds(),
+                              best=best_of_group(group, found.measures.table)))
+    split = manifest.table.get('split', pd.Series([''] * len(manifest))).to_numpy(object)
+    table['sides'] = [tuple(side for side in SPLITS if side in set(split[members]))
+                      for members in rows]
+    names = manifest.table.get('group', pd.Series([''] * len(manifest))).to_numpy(object)
+    table['people'] = [len({name for name in names[members] if name}) for members in rows]
+    return table
+
+
+def _duplicates(relations: pd.DataFrame) -> list[dict]:
+    """One row a kind: groups, pictures, too_many (all but one of each group), conflicts, torn."""
+    found = []
+    for kind in KINDS:
+        part = relations[relations['kind'] == kind]
+        sizes = part['rows'].map(len)
+        torn = part[part['sides'].map(len) > 1]
+        pairs = {}
+        for sides in torn['sides']:
+            for pair in itertools.combinations(sides, 2):
+                pairs[pair] = pairs.get(pair, 0) + 1
+        found.append(dict(
+            kind=kind, groups=len(part), pictures=int(sizes.sum()),
+            too_many=int(sizes.sum() - len(part)), conflicts=int(part['conflict'].sum()),
+            torn=len(torn), largest=int(sizes.max()) if len(part) else 0,
+            pairs=', '.join(f'{one} and {other} {n}' for (one, other), n in pairs.items())))
+    return found
+
+
+def _cards(found, relations: pd.DataFrame, picture: Callable) -> list[dict]:
+    """Groups to look at: different labels first, then torn by the split, then the largest."""
+    sizes = relations['rows'].map(len)
+    order = np.lexsort((-sizes, relations['sides'].map(len) < 2, ~relations['conflict']))
+    pairs = found.duplicates.pairs
+    of_group = found.duplicates.group[pairs['first'].to_numpy(int)]
+    cards = []
+    for number in order[:_GROUPS]:
+        entry = relations.iloc[number]
+        rows = sorted(entry['rows'], key=lambda row, best=entry['best']: row != best)
+        links = pairs[of_group == number]
+        turned = sorted({POSITIONS[one] for one in links['position'] if one})
+        cards.append(dict(
+            pictures=[picture(row) for row in rows[:_MEMBERS]],
+            more=max(0, len(rows) - _MEMBERS), kind=_KIND_WORDS[entry['kind']], turned=turned,
+            correlation=float(links['correlation'].min()), conflict=bool(entry['conflict']),
+            sides=entry['sides'] if len(entry['sides']) > 1 else ()))
+    return cards
+
+
+def _suspects(found, picture: Callable) -> list[dict]:
+    order = np.argsort(-found.suspicion, kind='stable')[:_SUSPECTS]
+    return [dict(picture(row), why=found.why[row]) for row in order if found.suspicion[row] > 0]
+
+
+def _samples(found, picture: Callable) -> list[dict]:
+    """Pictures of each class of the first head, spread evenly over its readable rows."""
+    manifest = found.manifest
+    head = manifest.heads[0]
+    labels, names = manifest.labels(head), manifest.classes[head]
+    each = int(np.clip(_SHEETS // len(names), 1, _SAMPLES))
+    shown = []
+    for label, name in enumerate(names[:_SHEETS]):
+        rows = np.flatnonzero((labels == label) & (found.problems == ''))
+        if len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, min(each, len(rows))).round().astype(int)]
+            shown.append(dict(name=name, pictures=[picture(row) for row in rows]))
+    return shown
+
+
+def _panels(table: pd.DataFrame, thresholds: Mapping[str, float]) -> list[dict]:
+    panels = []
+    for name, (heading, log, flag) in _PANELS.items():
+        values = table[name].dropna().to_numpy(float)
+        if not len(values) or values.min() == values.max():
+            continue
+        low, middle, high = (f'{value:,.0f}' if value >= 100 else f'{value:.2g}'
+                             for value in np.percentile(values, [5, 50, 95]))
+        panels.append(dict(
+            heading=heading, low=low, middle=middle, high=high,
+            svg=figures.histogram(values, log=log, mark=thresholds[flag] if flag else None)))
+    return panels
+
+
+def _counted(values: pd.Series, most: int = 12) -> list[tuple[str, int, float]]:
+    counts = values.value_counts()
+    rows = [(str(name), int(n), n / counts.sum()) for name, n in counts.iloc[:most].items()]
+    rest = int(counts.iloc[most:].sum())
+    return rows + ([('others', rest, rest / counts.sum())] if rest else [])
+
+
+def _people(manifest: Manifest) -> dict | None:
+    """The groups that the data give (persons, drawers, ...), None without any."""
+    if 'group' not in manifest.table:
+        return None
+    names = manifest.table['group'].astype(str)
+    counts = names[names != ''].value_counts()
+    if not len(counts):
+        return None
+    return dict(n=len(counts), alone=int((names == '').sum()), least=int(counts.min()),
+                median=float(counts.median()), most=int(counts.max()),
+                rows=[dict(name=name, n=int(n), width=n / counts.max())
+                      for name, n in counts.iloc[:12].items()])
+
+
+def _splits(manifest: Manifest) -> list[tuple[str, int]]:
+    if 'split' not in manifest.table:
+        return []
+    counts = manifest.table['split'].value_counts()
+    return [(side, int(counts[side])) for side in SPLITS if side in counts]
+
+
+def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
+    """What to look at first: dict(n, text, where), the most harmful first."""
+    torn = relations[relations['sides'].map(len) > 1]
+    lent = relations[relations['people'] > 1]
+    first = values['heads'][0]
+    candidates = [
+        (values['unreadable_count'], 'picture', 's', 'that cannot be read', 'unreadable'),
+        (int(relations['conflict'].sum()), 'group', 's', 'of duplicates with different labels',
+         'duplicates'),
+        (len(torn), 'group', 's', 'of duplicates on two sides of the split: scores come out too '
+         'high', 'duplicates'),
+        (len(lent), 'group', 's', 'of duplicates by several persons (or whatever the groups of the '
+         'data are), which a grouped split does not keep together', 'duplicates'),
+        (len(relations), 'group', 's', 'of duplicates in all', 'duplicates'),
+        (values['suspects_count'], 'picture', 's', 'unlike the others or of poor quality',
+         'suspicious'),
+        (sum(head['unlabelled'] for head in values['heads']), 'missing label', 's', '', 'classes'),
+        (sum(head['absent'] for head in values['heads']), 'class', 'es', 'without a picture',
+         'classes'),
+    ]
+    found = [dict(n=n, text=f'{what}{plural if n > 1 else ""} {text}', where=where)
+             for n, what, plural, text, where in candidates if n]
+    if first['imbalance'] and first['imbalance'] >= 3:
+        found.append(dict(n=None, where='classes', text=(
+            f'The largest class has {first["imbalance"]:.1f} times the pictures of the smallest '
+            f'({percent(first["rows"][0]["share"])} of all).')))
+    return found
