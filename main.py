@@ -20,7 +20,9 @@ RUNNERS = {
     'report': 'train_lib.experiment:report',
     'predict': 'train_lib.prediction:predict_command',
     'lr_find': 'train_lib.lr_finder:lr_find',
+    'vote': 'train_lib.voting.vote:vote_command',
     'explore': 'train_lib.exploration:explore',
+    'curate': 'train_lib.curation:curate',
     'pack': 'train_lib.packed:pack_command',
     'models': 'train_lib.model_list:list_command',
 }

@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
             largest=0,  # images of the first class (0: as many as the smallest has now)
             head='',  # whose classes ('': the first)
         ),
+        decisions=(),  # CSVs of `main.py curate`, perhaps corrected: who is dropped, what is a copy
         unreadable='error',  # 'error': list broken images and stop | 'drop': go on without them
         doodles=dict(  # source=doodles: the built-in drawings
             classes=48,  # how many of the 48 figures
@@ -269,6 +270,31 @@ def get_config() -> ConfigDict:
             correlation=0.975,  # of two pictures laid upon each other, at least
             residual=1.5,  # their largest difference at most, in standard deviations
         ),
+        # curate only, from here on. It writes decisions, which data.decisions obeys.
+        detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),
+        features='descriptor',  # 'descriptor': gradients and colours | 'model': config.model
+                                # without its head, with the weights of config.init
+        quality_drop=(),  # flags above that drop a picture; the others are for review
+        photographs=dict(
+            wanted='drawings',  # what most pictures are: 'drawings' | 'photographs'
+            method='statistics',  # 'statistics' | 'kmeans' | 'dbscan' (of the features) | 'objects'
+            marks='',  # statistics: a CSV id,photograph (yes or no) of a few pictures
+            objects='',  # objects: a CSV id,objects of a detector
+            least_objects=1.0,  # objects: from so many on it is a photograph
+            drop=0.5,  # probability from which on it is dropped
+            review=0.1,  # and from which on it is for review
+        ),
+        labels=dict(
+            predictions='',  # out-of-fold predictions: a k-fold workdir or its out_of_fold.npz
+                             # ('': of a logistic regression on the features)
+            head='',  # whose labels ('': the first)
+            score='margin',  # 'margin': log odds against the label | 'self_confidence'
+            drop=_anything(3.0),  # predictions: score from which on a wrong label is dropped
+                                  # (None: never); without them all are for review
+        ),
+        # Pictures at the border of a label: dict(column='age', between=(57, 59), action='drop'),
+        # dict(column='source', values=('web',), weight=0.5); columns of the data or heads.
+        borders=(),
     )
     config.pack = dict(  # the verb pack: data -> ArrayRecord files
         folder='',  # to write

@@ -198,7 +198,7 @@ def _assign(target: Target, values: Iterable[np.ndarray]) -> None:
             whole[i] = value
     else:
         whole, = values
-    old = variable[...]
+    old = variable.get_value()  # of an abstract model, a shape
     if whole.shape != variable.shape:  # a resized head: its first classes
         whole = old.at[..., :whole.shape[-1]].set(whole)
     elif isinstance(old, jax.Array) and len(old.sharding.device_set) > 1:

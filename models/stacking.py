@@ -7,6 +7,7 @@ compiles the block once: the compile time no longer grows with the depth. The nu
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from models.layers import run_block
 
@@ -35,6 +36,18 @@ def unstack_params(params: dict) -> dict:
                                  for i in range(depth)})
 
 
+def split_batch(x: jax.Array) -> jax.Array:
+    """x, split along its first axis over all devices of the mesh that is in use, if one is.
+
+    In a loop over layers whose weights are split, XLA would rather collect the activations of the
+    whole batch than the weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or len(x) % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
+
+
 def run_blocks(blocks: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *extras,
                rates: tuple[float, ...], scan: bool, remat: bool) -> jax.Array:
     """x through every block; `extras` go to each of them.
@@ -58,6 +71,7 @@ def run_blocks(blocks: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *extras,
     def body(x, layer):
         state, rate, key = layer
         block = nnx.merge(graphdef, state)
+        x = split_batch(x)
         block_rngs = None if key is None else nnx.Rngs(dropout=key)
         return block(x, block_rngs, *extras, drop_path=rate if any(rates) else None), None
 

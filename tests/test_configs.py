@@ -9,6 +9,9 @@ from flax import nnx
 from train_lib.assembly import make_model
 from train_lib.finetuning import plan
 from train_lib.preparation import prepared_for
+from train_lib.voting.fitting import CHOICES
+from train_lib.voting.panel import patterns_of
+from train_lib.voting.rules import RULES
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in ('__init__', 'common'))
@@ -54,3 +57,16 @@ def test_the_probe_is_the_recipe():
     assert prepared_for(config).mean[0] == 0.48145466  # CLIP's, as the weights ask for
     assert (config.probe.views, config.duration.epochs, config.split.fold) == (20, 20, 'all')
     assert {head['name'] for head in config.probe.heads} == {'linear', 'mlp3'}
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (FOLDER / 'vote').glob('*.py')
+                                        if path.stem not in ('__init__', 'common')))
+def test_a_vote_has_members_and_known_rules(name):
+    config = build(f'vote.{name}', None).to_dict()
+    assert config['members']
+    for spec in ({'rule': config['rule']}, *config['ensembles'].values()):
+        assert set(patterns_of(spec.get('rule', 'soft'))) <= set(RULES)
+        assert set(spec.get('members', ())) <= set(config['members'])
+    assert config['choose'] in ('', *CHOICES)
+    with pytest.raises(ValueError, match='nonsense'):
+        build(f'vote.{name}', 'nonsense=1')

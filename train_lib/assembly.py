@@ -37,6 +37,7 @@ from train_lib.sharding import (
     keep_layout,
     make_layout,
     make_state_on,
+    on_mesh,
     plan_state,
 )
 from train_lib.step import (
@@ -198,7 +199,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
                                    head_weights=config.loss.head_weights, mixings=mixings,
                                    rates=rates, accumulate=config.accumulate,
                                    ema_decay=ema_decay, guarded=guarded is not None),
-        eval_step=make_eval_step(graphdef, normalise, heads),
+        eval_step=jax.jit(on_mesh(make_eval_step(graphdef, normalise, heads), mesh)),
         val=evals.get('val'), metric=config.eval.metric,
         losses=losses, adjust=partial(adjust, counts=counts, tau=config.eval.adjust_tau),
         mesh=mesh, guard=guarded, plateau=plateau, stopping=stopping,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 import os
 import re
 import sys
@@ -28,7 +29,7 @@ VERBS = {
     'study': 'run an ablation study',
     'models': 'list the models; a word after it filters',
 }
-NOT_BUILT = ('vote', 'curate', 'study')
+NOT_BUILT = ('study',)
 OF_A_RUN = ('predict',)  # without --config they take the config of the run in --workdir
 _OF_A_MACHINE = ('mesh', 'distributed')  # but for these, for the run may have been elsewhere
 
@@ -90,13 +91,17 @@ def parse(argv: Sequence[str]) -> Command:
         raise ConfigError(f'There is no flag --{error.flagname}; {hint}') from None
     except (ValueError, AttributeError, KeyError, TypeError, flags.Error) as error:
         raise ConfigError(_first_sentence(wanted[-1] if wanted else '', error)) from error
-    if verb in ('train', 'pack', 'lr_find', 'explore') and config is None:
-        raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/sketch_vit.py.')
+    if verb in ('train', 'pack', 'lr_find', 'explore', 'curate', 'vote') and config is None:
+        example = 'vote/digits.py' if verb == 'vote' else 'sketch_vit.py'
+        raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/{example}.')
+    if config is not None and ('members' in config) != (verb == 'vote'):
+        raise ConfigError(f'--config={wanted[-1]}: the verb {verb} takes '
+                          f'{"a config of a vote, as in" if verb == "vote" else "no config of"} '
+                          f'configs/vote/.')
     if verb in OF_A_RUN and not values.workdir:
         raise ConfigError(f'--workdir is missing: {verb} needs the workdir of a trained run.')
     if of_run:
-        saved = saved_config(Path(values.workdir)).to_dict()
-        overlay(config, {key: saved[key] for key in saved if key not in _OF_A_MACHINE})
+        _take_over(config, Path(values.workdir))
     if overrides and config is None:
         raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
     if config is not None:
@@ -105,6 +110,20 @@ def parse(argv: Sequence[str]) -> Command:
         raise ConfigError('--workdir is missing: report needs the workdir of a finished run.')
     return Command(verb, config, wanted[-1] if wanted else '',
                    Path(values.workdir) if values.workdir else None, tuple(words))
+
+
+def config_of_run(workdir: Path) -> ConfigDict:
+    """The config of a run, with the defaults of what is newer than it; unlocked.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    return _take_over(importlib.import_module('configs.common').get_config(), workdir)
+
+
+def _take_over(config: ConfigDict, workdir: Path) -> ConfigDict:
+    saved = saved_config(workdir).to_dict()
+    return overlay(config, {key: saved[key] for key in saved if key not in _OF_A_MACHINE})
 
 
 def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:

@@ -12,6 +12,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from input_pipeline import sources
+from input_pipeline.curation.decisions import apply_decisions
 from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
@@ -73,13 +74,15 @@ def train(command: Command) -> int:
 
 
 def load_manifest(config: ConfigDict) -> Manifest:
-    """The manifest of config.data as its source gives it; no picture is opened."""
+    """The manifest of config.data, with data.decisions obeyed; no picture is opened."""
     data = config.data.to_dict()
     manifest = sources.load_source(data, seed=config.seed)
     if data['separate']:
         manifest = separate_head(manifest, manifest.heads[0], data['separate'])
     if data['combine']:
         manifest = combine_heads(manifest, data['combine'])
+    if data['decisions']:
+        manifest = apply_decisions(manifest, data['decisions'])
     return manifest
 
 

@@ -50,8 +50,9 @@ def lr_find(command: Command) -> int:
     config = command.config
     distributed.start(config.distributed)
     if config.probe.heads:
-        raise ConfigError('config.probe.heads is set, and lr_find sweeps the training of one model: '
-                          'give the heads several rates in config.probe.lr, or take the heads out.')
+        raise ConfigError('config.probe.heads is set, and lr_find sweeps the training of one '
+                          'model: give the heads several rates in config.probe.lr, or take the '
+                          'heads out.')
     if str(config.split.fold) == 'all':
         raise ConfigError("config.split.fold = 'all', and lr_find sweeps one of them: "
                           "give --config.split.fold=0.")

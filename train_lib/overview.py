@@ -72,7 +72,8 @@ def table(parameters: Sequence[Parameter]) -> str:
     """All of them: equal layers together in 80 columns, then every array on a line of its own."""
     groups = defaultdict(list)
     for one in parameters:
-        groups[re.sub(r'\d+', '#', one.name), one.shape, one.dtype, one.kind, one.sharding].append(one)
+        pattern = re.sub(r'\d+', '#', one.name)
+        groups[pattern, one.shape, one.dtype, one.kind, one.sharding].append(one)
     grouped = [(_together([one.name for one in members]),
                 f'{len(members)} x {shape}' if len(members) > 1 else str(shape),
                 _how(members), '' if sharding == 'whole' else sharding)

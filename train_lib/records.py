@@ -30,16 +30,19 @@ class Records:
         self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - lives as long as self
         self._board_folder = str(Path(workdir) / 'tensorboard') if tensorboard else ''
         self._board = None
-        self._open_board(step + 1 if step else None)
+        self._purge_step = step + 1 if step else None
 
-    def _open_board(self, purge_step: int | None) -> None:
-        if self._board_folder:
+    def _open_board(self) -> None:
+        """At the first row: tensorboardX loads torch where there is one, which takes a second,
+        and by then the device has work."""
+        if self._board_folder and self._board is None:
             from tensorboardX import SummaryWriter
-            self._board = SummaryWriter(self._board_folder, purge_step=purge_step)
+            self._board = SummaryWriter(self._board_folder, purge_step=self._purge_step)
 
     def write(self, row: dict, **clocked: float) -> None:
         """One row, with step, epoch, split and figures; `clocked` goes to TensorBoard only."""
         self._file.write(json.dumps({key: _rounded(value) for key, value in row.items()}) + '\n')
+        self._open_board()
         if self._board:
             for key, value in (row | clocked).items():
                 if isinstance(value, (int, float)) and key != 'step':
@@ -51,7 +54,7 @@ class Records:
         self._file.truncate(size)
         if self._board:
             self._board.close()
-            self._open_board(step + 1)
+        self._board, self._purge_step = None, step + 1
 
     def flush(self) -> int:
         """Makes all rows durable and returns the size of the file in bytes."""

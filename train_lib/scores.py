@@ -53,7 +53,7 @@ def scores(logits, labels, bins: int = BINS) -> dict:
         ValueError: shapes that do not fit, a label outside -1..C-1, logits not finite.
     """
     logits, labels = _labelled(logits, labels)
-    return summary(_per_row(logits, labels), labels, logits.shape[1], bins)
+    return summary(per_row(logits, labels), labels, logits.shape[1], bins)
 
 
 def summary(rows: Mapping[str, np.ndarray], labels: np.ndarray, num_classes: int,
@@ -128,7 +128,7 @@ def reliability(logits, labels, bins: int = BINS) -> pd.DataFrame:
     right; both NaN in an empty bin. A probability on an edge belongs to the lower bin.
     """
     logits, labels = _labelled(logits, labels)
-    rows = _per_row(logits, labels)
+    rows = per_row(logits, labels)
     return _bin_table(rows['confidence'], rows['predicted'] == labels, bins)
 
 
@@ -174,8 +174,8 @@ def _labelled(logits, labels) -> tuple[np.ndarray, np.ndarray]:
     return logits, labels
 
 
-def _per_row(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What one row contributes: predicted, confidence, nll, brier, rank of the label."""
+def per_row(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What each row of finite logits [N, C] with a label contributes, as `summary` takes it."""
     size = len(labels)
     rows = {'predicted': np.empty(size, np.int64), 'rank': np.empty(size, np.int64)}
     rows.update({name: np.empty(size) for name in ('confidence', 'nll', 'brier')})

@@ -8,6 +8,7 @@ optimizer, its average) lies as the weight does.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -226,4 +227,15 @@ def keep_layout(step: Callable, state) -> Callable:
     """The jitted (state, batch) -> (state, loss) whose new state lies where the old one did;
     the old one is donated. `state` is one to take the shardings from."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    return jax.jit(on_mesh(step, mesh), donate_argnums=0, out_shardings=(shardings, None))
+
+
+def on_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """A function to be traced that knows the mesh, so that models keep their batch split."""
+    @functools.wraps(function)
+    def traced(*arguments):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced

@@ -1,33 +1,39 @@
 """Photographs among drawings, or drawings among photographs, by how pictures are made.
 
 The directions in which the statistics of photographs differ from those of drawings are known, so
-no example is needed; a few marked ones sharpen the answer. `clusters.py` has the other way, by
-clusters of any features.
+no example is needed; a few marked ones sharpen the answer. Clusters of features, or the objects
+that a detector saw, are other ways.
 """
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
+from input_pipeline.curation import clusters
+from input_pipeline.curation.decisions import Finding
 from input_pipeline.curation.picture_statistics import NAMES
 from input_pipeline.errors import DataError
+from input_pipeline.sources import did_you_mean
+from input_pipeline.sources.csv_file import column, read_csv
 
 WANTED = ('drawings', 'photographs')
+METHODS = ('statistics', 'kmeans', 'dbscan', 'objects')
+_MARKS = {'1': True, 'yes': True, 'true': True, 'photograph': True, 'photo': True,
+          '0': False, 'no': False, 'false': False, 'drawing': False}
 
 # What tells photographs from drawings most surely: the sign of a photograph, and a difference
 # that means something, so that pictures that hardly differ are not spread out.
 _SIGNS = {'sharpness_0': (-1, .3), 'sharpness_1': (-1, .3), 'sharpness_2': (-1, .3),
           'flat_0': (-1, .2), 'grey_entropy': (1, 1.), 'sharpness_spread_0': (1, .15),
-          'top_colors': (-1, .25), 'texture25_0': (1, .7), 'gentle_0': (1, .2)}
+          'top_colors': (-1, .25), 'texture25_0': (1, .7), 'gentle_0': (1, .2),
+          'live30_0': (1, .15)}
 _SURE = 0.9  # of the index: what drawings among drawings do not reach
 _CLEAR = 2.0  # times that: the odd ones are so far out on average that the index is enough
-_LEAST = 0.6  # times that: below it nothing is of the odd kind unless marked so
-_INDEX = 0.5  # what the index counts beside the regression
+_LEAST = 0.6  # times that: below it nothing is of the odd kind, as long as nothing is marked
+_INDEX = 0.5  # what the index counts beside the regression, as long as nothing is marked
 _ROUNDS = 5
-_COMPONENTS = 64  # of the features
 _FEW = 5  # examples of the odd kind from which a classifier can learn
-_MARK = 5.0  # weight of a marked row
+_MARK = 20.0  # weight of a marked row
 
 
 def index(values: np.ndarray) -> np.ndarray:
@@ -48,10 +54,10 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
                 seed: int = 0) -> np.ndarray:
     """Probability that a row is of the unwanted kind, float [N].
 
-    Rows far out on the index are of that kind. Where that is not clear, or rows are marked, a
-    logistic regression learns the difference from them, judges every row by models that have not
-    seen it, and a mixture of two normals over its judgement and the index divides the rows
-    anew, until nothing changes. A marked row keeps its mark.
+    Rows far out on the index are of that kind. Where that is not clear, a logistic regression
+    learns the difference from them and the marks, judges every row by models that have not seen
+    it, and a mixture of two normals over its judgement (without marks, and the index) divides
+    the rows anew, until nothing changes. A marked row keeps its mark.
 
     Args:
         values: of `picture_statistics.measure`, [N, K].
@@ -62,33 +68,118 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
     Raises:
         DataError: another `wanted`.
     """
-    if wanted not in WANTED:
-        raise DataError(f'curate.photographs.wanted={wanted!r} is unknown: '
-                        f'use {" or ".join(WANTED)}.')
-    sign = 1 if wanted == 'drawings' else -1
+    away, bound = _away(values, wanted)
     rows = np.fromiter(marks or (), int)
-    known = np.array([bool(marks[row]) == (sign > 0) for row in rows], bool)
-    away = sign * index(values)
-    # The wanted kind's own spread shows on the side where the other kind is not.
-    bound = max(_SURE, 3 * float(np.median(away) - np.quantile(away, .16)))
+    known = np.array([marks[row] == (wanted == 'drawings') for row in rows], bool)
     odd = 1 / (1 + np.exp(-np.clip(8 * (away - bound), -50, 50)))
+    clear = (odd > .5).any() and away[odd > .5].mean() > _CLEAR * bound
     odd[rows] = known
-    labels = odd > .5
-    if not len(rows) and labels.any() and away[labels].mean() > _CLEAR * bound:
+    if clear:
         return odd
+    labels = odd > .5
     inputs, weights = _inputs(values, features, seed), np.ones(len(labels))
     weights[rows] = _MARK
     for turn in range(_ROUNDS):
         if not _FEW <= labels.sum() <= len(labels) - _FEW:
             break
         judged = _out_of_fold(inputs, labels, weights, seed + turn)
-        judged = judged / judged.std() + _INDEX * away / away.std()
-        odd = _upper_share(judged, labels) * (away > _LEAST * bound)
+        if not len(rows):
+            judged = judged / judged.std() + _INDEX * away / away.std()
+        odd = _upper_share(judged, labels)
+        if not len(rows):
+            odd[away < _LEAST * bound] = 0
         odd[rows] = known
         before, labels = labels, odd > .5
         if (labels == before).all():
             break
     return odd
+
+
+def of_clusters(values: np.ndarray, cluster: np.ndarray, *, wanted: str = 'drawings'
+                ) -> np.ndarray:
+    """1 for rows of clusters that lie as far out on the index as the unwanted kind, else 0.
+
+    Args:
+        values: of `picture_statistics.measure`, [N, K].
+        cluster: int [N] of any features; rows of -1 stand for themselves.
+        wanted: as for `photographs`.
+    """
+    away, bound = _away(values, wanted)
+    found = (away > bound).astype(float)
+    for one in np.unique(cluster[cluster >= 0]):
+        found[cluster == one] = away[cluster == one].mean() > bound
+    return found
+
+
+def to_finding(odd: np.ndarray, *, wanted: str, drop: float, review: float,
+               words: str = '') -> Finding:
+    """Decisions by the probability of being of the unwanted kind.
+
+    Args:
+        odd: float [N].
+        wanted: as for `photographs`.
+        drop, review: from these probabilities on.
+        words: the reason, instead of one from the probability.
+    """
+    action = np.where(odd >= drop, 'drop', np.where(odd >= review, 'review', 'keep')).astype(object)
+    kind = 'a photograph' if wanted == 'drawings' else 'a drawing'
+    reason = np.where(action == 'drop', words or f'{kind} among {wanted}',
+                      np.where(action == 'review', f'perhaps {kind}', '')).astype(object)
+    return Finding('photographs', odd, action, reason)
+
+
+def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
+    """Row -> whether it is a photograph, from a CSV with the columns id and photograph (yes or
+    no), or from a list of the ids of photographs with the heading id.
+
+    Raises:
+        DataError: the file cannot be read, or names an id or mark that does not exist.
+    """
+    header, lines, numbers = read_csv(path)
+    place = column(path, header, 'id')
+    mark = header.index('photograph') if 'photograph' in header else None
+    row_of = {name: row for row, name in enumerate(ids)}
+    found = {}
+    for line, number in zip(lines, numbers):
+        where = f'The marks {path!r}, line {number},'
+        if line[place] not in row_of:
+            raise DataError(f'{where} name the id {line[place]!r}, which the data do not have'
+                            f'{did_you_mean(line[place], row_of)}: correct it.')
+        word = 'yes' if mark is None else line[mark].strip().lower()
+        if word and word not in _MARKS:
+            raise DataError(f'{where} have photograph={word!r}: use yes or no.')
+        if word:
+            found[row_of[line[place]]] = _MARKS[word]
+    return found
+
+
+def read_objects(path: str, ids: np.ndarray) -> np.ndarray:
+    """Objects that a detector saw in each picture, float [N], 0 where the CSV (id, objects) has
+    no line.
+
+    Raises:
+        DataError: the file cannot be read, or a count is no number of 0 or more.
+    """
+    header, lines, numbers = read_csv(path)
+    place, count = column(path, header, 'id'), column(path, header, 'objects')
+    seen = {}
+    for line, number in zip(lines, numbers):
+        try:
+            seen[line[place]] = float(line[count])
+        except ValueError:
+            raise DataError(f'The file {path!r} has objects={line[count]!r} in line {number}: '
+                            f'use a number.') from None
+    return np.array([seen.get(name, 0.0) for name in ids])
+
+
+def _away(values: np.ndarray, wanted: str) -> tuple[np.ndarray, float]:
+    """(how far towards the unwanted kind each row lies, what the wanted kind does not reach)"""
+    if wanted not in WANTED:
+        raise DataError(f'curate.photographs.wanted={wanted!r} is unknown: '
+                        f'use {" or ".join(WANTED)}.')
+    away = index(values) if wanted == 'drawings' else -index(values)
+    # The wanted kind's own spread shows on the side where the other kind is not.
+    return away, max(_SURE, 3 * float(np.median(away) - np.quantile(away, .16)))
 
 
 def _upper_share(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -109,11 +200,7 @@ def _upper_share(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _inputs(values: np.ndarray, features: np.ndarray | None, seed: int) -> np.ndarray:
     """Standardised statistics, and the first components of the features."""
-    parts = [values]
-    if features is not None:
-        from sklearn.decomposition import PCA
-        count = min(_COMPONENTS, *features.shape)
-        parts.append(PCA(count, random_state=seed).fit_transform(features))
+    parts = [values] if features is None else [values, clusters.reduce(features, seed)]
     together = np.concatenate(parts, axis=1).astype(np.float64)
     spread = np.maximum(together.std(axis=0), 1e-6)
     return np.clip((together - together.mean(axis=0)) / spread, -5, 5)

@@ -16,6 +16,8 @@ from input_pipeline.manifest import Manifest
 
 SIDE = 128  # pixels of the longest side, at most
 _LEVELS = 3  # each half as large as the one before
+# Bins of the joint histograms: slope (grey levels a pixel), bend against slope, deviation around.
+_SLOPES, _BENDS, _AROUND = (.5, 1.5, 4, 10, 24), (.3, .7, 1.2, 2), (1.5, 5, 15)
 
 
 def statistics(picture: np.ndarray) -> dict[str, float]:
@@ -29,6 +31,8 @@ def statistics(picture: np.ndarray) -> dict[str, float]:
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
     for level in range(_LEVELS):
         found |= {f'{name}_{level}': value for name, value in _edge_statistics(lab).items()}
+        if level < 2:
+            found |= {f'{name}_{level}': value for name, value in _textures(lab[..., 0]).items()}
         if min(lab.shape[:2]) >= 16:
             lab = cv2.resize(lab, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA)
     return found
@@ -52,8 +56,7 @@ def _color_statistics(picture: np.ndarray) -> dict[str, float]:
 
 def _edge_statistics(lab: np.ndarray) -> dict[str, float]:
     light = np.ascontiguousarray(lab[..., 0])
-    slope = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1)) / 8
-    bend = np.abs(cv2.Laplacian(light, cv2.CV_32F))
+    slope, bend = _slope_and_bend(light)
     mean = cv2.blur(lab, (5, 5))
     spread = np.sqrt(np.maximum(cv2.blur(lab * lab, (5, 5)) - mean * mean, 0))
     found = {
@@ -76,9 +79,33 @@ def _edge_statistics(lab: np.ndarray) -> dict[str, float]:
     sharp = np.log((bend[edges] + .5) / (slope[edges] + .5)) if edges.any() else np.ones(1)
     found |= {'sharpness': float(sharp.mean()), 'sharpness_spread': float(sharp.std())}
     steepest = slope >= max(np.quantile(slope, .98), 3)
-    found['sharpness_top'] = float(np.median(bend[steepest] / slope[steepest])) if steepest.any() else 2.
+    found['sharpness_top'] = (float(np.median(bend[steepest] / slope[steepest]))
+                              if steepest.any() else 2.0)
     return found | {f'sharpness{share * 100:.0f}': np.quantile(sharp, share)
                     for share in (.1, .5, .9)}
+
+
+def _textures(light: np.ndarray) -> dict[str, float]:
+    """Roots of the shares of pixels in the joint bins of any two of slope, bend and deviation."""
+    light = np.ascontiguousarray(light)
+    slope, bend = _slope_and_bend(light)
+    mean = cv2.blur(light, (9, 9))
+    around = np.sqrt(np.maximum(cv2.blur(light * light, (9, 9)) - mean * mean, 0))
+    bins = {'slope': (np.digitize(slope, _SLOPES), len(_SLOPES) + 1),
+            'bend': (np.digitize(bend / (slope + .5), _BENDS), len(_BENDS) + 1),
+            'around': (np.digitize(around, _AROUND), len(_AROUND) + 1)}
+    found = {}
+    for first, second in (('slope', 'bend'), ('slope', 'around'), ('bend', 'around')):
+        (one, rows), (other, columns) = bins[first], bins[second]
+        counts = np.bincount((one * columns + other).ravel(), minlength=rows * columns)
+        found |= {f'{first}_{second}{cell}': float(np.sqrt(count / light.size))
+                  for cell, count in enumerate(counts)}
+    return found
+
+
+def _slope_and_bend(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    slope = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1)) / 8
+    return slope, np.abs(cv2.Laplacian(light, cv2.CV_32F))
 
 
 def _count_colors(picture: np.ndarray, bits: int) -> np.ndarray:

@@ -185,6 +185,30 @@ def split_name(value: str, where: str) -> str:
                         f'use train, val or test.') from None
 
 
+def more_columns(path: str, names: Sequence[str], ids: Sequence[str],
+                 columns: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+    """Columns that `load` does not take along, as text in the order of ids ('' for no line).
+
+    Args:
+        path: the CSV file.
+        names: of the columns.
+        ids: as `load` gives them.
+        columns: as for `load`.
+
+    Raises:
+        DataError: the file cannot be read or has no such column.
+    """
+    file = _existing(path, 'data.csv', os.path.isfile)
+    header, rows, _ = read_csv(file)
+    given = columns or {}
+    place = (_find(file, header, 'id', given.get('id') or '', True)
+             or _find(file, header, 'image', given.get('image') or '', False))[0]
+    row_of = {row[place]: row for row in rows}
+    places = {name: column(file, header, name) for name in names}
+    return {name: [row_of[one][at] if one in row_of else '' for one in ids]
+            for name, at in places.items()}
+
+
 def _existing(path: str, key: str, is_there) -> str:
     if not path:
         raise DataError(f'{key} is empty: give the path of the CSV file.')

@@ -7,6 +7,8 @@
 import contextlib
 import io
 import json
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -74,6 +76,7 @@ class Started:
 
     def train(self, steps: int) -> list[float]:
         run = compile_step(self.job.run, self.state, self.data.parts, Clock())
+        self.program = run.train_step.as_text()
         losses = []
         for _ in range(steps):
             self.state, loss = run.train_step(self.state, shard_batch(next(self.job.iterator),
@@ -91,6 +94,13 @@ def share(tree) -> float:
     leaves = jax.tree.leaves(tree)
     return (sum(leaf.addressable_shards[0].data.size for leaf in leaves)
             / sum(leaf.size for leaf in leaves))
+
+
+def largest_gathered(program: str) -> int:
+    """The numbers of the largest array that a compiled program collects from all devices."""
+    kinds = re.findall(r'= (.*?) all-gather(?:-start)?\(', program)
+    return max((math.prod(int(size) for size in shape.split(',') if size) for kind in kinds
+                for shape in re.findall(r'\w+\[([\d,]*)\]', kind)), default=0)
 
 
 def differ(left, right) -> list[str]:
@@ -112,6 +122,7 @@ def meshes(model: dict, *names: str) -> dict:
             started_otherwise=differ(first, run.state),
             share={key: share(run.state[key]) for key in ('params', 'opt_state', 'ema')},
             losses=run.train(20), share_after=share(run.state['params']),
+            gathered=largest_gathered(run.program),
             logits=run.logits()[:3].tolist())
     return found
 

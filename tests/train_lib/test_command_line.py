@@ -48,7 +48,9 @@ def test_model_settings_may_be_added():
 
 @pytest.mark.parametrize('argv, words', [
     (['trian', SKETCH], ["'trian'", 'train']),
-    (['vote', SKETCH], ['not built yet']),
+    (['study', SKETCH], ['not built yet']),
+    (['vote', SKETCH], ['config of a vote', 'configs/vote/']),
+    (['train', '--config=configs/vote/digits.py'], ['verb train', 'configs/vote/']),
     ([SKETCH, '--config.schedul.lr=1'], ["'schedul'", 'schedule.lr']),
     ([SKETCH, '--config.schedule.learning_rate=1'], ["'learning_rate'"]),
     ([SKETCH, '--config.label_smoothing=0.1'], ['config.loss.label_smoothing']),

@@ -200,7 +200,7 @@ def test_clusters(environment, expected):
     (dict(coordinator='a:1'), '0 to processes - 1')])
 def test_mistakes(changes, words):
     config = common.get_config().distributed.to_dict() | changes
-    with pytest.raises(ConfigError, match='config[.]distributed') as error:
+    with pytest.raises(ConfigError, match=r'config\.distributed') as error:
         distributed.start(config)
     assert words in str(error.value)
     assert not jax.distributed.is_initialized()

@@ -141,6 +141,12 @@ def test_a_device_holds_its_share(eight):
     assert eight['moved']['frozen_share'] < 0.14
 
 
+def test_weights_of_a_layer_are_collected_and_not_the_batch(eight):
+    assert eight['vit']['one']['gathered'] == 0
+    # A kernel of one of the stacked layers; the tokens of a batch are 4 times as many numbers.
+    assert eight['vit']['both']['gathered'] == 32 * 128
+
+
 def test_file_weights_and_adapters_are_those_of_one_device(eight):
     assert eight['moved']['started_otherwise'] == []
 

@@ -19,11 +19,9 @@ import flax
 import jax
 import numpy as np
 import pandas as pd
-from flax import nnx
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-import models
 from input_pipeline import sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
@@ -31,21 +29,20 @@ from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import SPLITS, Manifest, digest
 from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, parts_of, save_splits
-from train_lib import start, workdirs
+from train_lib import workdirs
 from train_lib.checkpoints import flat
 from train_lib.errors import ConfigError
 from train_lib.evaluation import Interrupted, save_predictions, score_split
+from train_lib.features import make_backbone
 from train_lib.loop import StopSignal
 from train_lib.optimizers import make_optimizer
-from train_lib.preparation import DTYPES, image_spec, prepared_for
+from train_lib.preparation import image_spec
 from train_lib.probing import heads as stacked
 from train_lib.probing.features import Features, cached_features
 from train_lib.progress import Clock, bar
 from train_lib.records import Records, write_json
 from train_lib.schedules import make_schedule
 from train_lib.scores import log_softmax
-from train_lib.sharding import make_mesh, replicate
-from train_lib.step import make_normalise, split_model
 
 log = logging.getLogger(__name__)
 CHUNK = 64  # steps a call of the program: enough to hide its start, few enough to plan ahead
@@ -139,39 +136,18 @@ def make_folds(config: ConfigDict, manifest: Manifest) -> tuple[Manifest, list[F
 
 def _features(config, manifest, folds, clock, stop) -> Features:
     """Loads the backbone, computes what the cache lacks, and lets the backbone go again."""
-    prepared = prepared_for(config)
-    settings = {key: value for key, value in config.model.to_dict().items()
-                if key != 'name' and not key.startswith('head')}
-    known = models.model_settings(config.model.name)
-    if 'img_size' in known:
-        settings.setdefault('img_size', config.image.size)
-    if 'dtype' in known:
-        settings.setdefault('dtype', DTYPES[config.precision])
-    model = models.create_model(config.model.name, num_classes=0, rngs=nnx.Rngs(config.seed),
-                                **settings)
-    start.load_backbone(config, model)
-    graphdef, *trees = split_model(model)
-    mesh = make_mesh(config.mesh)
-    weights = replicate(tuple(trees), mesh)
-    normalise = make_normalise(prepared.mean, prepared.std, DTYPES[config.precision])
-
-    @jax.jit
-    def embed(weights, images):
-        return models.eval_view(nnx.merge(graphdef, *weights))(normalise(images))
-
+    backbone = make_backbone(config)
     total, stages = _stages(config, len(folds[0].train))
     steps_an_epoch = len(folds[0].train) / config.batch_size
     views = config.probe.views
     starts = [min(-int(-view * steps_an_epoch // 1), total - 1) for view in range(views)]
-    batch = -(-config.eval.batch_size // mesh.size) * mesh.size
+    batch = -(-config.eval.batch_size // backbone.mesh.size) * backbone.mesh.size
     with clock('features'):
         return cached_features(
-            manifest, image_spec(config, prepared), stages, starts, embed, weights,
-            key=dict(model=config.model.name, settings=repr(sorted(settings.items())),
-                     prepared=dataclasses.asdict(prepared), precision=config.precision),
-            seed=config.seed, batch_size=batch,
+            manifest, image_spec(config, backbone.prepared), stages, starts, backbone.embed,
+            backbone.weights, key=backbone.key, seed=config.seed, batch_size=batch,
             folder=Path(config.probe.cache or Path(workdirs.cache_folder()) / 'features'),
-            dtype=config.probe.dtype, mesh=mesh, threads=config.loader.threads,
+            dtype=config.probe.dtype, mesh=backbone.mesh, threads=config.loader.threads,
             cache_mb=config.image.cache_mb, stop=stop)
 
 

@@ -136,6 +136,26 @@ def histogram(values: np.ndarray, *, log: bool = False, mark: float | None = Non
         return _svg(fig)
 
 
+def growth(table: pd.DataFrame) -> Markup:
+    """Accuracy over the number of members, as an SVG.
+
+    Args:
+        table: members, accuracy, accuracy_mean, accuracy_low, accuracy_high.
+    """
+    members = table['members'].to_numpy()
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.1, 2.7))
+        ax = fig.add_axes((.15, .17, .84, .78))
+        ax.fill_between(members, table['accuracy_low'], table['accuracy_high'], color=SHADE, lw=0)
+        ax.plot(members, table['accuracy_mean'], color=MUTED, lw=1.3)
+        ax.plot(members, table['accuracy'], color=ACCENT, lw=2, clip_on=False,
+                marker='o' if len(members) <= 30 else None, ms=3)
+        ax.set_xlabel('members')
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        return _svg(fig)
+
+
 def heat_map(matrix: np.ndarray, side: int = 720) -> str:
     """A confusion matrix of many classes as a PNG data URI with a transparent ground.
 

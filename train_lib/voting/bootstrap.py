@@ -5,31 +5,34 @@ are scored on the same draw, so differences are paired. How often each row was d
 and a score of all repetitions is a product with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+MEAN = 'mean'
 _REPETITIONS = 100  # at once: 40 MB for 50,000 rows
 
 
 def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np.ndarray, *,
               num_classes: int, reference: str | None = None, groups: np.ndarray | None = None,
               repetitions: int = 1000, level: float = 0.95, seed: int = 0,
-              threads: int = 2) -> pd.DataFrame:
+              mean_of: Sequence[str] = (), threads: int = 2) -> pd.DataFrame:
     """Percentile intervals (Efron 1979) of accuracy, macro F1 and NLL.
 
     Args:
         answers: {name: {'predicted': int [N], 'nll': float [N] or None}}, as `Outcome.rows`.
         labels: int [N]; rows of -1 are left out.
         num_classes: C.
-        reference: the answer that the others are compared with, as the best single member.
+        reference: the answer that the others are compared with, as the best single member; or
+            MEAN.
         groups: [N], rows of one group (a person, near duplicates) are drawn together.
         repetitions: draws.
         level: of the interval.
         seed: of the draws.
+        mean_of: answers whose mean score is one more row, named MEAN.
         threads: that share the repetitions.
 
     Returns:
@@ -65,6 +68,11 @@ def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np
     values = {('accuracy', name): means[:, i] for i, name in enumerate(names)}
     values.update({('f1_macro', name): f1[:, i] for i, name in enumerate(names)})
     values.update({('nll', name): means[:, len(names) + i] for i, name in enumerate(nll)})
+    if mean_of:
+        for metric in ('accuracy', 'f1_macro', 'nll'):
+            if all((metric, name) in values for name in mean_of):
+                values[metric, MEAN] = np.mean([values[metric, name] for name in mean_of], axis=0)
+        names.append(MEAN)
     return pd.DataFrame([
         {'name': name, 'metric': metric,
          **_interval('', values[metric, name], level),

@@ -35,7 +35,7 @@ def find_members(patterns: Sequence[str], source: str, views: Sequence[str] = ()
         ConfigError: a pattern finds no run, or a run lacks the predictions.
     """
     members: list[Member] = []
-    for workdir in dict.fromkeys(path for pattern in patterns for path in _workdirs(pattern)):
+    for workdir in dict.fromkeys(path for pattern in patterns for path in workdirs_of(pattern)):
         folds = folds_of(workdir)
         if source == OUT_OF_FOLD and folds:
             members += [out_of_fold(workdir, view) for view in views or (IDENTITY,)]
@@ -46,7 +46,8 @@ def find_members(patterns: Sequence[str], source: str, views: Sequence[str] = ()
     return _named(list(reversed(unique.values())))
 
 
-def _workdirs(pattern: str) -> list[Path]:
+def workdirs_of(pattern: str) -> list[Path]:
+    """The runs that a workdir or a glob names, a glob's in natural order."""
     pattern = os.path.expanduser(str(pattern))
     if not glob.has_magic(pattern):
         if not os.path.isdir(pattern):

@@ -1,0 +1,67 @@
+"""Average precision of finding 5 % planted wrong labels.
+
+    python benchmarks/label_errors.py [--seeds=3] [--run=WORKDIR]
+
+By the logistic regression that `main.py curate` makes on the spot, on digits and doodles; and,
+with --run, by the out-of-fold predictions of a k-fold run such as
+
+    python main.py --config=configs/sketch_cnn.py --workdir=WORKDIR \\
+        --config.data.doodles.wrong_labels=0.05 --config.split.kind=kfold \\
+        --config.split.fold=all --config.split.test=0.0 --config.duration.epochs=8
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from input_pipeline import sources
+from input_pipeline.curation.label_errors import SCORES, find_label_errors, out_of_fold
+from input_pipeline.descriptors import describe_all
+from train_lib.out_of_fold import read_probabilities
+
+SHARE = 0.05
+
+
+def report(name: str, labels: np.ndarray, truth: np.ndarray, probabilities: np.ndarray) -> None:
+    """One line of the table."""
+    wrong = labels != truth
+    found = {score: find_label_errors(labels, probabilities, score=score) for score in SCORES}
+    precisions = '  '.join(f'{average_precision_score(wrong, one.score):8.4f}'
+                           for one in found.values())
+    flagged = found['margin'].wrong
+    print(f'{name:24} {np.mean(probabilities.argmax(1) == truth):8.4f}  {precisions}  '
+          f'{flagged.sum():7}  {wrong[flagged].mean():9.3f}  '
+          f'{wrong[flagged].sum() / wrong.sum():6.3f}', flush=True)
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--run', default='')
+    args = parser.parse_args(argv)
+    print('                         accuracy    margin      self  flagged  precision  recall')
+    digits = sources.load_source({'source': 'digits'})
+    features, truth = describe_all(digits), digits.labels('class')
+    for seed in range(args.seeds):
+        rng = np.random.default_rng(seed)
+        labels = truth.copy()
+        rows = rng.permutation(len(labels))[:round(SHARE * len(labels))]
+        labels[rows] = (labels[rows] + rng.integers(1, 10, len(rows))) % 10
+        report(f'digits, seed {seed}', labels, truth,
+               out_of_fold(features, labels, classes=10, seed=seed))
+    doodles = sources.load_source({'source': 'doodles', 'doodles': dict(wrong_labels=SHARE)})
+    labels, truth = doodles.labels('class'), doodles.table['truth/class'].to_numpy()
+    report('doodles', labels, truth, out_of_fold(describe_all(doodles), labels, classes=48))
+    if args.run:
+        report('doodles, k-fold run', labels, truth,
+               read_probabilities(Path(args.run), doodles, 'class'))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""Mask, gender and age: models of one product class or of three heads, chosen by robustness.
+
+    python main.py vote --config=configs/vote/people.py:members=runs/masks_b*
+
+A leaderboard that is climbed by accuracy picks what fits its rows. Here the vote is chosen on
+out-of-fold rows by its worst class, and persons are drawn whole for the intervals.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.vote import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The vote; arg is what stands after the colon of --config=FILE:..."""
+    args = common.parse_arg(arg, members='runs/masks_*', sample='')
+    config = common.get_config()
+    config.members = tuple(args['members'].split(','))
+    config.ensembles = {
+        'soft': dict(rule='soft'),
+        'soft-hard': dict(rule=('soft', 'hard')),
+        'hard': dict(rule='hard'),
+        'weighted': dict(rule='soft', weights='fit'),
+    }
+    config.choose = 'worst_class'
+    config.sample = args['sample']
+    config.columns = {'ImageID': 'id', 'ans': 'index'}
+    return config

@@ -1,0 +1,33 @@
+"""Sketches of 500 classes: five folds of each of four models, and six ways to let them vote.
+
+    python main.py vote --config=configs/vote/sketch.py:runs=runs
+
+expects k-fold runs `eva_linear`, `eva_mlp3`, `eva_curriculum` and `convnext` in the folder `runs=`;
+`--config.members` and `--config.ensembles` name others. The first rule of a pair is of the folds
+within a model, the second of the models. All six are scored; the best out of fold answers, and its
+nested score stands beside the naive one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.vote import common
+
+MODELS = ('eva_linear', 'eva_mlp3', 'eva_curriculum', 'convnext')
+HEADS = MODELS[:3]  # of one backbone
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The vote; arg is what stands after the colon of --config=FILE:..."""
+    args = common.parse_arg(arg, runs='runs')
+    config = common.get_config()
+    config.members = {name: f'{args["runs"]}/{name}' for name in MODELS}
+    config.ensembles = {
+        'one model, soft': dict(members=('eva_curriculum',), rule='soft'),
+        'heads, soft-soft': dict(members=HEADS, rule=('soft', 'soft')),
+        'heads, soft-hard': dict(members=HEADS, rule=('soft', 'hard')),
+        'all, soft-soft': dict(rule=('soft', 'soft')),
+        'all, soft-hard': dict(rule=('soft', 'hard')),
+        'all, hard-hard': dict(rule=('hard', 'hard')),
+    }
+    config.choose = 'accuracy'
+    return config

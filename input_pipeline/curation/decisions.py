@@ -1,0 +1,273 @@
+"""Decisions about pictures: a CSV with one line an image, which a person may correct.
+
+    id               of the manifest
+    action           'keep', 'drop' or 'review' (which keeps)
+    reason           in words
+    duplicate_group  pictures with one name are copies; '' for none
+    twin             the id of the copy that is kept
+    given_label, suggested_label   what it is labelled, and what a detector says
+    label            another label that the user typed; '' leaves it
+    weight           factor of the example's weight in the loss; '' is 1
+    score/<detector> more is more suspicious; '' was not judged
+
+Only id and action must be there; given_label, suggested_label, reason, twin and the scores are
+for reading. Other heads than the first are corrected in columns label/<head>.
+"""
+
+import csv
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest
+from input_pipeline.sources import did_you_mean
+
+ACTIONS = ('keep', 'review', 'drop')  # the later is the stronger
+_COLUMNS = ('id', 'action')
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one detector says of N rows, each field in their order.
+
+    detector: its name. score: float [N], more is more suspicious, NaN for not judged.
+    action: of ACTIONS, [N]. reason: in words, [N], '' where there is nothing to say.
+    group: name of the duplicate group, '' for none. twin: row of the copy that is kept, -1.
+    label: the class name suggested, ''. weight: factor, NaN for none. None: nothing of the kind.
+    """
+
+    detector: str
+    score: np.ndarray
+    action: np.ndarray
+    reason: np.ndarray
+    group: np.ndarray | None = None
+    twin: np.ndarray | None = None
+    label: np.ndarray | None = None
+    weight: np.ndarray | None = None
+
+
+def decide(manifest: Manifest, findings: Sequence[Finding], *, head: str = '') -> pd.DataFrame:
+    """One row an image with the columns above: the strongest action, and every reason.
+
+    Args:
+        manifest: N rows.
+        findings: of N rows each.
+        head: whose labels are suggested ('': the first).
+    """
+    count, head = len(manifest), head or manifest.heads[0]
+    typed = 'label' if head == manifest.heads[0] else f'label/{head}'
+    names = np.array([*manifest.classes[head], ''], object)
+    empty = np.full(count, '', object)
+    strength = np.zeros(count, int)
+    reasons = [[] for _ in range(count)]
+    table = dict(id=manifest.table['id'].to_numpy(object), action=None, reason=None,
+                 duplicate_group=empty, twin=empty, given_label=names[manifest.labels(head)],
+                 suggested_label=empty) | {typed: empty}
+    weight = np.full(count, np.nan)
+    for found in findings:
+        strength = np.maximum(strength, [ACTIONS.index(action) for action in found.action])
+        for row in np.flatnonzero(found.reason != ''):
+            reasons[row].append(found.reason[row])
+        if found.group is not None:
+            table['duplicate_group'] = found.group
+            table['twin'] = np.append(table['id'], '')[found.twin]
+        if found.label is not None:
+            table['suggested_label'] = found.label
+        if found.weight is not None:
+            weight = np.where(np.isnan(found.weight), weight,
+                              np.nan_to_num(weight, nan=1.0) * found.weight)
+    table['action'] = np.array(ACTIONS, object)[strength]
+    table['reason'] = ['; '.join(parts) for parts in reasons]
+    table['weight'] = weight
+    table |= {f'score/{found.detector}': found.score for found in findings}
+    return pd.DataFrame(table)
+
+
+def save_decisions(table: pd.DataFrame, path: str) -> None:
+    """Writes the table of `decide` as CSV, whole or not at all."""
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        table.to_csv(temporary, index=False, lineterminator='\n', float_format='%.4g',
+                     encoding='utf-8', errors='surrogateescape')
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def read_decisions(path: str) -> pd.DataFrame:
+    """Reads a decisions CSV as text columns, and what a spreadsheet makes of it.
+
+    UTF-8 with or without a byte order mark, any line ends, comma, semicolon or tab; empty lines
+    and empty cells at a line's end may come and go.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has an unknown action, an id
+            twice, or a weight that is no number of 0 or more.
+    """
+    rows = _read_rows(path)
+    header = [name.strip() for name in rows[0][1]]
+    for name in _COLUMNS:
+        if name not in header:
+            raise DataError(f'The decisions {path!r} have no column {name!r}'
+                            f'{did_you_mean(name, header)}: add it.')
+    for name in header:
+        if name and header.count(name) > 1:
+            raise DataError(f'The decisions {path!r} have the column {name!r} twice: rename one.')
+    places = {name: place for place, name in enumerate(header) if name}
+    lines = [line for line, _ in rows[1:]]
+    table = pd.DataFrame({name: [row[place] if place < len(row) else '' for _, row in rows[1:]]
+                          for name, place in places.items()}, dtype=object)
+    seen = {}
+    for line, name in zip(lines, table['id']):
+        if name in seen:
+            raise DataError(f'The decisions {path!r} have the id {name!r} in line {seen[name]} and '
+                            f'in line {line}: delete one.')
+        seen[name] = line
+    table['action'] = table['action'].str.strip().str.lower()
+    for line, action in zip(lines, table['action']):
+        if action not in ACTIONS:
+            raise DataError(f'The decisions {path!r} have the action {action!r} in line {line}'
+                            f'{did_you_mean(action, ACTIONS)}: use {", ".join(ACTIONS)}.')
+    for column in table.columns.difference(['id']):
+        table[column] = table[column].str.strip()
+    if 'weight' in table:
+        table['weight'] = [_weight(value, path, line)
+                           for line, value in zip(lines, table['weight'])]
+    return table
+
+
+def apply_decisions(manifest: Manifest, paths: Sequence[str]) -> Manifest:
+    """The manifest without the rows dropped, with labels, weights and groups as decided.
+
+    A duplicate group joins the groups of its pictures (persons, drawers) into one, as far as the
+    pictures are kept. Where files disagree about a picture, the last one holds, column by column.
+
+    Raises:
+        DataError: what `read_decisions` refuses, an id or label that does not exist, or nothing
+            is left.
+    """
+    row_of = {name: row for row, name in enumerate(manifest.table['id'])}
+    decided = pd.DataFrame(index=range(len(manifest)))
+    for number, path in enumerate(paths):
+        table = read_decisions(path)
+        for name in table['id']:
+            if name not in row_of:
+                raise DataError(f'The decisions {path!r} have the id {name!r}, which the data do '
+                                f'not have{did_you_mean(name, row_of)}: delete the line, or '
+                                f'write the decisions for these data anew.')
+        table.index = [row_of[name] for name in table['id']]
+        if 'duplicate_group' in table:  # files number their groups each for itself
+            group = table['duplicate_group']
+            table['duplicate_group'] = (f'{number}/' + group).where(group != '', '')
+        for column in table:
+            if column not in decided:
+                decided[column] = pd.Series(np.nan if column == 'weight' else '', decided.index,
+                                            dtype=float if column == 'weight' else object)
+            decided.loc[table.index, column] = table[column]
+        manifest = _relabelled(manifest, table, path)
+    kept = np.flatnonzero(decided['action'] != 'drop') if len(paths) else range(len(manifest))
+    if not len(kept):
+        raise DataError(f'The decisions {", ".join(map(repr, paths))} drop every image: '
+                        f'keep some.')
+    _log.info('decided  %s of %s images dropped', f'{len(manifest) - len(kept):,}',
+              f'{len(manifest):,}')
+    manifest = manifest.select(kept)
+    decided = decided.iloc[kept].reset_index(drop=True)
+    if 'weight' in decided and decided['weight'].notna().any():
+        factor = decided['weight'].fillna(1).to_numpy(float)
+        manifest = manifest.with_column('weight', factor * manifest.table.get('weight', 1.0))
+    if 'duplicate_group' in decided and (decided['duplicate_group'] != '').any():
+        manifest = manifest.with_column('group', _joined(manifest,
+                                                         decided['duplicate_group'].to_numpy()))
+    return manifest
+
+
+def _read_rows(path: str) -> list[tuple[int, list[str]]]:
+    """(line, cells) of every line that is not empty."""
+    rows, line = [], 1
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(',;\t', key=first.count), strict=True)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    rows.append((line, row))
+                line = reader.line_num + 1
+    except UnicodeDecodeError:
+        raise DataError(f'The decisions {path!r} are not UTF-8: save them as "CSV UTF-8".'
+                        ) from None
+    except csv.Error as error:
+        raise DataError(f'The decisions {path!r} are no sound CSV near line {line} ({error}): '
+                        f'correct them.') from None
+    except OSError as error:
+        raise DataError(f'The decisions {path!r} (data.decisions) cannot be opened '
+                        f'({error.strerror}): check the path.') from None
+    if not rows:
+        raise DataError(f'The decisions {path!r} are empty: the first line names the columns.')
+    return rows
+
+
+def _weight(value: str, path: str, line: int) -> float:
+    try:
+        weight = float(value.replace(',', '.')) if value else np.nan
+    except ValueError:
+        weight = -1.0
+    if not (np.isnan(weight) and not value) and not 0 <= weight < np.inf:
+        raise DataError(f'The decisions {path!r} have the weight {value!r} in line {line}: '
+                        f'use a number of 0 or more.')
+    return weight
+
+
+def _relabelled(manifest: Manifest, table: pd.DataFrame, path: str) -> Manifest:
+    for column in table:
+        head = manifest.heads[0] if column == 'label' else column.removeprefix('label/')
+        if column != 'label' and not column.startswith('label/'):
+            continue
+        if head not in manifest.classes:
+            raise DataError(f'The decisions {path!r} have the column {column!r}, but the heads '
+                            f'are {", ".join(manifest.heads)}: rename it.')
+        given = table[column][table[column] != '']
+        number = {name: index for index, name in enumerate(manifest.classes[head])}
+        for name, image in zip(given, table['id'][given.index]):
+            if name not in number:
+                raise DataError(f'The decisions {path!r} label {image!r} {name!r}, which is no '
+                                f'class of the head {head!r}{did_you_mean(name, number)}: '
+                                f'correct it.')
+        labels = manifest.labels(head).copy()
+        labels[given.index] = [number[name] for name in given]
+        manifest = manifest.with_column(f'label/{head}', labels)
+    return manifest
+
+
+def _joined(manifest: Manifest, duplicates: np.ndarray) -> list[str]:
+    """The group of each row, once those that share a duplicate group are one."""
+    count, ids = len(manifest), manifest.table['id'].to_numpy()
+    given = manifest.table.get('group', pd.Series('', manifest.table.index)).astype(str).to_numpy()
+    first, second = [], []
+    for names in (given, duplicates):
+        codes, _ = pd.factorize(names)
+        starts = np.unique(codes, return_index=True)[1]
+        rows = np.flatnonzero(names != '')
+        first.append(rows)
+        second.append(starts[codes[rows]])
+    first, second = np.concatenate(first), np.concatenate(second)
+    links = coo_matrix((np.ones(len(first)), (first, second)), (count, count))
+    component = connected_components(links, directed=False)[1]
+    shared = np.bincount(component)[component] > 1
+    named = given != ''
+    names = pd.Series(given[named]).groupby(component[named]).min().to_dict()
+    alone = pd.Series(ids[shared]).groupby(component[shared]).min().to_dict()
+    before, after = len(set(given[named])), len(names)
+    if after < before:
+        _log.info('groups   %s became %s, for they share copies', f'{before:,}', f'{after:,}')
+    return [names.get(c) or (f'copies of {alone[c]}' if c in alone else '') for c in component]

@@ -1,0 +1,107 @@
+import cv2
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from benchmarks.curation_photographs import described, illustration
+from input_pipeline import sources
+from input_pipeline.curation import photographs as module
+from input_pipeline.curation.photographs import (
+    of_clusters,
+    photographs,
+    read_marks,
+    read_objects,
+    to_finding,
+)
+from input_pipeline.curation.picture_statistics import NAMES, measure, statistics
+from input_pipeline.errors import DataError
+
+
+@pytest.fixture(scope='module')
+def doodles():
+    """(statistics, whether a photograph) of 120 drawings and 8 photographs."""
+    manifest = sources.load_source({'source': 'doodles', 'doodles': dict(
+        classes=24, per_class=5, photos=1 / 15, size=64)})
+    return measure(manifest), manifest.table['truth/photo'].to_numpy()
+
+
+@pytest.fixture(scope='module')
+def illustrations():
+    """(statistics, descriptors) of 160 illustrations and 16 crops of scikit-learn's photographs."""
+    rng, photos = np.random.default_rng(0), []
+    for picture in load_sample_images().images:
+        for _ in range(8):
+            side = int(min(picture.shape[:2]) * rng.uniform(.3, .9))
+            top, left = (rng.integers(0, size - side) for size in picture.shape[:2])
+            photos.append(picture[top:top + side, left:left + side])
+    return described([*(illustration(1, number) for number in range(160)), *photos])
+
+
+def test_photographs_among_doodles(doodles):
+    values, truth = doodles
+    odd = photographs(values)
+    assert ((odd > .5) == truth).all()
+    finding = to_finding(odd, wanted='drawings', drop=.5, review=.1)
+    assert (finding.action[truth] == 'drop').all() and not (finding.action[~truth] == 'drop').any()
+
+
+def test_nothing_is_found_where_there_is_nothing(doodles, illustrations):
+    values, truth = doodles
+    assert not (photographs(values[~truth]) > .5).any()
+    assert not (photographs(illustrations[0][:160], features=illustrations[1][:160]) > .5).any()
+
+
+def test_drawings_among_photographs(doodles):
+    values, truth = doodles
+    mostly = np.concatenate([np.repeat(values[truth], 8, 0), values[~truth][:5]])
+    odd = photographs(mostly, wanted='photographs')
+    assert (np.flatnonzero(odd > .5) == np.arange(64, 69)).all()
+
+
+def test_among_illustrations_without_and_with_marks(illustrations):
+    values, features = illustrations
+    truth = np.arange(len(values)) >= 160
+    odd = photographs(values, features=features)
+    assert np.sum((odd > .5) != truth) <= 4
+    wrong = {int(row): True for row in range(3)}  # drawings that are said to be photographs
+    marked = photographs(values, features=features, marks=wrong)
+    assert (marked[:3] == 1).all()
+
+
+def test_edges_of_a_lens_are_told_from_those_of_a_pen():
+    sharp = np.full((100, 100, 3), 255, np.uint8)
+    cv2.circle(sharp, (50, 50), 30, (20, 20, 20), 3)
+    soft = cv2.GaussianBlur(sharp, (0, 0), 2)
+    first, second = statistics(sharp), statistics(soft)
+    assert first['sharpness_0'] > second['sharpness_0'] + .5
+    assert first['flat_0'] > second['flat_0']
+    assert tuple(first) == NAMES and np.isfinite(list(first.values())).all()
+    assert np.isfinite(list(statistics(np.zeros((1, 40, 3), np.uint8)).values())).all()
+
+
+def test_a_cluster_is_judged_as_a_whole(doodles):
+    values, truth = doodles
+    cluster = np.where(truth, 1, 0)
+    cluster[0] = 1  # a drawing that the clustering put with the photographs
+    cluster[1:3] = -1  # and two in no cluster, which stand for themselves
+    found = of_clusters(values, cluster)
+    assert found[truth].all() and found[0] == 1 and not found[1:3].any()
+
+
+def test_marks_and_objects_are_read_by_id(tmp_path):
+    ids = np.array(['a', 'b', 'c'], object)
+    (tmp_path / 'm.csv').write_text('id,photograph\nc,Yes\na,no\nb,\n')
+    assert read_marks(str(tmp_path / 'm.csv'), ids) == {2: True, 0: False}
+    (tmp_path / 'l.csv').write_text('id\nb\n')
+    assert read_marks(str(tmp_path / 'l.csv'), ids) == {1: True}
+    (tmp_path / 'o.csv').write_text('id,objects\nc,3\n')
+    assert read_objects(str(tmp_path / 'o.csv'), ids).tolist() == [0, 0, 3]
+    (tmp_path / 'w.csv').write_text('id,photograph\nc,perhaps\n')
+    with pytest.raises(DataError, match=r"line 2.*'perhaps'"):
+        read_marks(str(tmp_path / 'w.csv'), ids)
+    (tmp_path / 'x.csv').write_text('id\nd\n')
+    with pytest.raises(DataError, match="'d'"):
+        read_marks(str(tmp_path / 'x.csv'), ids)
+    with pytest.raises(DataError, match="wanted='photos'"):
+        photographs(np.zeros((4, len(NAMES))), wanted='photos')
+    assert module.WANTED == ('drawings', 'photographs')
