@@ -6,7 +6,7 @@
 PHOTOS and SKETCHES are folders of classes or zips of such. The drawings are doodles, SKETCHES, and
 illustrations that `illustration` draws: flat and graded areas, outlines, cel shading, airbrush,
 hatching, grain, hair and text-like strokes, as JPEG or PNG. F1 of the photographs by statistics
-alone; by KMeans and DBSCAN of the descriptors; and with 20 marks, on the pictures that are not
+alone; by KMeans and DBSCAN of them; and with 20 marks, on the pictures that are not
 marked: 10 photographs and 10 drawings at random, or the 20 most doubtful ones, which `main.py
 curate` writes to to_mark.csv. A share of 0 shows how many drawings are dropped in vain.
 """
@@ -223,7 +223,7 @@ def scores(drawings, photos, share: float, seed: int) -> list[float]:
         return f1(photographs.photographs(values, features=features, marks=marks, seed=seed), rows)
 
     alone = photographs.photographs(values, features=features, seed=seed)
-    points = clusters.reduce(features, seed)
+    points = clusters.reduce(photographs.inputs_of(values), seed)
     found = [f1(alone)] + [f1(photographs.of_clusters(values, cluster)) for cluster in
                            (clusters.kmeans(points, seed=seed), clusters.dbscan(points))]
     if count < 20:

@@ -277,7 +277,9 @@ def get_config() -> ConfigDict:
         quality_drop=(),  # flags above that drop a picture; the others are for review
         photographs=dict(
             wanted='drawings',  # what most pictures are: 'drawings' | 'photographs'
-            method='statistics',  # 'statistics' | 'kmeans' | 'dbscan' (of the features) | 'objects'
+            # 'statistics' | 'kmeans' | 'dbscan' (clusters of the model's features, or of the
+            # statistics) | 'objects'
+            method='statistics',
             marks='',  # statistics: a CSV id,photograph (yes or no) of a few pictures
             objects='',  # objects: a CSV id,objects of a detector
             least_objects=1.0,  # objects: from so many on it is a photograph

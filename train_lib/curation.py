@@ -104,6 +104,9 @@ def curate(command: Command) -> int:
     workdir = command.workdir or workdirs.new(command.config_file)
     manifest = load_data(config)
     pictures = Pictures(config, manifest)
+    if pictures.head not in manifest.classes:
+        raise ConfigError(f'config.curate.labels.head = {pictures.head!r}: '
+                          f'choose one of {", ".join(manifest.heads)}.')
     findings = [DETECTORS[name](pictures) for name in config.curate.detectors]
     table = decide(manifest, findings, head=pictures.head)
     overlaps = None
@@ -167,7 +170,9 @@ def _photographs(pictures: Pictures) -> Finding:
             pictures.statistics, features=pictures.features, marks=marks, wanted=wanted,
             seed=pictures.config.seed)
     else:
-        points = clusters.reduce(pictures.features, pictures.config.seed)
+        features = (pictures.features if pictures.options['features'] == 'model' else
+                    photographs.inputs_of(pictures.statistics))
+        points = clusters.reduce(features, pictures.config.seed)
         cluster = (clusters.kmeans(points, seed=pictures.config.seed) if method == 'kmeans' else
                    clusters.dbscan(points))
         odd = photographs.of_clusters(pictures.statistics, cluster, wanted=wanted)

@@ -1,4 +1,4 @@
-"""Mask, gender and age: models of one product class or of three heads, chosen by robustness.
+"""Mask, gender and age: members of one product class, or of three heads, chosen by robustness.
 
     python main.py vote --config=configs/vote/people.py:members=runs/masks_b*
 

@@ -55,9 +55,9 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
     """Probability that a row is of the unwanted kind, float [N].
 
     Rows far out on the index are of that kind. Where that is not clear, a logistic regression
-    learns the difference from them and the marks, judges every row by models that have not seen
-    it, and a mixture of two normals over its judgement (without marks, and the index) divides
-    the rows anew, until nothing changes. A marked row keeps its mark.
+    learns the difference from them, judges every row by models that have not seen it, and a
+    mixture of two normals over its judgement and the index divides the rows anew, until nothing
+    changes. With marks it goes on from there, without the index. A marked row keeps its mark.
 
     Args:
         values: of `picture_statistics.measure`, [N, K].
@@ -72,13 +72,21 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
     rows = np.fromiter(marks or (), int)
     known = np.array([marks[row] == (wanted == 'drawings') for row in rows], bool)
     odd = 1 / (1 + np.exp(-np.clip(8 * (away - bound), -50, 50)))
-    clear = (odd > .5).any() and away[odd > .5].mean() > _CLEAR * bound
-    odd[rows] = known
-    if clear:
+    if (odd > .5).any() and away[odd > .5].mean() > _CLEAR * bound:
+        odd[rows] = known
         return odd
+    inputs = inputs_of(values, features, seed)
+    none = np.empty(0, int)
+    alone = _divided(inputs, away, bound, odd, none, known[:0], seed)
+    return _divided(inputs, away, bound, alone, rows, known, seed) if len(rows) else alone
+
+
+def _divided(inputs: np.ndarray, away: np.ndarray, bound: float, odd: np.ndarray, rows: np.ndarray,
+             known: np.ndarray, seed: int) -> np.ndarray:
+    """The rows divided anew until nothing changes, from odd on; some rows are known."""
+    odd, weights = odd.copy(), np.ones(len(odd))
+    odd[rows], weights[rows] = known, _MARK
     labels = odd > .5
-    inputs, weights = _inputs(values, features, seed), np.ones(len(labels))
-    weights[rows] = _MARK
     for turn in range(_ROUNDS):
         if not _FEW <= labels.sum() <= len(labels) - _FEW:
             break
@@ -198,7 +206,7 @@ def _upper_share(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def _inputs(values: np.ndarray, features: np.ndarray | None, seed: int) -> np.ndarray:
+def inputs_of(values: np.ndarray, features: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Standardised statistics, and the first components of the features."""
     parts = [values] if features is None else [values, clusters.reduce(features, seed)]
     together = np.concatenate(parts, axis=1).astype(np.float64)

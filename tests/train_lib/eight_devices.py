@@ -49,7 +49,7 @@ def settings(model: dict, **changes):
     config.image.size = 16
     config.batch_size = 32
     config.duration = dict(steps=20)
-    config.schedule.update(name='constant', lr=1e-2)
+    config.schedule.name = 'constant'
     config.schedule.warmup.percent = 0
     config.sharding.min_size = 0
     config.ema.decay = 0.9
@@ -112,11 +112,15 @@ def differ(left, right) -> list[str]:
     return [name for name in left if not np.array_equal(left[name], right[name])]
 
 
-def meshes(model: dict, *names: str) -> dict:
-    """The same run on each mesh: losses, and what differs from the first before it starts."""
+def meshes(model: dict, optimizer: str, rate: float, *names: str) -> dict:
+    """The same run on each mesh: losses, and what differs from the first before it starts.
+
+    Adam turns the rounding of a gradient that should be 0, as before a BatchNorm, into a full
+    step; models with one take SGD.
+    """
     found, first = {}, None
     for name in names:
-        run = Started(settings(model), name)
+        run = Started(settings(model, **{'optimizer/name': optimizer, 'schedule/lr': rate}), name)
         first = jax.device_get(run.state) if first is None else first
         found[name] = dict(
             started_otherwise=differ(first, run.state),
@@ -177,10 +181,11 @@ def plan() -> str:
 
 if __name__ == '__main__':
     if sys.argv[1] == 'all':
-        print(json.dumps(dict(vit=meshes(VIT, *MESHES),
-                              resnet18=meshes(dict(name='resnet18'), *MESHES))))
+        print(json.dumps(dict(vit=meshes(VIT, 'adamw', 0.01, *MESHES),
+                              resnet18=meshes(dict(name='resnet18'), 'sgd', 0.01, *MESHES))))
     else:
         print(json.dumps(dict(
             batch=batch_sharding(make_mesh(MESHES['both'])).shard_shape((32, 4)),
-            vit=meshes(VIT, 'one', 'both'), cnn=meshes(CNN, 'one', 'fsdp'),
+            vit=meshes(VIT, 'adamw', 0.01, 'one', 'both'),
+            cnn=meshes(CNN, 'sgd', 0.05, 'one', 'fsdp'),
             moved=moved(Path(sys.argv[1])), kept=kept(), plan=plan())))

@@ -111,25 +111,25 @@ def eight(tmp_path_factory):
     return on_eight_devices(tmp_path_factory.mktemp('eight'))
 
 
-def assert_alike(runs: dict, tolerance: float) -> None:
+def assert_alike(runs: dict) -> None:
     one, *others = runs.values()
     for run in others:
         assert run['started_otherwise'] == []
-        np.testing.assert_allclose(run['losses'], one['losses'], rtol=tolerance)
-        np.testing.assert_allclose(run['logits'], one['logits'], atol=10 * tolerance)
+        np.testing.assert_allclose(run['losses'], one['losses'], rtol=1e-5)
+        np.testing.assert_allclose(run['logits'], one['logits'], atol=1e-3)
     assert np.std(one['losses']) > 0.01  # it has moved
 
 
 def test_split_weights_give_the_run_of_one_device(eight):
-    assert_alike(eight['vit'], 1e-5)
-    assert_alike(eight['cnn'], 3e-4)  # with the BatchNorm of the whole batch
+    assert_alike(eight['vit'])
+    assert_alike(eight['cnn'])  # with the BatchNorm of the whole batch
 
 
 @pytest.mark.slow
 def test_every_mesh_gives_the_run_of_one_device():
     found = on_eight_devices('all')
-    assert_alike(found['vit'], 1e-5)
-    assert_alike(found['resnet18'], 1e-2)
+    assert_alike(found['vit'])
+    assert_alike(found['resnet18'])
 
 
 def test_a_device_holds_its_share(eight):

@@ -11,22 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from train_lib import workdirs
-from train_lib.command_line import Command, config_of_run
+from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.records import write_json
 from train_lib.voting import outputs
 from train_lib.voting.ensembles import Ensemble, read_ensembles
 from train_lib.voting.fitting import Fit, fit, source_for, units_panel
 from train_lib.voting.panel import Panel, open_panel
+from train_lib.voting.predictions import Stopped, predict_with
 from train_lib.voting.results import Votes, count, describe, flat_weights
-from train_lib.voting.store import OUT_OF_FOLD
 
 log = logging.getLogger(__name__)
 STOPPED = 75
-
-
-class _Stopped(Exception):
-    pass
 
 
 def vote_command(command: Command) -> int:
@@ -36,7 +32,7 @@ def vote_command(command: Command) -> int:
     log.info('workdir  %s', workdir)
     try:
         run_vote(config, workdir)
-    except _Stopped:
+    except Stopped:
         log.info('Stopped. The same command with --workdir=%s goes on.', workdir)
         return STOPPED
     return 0
@@ -70,6 +66,10 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): give another '
                           f'--workdir.') from None
+    if config['soup']:
+        from train_lib.voting.soup_run import make_soup  # needs a model, and so a device
+
+        result['soup'] = make_soup(config, panel, workdir / 'soup')
     outputs.write_submission(workdir / 'submission.csv', config, panel, votes)
     outputs.write_predictions(workdir / 'predictions.npz', panel, votes)
     outputs.write_members(workdir / 'members.csv', panel, found,
@@ -83,25 +83,6 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
         log.info('%s', line)
     log.info('report   %s', path)
     return result
-
-
-def predict_with(workdir: Path, source: str, views: Sequence[str]) -> None:
-    """Makes the predictions of a run, or of every fold of one, one model after another."""
-    from train_lib.evaluation import Interrupted
-    from train_lib.loop import StopSignal
-    from train_lib.prediction import predict_runs
-
-    config = config_of_run(workdir)
-    with config.ignore_type():
-        config.predict.update(source='val' if source == OUT_OF_FOLD else source,
-                              views=tuple(views))
-    log.info('%s has no predictions of %s in the views %s yet: making them', workdir, source,
-             ', '.join(views))
-    try:
-        with StopSignal() as stop:
-            predict_runs(config, workdir, stop)
-    except Interrupted:
-        raise _Stopped from None
 
 
 def _fit(config: Mapping, panel: Panel, ensembles: Sequence[Ensemble], make
@@ -149,7 +130,7 @@ def _result(config: Mapping, panel: Panel, votes: Votes, found: dict | None, fit
                       workdir=str(member.workdir), digest=member.digest,
                       **(found['members'][i] if found else {}))
                  for i, member in enumerate(panel.members)],
-        fit=about, not_fitted=why_not,
+        fit=about, not_fitted=why_not, soup=None,
         **({key: value for key, value in found.items() if key != 'members'} if found else {}),
         config=json.loads(json.dumps(config)))
 

@@ -78,7 +78,8 @@ def test_groups_join_over_files_and_without_groups_of_their_own(tmp_path):
 
 def test_the_digest_of_the_data_knows(tmp_path):
     plain = digest(manifest())
-    texts = ['id,action\na,drop\n', 'id,action,weight\na,keep,.5\n', 'id,action,label\na,keep,dög\n',
+    texts = ['id,action\na,drop\n', 'id,action,weight\na,keep,.5\n',
+             'id,action,label\na,keep,dög\n',
              'id,action,duplicate_group\na,keep,1\nc,keep,1\n']
     found = {digest(apply_decisions(manifest(), [write(tmp_path, text)])) for text in texts}
     assert len(found | {plain}) == 5

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 import main
+from train_lib import checkpoints, start
 from train_lib.scores import scores, softmax
 from train_lib.voting import store
 
@@ -144,6 +146,25 @@ def test_one_member_is_the_member(runs, tmp_path):
     wanted = scores(member.logits['class'], member.labels['class'])
     assert (entry['accuracy'], entry['nll']) == pytest.approx((wanted['accuracy'], wanted['nll']))
     assert entry['intervals']['example']['accuracy']['best_single'] == [0, 0, 0]
+
+
+def test_rows_without_labels_are_answered(tmp_path):
+    for k in (0, 1):
+        write(tmp_path / f'run{k}', 'new', TEST, seed=k, labels=np.full(24, -1, np.int32))
+    assert vote(f'{tmp_path}/run*', tmp_path / 'v', '--config.source=new',
+                '--config.temperature=False') == 0
+    assert len(pd.read_csv(tmp_path / 'v/submission.csv')) == 24
+    result = result_of(tmp_path / 'v')
+    assert result['labelled'] == 0 and 'ensembles' not in result
+    assert 'nothing is scored' in (tmp_path / 'v/report.html').read_text()
+
+
+def test_scores_on_the_rows_of_the_fit_are_marked(runs, tmp_path):
+    flags = ['--config.source=out_of_fold', '--config.weights=greedy', '--config.choose=evenness']
+    assert vote([runs / 'weak', runs / 'strong'], tmp_path / 'v', *flags) == 0
+    result = result_of(tmp_path / 'v')
+    assert result['fit']['on_the_scored_rows'] and result['n'] == 36
+    assert not result_of(runs / 'vote')['fit']['on_the_scored_rows']
 
 
 class _Page(HTMLParser):
@@ -322,16 +343,19 @@ def test_mistakes_are_one_sentence(runs, tmp_path, capsys, flag, words):
     assert all(word in line for word in words), line
 
 
+TINY = ['--config.image.size=16', '--config.curriculum=()', '--config.batch_size=16',
+        '--config.model=dict(name="small_cnn", width=8, stages=2)', '--config.duration.steps=4',
+        '--config.data.doodles.classes=3', '--config.data.doodles.per_class=20',
+        '--config.split.seed=0']
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """A k-fold run of two folds, barely trained."""
     workdir = tmp_path_factory.mktemp('trained') / 'run'
-    assert main.main(['--config=configs/sketch_cnn.py', f'--workdir={workdir}',
-                      '--config.image.size=16', '--config.curriculum=()', '--config.batch_size=16',
-                      '--config.model=dict(name="small_cnn", width=8, stages=2)',
-                      '--config.duration.steps=4', '--config.data.doodles.classes=3',
-                      '--config.data.doodles.per_class=20', '--config.split.kind=kfold',
-                      '--config.split.folds=2', '--config.split.fold=all']) == 0
+    assert main.main(['--config=configs/sketch_cnn.py', f'--workdir={workdir}', *TINY,
+                      '--config.split.kind=kfold', '--config.split.folds=2',
+                      '--config.split.fold=all']) == 0
     return workdir
 
 
@@ -347,3 +371,32 @@ def test_predictions_that_are_missing_are_made(trained, tmp_path, capsys):
     assert result['fit']['n'] == len(np.load(trained / 'predictions/out_of_fold.npz')['ids'])
     assert result['groups'] > 1
     assert 'data:image' in (tmp_path / 'v/report.html').read_text() or not result['repaired']
+
+
+def test_a_soup_is_a_run(trained, tmp_path, capsys):
+    line = refused(capsys, [trained], tmp_path / 'v', '--config.soup=uniform')
+    assert 'run/fold_0 started from random ones' in line
+    for name, fold in (('a', 0), ('b', 1), ('c', 0)):  # as if they had been fine-tuned from x
+        shutil.copytree(trained / f'fold_{fold}', tmp_path / name)
+        saved = json.loads((tmp_path / name / 'config.json').read_text())
+        saved['init']['from'] = 'runs/x'
+        (tmp_path / name / 'config.json').write_text(json.dumps(saved))
+    pair = f'{tmp_path}/a,{tmp_path}/b'
+    assert vote(pair, tmp_path / 'uniform', '--config.soup=uniform',
+                '--config.temperature=False') == 0
+    soup = tmp_path / 'uniform/soup'
+    weights = [checkpoints.flat(checkpoints.read_weights(start.best_checkpoint(workdir)))
+               for workdir in (tmp_path / 'a', tmp_path / 'b', soup)]
+    for name, value in weights[2].items():
+        np.testing.assert_allclose(value, (weights[0][name] + weights[1][name]) / 2, rtol=1e-5,
+                                   atol=1e-7)
+    member, = store.members_of(soup, 'test')
+    assert result_of(tmp_path / 'uniform')['soup']['accuracy'] == scores(
+        member.logits['class'], member.labels['class'])['accuracy']
+    # Between them, the folds trained on every row but those of the test.
+    assert set(member.roles.values()) == {'train', 'test'}
+    line = refused(capsys, pair, tmp_path / 'v', '--config.soup=greedy',
+                   '--config.temperature=False')
+    assert 'same validation rows' in line
+    assert vote(f'{tmp_path}/a,{tmp_path}/c', tmp_path / 'greedy', '--config.soup=greedy') == 0
+    assert result_of(tmp_path / 'greedy')['soup']['members'] == ['a', 'c']

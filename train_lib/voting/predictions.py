@@ -1,0 +1,33 @@
+"""Predictions that a vote lacks, made by what the verb predict does."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from train_lib.command_line import config_of_run
+from train_lib.voting.store import OUT_OF_FOLD
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """A signal ended the work; what is finished is kept."""
+
+
+def predict_with(workdir: Path, source: str, views: Sequence[str]) -> None:
+    """Makes the predictions of a run, or of every fold of one, one model after another."""
+    from train_lib.evaluation import Interrupted
+    from train_lib.loop import StopSignal
+    from train_lib.prediction import predict_runs
+
+    config = config_of_run(workdir)
+    with config.ignore_type():
+        config.predict.update(source='val' if source == OUT_OF_FOLD else source,
+                              views=tuple(views))
+    log.info('%s has no predictions of %s in the views %s yet: making them', workdir, source,
+             ', '.join(views))
+    try:
+        with StopSignal() as stop:
+            predict_runs(config, workdir, stop)
+    except Interrupted:
+        raise Stopped from None
