@@ -77,7 +77,7 @@ def one_seed(seed: int, folder: Path, args) -> dict[str, float]:
         left_out = decisions(f'{name}.csv', everything[~everything.isin(rows)])
         run('train', folder / name, common, f'--config.data.decisions={left_out}',
             '--config.split.kind=given', f'--config.split.file={folder / f"{name}_split.csv"}',
-            '--config.split.val=0.0')
+            '--config.split.val=0.0', '--config.split.grouped=False')
         result = json.loads((folder / name / 'result.json').read_text())
         accuracy[name] = result['test']['accuracy']
         accuracy[f'{name} pictures'] = len(used)

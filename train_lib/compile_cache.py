@@ -1,5 +1,6 @@
 """Compiled programs kept between runs, so that a second start does not compile again."""
 
+import contextlib
 import logging
 import os
 import zlib
@@ -54,8 +55,9 @@ def _drop_broken(folder: Path) -> None:
     since = looked.stat().st_mtime_ns if looked.exists() else 0
     looked.touch()
     for path, status in _programs(folder):
-        if status.st_mtime_ns >= since and not _whole(path.read_bytes()):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another start has removed it just now
+            if status.st_mtime_ns >= since and not _whole(path.read_bytes()):
+                path.unlink()
 
 
 def _whole(program: bytes) -> bool:

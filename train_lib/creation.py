@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
-from train_lib.sharding import Layout, path_name, place
+from train_lib.sharding import Layout, make_layout, path_name, place
 
 # A value used within so many operations is not worth moving; others wait in pieces.
 _SOON = 8
@@ -41,6 +41,8 @@ def _evaluate(program: ClosedJaxpr, shardings: list, layout: Layout) -> list[jax
     """The results of a program without arguments, each placed when it is computed."""
     jaxpr = program.jaxpr
     values = dict(zip(jaxpr.constvars, program.consts))
+    # Values on their way have no name that the user's rules could know.
+    on_the_way = make_layout(dict(rules='auto', min_size=layout.min_size), layout.mesh)
     # The results are used after the last operation.
     last = {var: i for i, eqn in enumerate(jaxpr.eqns) for var in eqn.invars
             if isinstance(var, Var)}
@@ -57,7 +59,7 @@ def _evaluate(program: ClosedJaxpr, shardings: list, layout: Layout) -> list[jax
             if var in final:
                 value = place(value, final[var])
             elif last[var] - i > _SOON and value.dtype == np.float32:
-                value = place(value, layout.of('kernel', value.shape))
+                value = place(value, on_the_way.of('kernel', value.shape))
             values[var] = value
         for var in given:
             if last[var] == i:

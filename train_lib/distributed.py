@@ -8,6 +8,7 @@ are taken once and told to all. With one process nothing here does anything.
 
 import glob
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -150,8 +151,10 @@ class StopTogether:
     same calls, one a step and one a batch of an evaluation.
     """
 
+    # Of the process, not of one instance: the service names an absolute number.
+    _calls = itertools.count(1)
+
     def __init__(self):
-        self._calls = 0
         self._reached = False
 
     def __enter__(self):
@@ -164,8 +167,7 @@ class StopTogether:
 
     def __call__(self) -> bool:
         if not self._reached:
-            self._calls += 1
-            self._reached = multihost_utils.reached_preemption_sync_point(self._calls)
+            self._reached = multihost_utils.reached_preemption_sync_point(next(self._calls))
             if self._reached:
                 log.info('SIGTERM to one of the processes: saving, then stopping.')
         return self._reached

@@ -18,7 +18,7 @@ from input_pipeline.manifest import Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
 from input_pipeline.splits import assign_splits, save_splits
-from train_lib import distributed, overview, start, workdirs
+from train_lib import checkpoints, distributed, overview, start, workdirs
 from train_lib.assembly import Job, arrange, assemble, check_values, compile_step
 from train_lib.checkpoints import Checkpointer, latest_good
 from train_lib.command_line import Command
@@ -103,6 +103,10 @@ def load_data(config: ConfigDict, workdir: Path | None = None) -> Manifest:
 
 def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     """Every fold in a folder of its own, then their out-of-fold scores together."""
+    config = start.inherit(config, workdir)
+    if config.init.resume_from and not (workdir / 'config.json').exists():
+        workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
+                            remedy='take only its weights, by config.init.from')
     workdirs.claim(workdir, config, digest(manifest))
     results, logits, rows = [], [], []
     for fold in range(config.split.folds):
@@ -110,8 +114,10 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
         with of_fold.ignore_type():
             of_fold.split.fold = fold
             if config.init.resume_from:
+                # A fold that the other run had not begun begins here, as it would have there.
                 source = Path(config.init.resume_from) / f'fold_{fold}'
-                of_fold.init.resume_from = str(source) if source.exists() else ''
+                begun = checkpoints.committed_steps(source / 'checkpoints')
+                of_fold.init.resume_from = str(source) if begun else ''
         log.info('fold %d of %d', fold + 1, config.split.folds)
         result, val, val_logits = train_one(of_fold, manifest, workdir / f'fold_{fold}')
         results.append(result)
@@ -140,10 +146,12 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     mesh = make_mesh(config.mesh)
     check_values(config, mesh.size)
     data = arrange(config, manifest)
+    own = latest_good(workdir / 'checkpoints')
+    if own is None and config.init.resume_from:
+        start.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
     workdirs.claim(workdir, config, data.digest)
     if distributed.is_first():
         save_splits(data.manifest, workdir / 'split.csv')
-    own = latest_good(workdir / 'checkpoints')
     if own is None and config.init.resume_from:
         distributed.on_first(lambda: start.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')

@@ -18,7 +18,7 @@ Pure functions of a state that is JSON, which every checkpoint holds:
     good       [step, best step then] of the two newest checkpoints to go back to
 
 A killed run repeats what it did after its last checkpoint, and so comes to the same decisions.
-A checkpoint that SIGTERM asked for is none to go back to: a run that was not stopped has no such.
+A checkpoint that SIGTERM asked for is not kept for it: a run that was not stopped has no such.
 """
 
 import dataclasses

@@ -216,7 +216,9 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
     total, every = run.total_steps, run.every
     progress = Progress(total, step, run.batch_size, enabled=distributed.is_first())
     waiting = None  # the newest step and its loss, on the device, that we have not heard of
-    trace = Trace(run.workdir / 'profile', run.profiled) if run.profiled else None
+    trace = None
+    if run.profiled and distributed.is_first():
+        trace = Trace(run.workdir / 'profile', run.profiled)
 
     def hear():
         nonlocal host, waiting

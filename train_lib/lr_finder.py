@@ -20,14 +20,14 @@ from ml_collections import ConfigDict
 
 from input_pipeline.manifest import Manifest
 from train_lib import checkpoints, distributed, start, workdirs
-from train_lib.assembly import arrange, assemble, check_values
+from train_lib.assembly import arrange, assemble, check_values, compile_step
 from train_lib.command_line import Command
 from train_lib.distributed import StopTogether
 from train_lib.errors import ConfigError
 from train_lib.evaluation import Interrupted
 from train_lib.experiment import STOPPED, load_data
 from train_lib.loop import StopSignal
-from train_lib.progress import bar
+from train_lib.progress import Clock, bar
 from train_lib.records import write_json
 from train_lib.schedules import Schedule
 from train_lib.sharding import make_mesh, place, shard_batch
@@ -102,19 +102,21 @@ def run_sweep(config: ConfigDict, manifest: Manifest, workdir: Path, stop=lambda
         state = start.begin(config, own, job.state, job.iterator, total).state
         if 'lr_factor' in state:  # of a plateau: a sweep is about the learning rate itself
             state['lr_factor'] = place(np.float32(1), state['lr_factor'].sharding)
-        return _sweep(job, state, schedule, settings, first, stop)
+        # As `train` compiles it: one program, for the rate is a function of the state's step.
+        run = compile_step(job.run, state, data.parts, Clock())
+        return _sweep(run, job.iterator, state, schedule, settings, first, stop)
     finally:
         job.iterator.close()
 
 
-def _sweep(job, state, schedule, settings, first, stop) -> Sweep:
+def _sweep(run, iterator, state, schedule, settings, first, stop) -> Sweep:
     losses, smooth, ended = [], [], 'done'
     mean, lowest = 0.0, math.inf
     with bar(total=settings['steps'], unit='step') as progress:
         for i in range(settings['steps']):
             if stop():
                 raise Interrupted
-            state, loss = job.run.train_step(state, shard_batch(next(job.iterator), job.run.mesh))
+            state, loss = run.train_step(state, shard_batch(next(iterator), run.mesh))
             loss = float(loss)
             progress.update()
             if not math.isfinite(loss):

@@ -33,6 +33,9 @@ def show_plan(config: ConfigDict, manifest: Manifest) -> int:
     check_values(config, mesh.size)
     config = config.copy_and_resolve_references()
     config.resample.kind = 'none'  # it changes no shape, and may look at pictures
+    if str(config.split.fold) == 'all':
+        with config.ignore_type():
+            config.split.fold = 0  # as large as any other
     data = arrange(config, manifest)
     job = assemble(config, data, mesh, None, Path(), abstract=True)
     job.iterator.close()

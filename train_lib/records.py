@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+from train_lib.errors import CheckpointError
+
 
 def _rounded(value):
     return float(f'{value:.7g}') if isinstance(value, float) else value
@@ -24,8 +26,9 @@ class Records:
         self._path = Path(workdir) / 'metrics.jsonl'
         with open(self._path, 'ab') as file:
             if file.tell() < size:
-                raise OSError(f'{self._path} has {file.tell()} bytes, and the checkpoint of step '
-                              f'{step} was written at {size}: put the file back, or start anew.')
+                raise CheckpointError(f'{self._path} has {file.tell()} bytes, and the checkpoint '
+                                      f'of step {step} was written at {size}: put the file back, '
+                                      f'or start anew.')
             file.truncate(size)
         self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - lives as long as self
         self._board_folder = str(Path(workdir) / 'tensorboard') if tensorboard else ''

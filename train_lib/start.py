@@ -12,6 +12,7 @@ workdir, so they cannot be mistaken for a run that goes on.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -56,6 +57,13 @@ def check_sources(config: ConfigDict) -> None:
         raise ConfigError(f'config.init.{given[0]} = {config.init[given[0]]!r} and config.init.'
                           f'{given[1]} = {config.init[given[1]]!r} exclude each other: keep one '
                           f'of them.')
+    heads = ('auto', 'reset', 'keep', 'resize')
+    if config.init.head not in heads:
+        raise ConfigError(f'config.init.head = {config.init.head!r}: choose one of '
+                          f'{", ".join(heads)}.')
+    if config.init['from'] and config.init.head == 'resize':
+        raise ConfigError("config.init.head = 'resize' is for config.init.pretrained: with "
+                          "config.init.from choose auto, reset or keep.")
 
 
 def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -65,16 +73,22 @@ def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises:
         ConfigError: there is no such run, or more than one source is given.
     """
-    check_sources(config)
     if not config.init.resume_from:
+        check_sources(config)
         return config
     known = workdir if (workdir / 'config.json').exists() else Path(config.init.resume_from)
     if not (known / 'config.json').exists():
         raise ConfigError(f'config.init.resume_from = {str(known)!r} holds no run (config.json is '
                           f'missing): give the workdir of a run.')
+    theirs = workdirs.saved_config(known).init
+    for key in ('from', 'pretrained'):
+        # The same command with resume_from added is no contradiction.
+        if config.init[key] and config.init[key] != theirs[key]:
+            raise ConfigError(f'config.init.resume_from = {config.init.resume_from!r} and '
+                              f'config.init.{key} = {config.init[key]!r} exclude each other: keep '
+                              f'one of them.')
     config = config.copy_and_resolve_references()
-    config.init.update({key: value for key, value in workdirs.saved_config(known).init.items()
-                        if key != 'resume_from'})
+    config.init.update({key: value for key, value in theirs.items() if key != 'resume_from'})
     return config
 
 
@@ -108,10 +122,15 @@ def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
     shutil.rmtree(copied, ignore_errors=True)
     copied.mkdir()
     steps = [str(step) for step in checkpoints.committed_steps(source) if step <= int(newest.name)]
-    for name in (*steps, checkpoints.FROZEN):
-        if (source / name).exists():
-            shutil.copytree(source / name, copied / name)
-    shutil.copyfile(source.parent / 'metrics.jsonl', workdir / 'metrics.jsonl')
+    try:
+        for name in (*steps, checkpoints.FROZEN):
+            if (source / name).exists():
+                shutil.copytree(source / name, copied / name)
+        shutil.copyfile(source.parent / 'metrics.jsonl', workdir / 'metrics.jsonl')
+    except OSError as error:  # shutil.Error too
+        raise ConfigError(f'config.init.resume_from = {str(source.parent)!r} cannot be copied '
+                          f'({" ".join(str(error).split())}): let that run end first, and see that '
+                          f'its files are whole.') from None
     if target.exists():
         shutil.rmtree(target)  # it holds nothing that was finished
     os.rename(copied, target)
@@ -160,7 +179,8 @@ def load_backbone(config: ConfigDict, model: Classifier) -> None:
         return
     source = _best_of(Path(config.init['from']))
     graphdef, params, rest = split_model(model)
-    adopted = _adopt(dict(params=params, frozen={}, rest=rest), _all_weights(source), source)
+    adopted = _adopt(dict(params=params, frozen={}, rest=rest), _all_weights(source), source,
+                     config.init.head)
     nnx.update(model, nnx.state(nnx.merge(graphdef, adopted['params'], adopted['rest'])))
     log.info('start    init: weights of %s', source)
 
@@ -182,6 +202,10 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
     if found:
         state, host = checkpoints.restore(found, state, iterator)
         host = new_host_state() | host  # an older one knew less
+        if host['best_step'] not in (None, *checkpoints.committed_steps(found.parent)):
+            log.warning('start    the best checkpoint so far, step %d, is gone: the best of what '
+                        'follows will count.', host['best_step'])
+            host |= dict(best_step=None, best_value=None)
         step = int(found.name)
         if step > total:
             raise ConfigError(f'{found} is beyond the end of this run ({total} steps): give a '
@@ -237,7 +261,11 @@ def best_checkpoint(workdir: Path) -> Path | None:
     steps = checkpoints.committed_steps(folder)
     if not steps:
         return None
-    best = checkpoints.read_host(folder / str(steps[-1]))['best_step']
+    # A run that was stopped in its last evaluation knows the best step only at its end.
+    result = workdir / 'result.json'
+    best = json.loads(result.read_text()).get('best_step') if result.exists() else None
+    if best not in steps:
+        best = checkpoints.read_host(folder / str(steps[-1]))['best_step']
     return folder / str(best if best in steps else steps[-1])
 
 
@@ -255,7 +283,7 @@ def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path,
         anew = head == 'reset' and name.startswith(('head/', 'heads/'))
         if value is not None and value.shape == leaf.shape and not anew:
             return place(np.asarray(value, leaf.dtype), leaf.sharding)
-        if _is_new(name):
+        if _is_new(name) and not (head == 'keep' and value is not None):
             new.append(name)
         else:
             problems.append(f'{name} is missing' if value is None else

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable', 'accumulate', 'early_stopping.patience',
               'early_stopping.min_delta', 'init.resume_from', 'lr_find', 'profile',
-              'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb')
+              'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
+              'predict', 'curate', 'pack')
 
 
 def cache_folder() -> str:
@@ -54,6 +55,9 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
             written to.
     """
     distributed.check_same(data_digest, 'The data (digest of ids and labels)')
+    shared = {key: value for key, value in json.loads(config.to_json()).items()
+              if key != 'distributed'}
+    distributed.check_same(json.dumps(shared), 'The config')
     distributed.on_first(lambda: _claim(workdir, config, data_digest))
 
 

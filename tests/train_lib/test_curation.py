@@ -10,6 +10,7 @@ import pytest
 
 import main
 from input_pipeline import sources
+from input_pipeline.sources import csv_file
 from train_lib import curation
 from train_lib.errors import ConfigError
 from train_lib.experiment import load_data
@@ -124,6 +125,8 @@ def test_borders_read_other_columns_of_the_table(tmp_path):
          '--config.curate.borders=(dict(column="age", between=(57, 59), weight=0.25),)']) == 0
     weight = pd.read_csv(tmp_path / 'out/decisions.csv')['weight'].fillna(1)
     assert weight.tolist() == [1, 1, 1, .25, .25, .25, 1, 1]
+    found = csv_file.more_columns(str(tmp_path / 'table.csv'), ['age'], ['5.png', '?', '0.png'])
+    assert found == {'age': ['59', '', '54']}
 
 
 @pytest.mark.parametrize('flag, words', [

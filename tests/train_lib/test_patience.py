@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from configs import common
 from train_lib import patience
@@ -30,6 +29,7 @@ def states(values, metric, plateau=None, stopping=None, every=10):
     dict(patience=2, factor=0.1, min_delta=0.015, cooldown=2, min_scale=0.002),
     dict(patience=1, factor=0.3, min_delta=0.0, cooldown=1, min_scale=0.0)])
 def test_the_plateau_is_torch_s(metric, sign, settings):
+    torch = pytest.importorskip('torch')
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, 'max' if sign > 0 else 'min', factor=settings['factor'],

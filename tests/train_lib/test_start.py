@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import main
-from train_lib import checkpoints
+from train_lib import checkpoints, start
 
 TINY = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
         '--config.model=dict(name="small_cnn", width=8, stages=2, drop_rate=0.2)',
@@ -130,11 +130,43 @@ def test_only_the_same_run_can_go_on(half, tmp_path, capfd):
 
 @pytest.mark.parametrize('one, other', [
     ('resume_from', 'from'), ('resume_from', 'pretrained'), ('from', 'pretrained')])
-def test_two_sources_exclude_each_other(one, other, tmp_path, capfd):
-    message = refused(capfd, tmp_path / 'run', f'--config.init.{one}=a',
+def test_two_sources_exclude_each_other(one, other, half, tmp_path, capfd):
+    message = refused(capfd, tmp_path / 'run', f'--config.init.{one}={half}',
                       f'--config.init.{other}=b')
     assert f'config.init.{one}' in message and f'config.init.{other}' in message
     assert not (tmp_path / 'run').exists()
+
+
+def test_the_same_command_with_resume_from_is_no_contradiction(half, tmp_path, capfd):
+    saved = json.loads((half / 'config.json').read_text())
+    saved['init']['from'] = 'elsewhere'
+    (half / 'config.json').write_text(json.dumps(saved))
+    log = run(capfd, tmp_path / 'on', f'--config.init.resume_from={half}',
+              '--config.init.from=elsewhere')
+    assert 'resume: from step 4' in log
+
+
+def test_folds_do_not_go_on_from_nowhere(tmp_path, capfd):
+    folds = ['--config.split.kind=kfold', '--config.split.fold=all']
+    nowhere = f'--config.init.resume_from={tmp_path / "nowhere"}'
+    assert 'holds no run' in refused(capfd, tmp_path / 'folds', *folds, nowhere)
+    assert not (tmp_path / 'folds').exists()
+
+
+def test_the_result_knows_the_best_step(whole, half):
+    # A run stopped in its last evaluation saved its last step before it was scored.
+    result = json.loads((whole / 'result.json').read_text())
+    (half / 'result.json').write_text(json.dumps(result | dict(best_step=2)))
+    assert start.best_checkpoint(half).name == '2'
+    (half / 'result.json').unlink()
+    assert start.best_checkpoint(half).name != '2'
+
+
+@pytest.mark.parametrize('settings, words', [
+    (['init.head=rest'], 'choose one of auto'),
+    (['init.head=resize', 'init.from=a'], 'config.init.pretrained')])
+def test_a_head_that_means_nothing_is_refused(settings, words, tmp_path, capfd):
+    assert words in refused(capfd, tmp_path / 'run', *(f'--config.{one}' for one in settings))
 
 
 def test_a_run_describes_itself(whole):

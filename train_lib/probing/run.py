@@ -102,7 +102,17 @@ def head_kinds(config: ConfigDict) -> list[stacked.HeadKind]:
     """
     for key, value, plain in (('loss.name', config.loss.name, 'cross_entropy'),
                               ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),
-                              ('mixing', tuple(config.mixing), ())):
+                              ('mixing', tuple(config.mixing), ()),
+                              ('ema.decay', config.ema.decay, 0.0),
+                              ('accumulate', config.accumulate, 1),
+                              ('guard.skip', config.guard.skip, 0),
+                              ('early_stopping.patience', config.early_stopping.patience, None),
+                              ('schedule.plateau.patience', config.schedule.plateau.patience, None),
+                              ('finetune.table', tuple(config.finetune.table), ()),
+                              ('finetune.layer_decay', config.finetune.layer_decay, 1.0),
+                              ('finetune.lora.rank', config.finetune.lora.rank, 0),
+                              ('eval.adjust_tau', config.eval.adjust_tau, 0.0),
+                              ('profile.steps', config.profile.steps, 0)):
         if value != plain:
             raise ConfigError(f'config.{key} = {value!r} has no effect on cached features: leave '
                               f'it at {plain!r}, or train without config.probe.heads.')
