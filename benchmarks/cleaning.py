@@ -1,11 +1,12 @@
 """Does cleaning help? Test accuracy after training on dirty doodles and on what curate leaves.
 
-    python benchmarks/cleaning.py [--seeds=3] [--epochs=12] [--classes=16] [--per_class=60]
+    python benchmarks/cleaning.py [--seeds=3] [--steps=400] [--classes=16] [--per_class=60]
 
 In the training part 10 % of the labels are wrong, 15 % of the drawings come a second time, altered,
 and 10 % photographs have labels at random. The test part is clean drawings by other writers: what
 was planted among them, and copies of them, is left out of everything. curate sees the training
-part only, and the out-of-fold predictions of a 3-fold run on it. Another seed is other drawings.
+part only, and the out-of-fold predictions of a 3-fold run on it. All runs have as many steps.
+Another seed is other drawings.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def one_seed(seed: int, folder: Path, args) -> dict[str, float]:
         return str(folder / name)
 
     common = [f'--config.data.doodles.{key}={value}' for key, value in doodles.items()] + [
-        f'--config.seed={seed}', f'--config.duration.epochs={args.epochs}',
+        f'--config.seed={seed}', f'--config.duration.steps={args.steps}',
         '--config.image.size=32', '--config.log.tensorboard=False']
     only_train = decisions('only_train.csv', everything[~everything.isin(train)])
     run('train', folder / 'folds', common, f'--config.data.decisions={only_train}',
@@ -87,7 +88,7 @@ def one_seed(seed: int, folder: Path, args) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (('seeds', 3), ('epochs', 12), ('classes', 16), ('per_class', 60)):
+    for name, default in (('seeds', 3), ('steps', 400), ('classes', 16), ('per_class', 60)):
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

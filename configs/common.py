@@ -284,7 +284,7 @@ def get_config() -> ConfigDict:
             objects='',  # objects: a CSV id,objects of a detector
             least_objects=1.0,  # objects: from so many on it is a photograph
             drop=0.5,  # probability from which on it is dropped
-            review=0.1,  # and from which on it is for review
+            review=0.3,  # and from which on it is for review
         ),
         labels=dict(
             predictions='',  # out-of-fold predictions: a k-fold workdir or its out_of_fold.npz

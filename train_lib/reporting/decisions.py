@@ -80,8 +80,8 @@ def _card(manifest: Manifest, found: Finding, table: pd.DataFrame, head: str, ro
     elif label:
         names = manifest.classes[head]
         given = manifest.labels(head)[row]
-        beside = [('given', entry['given_label'], _examples(manifest, head, given, row)),
-                  ('suggested', label, _examples(manifest, head, names.index(label), row))]
+        beside = [('given', entry['given_label'], _examples(manifest, head, given, found)),
+                  ('suggested', label, _examples(manifest, head, names.index(label), found))]
     return dict(
         shown, id=entry['id'], reason=found.reason[row], given=entry['given_label'],
         score=float(found.score[row]), suggested=label,
@@ -91,8 +91,9 @@ def _card(manifest: Manifest, found: Finding, table: pd.DataFrame, head: str, ro
                 for what, name, rows in beside])
 
 
-def _examples(manifest: Manifest, head: str, label: int, but: int) -> np.ndarray:
-    """A few rows of a class, at even distances."""
-    rows = np.flatnonzero(manifest.labels(head) == label)
-    rows = rows[rows != but]
+def _examples(manifest: Manifest, head: str, label: int, found: Finding) -> np.ndarray:
+    """A few rows of a class, at even distances among the less suspicious half."""
+    rows = np.flatnonzero((manifest.labels(head) == label) & (found.action == 'keep'))
+    order = np.argsort(np.nan_to_num(found.score[rows], nan=np.inf), kind='stable')
+    rows = np.sort(rows[order[:max(_EXAMPLES, len(rows) // 2)]])
     return rows[np.linspace(0, len(rows) - 1, min(_EXAMPLES, len(rows))).astype(int)]
