@@ -11,7 +11,6 @@ import pytest
 import main
 from input_pipeline import sources
 from input_pipeline.sources import csv_file
-from train_lib import curation
 from train_lib.errors import ConfigError
 from train_lib.experiment import load_data
 from train_lib.out_of_fold import read_probabilities
@@ -158,4 +157,3 @@ def test_predictions_are_joined_by_id_and_class_name(tmp_path):
     assert np.isnan(found[[0, 2, 3, 5]]).all()
     with pytest.raises(ConfigError, match='no ids'):
         read_probabilities(path, manifest.with_column('id', list('abcdef')), 'class')
-    assert set(curation.DETECTORS) == {'duplicates', 'quality', 'photographs', 'labels', 'borders'}

@@ -5,7 +5,6 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.curation_photographs import described, illustration
 from input_pipeline import sources
-from input_pipeline.curation import photographs as module
 from input_pipeline.curation.photographs import (
     of_clusters,
     photographs,
@@ -104,4 +103,3 @@ def test_marks_and_objects_are_read_by_id(tmp_path):
         read_marks(str(tmp_path / 'x.csv'), ids)
     with pytest.raises(DataError, match="wanted='photos'"):
         photographs(np.zeros((4, len(NAMES))), wanted='photos')
-    assert module.WANTED == ('drawings', 'photographs')
