@@ -1,5 +1,6 @@
 """Trains, evaluates and reports: python main.py [VERB] --config=FILE [--config.key=value ...]."""
 
+import dataclasses
 import importlib
 import sys
 
@@ -7,11 +8,12 @@ from train_lib.platform import choose_platform
 
 choose_platform()  # before anything imports JAX
 
-from input_pipeline.errors import DataError  # noqa: E402
+from input_pipeline.errors import DataError, WorkerError  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from train_lib import command_line, distributed  # noqa: E402
+from train_lib.clock import process_start  # noqa: E402
 from train_lib.compile_cache import use_compile_cache  # noqa: E402
-from train_lib.errors import CheckpointError, ConfigError  # noqa: E402
+from train_lib.errors import CheckpointError, ConfigError, disk_trouble  # noqa: E402
 from train_lib.progress import setup_logging  # noqa: E402
 
 # verb: its module and function; only the one asked for is loaded.
@@ -24,25 +26,37 @@ RUNNERS = {
     'explore': 'train_lib.exploration:explore',
     'curate': 'train_lib.curation:curate',
     'pack': 'train_lib.packed:pack_command',
+    'study': 'train_lib.studies.study:study_command',
     'models': 'train_lib.model_list:list_command',
 }
 
 
-def main(argv: list[str]) -> int:
-    """Runs one verb and returns the exit code: 0 done, 2 user error, 75 stopped, 1 other."""
+def main(argv: list[str], began: float | None = None) -> int:
+    """Runs one verb and returns the exit code: 0 done, 2 user error, 75 stopped, 1 other.
+
+    `began`: time.perf_counter() from which on its time counts (None: now).
+    """
     setup_logging()
     try:
         command = command_line.parse(argv)
+        if began is not None:
+            command = dataclasses.replace(command, began=began)
         use_compile_cache(command.config is None or command.config.compile_cache)
         module, _, function = RUNNERS[command.verb].partition(':')
         return getattr(importlib.import_module(module), function)(command)
     except (ConfigError, DataError, ModelError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
-    except CheckpointError as error:
+    except (CheckpointError, WorkerError) as error:
         print(f'main.py: {error}', file=sys.stderr)
+        return 1
+    except Exception as error:
+        sentence = disk_trouble(error)
+        if not sentence:
+            raise
+        print(f'main.py: {sentence}', file=sys.stderr)
         return 1
 
 
 if __name__ == '__main__':
-    distributed.leave(lambda: main(sys.argv[1:]))
+    distributed.leave(lambda: main(sys.argv[1:], process_start()))

@@ -60,9 +60,9 @@ def measure(options: argparse.Namespace, augment: bool) -> dict:
 
     from train_lib import start
     from train_lib.assembly import arrange, assemble, compile_step
+    from train_lib.clock import Clock
     from train_lib.experiment import load_data
     from train_lib.loop import StopSignal, train_loop
-    from train_lib.progress import Clock
     from train_lib.records import Records
     from train_lib.sharding import make_mesh, shard_batch
 

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
         tfds_dir='',  # source=tfds: where they are ('': ~/tensorflow_datasets)
         tfds_splits=(),  # source=tfds: its splits ((): those that the data set has)
         packed='',  # source=packed: a folder that `main.py pack` wrote
-        allow_outside=False,  # source=csv: allow pictures outside that folder
+        allow_outside=False,  # source=folder, csv: allow paths and links out of that folder
         columns=dict(  # source=csv, tfds: names of the columns ('': guessed from common names)
             id='', image='', labels='', group='', weight='', split=''),
         classes=(),  # the class names allowed, in order ((): those that occur, sorted)
@@ -242,6 +242,10 @@ def get_config() -> ConfigDict:
         every=dict(steps=20),
         tensorboard=True,
     )
+    config.report = dict(
+        errors=24,  # shown, over all heads; at least four a head
+        heat_maps=True,  # where in them the model looked; costs a compilation at the end
+    )
     config.lr_find = dict(  # the verb lr_find: the loss while the learning rate grows
         low=1e-7,  # the first learning rate
         high=10.0,  # the last
@@ -317,6 +321,18 @@ def get_config() -> ConfigDict:
         dtype='float16',  # of the stored logits: 'float16' | 'float32'
         batch_size=0,  # pictures a step, over all devices (0: eval.batch_size)
     )
+    config.study = dict(  # the verb study: arms x seeds x folds; see configs/studies
+        seeds=(0, 1, 2),  # each is config.seed of a run of every arm
+        folds=(),  # split.kind='kfold': these folds for every seed ((): split.fold as it is)
+        metric='test.accuracy',  # of result.json
+        baseline='',  # the arm that all others are compared with ('': the first)
+        workers=1,  # processes that share devices and cores; --workers=N says the same
+        retry=False,  # run cells again that failed
+        keep_checkpoints=False,  # of finished cells
+        # Give up an arm once, after so many seeds (0: never), the 95 % interval of its paired
+        # difference to the best arm lies wholly more than the margin on the worse side.
+        stop=dict(after=0, margin=0.0),
+    )
     # Devices: all share a batch, and those along fsdp share the weights too (-1: the rest).
     config.mesh = dict(data=-1, fsdp=1)
     config.sharding = dict(  # how fsdp splits the weights
@@ -355,7 +371,7 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
     known = {'data': '', 'folder': '', 'csv': '', 'images': '', 'tfds': '', 'packed': '',
              **defaults}
     values = dict(known)
-    for part in re.split(r',(?=[A-Za-z_]+=)', arg) if arg else ():
+    for part in _parts(arg):
         key, equals, value = part.partition('=')
         if not equals or key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -363,6 +379,23 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
             raise ValueError(f'The config argument {part!r} is not known: {hint}')
         values[key] = value
     return values
+
+
+def _parts(arg: str | None) -> list[str]:
+    return re.split(r',(?=[A-Za-z_]+=)', arg) if arg else []
+
+
+def split_arg(arg: str | None, *keys: str) -> tuple[dict[str, str], str]:
+    """The values of these keys, as far as they are given, and the rest of the text, for the config
+    that a study starts from."""
+    found, rest = {}, []
+    for part in _parts(arg):
+        key, _, value = part.partition('=')
+        if key in keys:
+            found[key] = value
+        else:
+            rest.append(part)
+    return found, ','.join(rest)
 
 
 def choose(key: str, value: str, allowed) -> str:

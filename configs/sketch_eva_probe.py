@@ -16,17 +16,7 @@ has to be a multiple of the model's patch. A look at the way of it on a CPU, wit
 
 from ml_collections import ConfigDict
 
-from configs import common
-
-FLIPS = ['hflip', 'vflip']
-BEND = [dict(kind='elastic', alpha=30, sigma=4), dict(kind='grid_distortion', steps=4, limit=0.2)]
-# The pictures get harder and the learning rate lower.
-CURRICULUM = (
-    dict(until=dict(epochs=5), transforms=[]),
-    dict(until=dict(epochs=10), transforms=[*FLIPS, dict(kind='rotate', degrees=10)],
-         lr_scale=0.3),
-    dict(transforms=[*FLIPS, dict(kind='rotate', degrees=15), *BEND], lr_scale=0.1),
-)
+from configs import common, sketch_eva
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -41,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.split.kind = 'kfold'
     config.split.fold = 'all'
     config.duration = dict(epochs=20)
-    config.curriculum = CURRICULUM
+    config.curriculum = sketch_eva.STAGED
     config.probe.views = 20
     config.probe.heads = (
         dict(name='linear', head='linear'),

@@ -17,6 +17,7 @@ from input_pipeline.errors import DataError
 
 # Pillow's own limit for refusing a picture as a decompression bomb.
 MAX_PIXELS = 178_956_970
+MAX_BYTES = 2**28  # of one picture's file: nothing larger is read into memory
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')
 MODES = ('squash', 'pad', 'crop')
 INTERPOLATIONS = ('area', 'bilinear', 'bicubic')

@@ -1,4 +1,4 @@
-"""The one exception by which the input pipeline tells a user what to change."""
+"""The exceptions by which the input pipeline ends a run with a sentence."""
 
 
 class DataError(ValueError):
@@ -8,3 +8,7 @@ class DataError(ValueError):
     with it, and what to do. `main.py` prints it without a traceback and ends with
     exit code 2.
     """
+
+
+class WorkerError(RuntimeError):
+    """The processes that read pictures don't live: exit code 1."""

@@ -10,11 +10,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-import grain
 import numpy as np
 
 from input_pipeline import curriculum as curricula
 from input_pipeline import decode
+from input_pipeline.batches import Batches
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.order import Order, Walk
@@ -184,26 +184,11 @@ def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
     return columns
 
 
-def _iterate(batch: Callable, num_batches: int, *, threads: int, workers: int,
-             prefetch: int) -> grain.DatasetIterator:
-    # A record of Grain's is a whole batch: what Grain does with a record costs as much as half a
-    # decoding.
-    records = grain.MapDataset.range(num_batches).map(batch)
-    options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=max(prefetch, 1))
-    dataset = records.to_iter_dataset(options)
-    if workers:
-        from absl import flags
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags that we don't define.
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(dataset)
-
-
 def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricula.Stage], *,
                    steps: int, batch_size: int, seed: int, order: Order | None = None,
                    shard: tuple[int, int] = (0, 1), threads: int = 2, workers: int = 0,
                    prefetch: int = 8, cache_mb: float = 0, unreadable: str = 'error',
-                   replaced: dict[int, int] | None = None) -> grain.DatasetIterator:
+                   replaced: dict[int, int] | None = None) -> Batches:
     """An iterator over `steps` training batches of one process.
 
     Args:
@@ -230,6 +215,7 @@ def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricu
     Raises:
         UnreadableImage, from the iterator: a picture, under 'error'.
         DataError, from the iterator: all of a class, under 'drop'.
+        WorkerError, from the iterator: workers that die (batches.py).
     """
     if order is None:
         count = len(manifest)
@@ -240,14 +226,14 @@ def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricu
     batch = _TrainBatch(
         Pictures(manifest, spec, cache_mb), _columns(manifest), example_keys(manifest), order,
         tuple(stages), seed, batch_size, shard, replacements)
-    return _iterate(batch, steps, threads=threads, workers=workers, prefetch=prefetch)
+    return Batches(batch, steps, threads=threads, workers=workers, prefetch=prefetch)
 
 
 def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
                  shard: tuple[int, int] = (0, 1), threads: int = 2, prefetch: int = 4,
                  cache_mb: float = 0, unreadable: str = 'error',
                  view: curricula.Stage = _PLAIN, pictures: Pictures | None = None
-                 ) -> Callable[..., grain.DatasetIterator]:
+                 ) -> Callable[..., Batches]:
     """A function that starts one pass over every example, in order, none dropped; given a number,
     from that batch on. `view` is how every picture is shown: transforms that draw nothing.
     `pictures` are those of the manifest, if several passes share what they keep.
@@ -259,8 +245,7 @@ def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
     batch = _EvalBatch(pictures or Pictures(manifest, spec, cache_mb), _columns(manifest),
                        len(manifest), batch_size, shard, unreadable, view)
     batches = -(-len(manifest) // batch_size)
-    return lambda first=0: _iterate(lambda number: batch(first + number), batches - first,
-                                    threads=threads, workers=0, prefetch=prefetch)
+    return lambda first=0: Batches(batch, batches, first=first, threads=threads, prefetch=prefetch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,10 +272,10 @@ class _ViewBatch:
 
 def view_iterator(pictures: Pictures, manifest: Manifest, stage: curricula.Stage, *, epoch: int,
                   seed: int, batch_size: int, batches: np.ndarray, threads: int = 2,
-                  prefetch: int = 4) -> grain.DatasetIterator:
+                  prefetch: int = 4) -> Batches:
     """Batches dict(image=uint8 [batch_size, size, size, 3]) of all rows in order, looking as
     they do in training in that epoch and stage; only those with the given numbers. The last
     batch of all is filled up with its last row."""
     batch = _ViewBatch(pictures, example_keys(manifest), stage, epoch, seed, batch_size,
                        np.asarray(batches))
-    return _iterate(batch, len(batches), threads=threads, workers=0, prefetch=prefetch)
+    return Batches(batch, len(batches), threads=threads, prefetch=prefetch)

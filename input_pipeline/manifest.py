@@ -17,11 +17,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
+from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError
 
 SPLITS = ('train', 'val', 'test')
@@ -65,7 +67,8 @@ def make_manifest(columns: Mapping[str, object], classes: Mapping[str, tuple[str
     """Checks the columns and builds a Manifest.
 
     Raises:
-        DataError: no rows, two rows with one id, or a label outside its classes.
+        DataError: no rows, two rows with one id, a label outside its classes, or two classes
+            that look alike.
     """
     table = pd.DataFrame(dict(columns)).reset_index(drop=True)
     if not len(table):
@@ -80,6 +83,7 @@ def make_manifest(columns: Mapping[str, object], classes: Mapping[str, tuple[str
             f'give every image an id of its own.')
     classes = {head: tuple(str(name) for name in names) for head, names in classes.items()}
     for head, names in classes.items():
+        _refuse_lookalikes(head, names)
         column = f'label/{head}'
         labels = table[column].to_numpy(np.int64)
         wrong = np.flatnonzero((labels < -1) | (labels >= len(names)))
@@ -90,6 +94,16 @@ def make_manifest(columns: Mapping[str, object], classes: Mapping[str, tuple[str
                 f'which has {len(names)} classes: use 0 to {len(names) - 1}, or -1 for none.')
         table[column] = labels.astype(np.int32)
     return Manifest(table=table, classes=classes, root=root)
+
+
+def _refuse_lookalikes(head: str, names: tuple[str, ...]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize('NFC', name), name)
+        if other != name:
+            raise DataError(f'The classes {ascii(other)} and {ascii(name)} of the head {head!r} '
+                            f'look alike ({name}), for their accents are composed in two ways '
+                            f'(Unicode NFC and NFD): write both in one way.')
 
 
 def digest(manifest: Manifest) -> str:
@@ -174,22 +188,21 @@ def load(path: str) -> Manifest:
     """
     kind, folder = _kind(path), os.path.dirname(os.path.abspath(path))
     try:
-        if kind == '.parquet':
-            import pyarrow.parquet
-            rows = pyarrow.parquet.read_table(path)
-            table = rows.to_pandas()
-            about = json.loads((rows.schema.metadata or {}).get(b'manifest', '{}'))
-        else:
-            table, about = _read_csv(path)
-    except (OSError, ValueError) as error:  # pyarrow, pandas and json raise kinds of ValueError
-        detail = ' '.join(str(error).split())
+        table, about = (_read_parquet if kind == '.parquet' else _read_csv)(path)
+        classes, root = _checked(about)
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow raises nearly every type on damaged files
+        detail = ' '.join(str(error).split())[:300]
         raise DataError(f'The manifest {path!r} cannot be read ({detail}): '
                         f'restore it or write it again.') from None
     heads = [name.removeprefix('label/') for name in table if name.startswith('label/')]
-    classes = about.get('classes', {})
     for name in (*_COLUMNS, *(f'label/{head}' for head in classes)):
         if name not in table:
             raise DataError(f'The manifest {path!r} has no column {name!r}: restore it.')
+    for name in (*_COLUMNS, 'group', 'split'):
+        if name in table:
+            table[name] = _text(path, name, table[name])
     classes = {head: tuple(classes.get(head) or _occurring(table[f'label/{head}']))
                for head in [*classes, *(head for head in heads if head not in classes)]}
     if not classes:
@@ -202,7 +215,6 @@ def load(path: str) -> Manifest:
     if wrong:
         raise DataError(f'The manifest {path!r} has the split {wrong[0]!r}: '
                         f'use {", ".join(SPLITS)} or nothing.')
-    root = about.get('root', '.')
     return make_manifest(table, classes, root and os.path.normpath(os.path.join(folder, root)))
 
 
@@ -230,10 +242,17 @@ def _replace(path: str, write) -> None:
             os.remove(temporary)
 
 
+def _read_parquet(path: str) -> tuple[pd.DataFrame, dict]:
+    import pyarrow.parquet
+    rows = pyarrow.parquet.read_table(path)
+    if len(set(rows.column_names)) < len(rows.column_names):
+        raise ValueError('it has a column twice')
+    return rows.to_pandas(), json.loads((rows.schema.metadata or {}).get(b'manifest', '{}'))
+
+
 def _read_csv(path: str) -> tuple[pd.DataFrame, dict]:
-    with open(path, encoding='utf-8-sig') as file:
-        comma = max(',;\t', key=file.readline().count)
-    table = pd.read_csv(path, sep=comma, dtype=str, na_filter=False, encoding='utf-8-sig')
+    header, rows, _ = read_csv(path)
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     try:
         with open(f'{path}.json', encoding='utf-8') as file:
             return table, json.load(file)
@@ -241,8 +260,32 @@ def _read_csv(path: str) -> tuple[pd.DataFrame, dict]:
         return table, {}
 
 
+def _checked(about) -> tuple[dict[str, list[str]], str]:
+    """Classes by head and root of what `save` kept beside the table."""
+    classes, root = about.get('classes', {}), about.get('root', '.')
+    if not isinstance(root, str) or '\0' in root or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in classes.values()):
+        raise ValueError('its root is no text, or its classes are no lists of names')
+    return classes, root
+
+
+def _text(path: str, name: str, values: pd.Series) -> pd.Series:
+    missing = values.isna()
+    if name in _COLUMNS and missing.any():
+        raise DataError(f'The manifest {path!r} has no {name} in row '
+                        f'{int(np.flatnonzero(missing)[0]) + 1}: fill it in.')
+    return _as_text(values, missing)
+
+
+def _as_text(values: pd.Series, missing: pd.Series) -> pd.Series:
+    # One by one: pandas would decode bytes, and fail.
+    return pd.Series(['' if gone else str(value) for value, gone in zip(values, missing)],
+                     values.index, dtype=str)
+
+
 def _occurring(labels: pd.Series) -> list[str]:
-    names = {str(label).strip() for label in labels.unique()} - {'', '-1'}
+    names = {name.strip() for name in _label_text(labels).unique()} - {'', '-1'}
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=int) if numbers else sorted(names)
 
@@ -252,7 +295,7 @@ def _numbers(path: str, head: str, labels: pd.Series, names: tuple[str, ...]) ->
     if labels.dtype.kind in 'iu' and len(names) > labels.max():
         return labels.to_numpy(np.int32)
     number = {'': -1, '-1': -1} | {name: index for index, name in enumerate(names)}
-    numbers = labels.astype(str).str.strip().map(number)
+    numbers = _label_text(labels).str.strip().map(number)
     if numbers.isna().any():
         row = int(np.flatnonzero(numbers.isna())[0])
         raise DataError(f'The manifest {path!r} labels row {row + 1} {labels[row]!r}, which is no '
@@ -260,10 +303,18 @@ def _numbers(path: str, head: str, labels: pd.Series, names: tuple[str, ...]) ->
     return numbers.to_numpy(np.int32)
 
 
+def _label_text(labels: pd.Series) -> pd.Series:
+    """Labels as text, '' for a missing one; whole numbers that pandas made floats stay whole."""
+    missing = labels.isna()
+    if labels.dtype.kind == 'f' and (labels[~missing] % 1 == 0).all():
+        labels = labels.astype('Int64')
+    return _as_text(labels, missing)
+
+
 def _weights(path: str, values: pd.Series) -> np.ndarray:
     try:
         weights = np.array([float(value) for value in values])
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f'The manifest {path!r} has a weight that is no number ({error}): '
                         f'correct it.') from None
     if not (np.isfinite(weights) & (weights >= 0)).all():

@@ -134,20 +134,32 @@ def open_packed(folder: str) -> Manifest:
                             f'the same settings, it goes on where it stopped.')
         raise DataError(f'The folder {folder!r} is no packed folder (it has no {_INDEX}): write '
                         f'one by `main.py pack`, or correct data.packed.')
-    if index['version'] != _VERSION:
-        raise DataError(f'The packed folder {folder!r} has version {index["version"]}, but '
+    if index.get('version') != _VERSION:
+        raise DataError(f'The packed folder {folder!r} has version {index.get("version")}, but '
                         f'{_VERSION} is read here: pack it again.')
+    if not _is_index(index):
+        raise DataError(f'The file {os.path.join(folder, _INDEX)!r} is damaged: delete it and run '
+                        f'pack again.')
     path = os.path.join(folder, _MANIFEST)
-    if not os.path.exists(path) or _fingerprint(path) != index['manifest']:
+    if not os.path.isfile(path) or _fingerprint(path) != index.get('manifest'):
         raise DataError(f'The file {path!r} is missing or damaged: run pack again with the same '
                         f'settings, it rewrites what is damaged.')
     for shard in index['shards']:
         path = os.path.join(folder, shard['name'])
-        found = os.path.getsize(path) if os.path.exists(path) else 0
+        found = os.path.getsize(path) if os.path.isfile(path) else 0
         if found != shard['bytes']:
             raise DataError(f'The shard {path!r} has {found:,} of {shard["bytes"]:,} bytes: copy '
                             f'it again, or run pack again with the same settings.')
     return dataclasses.replace(manifests.load(os.path.join(folder, _MANIFEST)), root=folder)
+
+
+def _is_index(index: dict) -> bool:
+    """Whether it names a digest, and shards by their own names with their sizes and digests."""
+    shards = index.get('shards')
+    return isinstance(index.get('digest'), str) and isinstance(shards, list) and all(
+        isinstance(shard, dict) and shard.get('name') == _shard_name(number)
+        and isinstance(shard.get('bytes'), int) and isinstance(shard.get('sha256'), str)
+        for number, shard in enumerate(shards))
 
 
 def verify(folder: str, progress: Callable[[int, int], None] | None = None) -> Manifest:
@@ -333,10 +345,13 @@ def _read_json(path: str) -> dict:
     """The object in a file; {} if it is absent, a DataError if it is damaged."""
     try:
         with open(path, encoding='utf-8') as file:
-            return json.load(file)
+            content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError('it holds no JSON object')
+        return content
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f'The file {path!r} cannot be read ({error}): delete it and run pack '
                         f'again.') from None
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import SPLITS, Manifest
-from input_pipeline.sources.csv_file import column, read_csv, split_name
+from input_pipeline.sources.csv_file import column, split_name
 from input_pipeline.stratify import Pool, count_images, draw_folds, draw_share, make_pool
 
 KINDS = ('holdout', 'kfold', 'given')
@@ -203,7 +204,7 @@ def _sides_of_file(manifest: Manifest, path: str) -> np.ndarray:
         if row[id_column] in sides:
             raise DataError(f'The file {path!r} has the id {row[id_column]!r} again in line '
                             f'{line}: delete one of the two.')
-        sides[row[id_column]] = split_name(row[split_column], f'{path!r}, line {line}')
+        sides[row[id_column]] = split_name(row[split_column], path, line)
     ids = manifest.table['id'].tolist()
     known = set(ids)
     for names, what in (([name for name in sides if name not in known], 'are not in the data'),

@@ -105,9 +105,5 @@ class SmallCNN(Classifier):
         """Shortest side of an image, in pixels, that leaves something for the last stage."""
         return 2 ** len(self.stages)
 
-    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
 
 VARIANTS = {'small_cnn': {}}

@@ -146,10 +146,6 @@ class DenseNet(Classifier):
             x = layers[f'denseblock{i}'](x, rngs)
         return jax.nn.relu(layers.norm5(x)).astype(self.dtype)
 
-    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
 
 VARIANTS = {
     'densenet121': {},

@@ -279,10 +279,6 @@ class EfficientNet(Classifier):
         x = self.conv_head(self.forward_blocks(x, rngs), rngs)
         return self.act(self.bn2(x)).astype(self.dtype)
 
-    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
 
 _TENSORFLOW = {'pad_type': 'same', 'bn_eps': 1e-3}
 _SCALES = {  # multipliers of channels and depth

@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from models.errors import ModelError, unknown
-from models.heads import Classifier
 from models.images import check_images, patch_grid
 from models.layers import (
     Dropout,
@@ -26,7 +25,8 @@ from models.layers import (
     normal,
     timm_normal,
 )
-from models.stacking import run_blocks, stack_blocks
+from models.stacking import stack_blocks
+from models.transformer import Transformer
 from models.vit import PatchEmbed
 
 MLPS = ('gelu', 'swiglu', 'swiglu_packed')
@@ -80,7 +80,9 @@ class EvaAttention(nnx.Module):
         self.proj_drop = Dropout(proj_drop, what='proj_drop_rate')
         self.num_heads, self.impl = num_heads, impl
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
+    def project(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None
+                ) -> tuple[jax.Array, ...]:
+        """Query, key and value, each [B, N, H, d]; the first two rotated by the table."""
         batch, tokens, dim = x.shape
         if self.fused:
             bias = jnp.concatenate([self.q_bias[...], jnp.zeros(dim), self.v_bias[...]])
@@ -90,8 +92,11 @@ class EvaAttention(nnx.Module):
         query, key, value = (part.reshape(batch, tokens, self.num_heads, -1) for part in parts)
         if table is not None:
             query, key = rotate(query, table), rotate(key, table)
-        x = attend(query, key, value, impl=self.impl, drop=self.attn_drop, rngs=rngs)
-        return self.proj_drop(self.proj(x.reshape(batch, tokens, dim), rngs), rngs)
+        return query, key, value
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
+        y = attend(*self.project(x, rngs, table), impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)
 
 
 class SwiGlu(nnx.Module):
@@ -151,7 +156,7 @@ class EvaBlock(nnx.Module):
         return x + self.drop_path(y, rngs, drop_path)
 
 
-class Eva(Classifier):
+class Eva(Transformer):
     """EVA and EVA-02. Arguments are timm's; these differ or are new:
 
     Args:
@@ -166,9 +171,6 @@ class Eva(Classifier):
         scan: keep all blocks stacked under one scan, for a compile time without regard to depth.
         remat: recompute the activations of each block in the gradient, for less memory.
     """
-
-    timm_stem = 'patch_embed.proj'
-    layer_groups = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/')
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 14,
                  in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
@@ -205,17 +207,18 @@ class Eva(Classifier):
             self.blocks = stack_blocks(self.blocks)
         self.fc_norm = layer_norm(embed_dim, rngs=rngs)
 
-    def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> tokens [B, 1 + N, D], the class token first."""
+    def embed(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Images [B, H, W, C] -> tokens [B, 1 + N, D] of the first block, the class token first."""
         check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
         x = x.reshape(len(x), -1, self.num_features)
         token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
         x = jnp.concatenate([token.astype(x.dtype), x], 1)
-        x = self.pos_drop(x + self.pos_embed[...].astype(x.dtype), rngs)
-        extras = (jnp.asarray(rotary_table(self.grid, self.head_dim)),) if self.rotary else ()
-        return run_blocks(self.blocks, x, rngs, *extras, rates=self.rates, scan=self.scan,
-                          remat=self.remat)
+        return self.pos_drop(x + self.pos_embed[...].astype(x.dtype), rngs)
+
+    def block_inputs(self) -> tuple[jax.Array, ...]:
+        """What each block gets besides its tokens: the table of rotations, if there are any."""
+        return (jnp.asarray(rotary_table(self.grid, self.head_dim)),) if self.rotary else ()
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Tokens [B, 1 + N, D] -> the normalised mean of the patches, float32 [B, D]."""

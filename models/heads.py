@@ -1,7 +1,8 @@
 """Heads, and what every model has in common: a backbone under one head or several named ones.
 
-A family implements `forward_features` (images -> tokens or maps) and `pool` (-> one vector
-an image); everything after that is here, so each head works with each backbone.
+A family implements `forward_features` (images -> tokens or maps), and `pool` (-> one vector an
+image) where that is not the mean of maps; everything after that is here, so each head works with
+each backbone.
 """
 
 import math
@@ -54,7 +55,7 @@ class MlpHead(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """A backbone with heads. Families set `num_features` and write the first two methods."""
+    """A backbone with heads. Families set `num_features` and write `forward_features`."""
 
     num_features: int
     timm_head = 'head'  # what timm calls the classifier; ours is always `head`
@@ -68,8 +69,8 @@ class Classifier(nnx.Module):
         raise NotImplementedError
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """What `forward_features` returns -> one vector an image, [B, D]."""
-        raise NotImplementedError
+        """What `forward_features` returns -> one vector an image, [B, D]; of maps, their means."""
+        return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
     def maps(self, x: jax.Array) -> jax.Array:
         """What `forward_features` returns -> maps [B, h, w, D], without prefix tokens."""

@@ -211,9 +211,5 @@ class InceptionResnetV2(Classifier):
             x = run_block(block, x, rngs, remat=self.remat)
         return self.conv2d_7b(x, rngs)
 
-    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
 
 VARIANTS = {'inception_resnet_v2': {}}

@@ -229,14 +229,19 @@ def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None
     if impl not in ATTENTION:
         raise unknown('attn_impl', impl, ATTENTION)
     if drop is not None and drop.rate and not drop.deterministic:
-        scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(value.dtype)
+        weights = attention_weights(query, key).astype(value.dtype)
         return jnp.einsum('bhqk,bkhd->bqhd', drop(weights, rngs), value)
     if impl == 'auto':
         dim = query.shape[-1]
         flash = query.dtype.itemsize == 2 and dim % 8 == 0 and dim <= 128
         impl = 'cudnn' if flash and _has_flash() else 'xla'
     return jax.nn.dot_product_attention(query, key, value, implementation=impl)
+
+
+def attention_weights(query, key) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) in float32: two arrays [B, N, H, d] -> [B, H, N, N]."""
+    scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores * query.shape[-1] ** -0.5)
 
 
 @functools.cache
@@ -266,9 +271,12 @@ class Attention(nnx.Module):
         self.num_heads = num_heads
         self.impl = impl
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def project(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, ...]:
+        """Query, key and value, each [B, N, H, d]."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x, rngs).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        x = attend(query, key, value, impl=self.impl, drop=self.attn_drop, rngs=rngs)
-        return self.proj_drop(self.proj(x.reshape(batch, tokens, dim), rngs), rngs)
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = attend(*self.project(x, rngs), impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)

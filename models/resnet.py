@@ -198,10 +198,6 @@ class ResNet(Classifier):
                 x = run_block(block, x, rngs, remat=self.remat)
         return x
 
-    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
 
 def _cifar(blocks: int) -> dict[str, object]:
     """The paper's networks for CIFAR, of 6 * blocks + 2 layers."""

@@ -128,9 +128,5 @@ class ResnetInception(Classifier):
                 x = run_block(block, x, rngs, remat=self.remat)
         return x
 
-    def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> their means, float32 [B, D]."""
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
-
 
 VARIANTS = {'resnet_inception': {}}

@@ -23,6 +23,13 @@ def stack_blocks(blocks: nnx.List) -> nnx.Module:
                                                 *(state for _, state in parts)))
 
 
+def unstacked(blocks: nnx.Module, depth: int) -> list[nnx.Module]:
+    """The inverse of `stack_blocks`."""
+    graphdef, state = nnx.split(blocks)
+    return [nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+            for i in range(depth)]
+
+
 def stack_params(params: dict) -> dict:
     """A pure dict of parameters with `blocks/<i>/...` as one with `blocks/...` of a scan."""
     blocks = [params['blocks'][i] for i in sorted(params['blocks'])]

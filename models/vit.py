@@ -14,7 +14,6 @@ from flax import nnx
 
 from models.convolutions import conv2d
 from models.errors import ModelError, unknown
-from models.heads import Classifier
 from models.images import check_images, patch_grid
 from models.layers import (
     Attention,
@@ -28,7 +27,8 @@ from models.layers import (
     normal,
     timm_normal,
 )
-from models.stacking import run_blocks, stack_blocks
+from models.stacking import stack_blocks
+from models.transformer import Transformer
 
 POOLS = ('token', 'avg')
 STEMS = ('patch', 'conv')
@@ -112,7 +112,7 @@ class Block(nnx.Module):
         return x + self.drop_path(self.ls2(y) if self.scaled else y, rngs, drop_path)
 
 
-class VisionTransformer(Classifier):
+class VisionTransformer(Transformer):
     """ViT. Arguments are timm's; these differ or are new:
 
     Args:
@@ -131,9 +131,6 @@ class VisionTransformer(Classifier):
         scan: keep all blocks stacked under one scan, for a compile time without regard to depth.
         remat: recompute the activations of each block in the gradient, for less memory.
     """
-
-    timm_stem = 'patch_embed.proj'
-    layer_groups = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/')
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16,
                  in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
@@ -185,8 +182,9 @@ class VisionTransformer(Classifier):
         else:
             self.fc_norm = layer_norm(embed_dim, rngs=rngs)
 
-    def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> tokens [B, N, D], the class token (if any) first."""
+    def embed(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Images [B, H, W, C] -> tokens [B, N, D] of the first block, the class token (if any)
+        first."""
         check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
         x = x.reshape(len(x), -1, self.num_features)
@@ -197,8 +195,10 @@ class VisionTransformer(Classifier):
             x = jnp.concatenate([token.astype(x.dtype), x], 1)
         if self.positions == 'learned':
             x = x + self.pos_embed[...].astype(x.dtype)
-        x = self.pos_drop(x, rngs)
-        x = run_blocks(self.blocks, x, rngs, rates=self.rates, scan=self.scan, remat=self.remat)
+        return self.pos_drop(x, rngs)
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        """Tokens [B, N, D] after the last block -> those that are pooled."""
         return self.norm(x).astype(x.dtype) if self.global_pool == 'token' else x
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

@@ -1,6 +1,8 @@
 """Files of weights: names, shapes and arrays, read one at a time and never unpickled."""
 
+import hashlib
 import os
+import re
 import socket
 import zipfile
 from collections.abc import Callable
@@ -55,10 +57,12 @@ def _is_repository(text: str) -> bool:
 
 
 def download(repository: str) -> Path:
-    """The model.safetensors of a Hugging Face repository, from the cache or the network.
+    """The model.safetensors of a Hugging Face repository, from the cache or the network, held
+    against the SHA-256 that the hub states.
 
     Raises:
-        ModelError: huggingface_hub is missing, or the file is neither cached nor reachable.
+        ModelError: huggingface_hub is missing, the file is neither cached nor reachable, or it is
+            not the one that the hub states.
     """
     try:
         from huggingface_hub import hf_hub_download
@@ -66,9 +70,15 @@ def download(repository: str) -> Path:
         raise ModelError(f'{repository!r} is on Hugging Face, and huggingface_hub is not '
                          f'installed: pip install huggingface_hub.') from None
     try:  # what is cached needs no network, not even to ask for a newer version
-        return Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
+        path = Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
     except Exception:  # not cached: ask the network, whose errors are of many types
-        pass
+        path = _fetch(repository)
+    _check_digest(path, repository)
+    return path
+
+
+def _fetch(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
     try:
         _check_network()
         return Path(hf_hub_download(repository, 'model.safetensors'))
@@ -78,6 +88,21 @@ def download(repository: str) -> Path:
             f'The weights {repository!r} are not in the local cache and could not be fetched from '
             f'Hugging Face ({reason}): check name and network, or download model.safetensors '
             f'elsewhere and give its path.') from None
+
+
+def _check_digest(path: Path, repository: str) -> None:
+    """The client itself only looks at the size of what comes by plain HTTP. A large file lies in
+    its cache under its SHA-256, to which the name leads as a link; where a file system knows no
+    links there is nothing to hold it against."""
+    stated = os.path.basename(os.readlink(path)) if path.is_symlink() else ''
+    if not re.fullmatch('[0-9a-f]{64}', stated):
+        return
+    with open(path, 'rb') as file:
+        found = hashlib.file_digest(file, 'sha256').hexdigest()
+    if found != stated:
+        raise ModelError(f'The weights {repository!r} in {str(path)!r} are damaged (their SHA-256 '
+                         f'is not the one that Hugging Face states): delete '
+                         f'{os.path.realpath(path)!r}, and they are fetched again.')
 
 
 def _check_network() -> None:

@@ -14,12 +14,17 @@ from train_lib.voting.panel import patterns_of
 from train_lib.voting.rules import RULES
 
 FOLDER = Path(__file__).parents[1] / 'configs'
-NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in ('__init__', 'common'))
+NAMES = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem not in ('__init__', 'common', 'tiny'))
 ARGUMENTS = {
     'cifar_lt': tuple(f'method={name}' + ',from=runs/ce' * (name == 'crt')
                       for name in importlib.import_module('configs.cifar_lt').METHODS),
-    'mask_labels': ('model=a', 'model=b,heads=class+tool', 'model=c', 'model=ac,from=runs/a',
-                    'csv=labels.csv,images=faces'),
+    'food_densenet': ('size=tiny', 'from=runs/food'),
+    'illustration_resnet': ('size=tiny', 'model=cnn_final,sampling=cluster'),
+    'mask_cnn': ('model=cnn_basic', 'model=cnn_final', 'size=tiny'),
+    'people_multihead': (
+        'model=a,mixing=rare', 'model=b,mixing=rare', 'model=c,mixing=halves', 'from=runs/a',
+        'size=tiny', 'csv=labels.csv,images=faces', 'data=digits'),
+    'sketch_eva': ('size=tiny', 'head=linear,train=lora', 'train=all,curriculum=none'),
     'sketch_eva_probe': ('model=eva02_tiny_patch14_224,pretrained=,size=56', 'folder=sketches.zip'),
 }
 CASES = [(name, arg) for name in NAMES for arg in (None, *ARGUMENTS.get(name, ()))]
@@ -41,15 +46,19 @@ def test_a_config_makes_a_model(name, arg):
 
 
 def test_the_ways_to_learn_several_labels():
-    a, b, c = (build('mask_labels', f'model={kind}') for kind in 'abc')
-    assert a.data.combine == ('mask', 'gender', 'age') and not b.data.combine
+    a, b, c = (build('people_multihead', f'csv=x.csv,model={kind},mixing=rare') for kind in 'abc')
+    heads = ('mask', 'gender', 'age')
+    assert a.data.combine == heads and not b.data.combine and b.data.columns.labels == 'mask,gender,age'
     assert (a.model.head, b.model.head, c.model.head) == ('linear', 'shallow', 'deep')
-    both = build('mask_labels', 'model=ac,from=runs/a')
+    assert len(a.mixing[0]['classes']) == 6 and a.mixing[0]['head'] == 'mask/gender/age'
+    assert b.mixing[0]['classes'] == ('old',) and b.mixing[0]['head'] == 'age'
+    both = build('people_multihead', 'from=runs/a')
     assert both.init['from'] == 'runs/a' and not both.init.pretrained
+    assert both.finetune.table and both.model.head == 'deep'
     with pytest.raises(ValueError, match='from=WORKDIR'):
-        build('mask_labels', 'model=ac')
+        build('people_multihead', 'model=ac')
     with pytest.raises(ValueError, match='model=d is not known'):
-        build('mask_labels', 'model=d')
+        build('people_multihead', 'model=d')
 
 
 def test_the_probe_is_the_recipe():

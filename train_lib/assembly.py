@@ -1,7 +1,7 @@
 """A run put together from its config: data, model, step, iterator. Nothing is written here."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,16 +21,17 @@ from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, parts_of
 from input_pipeline.warp import BORDERS
 from train_lib import finetuning, patience, start
+from train_lib.clock import Clock
 from train_lib.creation import create
 from train_lib.errors import ConfigError
 from train_lib.evaluation import EvalSplit
 from train_lib.guard import make_guard
+from train_lib.heatmaps import make_heat_step
 from train_lib.loop import Every, Run
 from train_lib.mixing import make_mixings
 from train_lib.objectives import adjust, objectives
 from train_lib.optimizers import make_optimizer
 from train_lib.preparation import DTYPES, Prepared, image_spec, prepared_for
-from train_lib.progress import Clock
 from train_lib.schedules import Schedule, make_schedule
 from train_lib.sharding import (
     batch_sharding,
@@ -73,6 +74,7 @@ class Job:
     sizes: tuple[int, int]  # parameters that train, that don't
     rates: dict  # factors of the learning rate, a tree like the params that train
     decay: dict  # of the weight decay, likewise
+    heat_step: Callable  # see `heatmaps.make_heat_step`
 
 
 def check_values(config: ConfigDict, devices: int) -> None:
@@ -220,7 +222,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         plateau=plateau is not None)
     state = (plan_state if abstract else make_state_on)(layout, make, params, rest, frozen)
     sizes = tuple(sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen))
-    return Job(run, state, iterator, evals, spec, prepared, replaced, count, sizes, rates, decay)
+    return Job(run, state, iterator, evals, spec, prepared, replaced, count, sizes, rates, decay,
+               make_heat_step(graphdef, normalise, heads, mesh))
 
 
 def _steps(config: ConfigDict, examples: int, duration, key: str, total: int | None = None) -> int:

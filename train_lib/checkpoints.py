@@ -2,7 +2,8 @@
 
     checkpoints/<step>/             committed
         state/  data/  host/        Orbax: arrays, the data iterator, what the host knows
-        digests.json                size and SHA-256 of every file, and the format version
+        metrics.jsonl               the rows until then
+        digests.json                size and SHA-256 of every file (digests.py)
     checkpoints/frozen/             weights that don't train: written once, at the first save
         weights.safetensors  digests.json
     checkpoints/writing-<step>/     being written; never read, removed at the next start
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,70 +31,19 @@ import orbax.checkpoint as ocp
 from grain import checkpoint as grain_checkpoint
 from safetensors.numpy import load_file, save_file
 
-from train_lib import distributed
+from train_lib import digests, distributed
+from train_lib.digests import damage, write_digests
 from train_lib.errors import CheckpointError
 from train_lib.sharding import gather, path_name, place
 
-FORMAT = 1
 FROZEN = 'frozen'
-_DIGESTS = 'digests.json'
 log = logging.getLogger(__name__)
-
-
-def _digest_file(path: Path) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob('*'))
-            if path.is_file() and path.name != _DIGESTS}
-
-
-def write_digests(folder: Path) -> None:
-    """Records every file of a finished checkpoint, durably."""
-    files = {name: [path.stat().st_size, _digest_file(path)]
-             for name, path in _files(folder).items()}
-    with open(folder / _DIGESTS, 'w') as file:
-        json.dump({'format': FORMAT, 'files': files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def damage(folder: Path) -> str:
-    """What is wrong with a committed checkpoint, or '' if its digests hold.
-
-    Raises:
-        CheckpointError: it was written by a newer format than this code reads.
-    """
-    try:
-        record = json.loads((folder / _DIGESTS).read_text())
-        version, expected = record['format'], record['files']
-    except FileNotFoundError:
-        return f'{_DIGESTS} is missing'
-    except (ValueError, KeyError, TypeError):
-        return f'{_DIGESTS} cannot be read'
-    if version > FORMAT:
-        raise CheckpointError(f'{folder} has checkpoint format {version}, and this version of the '
-                              f'code reads up to {FORMAT}: use the newer code.')
-    found = _files(folder)
-    for name in sorted(set(expected) | set(found)):
-        if name not in found:
-            return f'{name} is missing'
-        if name not in expected:
-            return f'{name} was not there when it was saved'
-        size, digest = expected[name]
-        if found[name].stat().st_size != size:
-            return f'{name} has {found[name].stat().st_size} bytes instead of {size}'
-        if _digest_file(found[name]) != digest:
-            return f'{name} has changed'
-    return ''
 
 
 def identity(folder: Path) -> str:
     """The digest of a committed checkpoint and of the frozen weights beside it."""
     hasher = hashlib.sha256()
-    for path in (folder / _DIGESTS, folder.parent / FROZEN / _DIGESTS):
+    for path in (folder / digests.NAME, folder.parent / FROZEN / digests.NAME):
         if path.exists():
             hasher.update(path.read_bytes())
     return hasher.hexdigest()
@@ -108,7 +58,8 @@ def committed_steps(folder: Path) -> list[int]:
 
 
 def latest_good(folder: Path) -> Path | None:
-    """The newest checkpoint whose digests hold; damaged ones are set aside, and said aloud.
+    """The newest checkpoint whose digests hold; damaged ones that are newer, and the best one of
+    the run if that is damaged, are set aside, and said aloud.
 
     Of several processes the first one looks, and tells the others.
 
@@ -128,6 +79,9 @@ def _latest_good(folder: Path) -> str | None:
     for step in reversed(steps):
         reason = damage(folder / str(step))
         if not reason:
+            best = _read_host(folder / str(step)).get('best_step')
+            if best not in (None, step):
+                _use(folder, best)
             return str(step)
         aside.append(_set_aside(folder, step, reason))
     if aside:
@@ -140,6 +94,20 @@ def newest_good_until(folder: Path, step: int) -> Path | None:
     """The newest checkpoint of this step or before whose digests hold; None if there is none."""
     return next((folder / str(found) for found in reversed(committed_steps(folder))
                  if found <= step and not damage(folder / str(found))), None)
+
+
+def use(folder: Path, step: int) -> bool:
+    """Whether there is a checkpoint of this step whose digests hold; a damaged one is set aside."""
+    return distributed.on_first(lambda: _use(folder, step))
+
+
+def _use(folder: Path, step: int) -> bool:
+    if not (folder / str(step)).is_dir():
+        return False
+    reason = damage(folder / str(step))
+    if reason:
+        _set_aside(folder, step, reason)
+    return not reason
 
 
 def _set_aside(folder: Path, step: int, reason: str) -> str:
@@ -169,8 +137,8 @@ class Checkpointer:
                 shutil.rmtree(leftover)
 
     def save(self, step: int, state: dict, iterator: grain.DatasetIterator, host: dict,
-             pinned: Collection[int] = ()) -> None:
-        """Copies the state, and writes and commits it in the background.
+             pinned: Collection[int] = (), files: Mapping[str, bytes] | None = None) -> None:
+        """Copies the state, and writes and commits it in the background, `files` with it.
 
         Of the steps before, the newest and the `pinned` are kept. An error of an earlier save is
         raised here, or by `wait`: it ends the run.
@@ -188,14 +156,18 @@ class Checkpointer:
             state=ocp.args.StandardSave(state),
             data=grain_checkpoint.CheckpointSave(iterator),
             host=ocp.args.JsonSave(host)))
-        self._pending = self._executor.submit(self._commit, writing, target, pinned)
+        self._pending = self._executor.submit(self._commit, writing, target, pinned, files or {})
 
-    def _commit(self, writing: Path, target: Path, pinned: Collection[int]) -> None:
+    def _commit(self, writing: Path, target: Path, pinned: Collection[int],
+                files: Mapping[str, bytes]) -> None:
         self._orbax.wait_until_finished()
         if not self._primary:
             return
+        for name, content in files.items():
+            (writing / name).write_bytes(content)
         write_digests(writing)
         os.rename(writing, target)
+        _make_durable(self.folder)  # before the older ones go
         newest = committed_steps(self.folder)[-self._keep:]
         self._remove(step for step in committed_steps(self.folder)
                      if step not in newest and step not in pinned)
@@ -229,6 +201,15 @@ class Checkpointer:
         finally:
             self._executor.shutdown()
             self._orbax.close()
+
+
+def _make_durable(folder: Path) -> None:
+    """The names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_frozen(folder: Path, frozen: dict) -> None:
@@ -307,9 +288,25 @@ def restore(folder: Path, state: dict, iterator: grain.DatasetIterator) -> tuple
 
 
 def read_host(folder: Path) -> dict:
-    """What the host knew when the checkpoint was written."""
+    """What the host knew when the checkpoint was written.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    _refuse_damaged(folder)
+    return _read_host(folder)
+
+
+def _read_host(folder: Path) -> dict:
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         return reader.restore(folder, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+
+
+def _refuse_damaged(folder: Path) -> None:
+    reason = damage(folder)
+    if reason:
+        raise CheckpointError(f'{folder} is damaged ({reason}): restore it from a backup, or start '
+                              f'the training in its workdir again, which does without it.')
 
 
 def read_weights(folder: Path, like: dict | None = None) -> dict:
@@ -324,9 +321,7 @@ def read_weights(folder: Path, like: dict | None = None) -> dict:
     Raises:
         CheckpointError: the checkpoint is damaged.
     """
-    reason = damage(folder)
-    if reason:
-        raise CheckpointError(f'{folder} is damaged ({reason}): use another checkpoint.')
+    _refuse_damaged(folder)
     handler = ocp.PyTreeCheckpointHandler()
     with ocp.Checkpointer(handler) as reader:
         stored = reader.metadata(folder / 'state').item_metadata.tree

@@ -6,6 +6,8 @@ import importlib
 import os
 import re
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from train_lib.errors import ConfigError
-from train_lib.overrides import apply_overrides, overlay
+from train_lib.overrides import apply_overrides, overlay, shown
 from train_lib.workdirs import saved_config
 
 # verb: what it does. Those of NOT_BUILT answer so until they are.
@@ -29,7 +31,6 @@ VERBS = {
     'study': 'run an ablation study',
     'models': 'list the models; a word after it filters',
 }
-NOT_BUILT = ('study',)
 OF_A_RUN = ('predict',)  # without --config they take the config of the run in --workdir
 _OF_A_MACHINE = ('mesh', 'distributed')  # but for these, for the run may have been elsewhere
 
@@ -48,6 +49,9 @@ class Command:
     config_file: str
     workdir: Path | None
     words: tuple[str, ...] = ()  # after the verb
+    argv: tuple[str, ...] = ()  # all of it, as it was given
+    # time.perf_counter() from which on its time counts
+    began: float = dataclasses.field(default_factory=time.perf_counter)
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -61,41 +65,39 @@ def parse(argv: Sequence[str]) -> Command:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1) or list(VERBS)
         raise ConfigError(f'There is no verb {verb!r}; did you mean {" or ".join(near)}?')
-    if verb in NOT_BUILT:
-        raise ConfigError(f'The verb {verb!r} ({VERBS[verb]}) is not built yet: '
-                          f'{", ".join(sorted(set(VERBS) - set(NOT_BUILT)))} are.')
     if len(words) > WORDS.get(verb, 0):
         raise ConfigError(f'{words[-1]!r} is one word too many: {USAGE}.')
     if '--help' in plain or '-h' in plain:
-        verbs = '\n'.join(f'  {name:9}{text}' for name, text in VERBS.items()
-                          if name not in NOT_BUILT)
+        verbs = '\n'.join(f'  {name:9}{text}' for name, text in VERBS.items())
         print(f'{USAGE}\n\nVerbs:\n{verbs}\n\nEvery key of the config stands in configs/common.py.')
         raise SystemExit(0)
 
     values = flags.FlagValues()
     flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
+    flags.DEFINE_integer('workers', None, 'processes of a study', flag_values=values)
     wanted = [flag.partition('=')[2] for flag in plain if flag.startswith('--config=')]
-    rewritten = [f'--config={_find(wanted[-1])}' if flag.startswith('--config=') else flag
+    rewritten = [f'--config={find_config(wanted[-1])}' if flag.startswith('--config=') else flag
                  for flag in plain]
     of_run = verb in OF_A_RUN and not wanted
     if of_run:
-        rewritten.append(f'--config={_find("configs/common.py")}')
+        rewritten.append(f'--config={find_config("configs/common.py")}')
     config_flags.DEFINE_config_file('config', flag_values=values, lock_config=True,
                                     sys_argv=[sys.argv[0], *rewritten])
     try:
         values([sys.argv[0], *rewritten])
         config = values.config
     except flags.UnrecognizedFlagError as error:
-        near = difflib.get_close_matches(error.flagname, ['config', 'workdir'], n=1)
+        near = difflib.get_close_matches(error.flagname, ['config', 'workdir', 'workers'], n=1)
         hint = f'did you mean --{near[0]}?' if near else f'usage: {USAGE}.'
         raise ConfigError(f'There is no flag --{error.flagname}; {hint}') from None
-    except (ValueError, AttributeError, KeyError, TypeError, flags.Error) as error:
+    except Exception as error:  # a config is a program of the user's, and may raise anything
         raise ConfigError(_first_sentence(wanted[-1] if wanted else '', error)) from error
-    if verb in ('train', 'pack', 'lr_find', 'explore', 'curate', 'vote') and config is None:
-        example = 'vote/digits.py' if verb == 'vote' else 'sketch_vit.py'
+    if verb not in ('report', 'models', *OF_A_RUN) and config is None:
+        example = {'vote': 'vote/digits.py',
+                   'study': 'studies/digits.py'}.get(verb, 'sketch_vit.py')
         raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/{example}.')
     if config is not None and ('members' in config) != (verb == 'vote'):
-        raise ConfigError(f'--config={wanted[-1]}: the verb {verb} takes '
+        raise ConfigError(f'--config={shown(wanted[-1])}: the verb {verb} takes '
                           f'{"a config of a vote, as in" if verb == "vote" else "no config of"} '
                           f'configs/vote/.')
     if verb in OF_A_RUN and not values.workdir:
@@ -104,12 +106,16 @@ def parse(argv: Sequence[str]) -> Command:
         _take_over(config, Path(values.workdir))
     if overrides and config is None:
         raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
+    if values.workers is not None:
+        if verb != 'study':
+            raise ConfigError(f'--workers belongs to the verb study, not to {verb}: leave it out.')
+        overrides = [*overrides, ('study.workers', str(values.workers))]
     if config is not None:
         apply_overrides(config, overrides)
     if verb == 'report' and not values.workdir:
         raise ConfigError('--workdir is missing: report needs the workdir of a finished run.')
     return Command(verb, config, wanted[-1] if wanted else '',
-                   Path(values.workdir) if values.workdir else None, tuple(words))
+                   Path(values.workdir) if values.workdir else None, tuple(words), tuple(argv))
 
 
 def config_of_run(workdir: Path) -> ConfigDict:
@@ -123,7 +129,8 @@ def config_of_run(workdir: Path) -> ConfigDict:
 
 def _take_over(config: ConfigDict, workdir: Path) -> ConfigDict:
     saved = saved_config(workdir).to_dict()
-    return overlay(config, {key: saved[key] for key in saved if key not in _OF_A_MACHINE})
+    return overlay(config, {key: saved[key] for key in saved if key not in _OF_A_MACHINE},
+                   strict=True)
 
 
 def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
@@ -136,7 +143,7 @@ def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]
             words.append(item)
             continue
         name, equals, value = item.partition('=')
-        takes_value = re.fullmatch(r'--?(config(\..+)?|workdir)', name)
+        takes_value = re.fullmatch(r'--?(config(\..+)?|workdir|workers)', name)
         if takes_value and not equals:
             if not queue:
                 raise ConfigError(f'{name} has no value: write {name}=VALUE.')
@@ -151,7 +158,7 @@ def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]
     return words, overrides, plain
 
 
-def _find(spec: str) -> str:
+def find_config(spec: str) -> str:
     """`FILE:args` with the file found, from here or from the folder of main.py.
 
     Raises:
@@ -165,7 +172,7 @@ def _find(spec: str) -> str:
     known = [file.relative_to(home).as_posix() for file in (home / 'configs').rglob('*.py')
              if file.name not in ('__init__.py', 'common.py')]
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.4) or known
-    raise ConfigError(f'--config={path}: there is no such file; did you mean '
+    raise ConfigError(f'--config={shown(path)}: there is no such file; did you mean '
                       f'{" or ".join(near)}?')
 
 
@@ -173,7 +180,11 @@ def _first_sentence(spec: str, error: Exception) -> str:
     """What a config file raised, as one line."""
     if isinstance(error, AttributeError) and 'does not exist' in str(error):
         key = re.search(r'Key "(.*?)"', str(error))
-        return (f'{spec}: it sets the key {key[1] if key else "?"!r}, which configs/common.py does '
+        return (f'{shown(spec)}: it sets the key {key[1] if key else "?"!r}, which configs/common.py does '
                 f'not have; check the spelling.')
     text = ' '.join(str(error).split())
-    return f'--config={os.fspath(spec)}: {text}'
+    if not isinstance(error, (ValueError, flags.Error)):
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if Path(frame.filename).name == Path(spec.partition(':')[0]).name]
+        text = f'{type(error).__name__}: {text}' + (f' (line {lines[-1]})' if lines else '')
+    return f'--config={shown(os.fspath(spec))}: {shown(text, 1000)}'

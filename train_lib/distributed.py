@@ -6,6 +6,7 @@ same everywhere: scores come from gathered logits, and decisions that depend on 
 are taken once and told to all. With one process nothing here does anything.
 """
 
+import gc
 import glob
 import importlib.util
 import itertools
@@ -187,6 +188,7 @@ def leave(main: Callable[[], int]) -> None:
         code = 1
         _explain(error)
     if code in (0, 75) or not jax.distributed.is_initialized():
+        gc.freeze()  # the system frees it all; Python would search it for cycles, for a second
         sys.exit(code)
     print(f'main.py: process {jax.process_index()} of {jax.process_count()} ends with code {code}, '
           f'and so do the others.', file=sys.stderr, flush=True)

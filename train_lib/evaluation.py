@@ -1,6 +1,7 @@
 """Logits of every example of a split, the scores from them, and the files they go to."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from input_pipeline.manifest import Manifest
+from input_pipeline.products import SEPARATOR, combine_heads, product_log_probs
 from train_lib.losses import LossSpec, split_loss
 from train_lib.scores import scores
 from train_lib.sharding import gather, shard_batch
+
+_MOST_PRODUCTS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,8 @@ def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
     """The scores of a split; with several heads, one dict a head and their means.
 
     `loss` is the training objective (`losses` by head; None for cross-entropy), `nll` the plain
-    negative log likelihood.
+    negative log likelihood. `accuracy_product` and `f1_macro_product` are of all labels as one
+    class, whether one head has learnt it or several have (up to 256 such classes).
     """
     heads = {}
     for head in manifest.heads:
@@ -83,14 +88,29 @@ def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
         loss = split_loss((losses or {}).get(head, LossSpec()), logits[head], labels)
         heads[head] = {**scores(logits[head], labels), 'loss': loss}
     if len(heads) == 1:
-        return next(iter(heads.values()))
+        (head, found), = heads.items()
+        return found | (_of_product(found) if SEPARATOR in head else {})
 
     def mean(name):
         values = [head[name] for head in heads.values() if head[name] is not None]
         return float(np.mean(values)) if values else None
 
     return {'n': len(manifest), 'loss': mean('loss'), 'accuracy': mean('accuracy'),
-            'f1_macro': mean('f1_macro'), 'nll': mean('nll'), **heads}
+            'f1_macro': mean('f1_macro'), 'nll': mean('nll'),
+            **_product_scores(logits, manifest), **heads}
+
+
+def _product_scores(logits: Mapping[str, np.ndarray], manifest: Manifest) -> dict:
+    sizes = [len(names) for names in manifest.classes.values()]
+    if math.prod(sizes) > _MOST_PRODUCTS:
+        return {}
+    product = combine_heads(manifest, manifest.heads)
+    return _of_product(scores(product_log_probs(logits, manifest.heads),
+                              product.labels(product.heads[0])))
+
+
+def _of_product(found: Mapping) -> dict:
+    return {f'{name}_product': found[name] for name in ('accuracy', 'f1_macro')}
 
 
 def all_finite(logits: Mapping[str, np.ndarray]) -> bool:

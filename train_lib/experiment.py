@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import time
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +20,14 @@ from input_pipeline.manifest import Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
 from input_pipeline.splits import assign_splits, save_splits
-from train_lib import checkpoints, distributed, overview, start, workdirs
-from train_lib.assembly import Job, arrange, assemble, check_values, compile_step
+from train_lib import checkpoints, distributed, lock, overview, start, workdirs
+from train_lib.assembly import Data, Job, arrange, assemble, check_values, compile_step
 from train_lib.checkpoints import Checkpointer, latest_good
-from train_lib.command_line import Command
+from train_lib.clock import Clock, goodput, together
+from train_lib.code_digest import code_digest
+from train_lib.command_line import Command, config_of_run
 from train_lib.distributed import StopTogether
-from train_lib.errors import ConfigError, DivergedError
+from train_lib.errors import CheckpointError, ConfigError, DivergedError
 from train_lib.evaluation import (
     Interrupted,
     all_finite,
@@ -31,13 +35,16 @@ from train_lib.evaluation import (
     save_predictions,
     score_split,
 )
-from train_lib.loop import Stopped, StopSignal, train_loop
+from train_lib.heatmaps import explain_errors, save_heat_maps
+from train_lib.loop import Stopped, train_loop
 from train_lib.plan import show_plan
 from train_lib.probing.run import probe
-from train_lib.progress import Clock
-from train_lib.records import NoRecords, Records, write_json, write_text
+from train_lib.progress import duration
+from train_lib.records import METRICS, NoRecords, Records, write_json, write_text
+from train_lib.reporting.inputs import errors_a_head, shown_split
 from train_lib.reporting.stages import write_stages
 from train_lib.sharding import make_mesh
+from train_lib.signals import Left, StopSignal, leaving_at_once
 from train_lib.step import weights_of
 
 log = logging.getLogger(__name__)
@@ -52,25 +59,39 @@ def train(command: Command) -> int:
     distributed.start(config.distributed)
     workdir = workdirs.choose(command.workdir, command.config_file)
     log.info('workdir  %s', workdir)
-    manifest = load_data(config, workdir)
-    fold = str(config.split.fold)
     try:
-        if config.probe.heads:
-            if distributed.several():
-                raise ConfigError(f'config.probe.heads asks for heads on stored features, which '
-                                  f'{jax.process_count()} processes cannot share: start one.')
-            probe(config, manifest, workdir)
-        elif config.split.kind == 'kfold' and fold == 'all':
-            train_folds(config, manifest, workdir)
-        else:
-            train_one(config, manifest, workdir)
-    except (Stopped, Interrupted):
+        # The processes of a pod stop together.
+        with nullcontext() if distributed.several() else leaving_at_once():
+            lock.check(workdir)  # before much work is done for nothing
+            run_any(config, load_data(config, workdir), workdir, command.began)
+    except (Stopped, Interrupted, Left):
         log.info('Stopped. The same command with --workdir=%s goes on.', workdir)
         return STOPPED
     except DivergedError as error:
         log.error('%s', error)
         return 1
     return 0
+
+
+def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
+            began: float | None = None) -> None:
+    """The run that the config asks for: heads on features, all folds, or one training. It holds
+    the lock of the workdir.
+
+    Raises:
+        Stopped or Interrupted: told to stop; what was saved is found again. DivergedError: the
+            training is no longer finite. ConfigError, DataError, ModelError: a user's mistake.
+    """
+    if config.probe.heads and distributed.several():
+        raise ConfigError(f'config.probe.heads asks for heads on stored features, which '
+                          f'{jax.process_count()} processes cannot share: start one.')
+    with lock.held(workdir):
+        if config.probe.heads:
+            probe(config, manifest, workdir, began)
+        elif config.split.kind == 'kfold' and str(config.split.fold) == 'all':
+            train_folds(config, manifest, workdir, began)
+        else:
+            train_one(config, manifest, workdir, began)
 
 
 def load_manifest(config: ConfigDict) -> Manifest:
@@ -101,8 +122,12 @@ def load_data(config: ConfigDict, workdir: Path | None = None) -> Manifest:
     return readable
 
 
-def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
-    """Every fold in a folder of its own, then their out-of-fold scores together."""
+def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
+                began: float | None = None) -> None:
+    """Every fold in a folder of its own, then their out-of-fold scores together.
+
+    `began` is when the time of the first of them begins; the next one's does when it ends.
+    """
     config = start.inherit(config, workdir)
     if config.init.resume_from and not (workdir / 'config.json').exists():
         workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
@@ -119,7 +144,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
                 begun = checkpoints.committed_steps(source / 'checkpoints')
                 of_fold.init.resume_from = str(source) if begun else ''
         log.info('fold %d of %d', fold + 1, config.split.folds)
-        result, val, val_logits = train_one(of_fold, manifest, workdir / f'fold_{fold}')
+        result, val, val_logits = train_one(of_fold, manifest, workdir / f'fold_{fold}', began)
+        began = time.perf_counter()
         results.append(result)
         rows.append(val.table)
         logits.append(val_logits)
@@ -129,19 +155,27 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     out_of_fold = score_split(pooled, whole)
     if distributed.is_first():
         save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
+        seconds = together([*(result['seconds'] for result in results),
+                            dict(eval=time.perf_counter() - began)])
         write_json(workdir / 'result.json', dict(
             status='done', out_of_fold=out_of_fold, folds=results,
-            test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None))
+            test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
+            seconds=seconds, goodput=goodput(seconds)))
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
 
 
-def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
-              ) -> tuple[dict, Manifest, dict]:
+def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
+              began: float | None = None) -> tuple[dict, Manifest, dict]:
     """One training run in one workdir, or what is left of it.
+
+    Args:
+        config, manifest, workdir: of the run.
+        began: time.perf_counter() from which on its time counts (None: now).
 
     Returns:
         (result.json, the validation rows, their logits); empty rows and logits without validation.
     """
+    clock = Clock(began, 'start')
     config = start.inherit(config, workdir)
     mesh = make_mesh(config.mesh)
     check_values(config, mesh.size)
@@ -155,6 +189,19 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     if own is None and config.init.resume_from:
         distributed.on_first(lambda: start.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')
+    try:
+        with clock.kept(workdir if distributed.is_first() else None):
+            return _train(config, data, mesh, own, workdir, clock)
+    except Exception as error:
+        if (workdir / 'config.json').exists():
+            raise
+        raise CheckpointError(f'The workdir {workdir} is gone, or what lay in it: put it back and '
+                              f'start again.') from error
+
+
+def _train(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path | None,
+           workdir: Path, clock: Clock) -> tuple[dict, Manifest, dict]:
+    """`train_one` in a workdir that is its own, from its checkpoint `own`, if it has one."""
     job = assemble(config, data, mesh, own, workdir)
     run, total = job.run, job.run.total_steps
     if distributed.is_first():
@@ -166,27 +213,26 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path
     with StopTogether() if distributed.several() else StopSignal() as stop:
         checkpointer = Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
         begun = start.begin(config, own, job.state, job.iterator, total)
-        clock = Clock(begun.host['seconds'])
+        clock.resume(begun.host['seconds'])
         open_records = Records if distributed.is_first() else NoRecords
         records = open_records(workdir, size=begun.host['metrics_bytes'], step=begun.step,
-                               tensorboard=config.log.tensorboard)
-        try:
+                               tensorboard=config.log.tensorboard,
+                               kept=own / METRICS if own else None)
+        # Whatever happens, nothing is written here once this is over.
+        with closing(checkpointer), closing(records), closing(job.iterator):
             if not run.is_over(begun.host, begun.step):
                 run = compile_step(run, begun.state, data.parts, clock)
             state, host = train_loop(run, begun.state, begun.host, job.iterator, checkpointer,
                                      records, clock, stop)
-            checkpointer.close()
-        finally:
-            job.iterator.close()
-            records.close()
         end, weights = int(state['step']), weights_of(state)
         del state
         if host['best_step'] not in (None, end):
-            weights |= start.best_weights(checkpointer.folder, host, weights)
-        return _finish(config, run, weights, end, host, data.parts, job.evals, data.manifest, clock,
+            weights, host = start.best_weights(checkpointer.folder, host, weights)
+        return _finish(config, run, weights, end, host, data.parts, job, data.manifest, clock,
                        stop,
                        dict(parameters=sum(job.sizes), trained_parameters=job.sizes[0],
-                            data_digest=data.digest, input=dataclasses.asdict(job.prepared),
+                            data_digest=data.digest, code_digest=code_digest(),
+                            input=dataclasses.asdict(job.prepared),
                             pictures_replaced=len(job.replaced)))
 
 
@@ -216,7 +262,7 @@ def describe_devices(mesh) -> str:
     return f'{len(devices)} x {devices[0].device_kind}'
 
 
-def _finish(config, run, weights, end, host, parts, evals, manifest, clock, stop, facts
+def _finish(config, run, weights, end, host, parts, job, manifest, clock, stop, facts
             ) -> tuple[dict, Manifest, dict]:
     """Scores every split with these weights; writes predictions, result.json, report.html.
 
@@ -225,7 +271,7 @@ def _finish(config, run, weights, end, host, parts, evals, manifest, clock, stop
     """
     found, logits = {}, {}
     with clock('eval'):
-        for name, split in evals.items():
+        for name, split in job.evals.items():
             logits[name] = run.adjust(predict(run.eval_step, weights, split, run.mesh, stop))
             if not all_finite(logits[name]):
                 raise DivergedError(f'The logits of the {name} pictures are not finite: lower '
@@ -235,23 +281,42 @@ def _finish(config, run, weights, end, host, parts, evals, manifest, clock, stop
         status='done', **found, steps=end, epochs=round(run.epoch(end), 4),
         best_step=host['best_step'] or end, stopped_early=end < run.total_steps,
         steps_skipped=host['guard']['skipped'], rollbacks=host['guard']['rollbacks'],
-        seconds=clock.seconds(),
         **facts, model=config.model.name, device=describe_devices(run.mesh),
         versions=dict(jax=jax.__version__, flax=flax.__version__))
     if distributed.is_first():
-        _write(run, result, parts, logits, manifest, clock)
+        for name in logits:
+            save_predictions(run.workdir / 'predictions' / f'{name}.npz', parts[name], logits[name])
+        result['seconds'] = clock.seconds()
+        write_json(run.workdir / 'result.json', result)
+    if config.report.heat_maps:
+        with clock('report'):
+            _heat_maps(config, job, weights, parts, logits)
+    if distributed.is_first():
+        _write(config, run, result, logits, manifest, clock)
     return result, parts['val'], logits.get('val', {})
 
 
-def _write(run, result, parts, logits, manifest, clock) -> None:
-    for name in logits:
-        save_predictions(run.workdir / 'predictions' / f'{name}.npz', parts[name], logits[name])
-    write_json(run.workdir / 'result.json', result)
+def _heat_maps(config, job, weights, parts, logits) -> None:
+    """Writes heatmaps.npz: where the model looked in the errors that the report will show."""
+    split = shown_split({name: [part.labels(head) for head in part.heads]
+                         for name, part in parts.items() if name in logits})
+    if not split:
+        return
+    found = explain_errors(
+        job.heat_step, weights, parts[split], logits[split], job.spec, job.run.mesh,
+        most=errors_a_head(config.report.errors, len(logits[split])),
+        threads=config.loader.threads, unreadable=config.data.unreadable)
+    if distributed.is_first():
+        save_heat_maps(job.run.workdir / 'heatmaps.npz', found)
+
+
+def _write(config, run, result, logits, manifest, clock) -> None:
     with clock('report'):
         from train_lib.reporting.report import write_report  # matplotlib: not before the first step
 
         path = write_report(run.workdir, manifest=manifest,
-                            read_image=partial(sources.read_image, manifest.root))
+                            read_image=partial(sources.read_image, manifest.root),
+                            max_errors=config.report.errors)
     for name in ('val', 'test'):
         if name in logits:
             found = result[name]
@@ -259,19 +324,23 @@ def _write(run, result, parts, logits, manifest, clock) -> None:
                      found['accuracy'], found['f1_macro'], found.get('nll', found['loss']),
                      found['n'])
     log.info('report   %s', path)
-    result['seconds'] = clock.seconds()
+    seconds = clock.seconds()
+    result |= dict(seconds=seconds, goodput=goodput(seconds))
+    log.info('time     %s, %.0f %% of it steps that count', duration(seconds['total']),
+             100 * result['goodput'])
     write_json(run.workdir / 'result.json', result)
 
 
 def report(command: Command) -> int:
     """The verb report: writes report.html of a workdir anew, from what lies in it."""
     workdir = command.workdir
-    config = command.config or workdirs.saved_config(workdir)
+    config = command.config or config_of_run(workdir)
     manifest = assign_splits(load_data(config, workdir), config.split.to_dict(), seed=config.seed)
     manifest = cut_tail(manifest, config.data.long_tail.to_dict(), seed=config.seed)
     from train_lib.reporting.report import write_report
 
     path = write_report(workdir, manifest=manifest,
-                        read_image=partial(sources.read_image, manifest.root))
+                        read_image=partial(sources.read_image, manifest.root),
+                        max_errors=config.report.errors)
     log.info('report   %s', path)
     return 0

@@ -13,7 +13,6 @@ while the device works on the next one, or before anything else is due.
 import dataclasses
 import logging
 import math
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,18 +22,21 @@ import numpy as np
 from input_pipeline.curriculum import Stage, stage_at
 from train_lib import checkpoints, distributed, guard, patience
 from train_lib.checkpoints import Checkpointer
+from train_lib.clock import Clock
 from train_lib.errors import DivergedError
 from train_lib.evaluation import EvalSplit, Interrupted, all_finite, predict, score_split
 from train_lib.guard import Guard
 from train_lib.losses import LossSpec
 from train_lib.profiling import Trace
-from train_lib.progress import Clock, Progress
-from train_lib.records import Records
+from train_lib.progress import Progress
+from train_lib.records import METRICS, Records
 from train_lib.schedules import Schedule
 from train_lib.sharding import place, shard_batch
-from train_lib.step import State, weights_of, zero_sums
+from train_lib.signals import StopSignal
+from train_lib.step import State, is_finite, weights_of, zero_sums
 
 log = logging.getLogger(__name__)
+_is_finite = jax.jit(is_finite)
 
 
 class Stopped(Exception):
@@ -90,35 +92,6 @@ def new_host_state() -> dict:
     """What the host knows besides the arrays; saved with every checkpoint, as JSON."""
     return dict(evaluated=0, metric=None, best_step=None, best_value=None, metrics_bytes=0,
                 seconds={}, patience=patience.new_state(), guard=guard.new_state())
-
-
-class StopSignal:
-    """SIGTERM or Ctrl-C once: stop cleanly and save. Ctrl-C again: stop at once."""
-
-    def __init__(self):
-        self._asked = False
-
-    def __enter__(self):
-        self._before = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: nobody can signal us there
-                break
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, frame):
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
-        log.info('%s: saving, then stopping.', signal.Signals(number).name)
-
-    def __call__(self) -> bool:
-        return self._asked
 
 
 def _due(step: int, every: int, total: int) -> bool:
@@ -229,8 +202,10 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
     def save():
         pinned = guard.pinned(host['guard']) | {host['best_step']}
         with clock('checkpoint'), progress.paused():
+            if run.guard is None:  # a guarded step writes nothing else
+                _refuse_not_finite(state, step, checkpointer)
             known = host | dict(metrics_bytes=records.flush(), seconds=clock.seconds())
-            checkpointer.save(step, state, iterator, known, pinned)
+            checkpointer.save(step, state, iterator, known, pinned, {METRICS: records.content()})
         return known
 
     try:
@@ -242,6 +217,7 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
                     hear()
                 if guard.exhausted(host['guard'], run.guard):
                     state, host = _roll_back(run, state, host, iterator, checkpointer, records)
+                    clock.go_back(host['seconds'])
                     step = saved = int(state['step'])
                     waiting = None
                     progress.rewind(step)
@@ -280,6 +256,8 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
                 trace.before(step, waiting)
             with clock('data'):
                 batch = next(iterator)
+                if waiting and not waiting[1].is_ready():
+                    clock.rename('step')  # the device worked all the while
             with clock('step'):
                 if guard.only_counts(host['guard'], step):
                     hear()
@@ -299,6 +277,17 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
         if trace:
             trace.close(step)
         progress.close()
+
+
+def _refuse_not_finite(state: State, step: int, checkpointer: Checkpointer) -> None:
+    """A checkpoint that is not finite would only take the place of one that is."""
+    if bool(_is_finite({key: state[key] for key in ('params', 'rest')})):
+        return
+    kept = distributed.on_first(lambda: checkpoints.committed_steps(checkpointer.folder))
+    raise DivergedError(
+        f'The weights are not finite at step {step}: lower config.schedule.lr, lengthen the '
+        f'warm-up, clip harder or set config.guard.skip'
+        f'{f"; the last checkpoint is of step {kept[-1]}" if kept else ""}.')
 
 
 def _like(values, array):

@@ -21,13 +21,14 @@ from ml_collections import ConfigDict
 from input_pipeline.manifest import Manifest
 from train_lib import checkpoints, distributed, start, workdirs
 from train_lib.assembly import arrange, assemble, check_values, compile_step
+from train_lib.clock import Clock
 from train_lib.command_line import Command
 from train_lib.distributed import StopTogether
 from train_lib.errors import ConfigError
 from train_lib.evaluation import Interrupted
 from train_lib.experiment import STOPPED, load_data
 from train_lib.loop import StopSignal
-from train_lib.progress import Clock, bar
+from train_lib.progress import bar
 from train_lib.records import write_json
 from train_lib.schedules import Schedule
 from train_lib.sharding import make_mesh, place, shard_batch

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from input_pipeline import loader
 from input_pipeline.curriculum import Stage
 from input_pipeline.manifest import SPLITS, Manifest, digest
-from train_lib import checkpoints, distributed, finetuning, start, workdirs
+from train_lib import checkpoints, distributed, finetuning, lock, start, workdirs
 from train_lib.assembly import make_model
 from train_lib.command_line import Command
 from train_lib.errors import ConfigError
@@ -43,7 +43,8 @@ def predict_command(command: Command) -> int:
     """The verb predict. Returns the exit code."""
     distributed.start(command.config.distributed)
     try:
-        with distributed.StopTogether() if distributed.several() else StopSignal() as stop:
+        with (distributed.StopTogether() if distributed.several() else StopSignal() as stop,
+              lock.held(command.workdir)):
             predict_runs(command.config, command.workdir, stop)
     except Interrupted:
         log.info('Stopped. The same command goes on.')

@@ -4,42 +4,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections import defaultdict
 
 from tqdm import tqdm
-
-
-class Clock:
-    """Seconds by kind (compile, data, step, eval, checkpoint, ...); 'other' is the rest.
-
-    Kinds don't nest: an inner one stops the outer one's clock, so that they add up.
-    """
-
-    def __init__(self, seconds: dict[str, float] | None = None):
-        self._seconds = defaultdict(float, seconds or {})
-        self._kind = 'other'
-        self._since = time.perf_counter()
-
-    def _switch(self, kind: str) -> str:
-        now = time.perf_counter()
-        self._seconds[self._kind] += now - self._since
-        before, self._kind, self._since = self._kind, kind, now
-        return before
-
-    @contextlib.contextmanager
-    def __call__(self, kind: str):
-        """Counts the block under one kind."""
-        before = self._switch(kind)
-        try:
-            yield
-        finally:
-            self._switch(before)
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of every kind so far, and their total, those of earlier starts included."""
-        self._switch(self._kind)
-        kinds = {kind: round(value, 3) for kind, value in sorted(self._seconds.items())}
-        return {**kinds, 'total': round(sum(kinds.values()), 3)}
 
 
 def setup_logging() -> None:
@@ -54,12 +20,13 @@ def setup_logging() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    logging.getLogger('absl').setLevel(logging.CRITICAL)  # Orbax logs what it then raises
     for ours in ('train_lib', 'input_pipeline', 'models', 'main'):
         logging.getLogger(ours).setLevel(logging.INFO)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as 1:23:45."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
@@ -111,7 +78,7 @@ class Progress:
         rate = steps / seconds
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
         images = rate * self._batch_size
-        left = _time((self._total - step) / max(self._rate, 1e-9))
+        left = duration((self._total - step) / max(self._rate, 1e-9))
         if self._bar is not None:
             self._bar.set_postfix_str(f'{means}  {images:,.0f} img/s  {left} left', refresh=False)
             self._bar.update(step - self._bar.n)

@@ -26,6 +26,20 @@ def softmax(logits) -> np.ndarray:
     return np.exp(log_softmax(logits))
 
 
+def confident_errors(logits, labels) -> np.ndarray:
+    """Rows of [N] whose largest logit is not their label, the most confident first."""
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    wrong = np.flatnonzero((logits.argmax(axis=1) != labels) & (labels >= 0))
+    return wrong[np.argsort(-top_probability(logits[wrong]), kind='stable')]
+
+
+def top_probability(logits) -> np.ndarray:
+    """The largest probability of each row, float64 [N]."""
+    starts = range(0, len(logits), _BLOCK)
+    return np.concatenate([np.zeros(0), *(softmax(logits[start:start + _BLOCK]).max(axis=1)
+                                          for start in starts)])
+
+
 def scores(logits, labels, bins: int = BINS) -> dict:
     """Scores of N classified examples, as plain int and float (JSON-ready).
 

@@ -12,7 +12,6 @@ workdir, so they cannot be mistaken for a run that goes on.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -31,6 +30,7 @@ from models.weight_files import FILES
 from train_lib import checkpoints, workdirs
 from train_lib.errors import ConfigError
 from train_lib.loop import new_host_state
+from train_lib.records import METRICS
 from train_lib.sharding import path_name, place
 from train_lib.step import split_model, start_of_ema
 
@@ -126,7 +126,9 @@ def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
         for name in (*steps, checkpoints.FROZEN):
             if (source / name).exists():
                 shutil.copytree(source / name, copied / name)
-        shutil.copyfile(source.parent / 'metrics.jsonl', workdir / 'metrics.jsonl')
+        metrics = newest / METRICS
+        shutil.copyfile(metrics if metrics.exists() else source.parent / METRICS,
+                        workdir / METRICS)
     except OSError as error:  # shutil.Error too
         raise ConfigError(f'config.init.resume_from = {str(source.parent)!r} cannot be copied '
                           f'({" ".join(str(error).split())}): let that run end first, and see that '
@@ -224,10 +226,16 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
     return Begun(state, new_host_state(), 0)
 
 
-def best_weights(folder: Path, host: dict, weights: dict) -> dict:
-    """params and rest of the best checkpoint of this run, laid out like `weights`."""
+def best_weights(folder: Path, host: dict, weights: dict) -> tuple[dict, dict]:
+    """(weights, host) with params and rest of the best checkpoint of this run, laid out like those
+    given, which stay if it is gone or damaged: then the last step counts."""
+    step = host['best_step']
+    if not checkpoints.use(folder, step):
+        log.warning('The best checkpoint, of step %d, is lost: the weights of the last step count.',
+                    step)
+        return weights, host | dict(best_step=None)
     like = {key: weights[key] for key in ('params', 'rest')}
-    return checkpoints.read_weights(folder / str(host['best_step']), like)
+    return weights | checkpoints.read_weights(folder / str(step), like), host
 
 
 def weights_for_inference(folder: Path, like: dict) -> dict:
@@ -256,16 +264,23 @@ def _best_of(workdir: Path) -> Path:
 
 
 def best_checkpoint(workdir: Path) -> Path | None:
-    """The best committed checkpoint of a run, the newest if none was scored; None without any."""
+    """The best committed checkpoint of a run, the newest if none was scored; None without any.
+
+    Raises:
+        CheckpointError: the newest one, which would know, is damaged.
+        ConfigError: result.json is damaged.
+    """
     folder = workdir.absolute() / 'checkpoints'  # Orbax finds no relative paths
     steps = checkpoints.committed_steps(folder)
     if not steps:
         return None
     # A run that was stopped in its last evaluation knows the best step only at its end.
-    result = workdir / 'result.json'
-    best = json.loads(result.read_text()).get('best_step') if result.exists() else None
-    if best not in steps:
+    best = workdirs.best_step(workdir, steps[-1])
+    if best is None:
         best = checkpoints.read_host(folder / str(steps[-1]))['best_step']
+    if best not in (None, *steps):
+        log.warning('%s has lost its best checkpoint, of step %d: the newest, of step %d, is '
+                    'taken.', workdir, best, steps[-1])
     return folder / str(best if best in steps else steps[-1])
 
 

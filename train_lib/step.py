@@ -189,7 +189,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             new['ema'] = _averaged(state['ema'], dict(params=params, rest=rest),
                                    ema_decay(state['step']))
         if guarded:
-            finite = _all_finite((loss, gradient, params, rest, opt_state))
+            finite = is_finite((loss, gradient, params, rest, opt_state))
             new = jax.tree.map(functools.partial(jnp.where, finite), new,
                                {name: state[name] for name in new})
             loss = jnp.where(finite, loss, jnp.nan)
@@ -213,7 +213,8 @@ def _averaged(old, new, decay):
     return jax.tree.map(average, old, new)
 
 
-def _all_finite(tree) -> jax.Array:
+def is_finite(tree) -> jax.Array:
+    """Whether no floating-point leaf holds a NaN or an infinity."""
     return functools.reduce(jnp.logical_and, [
         jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)
         if jnp.issubdtype(leaf.dtype, jnp.floating)])

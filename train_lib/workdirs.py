@@ -1,18 +1,22 @@
 """The folder of a run: its name, and whose it is."""
 
-import csv
+import importlib
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from input_pipeline.csv_table import read_csv
+from input_pipeline.durations import UNITS
 from train_lib import distributed
+from train_lib.code_digest import code_digest
 from train_lib.errors import ConfigError
-from train_lib.records import write_json
+from train_lib.overrides import OPEN_SECTIONS
+from train_lib.records import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +25,11 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
               'data.unreadable', 'accumulate', 'early_stopping.patience',
               'early_stopping.min_delta', 'init.resume_from', 'lr_find', 'profile',
               'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
-              'predict', 'curate', 'pack')
+              'predict', 'curate', 'pack', 'study', 'report')
+# What config.json holds besides the config: the version of its format, digests of data and code at
+# the start, and the defaults of the keys that were changed, {'schedule.lr': 0.001}.
+RECORDS = ('format', 'data_digest', 'code_digest', 'defaults')
+FORMAT = 1
 
 
 def cache_folder() -> str:
@@ -70,7 +78,21 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
     path = workdir / 'config.json'
     if path.exists():
         check_same(workdir, config, data_digest)
-    write_json(path, json.loads(config.to_json()) | {'data_digest': data_digest})
+    settings = json.loads(config.to_json())
+    write_json(path, settings | dict(format=FORMAT, data_digest=data_digest,
+                                     code_digest=code_digest(), defaults=_changed(settings)))
+
+
+def _defaults() -> dict:
+    return json.loads(importlib.import_module('configs.common').get_config().to_json())
+
+
+def _changed(settings: dict) -> dict:
+    """{dotted key: its default} of the settings that aren't as in configs/common.py; None where
+    there is no such key."""
+    default = _flat(_defaults())
+    return {key: default.get(key) for key, value in _flat(settings).items()
+            if key not in default or default[key] != value}
 
 
 def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequence[str] = (),
@@ -88,7 +110,7 @@ def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequ
         ConfigError: the run has other settings or other data.
     """
     before = _read(workdir / 'config.json')
-    _compare(workdir, before, json.loads(config.to_json()), ignore, remedy)
+    _compare(workdir, _settings(workdir, before), json.loads(config.to_json()), ignore, remedy)
     if before.get('data_digest', data_digest) != data_digest:
         raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
                           f'groups or classes differ): put them back, or {remedy}.')
@@ -99,23 +121,45 @@ def ids(workdir: Path) -> set[str]:
     found = set()
     for path in (workdir / 'split.csv', *workdir.glob('fold_*/split.csv')):
         if path.exists():
-            with open(path, encoding='utf-8', newline='') as file:
-                found |= {row['id'] for row in csv.DictReader(file)}
+            header, rows, _ = read_csv(str(path))
+            if 'id' not in header:
+                raise ConfigError(f'{path} has no column id: restore it, or give a new --workdir.')
+            found |= {row[header.index('id')] for row in rows}
     return found
 
 
 def saved_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with.
+    """The config that a run was started with. What it lacks, because it is older than the key, is
+    as in configs/common.py.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or one of a newer version of the code.
     """
     path = workdir / 'config.json'
     if not path.exists():
         raise ConfigError(f'{workdir} holds no run (config.json is missing): check --workdir.')
-    config = _read(path)
-    config.pop('data_digest', None)
-    return ConfigDict(config)
+    config = _settings(workdir, _read(path))
+    try:
+        return ConfigDict(config)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # of names that it refuses
+        raise ConfigError(f'{path} is no config ({" ".join(str(error).split())}): restore it, or '
+                          f'give a new --workdir.') from None
+
+
+def best_step(workdir: Path, newest: int) -> int | None:
+    """The best step of a run that came to its end at its newest step, by its result.json; None
+    before that, and when the run has gone on since.
+
+    Raises:
+        ConfigError: result.json is damaged.
+    """
+    path = workdir / 'result.json'
+    result = _read(path) if path.exists() else {}
+    best = result.get('best_step') if result.get('steps') == newest else None
+    if best is not None and not isinstance(best, int):
+        raise ConfigError(f'{path} has the best step {best!r}, which is no number: restore it or '
+                          f'delete it.')
+    return best
 
 
 def data_digest(workdir: Path) -> str:
@@ -125,15 +169,39 @@ def data_digest(workdir: Path) -> str:
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise ConfigError(f'{path} cannot be read as JSON: restore it, or give a new '
-                          f'--workdir.') from None
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{path} cannot be read ({" ".join(str(error).split())}): restore it, or '
+                          f'give a new --workdir.') from None
+
+
+def _settings(workdir: Path, content: Mapping) -> dict:
+    """The config in a config.json as this version of the code would have written it."""
+    version = content.get('format', 1)
+    if not isinstance(version, int) or version > FORMAT:
+        raise ConfigError(f'{workdir}/config.json has format {version!r}, and this version of the '
+                          f'code reads up to {FORMAT}: use the newer code.')
+    return _completed({key: value for key, value in content.items() if key not in RECORDS},
+                      _defaults(), f'{workdir}/config.json')
+
+
+def _completed(saved: Mapping, defaults: Mapping, path: str, section: str = '') -> dict:
+    """`saved` with the defaults that it lacks; no key may be unknown."""
+    found = dict(defaults)
+    for key, value in saved.items():
+        name = f'{section}{key}'
+        if key not in defaults:
+            raise ConfigError(f'{path} has config.{name} = {value!r}, which this version of the '
+                              f'code does not know: use the version that it was made with.')
+        is_section = (isinstance(defaults[key], dict) and name not in OPEN_SECTIONS
+                      and not set(defaults[key]) <= set(UNITS))
+        found[key] = (_completed(value, defaults[key], path, f'{name}.')
+                      if is_section and isinstance(value, Mapping) else value)
+    return found
 
 
 def _compare(workdir: Path, before: dict, now: dict, ignore: Sequence[str], remedy: str) -> None:
     old, new_ = _flat(before), _flat(now)
-    old.pop('data_digest', None)
     for key in sorted(set(old) | set(new_)):
         if old.get(key) == new_.get(key) or any(key.startswith(name + '.') for name in ignore):
             continue

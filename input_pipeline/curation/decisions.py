@@ -14,7 +14,6 @@ Only id and action must be there; given_label, suggested_label, reason, twin and
 for reading. Other heads than the first are corrected in columns label/<head>.
 """
 
-import csv
 import dataclasses
 import logging
 import os
@@ -25,6 +24,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from input_pipeline.csv_table import read_rows
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources import did_you_mean
@@ -113,15 +113,15 @@ def read_decisions(path: str) -> pd.DataFrame:
         DataError: the file cannot be read, lacks a column, or has an unknown action, an id
             twice, or a weight that is no number of 0 or more.
     """
-    rows = _read_rows(path)
+    rows = [row for row in read_rows(path, 'The decisions file')
+            if any(cell.strip() for cell in row[1])]
+    if not rows:
+        raise DataError(f'The decisions file {path!r} is empty: its first line names the columns.')
     header = [name.strip() for name in rows[0][1]]
     for name in _COLUMNS:
         if name not in header:
             raise DataError(f'The decisions {path!r} have no column {name!r}'
                             f'{did_you_mean(name, header)}: add it.')
-    for name in header:
-        if name and header.count(name) > 1:
-            raise DataError(f'The decisions {path!r} have the column {name!r} twice: rename one.')
     places = {name: place for place, name in enumerate(header) if name}
     lines = [line for line, _ in rows[1:]]
     table = pd.DataFrame({name: [row[place] if place < len(row) else '' for _, row in rows[1:]]
@@ -189,32 +189,6 @@ def apply_decisions(manifest: Manifest, paths: Sequence[str]) -> Manifest:
         manifest = manifest.with_column('group', _joined(manifest,
                                                          decided['duplicate_group'].to_numpy()))
     return manifest
-
-
-def _read_rows(path: str) -> list[tuple[int, list[str]]]:
-    """(line, cells) of every line that is not empty."""
-    rows, line = [], 1
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(',;\t', key=first.count), strict=True)
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append((line, row))
-                line = reader.line_num + 1
-    except UnicodeDecodeError:
-        raise DataError(f'The decisions {path!r} are not UTF-8: save them as "CSV UTF-8".'
-                        ) from None
-    except csv.Error as error:
-        raise DataError(f'The decisions {path!r} are no sound CSV near line {line} ({error}): '
-                        f'correct them.') from None
-    except OSError as error:
-        raise DataError(f'The decisions {path!r} (data.decisions) cannot be opened '
-                        f'({error.strerror}): check the path.') from None
-    if not rows:
-        raise DataError(f'The decisions {path!r} are empty: the first line names the columns.')
-    return rows
 
 
 def _weight(value: str, path: str, line: int) -> float:

@@ -8,13 +8,16 @@ their locations look like `scheme:rest`, and the module has either `read(locatio
 
 import difflib
 import importlib
+import itertools
 import os
 import re
+import stat
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.decode import UnreadableImage, decode, encode
+from input_pipeline.decode import MAX_BYTES, UnreadableImage, decode, encode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 
@@ -24,7 +27,8 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
         {'seed': seed} | _without_none(data.get('doodles') or {}))),
     'digits': ('digits', lambda data, seed: {}),
     'folder': ('folder', lambda data, seed: _pick(
-        data, 'group_regex', 'extensions', 'labelled', path=data.get('folder', ''))),
+        data, 'group_regex', 'extensions', 'labelled', 'allow_outside',
+        path=data.get('folder', ''))),
     'csv': ('csv_file', lambda data, seed: _pick(
         data, 'images', 'columns', 'classes', 'allow_outside', 'group_regex', 'labelled',
         path=data.get('csv', ''))),
@@ -36,6 +40,8 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
 # scheme -> module
 DRAWN = {'doodles': 'doodles', 'digits': 'digits'}
 ENCODED = {'zip': 'zip_archive', 'tfds': 'tfds', 'packed': 'packed'}
+_NO_WAITING = getattr(os, 'O_NONBLOCK', 0)  # opening a named pipe waits for a writer otherwise
+_COMPARED = 5000  # names looked through for a near one, which takes 30 us each
 
 
 def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
@@ -52,7 +58,7 @@ def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
     kind = data.get('source', '')
     if kind not in SOURCES:
         raise DataError(f'data.source={kind!r} is no source{did_you_mean(str(kind), SOURCES)}: '
-                        f'use one of {_listed(SOURCES)}.')
+                        f'use one of {listed(SOURCES)}.')
     module, arguments = SOURCES[kind]
     return _module(module).load(**arguments(data, seed))
 
@@ -92,11 +98,13 @@ def read_bytes(manifest_root: str, location: str) -> bytes:
         return encode(_module(DRAWN[scheme]).read(location), 'lossless')
     if scheme:
         return _module(ENCODED[scheme]).read_bytes(manifest_root, location)
+    path = os.path.join(manifest_root, location)
     try:
-        with open(os.path.join(manifest_root, location), 'rb') as file:
+        with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | _NO_WAITING)) as file:
+            _check_kind(location, os.fstat(file.fileno()))
             return file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise _unopened(location, error) from None
+        raise _unopened(path, location, error) from None
 
 
 def stamp(manifest_root: str, location: str) -> tuple[int, int]:
@@ -108,17 +116,33 @@ def stamp(manifest_root: str, location: str) -> tuple[int, int]:
     scheme = scheme_of(location)
     if scheme:
         return _module(ENCODED[scheme]).stamp(manifest_root, location)
+    path = os.path.join(manifest_root, location)
     try:
-        status = os.stat(os.path.join(manifest_root, location))
+        status = os.stat(path)
     except (OSError, ValueError) as error:
-        raise _unopened(location, error) from None
+        raise _unopened(path, location, error) from None
+    _check_kind(location, status)
     return status.st_size, status.st_mtime_ns
 
 
-def _unopened(location: str, error: Exception) -> UnreadableImage:
-    return UnreadableImage.of(
-        location, 'is missing' if isinstance(error, FileNotFoundError) else
-        f'cannot be opened ({getattr(error, "strerror", None) or error})')
+def _check_kind(location: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage.of(location, 'is a folder, a pipe or a device, not a file')
+    if status.st_size > MAX_BYTES:
+        raise UnreadableImage.of(location, f'has {status.st_size:,} bytes, more than '
+                                           f'{MAX_BYTES:,}')
+
+
+def _unopened(path: str, location: str, error: Exception) -> UnreadableImage:
+    if isinstance(error, UnreadableImage):
+        return error
+    if not isinstance(error, FileNotFoundError):
+        return UnreadableImage.of(
+            location, f'cannot be opened ({getattr(error, "strerror", None) or error})')
+    others = {unicodedata.normalize(form, path) for form in ('NFC', 'NFD')} - {path}
+    return UnreadableImage.of(location, 'is missing' + (
+        ' (one is there whose name has its accents composed otherwise: Unicode NFC and NFD)'
+        if any(map(os.path.exists, others)) else ''))
 
 
 def groups_from_paths(paths: Sequence[str], pattern: str) -> list[str]:
@@ -148,8 +172,14 @@ def groups_from_paths(paths: Sequence[str], pattern: str) -> list[str]:
 
 def did_you_mean(name: str, known) -> str:
     """', did you mean ...?' for the nearest known name, or '' if none is near."""
-    near = difflib.get_close_matches(name, [str(k) for k in known], n=1)
+    known = [str(one) for one in itertools.islice(known, _COMPARED)]
+    near = difflib.get_close_matches(name[:100], known, n=1)
     return f' (did you mean {near[0]!r}?)' if near else ''
+
+
+def is_below(folder: str, path: str) -> bool:
+    """Whether a path lies in a folder or is it; both absolute and without '..'."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def missing_path(path: str) -> str:
@@ -158,7 +188,9 @@ def missing_path(path: str) -> str:
     while not os.path.isdir(parent):
         parent, name = os.path.split(parent)
     try:
-        near = difflib.get_close_matches(name, os.listdir(parent), n=1)
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _COMPARED)]
+        near = difflib.get_close_matches(name, names, n=1)
     except OSError:
         near = []
     hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else ''
@@ -169,8 +201,11 @@ def _first(names: Sequence[str], limit: int = 5) -> str:
     return ', '.join(repr(n) for n in names[:limit]) + (', ...' if len(names) > limit else '')
 
 
-def _listed(names) -> str:
-    return ', '.join(names)
+def listed(names) -> str:
+    """The first names, in one line."""
+    names = list(names)
+    text = ', '.join(' '.join(name.split())[:60] for name in names[:20])
+    return f'{text} and {len(names) - 20} more' if len(names) > 20 else text
 
 
 def _without_none(mapping: Mapping) -> dict:

@@ -1,21 +1,27 @@
 """A CSV file with one line an image.
 
-UTF-8 with or without a byte order mark, any line ends; comma, semicolon or tab between
-the fields. All values are text: a class may be called `NA`, `None` or `007`. It is read
-with the standard library and not with pandas, because an error must name the line.
+How it is written: `csv_table`. All values are text: a class may be called `NA`, `None` or `007`.
 A manifest that was saved, as CSV or Parquet, is recognised by its columns.
 """
 
-import csv
 import dataclasses
+import logging
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
 
+from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, is_manifest, make_manifest
 from input_pipeline.manifest import load as load_manifest
-from input_pipeline.sources import did_you_mean, groups_from_paths, missing_path, scheme_of
+from input_pipeline.sources import (
+    did_you_mean,
+    groups_from_paths,
+    is_below,
+    listed,
+    missing_path,
+    scheme_of,
+)
 from input_pipeline.sources.folder import SPLIT_NAMES
 
 # What a column is called where config.data.columns does not say.
@@ -27,6 +33,8 @@ COMMON_NAMES = {
     'weight': ('weight',),
     'split': ('split',),
 }
+
+_log = logging.getLogger(__name__)
 
 
 def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = None,
@@ -76,12 +84,11 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     def values(place: int) -> list[str]:
         return [row[place] for row in rows]
 
-    where = [f'{file!r}, line {line}' for line in lines]
     written = values(places['image'][0])
+    locate = _Locator(root, allow_outside, links=not archive)
     table = {
         'id': values(places['id'][0]) if places['id'] else written,
-        'location': [_location(root, name, here, allow_outside)
-                     for name, here in zip(written, where)],
+        'location': [locate(name, file, line) for name, line in zip(written, lines)],
     }
     if archive:
         table['location'] = [f'zip:{name.removeprefix("./")}' for name in table['location']]
@@ -91,7 +98,7 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
              for place in of_labels} or {'class': [''] * len(rows)}
     names = _class_names(file, heads, classes) if labelled else {'class': ()}
     for head, labels in heads.items():
-        table[f'label/{head}'] = _numbers(labels, names[head], where, head)
+        table[f'label/{head}'] = _numbers(labels, names[head], file, lines, head)
     if group_regex:
         if wanted['group']:
             raise DataError('data.group_regex and data.columns.group both name the groups: '
@@ -100,11 +107,11 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     elif places['group']:
         table['group'] = [value.strip() for value in values(places['group'][0])]
     if places['weight']:
-        table['weight'] = [_weight(value, here)
-                           for value, here in zip(values(places['weight'][0]), where)]
+        table['weight'] = [_weight(value, file, line)
+                           for value, line in zip(values(places['weight'][0]), lines)]
     if places['split']:
-        table['split'] = [split_name(value, here)
-                          for value, here in zip(values(places['split'][0]), where)]
+        table['split'] = [split_name(value, file, line)
+                          for value, line in zip(values(places['split'][0]), lines)]
     return make_manifest(table, names, root=root)
 
 
@@ -119,52 +126,11 @@ def _saved(file: str, images: str, columns, classes, allow_outside: bool,
     manifest = load_manifest(file)
     if images:
         manifest = dataclasses.replace(manifest, root=images)
-    for name in manifest.table['location']:
+    locate = _Locator(manifest.root, allow_outside)
+    for row, name in enumerate(manifest.table['location']):
         if not scheme_of(name):
-            _location(manifest.root, name, repr(file), allow_outside)
+            locate(name, file, row + 2)
     return manifest
-
-
-def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Reads a CSV: (column names, fields of each row, line where each row starts).
-
-    Raises:
-        DataError: not UTF-8, no header, a column twice, a row of another length.
-    """
-    rows, lines = [], []
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as file:
-            first = file.readline()
-            file.seek(0)
-            # Decided by the header: a sniffer would be misled by commas in a value.
-            comma = max(',;\t', key=first.count)
-            reader = csv.reader(file, delimiter=comma, strict=True)
-            line = 1
-            for row in reader:
-                if row:
-                    rows.append(row)
-                    lines.append(line)
-                line = reader.line_num + 1
-    except UnicodeDecodeError:
-        raise DataError(f'The file {path!r} is not UTF-8: save it as "CSV UTF-8".') from None
-    except csv.Error as error:
-        raise DataError(f'The file {path!r} is no sound CSV near line {line} ({error}): '
-                        f'correct it.') from None
-    except OSError as error:
-        raise DataError(f'The file {path!r} cannot be opened ({error.strerror}): '
-                        f'check its path.') from None
-    if not rows:
-        raise DataError(f'The file {path!r} is empty: its first line names the columns.')
-    header = [name.strip() for name in rows[0]]
-    for name in header:
-        if header.count(name) > 1:
-            raise DataError(f'The file {path!r} has the column {name!r} twice: rename one.')
-    for row, line in zip(rows, lines):
-        if len(row) != len(header):
-            raise DataError(
-                f'The file {path!r} has {len(row)} fields in line {line}, but {len(header)} '
-                f'columns: put quotes around values that hold a comma.')
-    return header, rows[1:], lines[1:]
 
 
 def column(path: str, header: Sequence[str], name: str, key: str = '') -> int:
@@ -172,16 +138,16 @@ def column(path: str, header: Sequence[str], name: str, key: str = '') -> int:
     if name not in header:
         what = f' ({key})' if key else ''
         raise DataError(f'The file {path!r} has no column {name!r}{what}'
-                        f'{did_you_mean(name, header)}: it has {", ".join(header)}.')
+                        f'{did_you_mean(name, header)}: it has {listed(header)}.')
     return header.index(name)
 
 
-def split_name(value: str, where: str) -> str:
+def split_name(value: str, file: str, line: int) -> str:
     """'train', 'val' or 'test' for any of the names of a split."""
     try:
         return SPLIT_NAMES[value.strip().lower()]
     except KeyError:
-        raise DataError(f'{where}: the split {value!r} is unknown: '
+        raise DataError(f'{file!r}, line {line}: the split {value!r} is unknown: '
                         f'use train, val or test.') from None
 
 
@@ -234,23 +200,42 @@ def _find(file: str, header: list[str], role: str, name: str, optional: bool) ->
     if optional:
         return []
     raise DataError(f'The file {file!r} has no column called {" or ".join(COMMON_NAMES[role])}: '
-                    f'name it by {key}, one of {", ".join(header)}.')
+                    f'name it by {key}, one of {listed(header)}.')
 
 
-def _location(root: str, name: str, where: str, allow_outside: bool) -> str:
-    if not name.strip() or '\0' in name:
-        raise DataError(f'{where}: the image path {name!r} is empty or no path: '
-                        f'fill it in or delete the line.')
-    full = os.path.normpath(os.path.join(root, name))
-    inside = os.path.relpath(full, root)
-    if inside == os.pardir or inside.startswith(os.pardir + os.sep):
-        if not allow_outside:
+class _Locator:
+    """Image paths, as written, -> locations: relative to the root, or absolute outside of it."""
+
+    def __init__(self, root: str, allow_outside: bool, *, links: bool = True):
+        self._root = os.path.abspath(root)
+        self._allow = allow_outside
+        self._home = os.path.realpath(root) if links and not allow_outside else ''
+        self._leaving: dict[str, bool] = {}  # whether a folder leads out of the root, by links
+
+    def __call__(self, name: str, file: str, line: int) -> str:
+        if not name.strip() or '\0' in name:
+            raise DataError(f'{file!r}, line {line}: the image path {name!r} is empty or no path: '
+                            f'fill it in or delete the line.')
+        full = os.path.normpath(os.path.join(self._root, name))
+        is_inside = is_below(self._root, full)
+        if not self._allow and (not is_inside or self._leads_out(full)):
             raise DataError(
-                f'{where}: the image {name!r} lies outside of the images folder {root!r}: set '
-                f'data.images to a folder that holds all images, or data.allow_outside=True.')
-        return full
-    inside = inside.replace(os.sep, posixpath.sep)
-    return f'./{inside}' if scheme_of(inside) else inside
+                f'{file!r}, line {line}: the image {name!r} lies outside of the images folder '
+                f'{self._root!r}: set data.images to a folder that holds all images, or '
+                f'data.allow_outside=True.')
+        if not is_inside:
+            return full
+        inside = full[len(self._root):].lstrip(os.sep).replace(os.sep, posixpath.sep)
+        return f'./{inside}' if scheme_of(inside) else inside
+
+    def _leads_out(self, path: str) -> bool:
+        if not self._home:
+            return False
+        folder = os.path.dirname(path)
+        if folder not in self._leaving:
+            self._leaving[folder] = not is_below(self._home, os.path.realpath(folder))
+        return self._leaving[folder] or (
+            os.path.islink(path) and not is_below(self._home, os.path.realpath(path)))
 
 
 def _refuse_doubled(file: str, ids: list[str], lines: list[int]) -> None:
@@ -276,30 +261,54 @@ def _class_names(file: str, heads: Mapping[str, list[str]], classes) -> dict[str
                             f'but the heads are {", ".join(heads)}.')
     names = {}
     for head, labels in heads.items():
-        names[head] = given.get(head) or tuple(sorted({v.strip() for v in labels} - {''}))
+        names[head] = given.get(head) or _occurring(file, head, labels)
         if not names[head]:
             raise DataError(f'The file {file!r} has no label at all for the head {head!r}: '
                             f'fill the column in, or name the classes by data.classes.')
     return names
 
 
-def _numbers(labels: list[str], names: tuple[str, ...], where: list[str], head: str) -> list[int]:
+def _occurring(file: str, head: str, labels: list[str]) -> tuple[str, ...]:
+    """The classes that occur, sorted."""
+    names = {label.strip() for label in set(labels)} - {''}
+    missing = sorted(name for name in names if name.lower() == 'nan')
+    if missing and len(names) > 1:
+        hint = ('leave the field of an image without a label empty, or name the classes by '
+                'data.classes')
+        if all(_is_number(name) for name in names):
+            raise DataError(f'The file {file!r} has the label {missing[0]!r} among numbers for the '
+                            f'head {head!r}: {hint}.')
+        _log.warning('%s: %r counts as a class of the head %r; %s', file, missing[0], head, hint)
+    return tuple(sorted(names))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(labels: list[str], names: tuple[str, ...], file: str, lines: list[int],
+             head: str) -> list[int]:
     number = {name: index for index, name in enumerate(names)} | {'': -1}
     numbers = []
-    for label, here in zip(labels, where):
+    for label, line in zip(labels, lines):
         index = number.get(label.strip())
         if index is None:
-            raise DataError(f'{here}: the label {label!r} is no class of the head {head!r}'
+            raise DataError(f'{file!r}, line {line}: the label {label!r} is no class of the head {head!r}'
                             f'{did_you_mean(label, names)}: correct it or add it to data.classes.')
         numbers.append(index)
     return numbers
 
 
-def _weight(value: str, where: str) -> float:
+def _weight(value: str, file: str, line: int) -> float:
     try:
         weight = float(value)
     except ValueError:
         weight = -1.0
     if not 0 <= weight < float('inf'):
-        raise DataError(f'{where}: the weight {value!r} is not a number of 0 or more: correct it.')
+        raise DataError(f'{file!r}, line {line}: the weight {value!r} is not a number of 0 or '
+                        f'more: correct it.')
     return weight

@@ -3,7 +3,7 @@
 The class of an image is its directory relative to PATH, so `Korean/character01/7.png`
 has the class `Korean/character01`. If PATH holds `train`, `val` (`valid`, `validation`)
 and `test` folders and no other images, these are the splits and the class is relative
-to them. Links to directories are followed. PATH may also be a zip archive, or a folder
+to them. Links are followed, but not out of PATH unless that is allowed. PATH may also be a zip archive, or a folder
 in one (`photos.zip/train`), which is read without unpacking it.
 """
 
@@ -15,7 +15,13 @@ from collections.abc import Iterator
 
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, make_manifest
-from input_pipeline.sources import groups_from_paths, missing_path, scheme_of, zip_archive
+from input_pipeline.sources import (
+    groups_from_paths,
+    is_below,
+    missing_path,
+    scheme_of,
+    zip_archive,
+)
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif')
 SPLIT_NAMES = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
@@ -25,8 +31,8 @@ _SKIPPED_FOLDERS = ('__MACOSX',)
 _log = logging.getLogger(__name__)
 
 
-def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS, labelled: bool = True
-         ) -> Manifest:
+def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS, labelled: bool = True,
+         allow_outside: bool = False) -> Manifest:
     """Manifest of a folder; `id` is the path relative to it, with forward slashes.
 
     Args:
@@ -35,17 +41,19 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS, labelled: b
             whole match) is the group. '' for no groups.
         extensions: of the files that are images, any case.
         labelled: False: folders are no classes; images may lie anywhere, and have no labels.
+        allow_outside: follow links that lead out of the folder.
 
     Raises:
         DataError: no such folder, no images, an image without a class folder, a class
             folder without an image, split folders mixed with others, a path which
-            `group_regex` does not match.
+            `group_regex` does not match, a link that leads out of the folder.
     """
     archive, inside = zip_archive.split_path(path) if path else ('', '')
     root = os.path.join(archive, inside) if archive else _existing_folder(path)
     extensions = tuple(
         ext.lower() if ext.startswith('.') else f'.{ext.lower()}' for ext in extensions)
-    folders = _visible(zip_archive.walk(archive, inside)) if archive else dict(_walk(root))
+    folders = (_visible(zip_archive.walk(archive, inside)) if archive else
+               dict(_walk(root, extensions, allow_outside)))
     images = {folder: [name for name in files if _extension(name) in extensions]
               for folder, (files, _) in folders.items()}
     if not any(images.values()):
@@ -106,9 +114,10 @@ def _existing_folder(path: str) -> str:
     return root
 
 
-def _walk(root: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
+def _walk(root: str, extensions: tuple[str, ...], allow_outside: bool
+          ) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
     """Yields (folder relative to root, (file names, folder names)) for every folder."""
-    pending = [('', ())]
+    pending, home = [('', ())], os.path.realpath(root)
     while pending:
         folder, above = pending.pop()
         full = os.path.join(root, folder)
@@ -125,14 +134,25 @@ def _walk(root: str) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
         for entry in entries:
             if _hidden(entry.name):
                 continue
-            if entry.is_dir():
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if (entry.is_symlink() and (is_folder or _extension(entry.name) in extensions)
+                    and not allow_outside):
+                _refuse_outside(home, entry.path)
+            if is_folder:
                 target = os.stat(entry.path)
                 if (target.st_dev, target.st_ino) not in above:
                     below.append(entry.name)
-            elif entry.is_file() or entry.is_symlink():
-                files.append(entry.name)  # a broken link: the readability check names it
+            else:
+                files.append(entry.name)  # a broken link, a pipe: the readability check names it
         yield folder, (files, below)
         pending += [(posixpath.join(folder, name), above) for name in reversed(below)]
+
+
+def _refuse_outside(home: str, link: str) -> None:
+    target = os.path.realpath(link)
+    if not is_below(home, target):
+        raise DataError(f'The link {link!r} leads to {target!r}, out of the folder: put the images '
+                        f'into it, or allow it by data.allow_outside=True.')
 
 
 def _visible(folders):

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 
 from input_pipeline.decode import UnreadableImage
 from input_pipeline.errors import DataError
@@ -51,8 +52,10 @@ def stamp(root: str, location: str) -> tuple[int, int]:
 
 
 def _place(root: str, location: str) -> tuple[str, int]:
-    _, shard, row = location.split(':')
-    return shard_path(root, int(shard)), int(row)
+    place = re.fullmatch(r'packed:(\d{1,9}):(\d{1,18})', location, re.ASCII)
+    if not place:
+        raise UnreadableImage.of(location, 'is no packed:<shard>:<row>')
+    return shard_path(root, int(place[1])), int(place[2])
 
 
 _owner: list[int] = []  # the process that reads ArrayRecord files

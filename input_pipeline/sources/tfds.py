@@ -136,7 +136,7 @@ def read_bytes(root: str, location: str) -> bytes:
     Raises:
         UnreadableImage: it is missing or damaged.
     """
-    _, split, number = location.split(':')
+    split, number = _place(location)
     import tensorflow_datasets as tfds
     refuse_fork()
     try:
@@ -150,7 +150,14 @@ def read_bytes(root: str, location: str) -> bytes:
 
 def stamp(root: str, location: str) -> tuple[int, int]:
     """(bytes, newest mtime in ns) of the files of the split."""
-    return _split_stamp(root, location.split(':')[1])
+    return _split_stamp(root, _place(location)[0])
+
+
+def _place(location: str) -> tuple[str, str]:
+    parts = location.split(':')
+    if len(parts) != 3:
+        raise UnreadableImage.of(location, 'is no tfds:<split>:<number>')
+    return parts[1], parts[2]
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,10 +16,12 @@ import zlib
 
 import numpy as np
 
-from input_pipeline.decode import UnreadableImage
+from input_pipeline.decode import MAX_BYTES, UnreadableImage
 from input_pipeline.errors import DataError
 
-_MAX_BYTES = 2**30  # of one picture's file: a zip bomb is refused before it is unpacked
+# A zip bomb is refused before it is unpacked. Below the first number no bomb does harm, and
+# uncompressed drawings shrink to less than the second one's inverse.
+_HARMLESS_BYTES, _BOMB_RATIO = 2**26, 100
 _PLAIN, _ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 0x1
 _lock = threading.Lock()
 
@@ -90,14 +92,16 @@ class _Archive:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            self.table = np.array([(m.header_offset, m.compress_size, m.file_size, m.CRC,
+                                    m.compress_type, m.flag_bits) for m in members],
+                                  np.int64).reshape(-1, 6)
+        # Names that are no UTF-8 are a ValueError, numbers of more than 64 bits an OverflowError.
+        except (OSError, ValueError, OverflowError, struct.error, zipfile.BadZipFile,
+                NotImplementedError) as error:
             raise DataError(f'The archive {path!r} is no sound zip ({error}): '
                             f'fetch or write it again.') from None
         self.rows: dict[str, int] = {}
         self.folders: list[str] = []
-        self.table = np.array([(m.header_offset, m.compress_size, m.file_size, m.CRC,
-                                m.compress_type, m.flag_bits) for m in members],
-                              np.int64).reshape(-1, 6)
         for row, member in enumerate(members):
             name = member.filename.replace('\\', '/')  # as some Windows tools write it
             if name.startswith('/') or '..' in name.split('/') or name[1:2] == ':':
@@ -110,6 +114,7 @@ class _Archive:
             else:
                 self.rows[name] = row
         self._file = os.open(path, os.O_RDONLY)
+        self._bytes = os.fstat(self._file).st_size
 
     def read(self, name: str) -> tuple[str, bytes]:
         """(what is wrong or '', the bytes)."""
@@ -121,8 +126,10 @@ class _Archive:
             return 'is encrypted', b''
         if method not in _PLAIN:
             return f'is packed by method {method}; write the archive with "deflate"', b''
-        if size > _MAX_BYTES:
-            return f'has {size:,} bytes (a zip bomb?)', b''
+        if size > MAX_BYTES or size > max(_HARMLESS_BYTES, _BOMB_RATIO * packed):
+            return f'has {size:,} bytes, packed in {packed:,} (a zip bomb?)', b''
+        if not 0 <= offset <= offset + packed <= self._bytes:  # would be allocated before reading
+            return 'is damaged (it would end behind the archive)', b''
         try:
             header = os.pread(self._file, 30, offset)
             if header[:4] != b'PK\3\4':

@@ -152,8 +152,13 @@ def test_links_are_followed_without_loops(tmp_path):
     (tmp_path / 'data/a/self').symlink_to(tmp_path / 'data/a')
     (tmp_path / 'data/a/gone.png').symlink_to(tmp_path / 'nowhere.png')
     # A link that does not resolve stays, so that the readability check names it.
-    assert set(load_folder(tmp_path / 'data').table['id']) == {
+    assert set(load_folder(tmp_path / 'data', allow_outside=True).table['id']) == {
         'a/1.png', 'a/gone.png', 'b/deep/2.png'}
+    for link in ('data/b', 'data/a/gone.png'):
+        with pytest.raises(DataError, match=rf'{link}.* leads .*allow_outside'):
+            load_folder(tmp_path / 'data')
+        (tmp_path / link).unlink()
+    assert set(load_folder(tmp_path / 'data').table['id']) == {'a/1.png'}
 
 
 def test_bad_folders(tmp_path):

@@ -1,5 +1,6 @@
 """Files of weights and repositories: what can be read, and a sentence for what cannot."""
 
+import hashlib
 import pickle
 import socket
 import sys
@@ -192,6 +193,31 @@ def test_a_cached_repository_is_read_without_the_network(tmp_path, monkeypatch):
         shapes, read, _ = open_weights(source)
         assert same({key: read(key) for key in shapes}, WEIGHTS)
     assert asked == [('timm/resnet18.a1_in1k', 'model.safetensors', True)] * 2
+
+
+@pytest.mark.parametrize('cached', [True, False])
+def test_what_came_is_held_against_the_digest_that_the_hub_states(tmp_path, monkeypatch, cached):
+    blob = tmp_path / hashlib.sha256(stored(tmp_path).read_bytes()).hexdigest()
+    stored(tmp_path).rename(blob)
+    pointer = tmp_path / 'model.safetensors'
+    pointer.symlink_to(blob)
+
+    def fetch(repository, file, local_files_only=False):
+        if local_files_only and not cached:
+            raise FileNotFoundError('not in the cache')
+        return str(pointer)
+
+    hub(monkeypatch, fetch)
+    assert set(open_weights('timm/resnet18.a1_in1k')[0]) == set(WEIGHTS)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    text = sentence('timm/resnet18.a1_in1k')
+    assert 'SHA-256' in text and str(blob) in text
+    blob.rename(tmp_path / 'f00d')  # as a small file is called, by its Git hash
+    pointer.unlink()
+    pointer.symlink_to(tmp_path / 'f00d')
+    assert set(open_weights('timm/resnet18.a1_in1k')[0]) == set(WEIGHTS)
 
 
 def test_what_is_not_cached_is_fetched_once(tmp_path, monkeypatch):

@@ -23,10 +23,10 @@ from configs import common
 from models.pretrained import to_timm
 from train_lib import checkpoints, start
 from train_lib.assembly import arrange, assemble, compile_step
+from train_lib.clock import Clock
 from train_lib.evaluation import predict
 from train_lib.experiment import load_manifest
 from train_lib.plan import show_plan
-from train_lib.progress import Clock
 from train_lib.sharding import (
     batch_sharding,
     keep_layout,

@@ -1,13 +1,11 @@
 """Checkpoints: what was saved comes back, and damage is never used."""
 
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from input_pipeline import loader, sources
-from train_lib import checkpoints
+from train_lib import checkpoints, digests
 from train_lib.checkpoints import Checkpointer, committed_steps, damage, latest_good
 from train_lib.errors import CheckpointError
 
@@ -110,9 +108,10 @@ def test_no_good_checkpoint_is_an_error_and_not_a_fresh_start(saved):
             latest_good(saved)
 
 
-def test_a_newer_format_is_refused(saved):
-    path = saved / '3' / 'digests.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'format': 99}))
+def test_a_newer_format_is_refused(saved, monkeypatch):
+    with monkeypatch.context() as later:
+        later.setattr(digests, 'FORMAT', 99)
+        digests.write_digests(saved / '3')
     with pytest.raises(CheckpointError, match='format 99'):
         latest_good(saved)
 

@@ -48,7 +48,7 @@ def test_model_settings_may_be_added():
 
 @pytest.mark.parametrize('argv, words', [
     (['trian', SKETCH], ["'trian'", 'train']),
-    (['study', SKETCH], ['not built yet']),
+    (['train', SKETCH, '--workers=2'], ['--workers', 'study']),
     (['vote', SKETCH], ['config of a vote', 'configs/vote/']),
     (['train', '--config=configs/vote/digits.py'], ['verb train', 'configs/vote/']),
     ([SKETCH, '--config.schedul.lr=1'], ["'schedul'", 'schedule.lr']),

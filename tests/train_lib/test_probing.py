@@ -140,7 +140,7 @@ def test_a_stopped_cache_goes_on_where_it_was(tmp_path, monkeypatch):
         calls.clear()
         return lambda: calls.append(1) or len(calls) > count
 
-    clock = probing.Clock({})
+    clock = probing.Clock()
     with pytest.raises(Interrupted):
         probing._features(config, ordered, folds, clock, stop_after(9))
     stored = []

@@ -156,7 +156,7 @@ def test_folds_do_not_go_on_from_nowhere(tmp_path, capfd):
 def test_the_result_knows_the_best_step(whole, half):
     # A run stopped in its last evaluation saved its last step before it was scored.
     result = json.loads((whole / 'result.json').read_text())
-    (half / 'result.json').write_text(json.dumps(result | dict(best_step=2)))
+    (half / 'result.json').write_text(json.dumps(result | dict(best_step=2, steps=4)))
     assert start.best_checkpoint(half).name == '2'
     (half / 'result.json').unlink()
     assert start.best_checkpoint(half).name != '2'

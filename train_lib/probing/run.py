@@ -31,6 +31,7 @@ from input_pipeline.resampling import make_order
 from input_pipeline.splits import assign_splits, parts_of, save_splits
 from train_lib import workdirs
 from train_lib.checkpoints import flat
+from train_lib.clock import Clock, goodput
 from train_lib.errors import ConfigError
 from train_lib.evaluation import Interrupted, save_predictions, score_split
 from train_lib.features import make_backbone
@@ -39,7 +40,7 @@ from train_lib.optimizers import make_optimizer
 from train_lib.preparation import image_spec
 from train_lib.probing import heads as stacked
 from train_lib.probing.features import Features, cached_features
-from train_lib.progress import Clock, bar
+from train_lib.progress import bar
 from train_lib.records import Records, write_json
 from train_lib.schedules import make_schedule
 from train_lib.scores import log_softmax
@@ -58,8 +59,9 @@ class Fold:
     test: np.ndarray
 
 
-def probe(config: ConfigDict, manifest: Manifest, workdir: Path) -> dict:
-    """The whole run. Returns result.json.
+def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | None = None
+          ) -> dict:
+    """The whole run. Returns result.json, with the seconds of this start (`began`: see Clock).
 
     Raises:
         ConfigError: a wrong value. Interrupted: told to stop; the features are kept.
@@ -67,8 +69,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path) -> dict:
     kinds = head_kinds(config)
     manifest, folds = make_folds(config, manifest)
     workdirs.claim(workdir, config, digest(manifest))
-    clock, records = Clock({}), Records(workdir, size=0, step=0, tensorboard=False)
+    clock, records = Clock(began, 'start'), Records(workdir, size=0, step=0, tensorboard=False)
     with StopSignal() as stop:
+        clock.resume({})
         features = _features(config, manifest, folds, clock, stop)
         with clock('step'):
             task, state, definitions = train_heads(config, manifest, folds, kinds, features,
@@ -89,7 +92,8 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path) -> dict:
 
         path = write_report(workdir, manifest=manifest,
                             read_image=partial(sources.read_image, manifest.root))
-    write_json(workdir / 'result.json', result | dict(seconds=clock.seconds()))
+    seconds = clock.seconds()
+    write_json(workdir / 'result.json', result | dict(seconds=seconds, goodput=goodput(seconds)))
     log.info('report   %s', path)
     return result
 

@@ -9,7 +9,7 @@ import pandas as pd
 from input_pipeline.manifest import Manifest
 from train_lib.reporting.figures import png_uri, webp_uri
 from train_lib.reporting.inputs import Head
-from train_lib.scores import softmax
+from train_lib.scores import confident_errors, softmax, top_probability
 
 SIDE = 96
 BUDGET = 3_200_000  # characters of data URIs in a report, which shall stay under 5 MB
@@ -105,7 +105,7 @@ def extremes(head: Head, table: pd.DataFrame, locations: Mapping[str, str],
     count = min(3, len(seen) // 2)
     if not count:
         return []
-    probs_top, predicted = _top(head.logits)
+    probs_top, predicted = top_probability(head.logits), head.logits.argmax(axis=1)
     sides = []
     for title, rows, worst in [('Hardest classes', seen.iloc[:count], True),
                                ('Easiest classes', seen.iloc[::-1].iloc[:count], False)]:
@@ -131,9 +131,8 @@ def errors(head: Head, locations: Mapping[str, str], examples: Mapping[str, list
     Each is a dict: id, picture, true and predicted (class name), p_true and p_predicted
     (0..1), of_true and of_predicted (thumbnails of training pictures).
     """
-    top, predicted = _top(head.logits)
-    wrong = np.flatnonzero(predicted != head.labels)
-    order = wrong[np.argsort(-top[wrong], kind='stable')]
+    order = confident_errors(head.logits, head.labels)
+    predicted = head.logits.argmax(axis=1)
     cards = []
     for k in order[:most]:
         picture = _picture(head.ids[k], locations, thumbnail)
@@ -141,18 +140,20 @@ def errors(head: Head, locations: Mapping[str, str], examples: Mapping[str, list
             break
         true, guess = head.classes[head.labels[k]], head.classes[predicted[k]]
         cards.append(dict(
-            picture, true=true, predicted=guess, p_predicted=float(top[k]),
+            picture, true=true, predicted=guess,
+            p_predicted=float(softmax(head.logits[k]).max()),
             p_true=float(softmax(head.logits[k])[head.labels[k]]),
             of_true=_thumbnails(examples.get(true, ()), thumbnail),
             of_predicted=_thumbnails(examples.get(guess, ()), thumbnail)))
-    return cards, len(wrong)
+    return cards, len(order)
 
 
-def _top(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Top probability [N] and predicted class [N], in blocks that stay small."""
-    starts = range(0, len(logits), 4096)
-    top = [softmax(logits[start:start + 4096]).max(axis=1) for start in starts]
-    return np.concatenate(top), logits.argmax(axis=1)
+def confused(head: Head, true: int, predicted: int, locations: Mapping[str, str],
+             thumbnail: Callable) -> list[dict]:
+    """Up to three pictures of one class that were taken for another, most confident first."""
+    rows = np.flatnonzero((head.labels == true) & (head.logits.argmax(axis=1) == predicted))
+    rows = rows[np.argsort(-top_probability(head.logits[rows]), kind='stable')]
+    return [_picture(head.ids[k], locations, thumbnail) for k in rows[:_EXAMPLES]]
 
 
 def _picture(name: str, locations: Mapping[str, str], thumbnail: Callable) -> dict:

@@ -6,7 +6,8 @@ each reader returns what it could read and one sentence about the rest ('' for n
 
 import dataclasses
 import json
-import zipfile
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,41 @@ class Head:
     confusion: np.ndarray
 
 
+SHOWN_SPLITS = ('test', 'val')  # the first with a labelled picture is the one that a page shows
+
+
+def shown_split(labels: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """The split that a report is about, of {split: labels of each head}; '' for none."""
+    return next((split for split in SHOWN_SPLITS if split in labels
+                 and any((values >= 0).any() for values in labels[split])), '')
+
+
+def errors_a_head(errors: int, heads: int) -> int:
+    """How many errors of each head a report shows, of `errors` over all; at least four."""
+    return max(4, math.ceil(errors / max(1, heads))) if errors > 0 else 0
+
+
+def read_heat_maps(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """What `heatmaps.explain_errors` found, {} and why if the file is damaged."""
+    if not path.is_file():
+        return {}, ''
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        if found and len({len(values) for values in found.values()}) != 1:
+            raise ValueError('its arrays differ in length')
+    except Exception as error:  # as in read_predictions
+        return {}, f'{path.name} could not be used ({error}).'
+    return found, ''
+
+
 def read_json(path: Path) -> tuple[dict, str]:
     """A JSON object, or {} and why."""
     if not path.is_file():
         return {}, f'{path.name} is missing.'
     try:
         content = json.loads(path.read_text('utf-8', 'replace'))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return {}, f'{path.name} could not be read ({error}).'
     if not isinstance(content, dict):
         return {}, f'{path.name} holds no JSON object.'
@@ -58,7 +87,7 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, str]:
             continue
         try:
             rows.append(flatten(json.loads(line), '/'))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             damaged += 1
     note = f'{damaged} lines of {path.name} could not be read.' if damaged else ''
     table = pd.DataFrame(rows)
@@ -74,13 +103,13 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, str]:
 def read_predictions(workdir: Path) -> tuple[str, list[Head], str]:
     """Split, heads and a note: predictions/test.npz, else val.npz, whichever has labels."""
     notes = []
-    for split in ('test', 'val'):
+    for split in SHOWN_SPLITS:
         path = workdir / 'predictions' / f'{split}.npz'
         if not path.is_file():
             continue
         try:
             heads = _heads(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # NumPy and zipfile raise nearly every type on damaged files
             notes.append(f'predictions/{path.name} could not be used ({error}).')
             continue
         if heads:
@@ -91,7 +120,8 @@ def read_predictions(workdir: Path) -> tuple[str, list[Head], str]:
 
 def _heads(path: Path) -> list[Head]:
     heads = []
-    with np.load(path, allow_pickle=False) as arrays:
+    # Opened here, for NumPy leaves a damaged file open.
+    with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as arrays:
         ids = arrays['ids'].astype(str)
         # 'labels' of a single head, 'labels/<head>' of several.
         tails = [key[len('labels'):] for key in arrays.files
@@ -104,11 +134,21 @@ def _heads(path: Path) -> list[Head]:
             classes = tuple(arrays['classes' + tail].astype(str).tolist())
             if len(ids) != len(labels):
                 raise ValueError(f'{len(ids)} ids, but {len(labels)} labels')
+            if logits.shape != (len(ids), len(classes)) or logits.dtype.kind != 'f':
+                raise ValueError(f'{logits.dtype} logits of shape {logits.shape} for {len(ids)} '
+                                 f'ids and {len(classes)} classes')
+            if not np.isfinite(logits).all() or (labels >= len(classes)).any():
+                raise ValueError('logits that are not finite, or labels that are no classes')
             matrix = confusion(logits, labels, len(classes))
             rows = labels >= 0
             if rows.any():
                 heads.append(Head(tail[1:], ids[rows], labels[rows], logits[rows], classes, matrix))
     return heads
+
+
+def as_dict(value) -> dict:
+    """The value if it is a dict, else {}."""
+    return value if isinstance(value, dict) else {}
 
 
 def flatten(tree: dict, separator: str = '.', prefix: str = '') -> dict:

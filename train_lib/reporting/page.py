@@ -1,10 +1,13 @@
 """Pages of the house: one HTML file that needs no network and no other file.
 
-Templates stand in this folder, take `page.css` and `macros.html.jinja`, and have the filters
-r3, whole, duration, percent and soft; whatever they print is escaped.
+Templates stand in this folder, extend `base.html.jinja`, take what they like of
+`macros.html.jinja`, and have the filters r3, whole, duration, percent and soft; whatever they print
+is escaped. A page may hold no script but `sort.js`, which its policy tells by its digest.
 """
 
+import base64
 import functools
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -28,10 +31,13 @@ def write_page(path: Path, template: str, **values) -> None:
 @functools.cache
 def environment() -> jinja2.Environment:
     """Where templates are found, with the filters."""
+    script = (Path(__file__).parent / 'sort.js').read_text('utf-8')
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(r3=r3, whole=whole, duration=duration, percent=percent, soft=soft)
+    made.filters.update(r3=r3, r4=r4, whole=whole, duration=duration, percent=percent, soft=soft)
+    made.globals.update(script=Markup(script), script_hash='sha256-' + base64.b64encode(
+        hashlib.sha256(script.encode()).digest()).decode())
     return made
 
 
@@ -51,6 +57,12 @@ def r3(value) -> str:
     """A number with three decimals, a dash for none."""
     value = number(value)
     return '–' if value is None else f'{value:.3f}'
+
+
+def r4(value) -> str:
+    """A number with four decimals, a dash for none."""
+    value = number(value)
+    return '–' if value is None else f'{value:.4f}'
 
 
 def whole(value) -> str:

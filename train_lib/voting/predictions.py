@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from train_lib import lock
 from train_lib.command_line import config_of_run
 from train_lib.voting.store import OUT_OF_FOLD
 
@@ -27,7 +28,7 @@ def predict_with(workdir: Path, source: str, views: Sequence[str]) -> None:
     log.info('%s has no predictions of %s in the views %s yet: making them', workdir, source,
              ', '.join(views))
     try:
-        with StopSignal() as stop:
+        with StopSignal() as stop, lock.held(workdir):
             predict_runs(config, workdir, stop)
     except Interrupted:
         raise Stopped from None

@@ -30,7 +30,7 @@ from train_lib.voting.members import refuse_leakage
 from train_lib.voting.panel import Panel
 from train_lib.voting.predictions import predict_with
 from train_lib.voting.soups import check_ingredients, greedy_soup, uniform_soup
-from train_lib.voting.store import IDENTITY, Member, members_of
+from train_lib.voting.store import IDENTITY, Member, config_of, members_of
 
 log = logging.getLogger(__name__)
 KINDS = ('uniform', 'greedy')
@@ -116,8 +116,7 @@ def _bake(soup: Mapping[str, np.ndarray], members: Sequence[Member], folder: Pat
     steps = folder / 'checkpoints'
     steps.mkdir(parents=True)
     first = members[0].workdir
-    saved = json.loads((first / 'config.json').read_text(encoding='utf-8'))
-    write_json(folder / 'config.json', saved)
+    write_json(folder / 'config.json', config_of(first))
     _write_split(members, folder / 'split.csv')
     like = checkpoints.read_weights(start.best_checkpoint(first))
     tree = jax.tree_util.tree_map_with_path(

@@ -15,22 +15,21 @@ float16 rounds a logit below 16 by at most 0.004, and so a probability by less t
 itself: far less than two folds differ, for half the disk and half the reading.
 """
 
-import csv
 import dataclasses
 import json
 import os
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from input_pipeline.csv_table import read_csv
+from input_pipeline.manifest import SPLITS
 from train_lib.errors import ConfigError
-from train_lib.records import write_json
+from train_lib.records import read_json, write_json
 
 FORMAT = 1
 DTYPES = ('float16', 'float32')
@@ -38,7 +37,6 @@ OUT_OF_FOLD = 'out_of_fold'
 IDENTITY = 'identity'
 # What may differ without making the logits other logits; it must not while they are written.
 _FREE = ('batch_size',)
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +154,7 @@ def is_stored(folder: Path, about: Mapping) -> bool:
 def _meta(folder: Path) -> dict:
     """meta.json, {} if there is none that can be read."""
     try:
-        content = json.loads((folder / 'meta.json').read_text(encoding='utf-8'))
-        return content if isinstance(content, dict) else {}
+        return read_json(folder / 'meta.json')
     except (OSError, ValueError):
         return {}
 
@@ -185,9 +182,11 @@ def open_member(path: Path) -> Member:
     read = _read_npz if path.suffix == '.npz' else _read_folder
     try:
         content = read(path, tuple(splits.labels))
-    except _UNREADABLE as error:
-        raise ConfigError(f'The predictions {path} cannot be read ({" ".join(str(error).split())}'
-                          f'): run `main.py predict --workdir={root}`.') from None
+        _check(**content)
+    except Exception as error:  # NumPy and zipfile raise nearly every type on damaged files
+        detail = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f'The predictions {path} cannot be read ({detail}): run `main.py '
+                          f'predict --workdir={root}`.') from None
     roles = splits.roles
     if content['source'] == OUT_OF_FOLD:  # split.csv of the whole run is that of one fold
         roles = roles | dict.fromkeys(content['ids'].tolist(), 'val')
@@ -197,19 +196,30 @@ def open_member(path: Path) -> Member:
         name = f'{name}:{content["view"]}'
     architecture = content.pop('architecture') or config_of(workdir).get(
         'model', {}).get('name', '')
-    member = Member(name=name, model=model, architecture=architecture, fold=fold, workdir=workdir,
-                    roles=roles, groups=splits.groups, **content)
-    for head, names in member.classes.items():
-        wanted = (len(member), len(names))
-        if member.logits[head].shape != wanted or len(member.labels[head]) != len(member):
-            raise ConfigError(f'The predictions {path} hold {member.logits[head].shape} logits for '
-                              f'{wanted} rows and classes of the head {head!r}: predict them '
-                              f'anew.')
-    return member
+    return Member(name=name, model=model, architecture=architecture, fold=fold, workdir=workdir,
+                  roles=roles, groups=splits.groups, **content)
+
+
+def _check(ids: np.ndarray, labels: Mapping, logits: Mapping, classes: Mapping, **_) -> None:
+    """Refuses arrays of other types, shapes and numbers than those of this store."""
+    if ids.ndim != 1 or ids.dtype.kind != 'U':
+        raise ValueError(f'the ids are {ids.dtype} of shape {ids.shape}')
+    for head, names in classes.items():
+        wanted = (len(ids), len(names))
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'the classes of the head {head!r} are no names')
+        if logits[head].shape != wanted or labels[head].shape != wanted[:1]:
+            raise ValueError(f'it holds {logits[head].shape} logits for {wanted} rows and classes '
+                             f'of the head {head!r}')
+        if logits[head].dtype.kind != 'f' or labels[head].dtype.kind not in 'iu':
+            raise ValueError(f'the logits of the head {head!r} are {logits[head].dtype}, and the '
+                             f'labels {labels[head].dtype}')
+        if len(ids) and not -1 <= labels[head].min() <= labels[head].max() < len(names):
+            raise ValueError(f'a label of the head {head!r} is none of its {len(names)} classes')
 
 
 def _read_folder(path: Path, heads: Sequence[str]) -> dict:
-    meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
+    meta = read_json(path / 'meta.json')
     if meta['format'] > FORMAT:
         raise ValueError(f'format {meta["format"]}, and this version of the code reads up to '
                          f'{FORMAT}')
@@ -217,7 +227,7 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
         raise ValueError(f'{meta["rows_done"]} of {meta["rows"]} rows are finished')
     workdir = path.parents[2]
     result = workdir / 'result.json'
-    best = json.loads(result.read_text()).get('best_step') if result.exists() else None
+    best = read_json(result).get('best_step') if result.exists() else None
     if best is not None and best != meta['step']:
         raise ValueError(f'it is of step {meta["step"]}, and the best step of the run is {best}')
     classes = {head: tuple(names) for head, names in meta['classes']}
@@ -232,11 +242,15 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
 
 
 def _read_npz(path: Path, heads: Sequence[str]) -> dict:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here, for NumPy leaves a damaged file open.
+    with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as file:
         content = {name: file[name] for name in file.files}
     several = [name.partition('/')[2] for name in content if name.startswith('logits/')]
     # With one head the file does not name it.
     named = {head: f'/{head}' for head in several} or {heads[0] if heads else 'class': ''}
+    for head, key in named.items():
+        if not np.isfinite(content[f'logits{key}']).all():
+            raise ValueError(f'logits of the head {head!r} are not finite')
     return dict(source=path.stem, view=IDENTITY, digest='', architecture='', ids=content['ids'],
                 labels={head: content[f'labels{key}'] for head, key in named.items()},
                 logits={head: content[f'logits{key}'] for head, key in named.items()},
@@ -259,14 +273,20 @@ class Splits:
 
 
 def splits_of(workdir: Path) -> Splits:
-    """Who trained, validated and tested in a run; all empty if it has no split.csv."""
+    """Who trained, validated and tested in a run; all empty if it has no split.csv.
+
+    Raises:
+        DataError or ConfigError: split.csv or config.json is damaged.
+    """
     path = workdir / 'split.csv'
     if not path.exists():
         return Splits({}, {}, {})
-    with open(path, encoding='utf-8', newline='') as file:
-        reader = csv.reader(file)
-        header = next(reader)
-        columns = dict(zip(header, zip(*reader)))
+    header, rows, _ = read_csv(str(path))
+    columns = dict(zip(header, zip(*rows))) if rows else {name: () for name in header}
+    if not {'id', 'split'} <= set(columns) or not set(columns['split']) <= set(SPLITS) or \
+            len(set(columns['id'])) < len(rows):
+        raise ConfigError(f'{path} is damaged (every id stands there once, with train, val or '
+                          f'test): restore it.')
     grouped = config_of(workdir).get('split', {}).get('grouped', True)
     groups = zip(columns['id'], columns['group']) if 'group' in columns and grouped else ()
     return Splits(dict(zip(columns['id'], columns['split'])),
@@ -282,11 +302,24 @@ def fold_of(workdir: Path) -> int | None:
 
 
 def config_of(workdir: Path) -> dict:
-    """config.json of a run, {} if it has none."""
-    try:
-        return json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    """config.json of a run, {} if it has none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = workdir / 'config.json'
+    if not path.exists():
         return {}
+    try:
+        config = read_json(path)
+        split, model = config.get('split', {}), config.get('model', {})
+        if not (isinstance(split, dict) and isinstance(split.get('folds', 2), int)
+                and isinstance(model, dict) and isinstance(model.get('name', ''), str)):
+            raise ValueError('config.split or config.model is something else')
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{path} cannot be read ({" ".join(str(error).split())}): restore it.'
+                          ) from None
+    return config
 
 
 def natural(name: str) -> list:

@@ -97,7 +97,7 @@ def test_the_digest_of_the_data_knows(tmp_path):
     ('id,action,label\na,keep,dig\n', "'a' 'dig'.*head 'class'"),
     ('id,action,label/age\na,keep,1\n', "'label/age'.*heads are class"),
     ('id,action\n' + ''.join(f'{name},drop\n' for name in IDS), 'drop every image'),
-    ('', 'are empty'),
+    ('', 'is empty'),
 ])
 def test_mistakes_are_one_sentence(tmp_path, text, words):
     with pytest.raises(DataError, match=words) as error:

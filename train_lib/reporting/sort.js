@@ -1,5 +1,4 @@
-{# Tables of the class "classes" sort by a click on a heading. #}
-<script>
+// Tables of the class "classes" sort by their headings, which are buttons: a click, Enter or space.
 document.querySelectorAll('table.classes').forEach(function (table) {
   var heads = table.querySelectorAll('thead th');
   heads.forEach(function (head, column) {
@@ -10,8 +9,9 @@ document.querySelectorAll('table.classes').forEach(function (table) {
       var body = table.tBodies[0];
       var text = head.classList.contains('text');
       Array.from(body.rows).map(function (row) {
-        var cell = row.cells[column].textContent.trim();
-        return { row: row, key: text ? cell : parseFloat(cell.replace(/,/g, '')) };
+        var cell = row.cells[column];
+        var shown = ((text && cell.querySelector('.name')) || cell).textContent.trim();
+        return { row: row, key: text ? shown : parseFloat(shown.replace(/,/g, '')) };
       }).sort(function (a, b) {
         if (text) return (up ? 1 : -1) * a.key.localeCompare(b.key, undefined, { numeric: true });
         if (isNaN(a.key) || isNaN(b.key)) return isNaN(a.key) - isNaN(b.key);
@@ -20,4 +20,3 @@ document.querySelectorAll('table.classes').forEach(function (table) {
     });
   });
 });
-</script>

@@ -1,0 +1,41 @@
+"""Does a curriculum help? The stages of configs/sketch_vit.py, all at once, or none; with flips.
+
+    python main.py study --config=configs/studies/curriculum.py:folder=PATH --workdir=DIR
+    python main.py study --config=configs/studies/curriculum.py:size=tiny
+
+Six arms x five seeds; arguments as those of configs/sketch_vit.py, but for its curriculum= and
+flips=. `size=tiny` is a look at the way of it, minutes on two CPU cores: few small drawings, a
+small CNN, two epochs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, sketch_vit
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    args = common.parse_arg(arg, size='full')
+    size = common.choose('size', args.pop('size'), ('full', 'tiny'))
+    config = sketch_vit.get_config()
+    common.choose_data(config, args)
+    config.study.seeds = (0, 1, 2, 3, 4)
+    config.log.tensorboard = False
+    if size == 'tiny':
+        config.data.doodles.classes = 6
+        config.data.doodles.per_class = 30
+        config.model = dict(name='small_cnn', width=16, stages=2)
+        config.image.size = 24
+        config.duration = dict(epochs=2)
+        config.study.seeds = (0, 1, 2)
+    return config
+
+
+def study() -> dict:
+    """The arms, by name."""
+    return {'none': {'curriculum': []},
+            'none, flips': {'curriculum': [dict(transforms=sketch_vit.FLIPS)]},
+            **{f'{words}{", flips" if flips else ""}':
+               {'curriculum': sketch_vit.stages(name, flips)}
+               for name, words in (('all', 'all at once'), ('staged', 'curriculum'))
+               for flips in (False, True)}}

@@ -1,0 +1,72 @@
+"""A CSV read strictly: UTF-8 with or without a byte order mark, any line ends; comma, semicolon
+or tab between the fields.
+
+It is read with the standard library and not with pandas, because an error must name the line.
+"""
+
+import csv
+import os
+import re
+
+from input_pipeline.errors import DataError
+
+
+def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
+    """(line where it starts, fields) of every line that is not empty, the header first.
+
+    Raises:
+        DataError: begins with `what`; the file is absent, empty, not UTF-8 or no sound CSV, or
+            has a column twice.
+    """
+    rows, line = [], 1
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise DataError(f'{what} {path!r} is a folder, a pipe or a device: give a CSV file.')
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            first = file.readline()
+            if '\0' in first:
+                raise DataError(f'{what} {path!r} is not UTF-8, perhaps UTF-16: save it as '
+                                f'"CSV UTF-8".')
+            file.seek(0)
+            # Decided by the header: a sniffer would be misled by commas in a value.
+            bare = re.sub('"[^"]*"', '', first)
+            reader = csv.reader(file, delimiter=max(',;\t', key=bare.count), strict=True)
+            for row in reader:
+                if row:
+                    rows.append((line, row))
+                line = reader.line_num + 1
+    except UnicodeDecodeError:
+        raise DataError(f'{what} {path!r} is not UTF-8: save it as "CSV UTF-8".') from None
+    except csv.Error as error:
+        raise DataError(f'{what} {path!r} is no sound CSV near line {line} ({error}): '
+                        f'correct it.') from None
+    except OSError as error:
+        raise DataError(f'{what} {path!r} cannot be opened ({error.strerror}): '
+                        f'check its path.') from None
+    if not rows:
+        raise DataError(f'{what} {path!r} is empty: its first line names the columns.')
+    seen = set()
+    for name in map(str.strip, rows[0][1]):
+        if name and name in seen:
+            raise DataError(f'{what} {path!r} has the column {name!r} twice: rename one.')
+        seen.add(name)
+    return rows
+
+
+def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Reads a CSV whose lines are all as long: (column names, fields of each row, line where each
+    row starts).
+
+    Raises:
+        DataError: what `read_rows` refuses; a row of another length.
+    """
+    rows = read_rows(path)
+    header = [name.strip() for name in rows[0][1]]
+    if header.count('') > 1:
+        raise DataError(f'The file {path!r} has two columns without a name: name them.')
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f'The file {path!r} has {len(row)} fields in line {line}, but {len(header)} '
+                f'columns: put quotes around values that hold a comma.')
+    return header, [row for _, row in rows[1:]], [line for line, _ in rows[1:]]

@@ -1,0 +1,127 @@
+"""A study that is killed and started again, until it is done, is one that never was.
+
+Real processes, SIGKILL at random moments: to the whole study, to the process that watches, to a
+worker. The tables are the same bytes as without, no cell that was over is touched again, and none
+is lost.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+TABLES = ('table.md', 'table.csv', 'table.tex')
+
+
+def start(workdir: Path, *more: str) -> subprocess.Popen:
+    argv = [sys.executable, str(ROOT / 'main.py'), 'study',
+            '--config=configs/studies/digits.py', f'--workdir={workdir}',
+            '--config.duration.epochs=3', *more]
+    return subprocess.Popen(argv, cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(workdir: Path, *more: str, code: int = 0) -> str:
+    process = start(workdir, *more)
+    log = process.communicate(timeout=600)[1]
+    assert process.returncode == code, log
+    return log
+
+
+def over(workdir: Path) -> dict[str, tuple]:
+    """Finished cells, and what tells whether their files were written again."""
+    found = {}
+    for path in workdir.glob('*/*/cell.json'):
+        stat = path.stat(), (path.parent / 'result.json').stat()
+        found[str(path.parent.relative_to(workdir))] = tuple(
+            (one.st_ino, one.st_mtime_ns) for one in stat)
+    return found
+
+
+def moment(workdir: Path) -> tuple:
+    """Changes whenever a cell gets on."""
+    return tuple(sorted((str(path), path.stat().st_size) for pattern in
+                        ('*/*/metrics.jsonl', '*/*/cell.json') for path in workdir.glob(pattern)))
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    found = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    return [int(pid) for pid in found.read_text().split()] if found.exists() else []
+
+
+def kill(process: subprocess.Popen, whom: str) -> None:
+    """Kills all of a study, its parent, or one of its workers."""
+    if whom == 'worker':
+        for pid in workers_of(process)[:1]:
+            os.kill(pid, signal.SIGKILL)
+        return
+    if whom == 'all':
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate(timeout=60)  # until its workers have gone as well
+
+
+def break_study(workdir: Path, kills: int, *more: str) -> list[str]:
+    """Kills a study so often, then lets it end. Returns whom it killed."""
+    rng = random.Random(time.time_ns())
+    seed = rng.randrange(10**6)
+    rng.seed(seed)
+    print(f'seed {seed}')
+    victims, known, process = [], {}, start(workdir, *more)
+    while len(victims) < kills and process.poll() is None:
+        before, end = moment(workdir), time.monotonic() + 60
+        if rng.random() < 0.7:
+            while moment(workdir) == before and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.5))
+        if process.poll() is not None:
+            break
+        victims.append(rng.choice(('all', 'parent', 'worker')))
+        kill(process, victims[-1])
+        now = over(workdir)
+        assert {key: now.get(key) for key in known} == known
+        known = now
+        if victims[-1] != 'worker':
+            process = start(workdir, *more)
+    log = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, log
+    now = over(workdir)
+    assert {key: now[key] for key in known} == known, 'a finished cell ran again'
+    return victims
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp('unbroken') / 'study'
+    finish(workdir)
+    return workdir
+
+
+def assert_same_study(left: Path, right: Path, cells: int) -> None:
+    for name in TABLES:
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+    assert len(over(right)) == len(over(left)) == cells
+    for path in left.glob('*/*/metrics.jsonl'):
+        assert path.read_bytes() == (right / path.relative_to(left)).read_bytes()
+    for path in right.glob('*/*/cell.json'):
+        assert json.loads(path.read_text())['status'] == 'done'
+    assert not list(right.glob('*/*/lease.*'))
+    assert not list(right.glob('*/*/checkpoints'))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('workers', [1, 3])
+def test_ten_kills_change_nothing(unbroken, tmp_path, workers):
+    workdir = tmp_path / 'study'
+    victims = break_study(workdir, 10, f'--workers={workers}')
+    print(f'{len(victims)} kills: {victims}')
+    assert len(victims) == 10
+    assert_same_study(unbroken, workdir, 9)

@@ -1,0 +1,93 @@
+"""What a run was: its settings, its data, where its time went."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from input_pipeline.manifest import SPLITS, Manifest, digest
+from train_lib.reporting.inputs import as_dict, flatten
+from train_lib.reporting.page import number
+from train_lib.workdirs import RECORDS
+
+
+def settings(config: dict) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The config flattened, grouped by its first key; lone values come first."""
+    groups = {'': []}
+    for key, value in config.items():
+        if key in RECORDS:
+            continue
+        if isinstance(value, dict) and value:
+            groups[key] = [(name, _setting(v)) for name, v in flatten(value).items()]
+        else:
+            groups[''].append((key, _setting(value)))
+    return [(name, rows) for name, rows in groups.items() if rows]
+
+
+def changed_settings(config: dict) -> list[tuple[str, str, str]] | None:
+    """(key, value, its default) of the settings that aren't the defaults of configs/common.py, as
+    the run wrote down when it started; None if it did not."""
+    defaults = config.get('defaults')
+    if not isinstance(defaults, dict):
+        return None
+    values = flatten(config)
+    return [(key, _setting(values[key]), '' if default is None else _setting(default))
+            for key, default in defaults.items() if key in values]
+
+
+def made_with(config: dict, result: dict) -> list[tuple[str, str]]:
+    """What else decides the numbers: digests of the code and the data, versions, the input."""
+    rows = [(name, str(result.get(key) or config.get(key) or '')) for name, key in (
+        ('digest of the code', 'code_digest'), ('digest of the data', 'data_digest'))]
+    rows += [(str(name), str(value)) for name, value in as_dict(result.get('versions')).items()]
+    rows += [(f'input {name}', _setting(value))
+             for name, value in as_dict(result.get('input')).items()]
+    return [(name, value) for name, value in rows if value]
+
+
+def _setting(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def data_facts(manifest: Manifest, result: dict) -> dict:
+    table = manifest.table
+    given = table['split'].astype(str) if 'split' in table else pd.Series('all', index=table.index)
+    names = [name for name in SPLITS if (given == name).any()]
+    names += sorted(set(given) - set(SPLITS))
+    splits = []
+    for name in names:
+        part = manifest.select((given == name).to_numpy())
+        # An empty group is a group of its own, so it isn't counted among the named ones.
+        groups = part.table['group'].astype(str) if 'group' in table else None
+        splits.append(dict(
+            name=name, n=len(part),
+            groups=None if groups is None else int(groups[groups != ''].nunique()),
+            heads=[_class_spread(part, head) for head in manifest.heads]))
+    computed = digest(manifest)
+    stored = result.get('data_digest')
+    return dict(splits=splits, n=len(manifest), heads=[
+        (head, len(manifest.classes[head])) for head in manifest.heads],
+        has_groups='group' in table, digest=str(stored or computed),
+        other_digest=computed if stored and stored != computed else '')
+
+
+def _class_spread(part: Manifest, head: str) -> dict:
+    labels = part.labels(head)
+    counts = np.bincount(labels[labels >= 0], minlength=len(part.classes[head]))
+    seen = counts[counts > 0]
+    return dict(classes=len(seen), unlabelled=int((labels < 0).sum()),
+                least=int(seen.min()) if len(seen) else 0,
+                most=int(seen.max()) if len(seen) else 0)
+
+
+def seconds_by_kind(seconds) -> list[dict]:
+    """[dict(kind, seconds, share)], longest first; what the kinds leave of the total is 'other'."""
+    known = {str(kind): number(value) for kind, value in as_dict(seconds).items()}
+    known = {kind: value for kind, value in known.items() if value is not None and value >= 0}
+    total = known.pop('total', None)
+    rest = (total or 0.0) - sum(known.values())
+    if total and rest > 0.005 * total:
+        known['other'] = known.get('other', 0.0) + rest
+    whole = sum(known.values())
+    return [dict(kind=kind, seconds=value, share=value / whole if whole else 0.0)
+            for kind, value in sorted(known.items(), key=lambda item: -item[1])]
