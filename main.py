@@ -15,6 +15,7 @@ from train_lib.clock import process_start  # noqa: E402
 from train_lib.compile_cache import use_compile_cache  # noqa: E402
 from train_lib.errors import CheckpointError, ConfigError, disk_trouble  # noqa: E402
 from train_lib.progress import setup_logging  # noqa: E402
+from train_lib.signals import AT_ONCE, twice_is_at_once  # noqa: E402
 
 # verb: its module and function; only the one asked for is loaded.
 RUNNERS = {
@@ -43,13 +44,17 @@ def main(argv: list[str], began: float | None = None) -> int:
             command = dataclasses.replace(command, began=began)
         use_compile_cache(command.config is None or command.config.compile_cache)
         module, _, function = RUNNERS[command.verb].partition(':')
-        return getattr(importlib.import_module(module), function)(command)
+        with twice_is_at_once():
+            return getattr(importlib.import_module(module), function)(command)
     except (ConfigError, DataError, ModelError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
     except (CheckpointError, WorkerError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('main.py: stopped at once, without saving.', file=sys.stderr)
+        return AT_ONCE
     except Exception as error:
         sentence = disk_trouble(error)
         if not sentence:

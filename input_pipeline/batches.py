@@ -34,12 +34,14 @@ class Batches(grain.DatasetIterator):
     """
 
     def __init__(self, batch: Callable[[int], dict], stop: int, *, first: int = 0, threads: int,
-                 workers: int = 0, prefetch: int):
+                 workers: int = 0, prefetch: int = 4):
         super().__init__()
         self._batch, self._stop, self._next = batch, stop, first
         self._threads, self._workers, self._prefetch = threads, workers, prefetch
         self._iterator: grain.DatasetIterator | None = None
         self._deaths = 0
+        if workers:
+            _prepare_for_workers()
 
     def __next__(self) -> dict:
         while True:
@@ -63,7 +65,6 @@ class Batches(grain.DatasetIterator):
             dataset = records.to_iter_dataset(grain.ReadOptions(
                 num_threads=max(self._threads, 1), prefetch_buffer_size=max(self._prefetch, 1)))
             if self._workers:
-                _prepare_for_workers()
                 dataset = dataset.mp_prefetch(
                     grain.MultiprocessingOptions(num_workers=self._workers),
                     worker_init_fn=_leave_with_the_run)
@@ -114,7 +115,7 @@ def _prepare_for_workers() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags that we don't define.
-    resource_tracker.ensure_running()  # its start would unblock the signals
+    resource_tracker.ensure_running()  # its start unblocks the signals, so now
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import csv
 import os
 import re
 
+import pandas as pd
+
 from input_pipeline.errors import DataError
 
 
@@ -51,6 +53,14 @@ def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
             raise DataError(f'{what} {path!r} has the column {name!r} twice: rename one.')
         seen.add(name)
     return rows
+
+
+def quoting_for(table: pd.DataFrame) -> int:
+    """How to quote a table that is written: all of it where a text holds a bare carriage return,
+    which writers leave as it is and readers take for the end of a line."""
+    texts = (table[name] for name in table if table[name].dtype.kind not in 'biuf')
+    bare = any(column.astype(str).str.contains('\r', regex=False).any() for column in texts)
+    return csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
 
 
 def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:

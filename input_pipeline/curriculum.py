@@ -34,6 +34,9 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
     Raises:
         DataError: an unknown key, a stage that ends before it starts, a bad transform.
     """
+    if isinstance(curriculum, str) or not all(isinstance(entry, Mapping) for entry in curriculum):
+        raise DataError(f'config.curriculum = {curriculum!r}: give a list of stages, such as '
+                        f"[dict(until=dict(epochs=5), transforms=[dict(kind='hflip')])].")
     stages, start = [], 0
     for number, entry in enumerate(curriculum):
         where = f'config.curriculum[{number}]'

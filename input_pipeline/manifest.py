@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from input_pipeline.csv_table import read_csv
+from input_pipeline.csv_table import quoting_for, read_csv
 from input_pipeline.errors import DataError
 
 SPLITS = ('train', 'val', 'test')
@@ -101,7 +101,7 @@ def _refuse_lookalikes(head: str, names: tuple[str, ...]) -> None:
     for name in names:
         other = seen.setdefault(unicodedata.normalize('NFC', name), name)
         if other != name:
-            raise DataError(f'The classes {ascii(other)} and {ascii(name)} of the head {head!r} '
+            raise DataError(f'The classes {other!a} and {name!a} of the head {head!r} '
                             f'look alike ({name}), for their accents are composed in two ways '
                             f'(Unicode NFC and NFD): write both in one way.')
 
@@ -174,7 +174,8 @@ def save(manifest: Manifest, path: str) -> None:
                             f'save the manifest as .parquet.')
         table[f'label/{head}'] = np.array([*names, ''], object)[manifest.labels(head)]
     _replace(f'{path}.json', lambda file: file.write(json.dumps(about, indent=1).encode()))
-    _replace(path, lambda file: table.to_csv(file, index=False, lineterminator='\n'))
+    _replace(path, lambda file: table.to_csv(file, index=False, lineterminator='\n',
+                                             quoting=quoting_for(table)))
 
 
 def load(path: str) -> Manifest:
@@ -307,7 +308,7 @@ def _label_text(labels: pd.Series) -> pd.Series:
     """Labels as text, '' for a missing one; whole numbers that pandas made floats stay whole."""
     missing = labels.isna()
     if labels.dtype.kind == 'f' and (labels[~missing] % 1 == 0).all():
-        labels = labels.astype('Int64')
+        labels = labels.where(~missing, 0).map(int)
     return _as_text(labels, missing)
 
 

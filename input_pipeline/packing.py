@@ -21,6 +21,7 @@ import pandas as pd
 
 from input_pipeline import manifest as manifests
 from input_pipeline import preprocessing
+from input_pipeline.csv_table import quoting_for
 from input_pipeline.decode import decode, encode, resize
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
@@ -275,7 +276,7 @@ def _kept_records(folder: str, number: int, ids: list[str],
 
 
 def _write_table(path: str, table: pd.DataFrame) -> None:
-    table.to_csv(f'{path}.tmp', index=False, lineterminator='\n')
+    table.to_csv(f'{path}.tmp', index=False, lineterminator='\n', quoting=quoting_for(table))
     os.replace(f'{path}.tmp', path)
 
 

@@ -125,7 +125,7 @@ def _check_file(root: str, location: str, known: dict, fresh: dict) -> str:
 def _cache_path(root: str, cache_dir: str | None) -> str:
     if not cache_dir:
         return ''
-    name = hashlib.sha256(root.encode()).hexdigest()[:12]
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
     return os.path.join(cache_dir, f'readable_{name}.json')
 
 

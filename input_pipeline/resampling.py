@@ -26,6 +26,7 @@ DEFAULTS = {
 
 # What a random stream is for; the order and the loader have others.
 _SUBSET = 5
+_MOST = 10**9  # examples of an epoch
 
 _log = logging.getLogger(__name__)
 
@@ -309,9 +310,9 @@ def _checked_options(resample: Mapping, manifest: Manifest) -> dict:
     for key in ('length', 'target', 'n'):
         value = options[key]
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and value > 0):
+        if value is not None and not (whole and 0 < value <= _MOST):
             raise DataError(f'resample.{key}={value!r}: give a whole number of examples from 1 '
-                            f'on, or None for the default.')
+                            f'to {_MOST:,}, or None for the default.')
     return options
 
 

@@ -54,6 +54,8 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int) -> Manifest:
     """
     options = _checked_options(split)
     seed = seed if options['seed'] is None else options['seed']
+    if not isinstance(seed, int) or seed < 0:
+        raise DataError(f'split.seed={seed!r} is no seed: use a whole number of 0 or more.')
     head = options['head'] or manifest.heads[0]
     if head not in manifest.classes:
         raise DataError(f'split.head={head!r} is no head: use one of {", ".join(manifest.heads)}.')

@@ -180,10 +180,12 @@ def _first_sentence(spec: str, error: Exception) -> str:
     """What a config file raised, as one line."""
     if isinstance(error, AttributeError) and 'does not exist' in str(error):
         key = re.search(r'Key "(.*?)"', str(error))
-        return (f'{shown(spec)}: it sets the key {key[1] if key else "?"!r}, which configs/common.py does '
-                f'not have; check the spelling.')
+        return (f'{shown(spec)}: it sets the key {key[1] if key else "?"!r}, which '
+                f'configs/common.py does not have; check the spelling.')
     text = ' '.join(str(error).split())
-    if not isinstance(error, (ValueError, flags.Error)):
+    if isinstance(error, AttributeError) and text.endswith("has no attribute 'get_config'"):
+        text = 'it has no function get_config, so it is no config: give another file.'
+    elif not isinstance(error, (ValueError, flags.Error)):
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
                  if Path(frame.filename).name == Path(spec.partition(':')[0]).name]
         text = f'{type(error).__name__}: {text}' + (f' (line {lines[-1]})' if lines else '')

@@ -229,7 +229,7 @@ def _write_to_mark(findings: list[Finding], manifest: Manifest, path: Path) -> N
         if found.detector == 'photographs':
             order = np.argsort(np.abs(found.score - 0.5), kind='stable')[:_TO_MARK]
             with open(path, 'w', encoding='utf-8', newline='') as file:
-                writer = csv.writer(file, lineterminator='\n')
+                writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
                 writer.writerow(['id', 'photograph'])
                 writer.writerows([name, ''] for name in manifest.table['id'].to_numpy()[order])
 

@@ -97,6 +97,9 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
 def load_manifest(config: ConfigDict) -> Manifest:
     """The manifest of config.data, with data.decisions obeyed; no picture is opened."""
     data = config.data.to_dict()
+    for key in ('separate', 'combine', 'decisions', 'tfds_splits'):
+        if not all(isinstance(name, str) for name in data[key]):
+            raise ConfigError(f'config.data.{key} = {data[key]!r}: give names between commas.')
     manifest = sources.load_source(data, seed=config.seed)
     if data['separate']:
         manifest = separate_head(manifest, manifest.heads[0], data['separate'])
@@ -288,9 +291,8 @@ def _finish(config, run, weights, end, host, parts, job, manifest, clock, stop, 
             save_predictions(run.workdir / 'predictions' / f'{name}.npz', parts[name], logits[name])
         result['seconds'] = clock.seconds()
         write_json(run.workdir / 'result.json', result)
-    if config.report.heat_maps:
-        with clock('report'):
-            _heat_maps(config, job, weights, parts, logits)
+    with clock('report'):
+        _heat_maps(config, job, weights, parts, logits)
     if distributed.is_first():
         _write(config, run, result, logits, manifest, clock)
     return result, parts['val'], logits.get('val', {})
@@ -298,6 +300,11 @@ def _finish(config, run, weights, end, host, parts, job, manifest, clock, stop, 
 
 def _heat_maps(config, job, weights, parts, logits) -> None:
     """Writes heatmaps.npz: where the model looked in the errors that the report will show."""
+    path = job.run.workdir / 'heatmaps.npz'
+    if distributed.is_first():
+        path.unlink(missing_ok=True)  # of a shorter run
+    if not config.report.heat_maps:
+        return
     split = shown_split({name: [part.labels(head) for head in part.heads]
                          for name, part in parts.items() if name in logits})
     if not split:
@@ -307,7 +314,7 @@ def _heat_maps(config, job, weights, parts, logits) -> None:
         most=errors_a_head(config.report.errors, len(logits[split])),
         threads=config.loader.threads, unreadable=config.data.unreadable)
     if distributed.is_first():
-        save_heat_maps(job.run.workdir / 'heatmaps.npz', found)
+        save_heat_maps(path, found)
 
 
 def _write(config, run, result, logits, manifest, clock) -> None:

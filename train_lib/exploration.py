@@ -10,6 +10,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from input_pipeline import sources
+from input_pipeline.csv_table import quoting_for
 from input_pipeline.curation import quality
 from input_pipeline.curation.duplicates import Duplicates, conflicting, find_duplicates
 from input_pipeline.curation.measures import Measures, measure
@@ -117,6 +118,7 @@ def write_table(found: Exploration, path: Path) -> None:
     table['suspicion'], table['why'] = found.suspicion.round(3), found.why
     partial = path.with_name(f'{path.name}.partial')
     table.to_csv(partial, index=False, lineterminator='\n', float_format='%.6g',
+                 quoting=quoting_for(table),
                  encoding='utf-8', errors='surrogateescape')
     os.replace(partial, path)
 

@@ -172,6 +172,8 @@ def explain_errors(heat_step: Callable, weights: dict, part: Manifest,
         batches.close()
     found = {name: np.concatenate(values) for name, values in found.items()}
     row = found.pop('row')
+    if not len(row):  # none of them could be read
+        return {}
     shown = {'ids': chosen.table['id'].to_numpy(np.str_)[row],
              'pictures': np.stack([_smaller(picture) for picture in found.pop('pictures')])}
     for head in part.heads:

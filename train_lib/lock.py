@@ -125,7 +125,6 @@ def _take(path: Path, owner: bytes) -> int:
                 _refuse_living(path, _read(found), kernel)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, owner, 0)
-            os.fsync(descriptor)
             return descriptor
         except BaseException:
             os.close(descriptor)

@@ -281,11 +281,12 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
 
 def _refuse_not_finite(state: State, step: int, checkpointer: Checkpointer) -> None:
     """A checkpoint that is not finite would only take the place of one that is."""
-    if bool(_is_finite({key: state[key] for key in ('params', 'rest')})):
+    if bool(_is_finite({key: state[key] for key in ('params', 'rest', 'sums')})):
         return
+    checkpointer.wait()
     kept = distributed.on_first(lambda: checkpoints.committed_steps(checkpointer.folder))
     raise DivergedError(
-        f'The weights are not finite at step {step}: lower config.schedule.lr, lengthen the '
+        f'The loss or the weights are not finite at step {step}: lower config.schedule.lr, lengthen the '
         f'warm-up, clip harder or set config.guard.skip'
         f'{f"; the last checkpoint is of step {kept[-1]}" if kept else ""}.')
 

@@ -219,6 +219,9 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
             before the start, or entries whose p add up to more than 1 at some step.
         DataError: a duration that is none.
     """
+    if not all(isinstance(entry, (str, Mapping)) for entry in config):
+        raise ConfigError(f'config.mixing = {config!r}: give a list of entries, such as '
+                          f"[dict(kind='mixup', alpha=0.2)].")
     mixings = tuple(_make_mixing({'kind': entry} if isinstance(entry, str) else dict(entry),
                                  f'mixing[{number}]', classes, to_steps)
                     for number, entry in enumerate(config))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -39,7 +40,8 @@ def prepared_for(config: ConfigDict) -> Prepared:
     wanted = _of_tag(tag) if tag else Prepared()
     given = {key: config.image[key] for key in dataclasses.asdict(wanted)
              if config.image[key] is not None}
-    given |= {key: tuple(given[key]) for key in ('mean', 'std') if key in given}
+    given |= {key: tuple(given[key]) for key in ('mean', 'std')
+              if isinstance(given.get(key), Iterable)}
     prepared = dataclasses.replace(wanted, **given)
     for key, allowed in (('resize', RESIZES), ('interpolation', INTERPOLATIONS)):
         if getattr(prepared, key) not in allowed:
@@ -47,8 +49,8 @@ def prepared_for(config: ConfigDict) -> Prepared:
                               f'choose one of {", ".join(allowed)}.')
     for key in ('mean', 'std'):
         value = getattr(prepared, key)
-        if len(value) != 3 or not all(isinstance(v, (int, float)) for v in value) or (
-                key == 'std' and min(value) <= 0):
+        if not isinstance(value, tuple) or len(value) != 3 or not all(
+                isinstance(v, (int, float)) for v in value) or (key == 'std' and min(value) <= 0):
             raise ConfigError(f'config.image.{key} = {value!r}: give three numbers'
                               f'{" above 0" if key == "std" else ""}, for red, green and blue.')
     if not isinstance(prepared.crop_pct, (int, float)) or not 0 < prepared.crop_pct <= 1:

@@ -183,7 +183,7 @@ def make_layout(config: Mapping, mesh: Mesh) -> Layout:
         ConfigError: a row that is no row, a broken regex, or an axis that the mesh lacks.
     """
     table = AUTO if config['rules'] == 'auto' else config['rules']
-    if isinstance(table, str):
+    if not isinstance(table, (list, tuple)):
         raise ConfigError(f"config.sharding.rules = {table!r}: give 'auto' or a list of rows "
                           f"(regex, dimensions).")
     rules = []

@@ -24,7 +24,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from input_pipeline.csv_table import read_rows
+from input_pipeline.csv_table import quoting_for, read_rows
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources import did_you_mean
@@ -96,6 +96,7 @@ def save_decisions(table: pd.DataFrame, path: str) -> None:
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
         table.to_csv(temporary, index=False, lineterminator='\n', float_format='%.4g',
+                     quoting=quoting_for(table),
                      encoding='utf-8', errors='surrogateescape')
         os.replace(temporary, path)
     finally:

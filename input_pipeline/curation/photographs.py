@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from input_pipeline.csv_table import read_csv
 from input_pipeline.curation import clusters
 from input_pipeline.curation.decisions import Finding
 from input_pipeline.curation.picture_statistics import NAMES
-from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError
 from input_pipeline.sources import did_you_mean
 from input_pipeline.sources.csv_file import column

@@ -100,7 +100,7 @@ def read_bytes(manifest_root: str, location: str) -> bytes:
         return _module(ENCODED[scheme]).read_bytes(manifest_root, location)
     path = os.path.join(manifest_root, location)
     try:
-        with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | _NO_WAITING)) as file:
+        with open(path, 'rb', opener=_open_at_once) as file:
             _check_kind(location, os.fstat(file.fileno()))
             return file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -123,6 +123,10 @@ def stamp(manifest_root: str, location: str) -> tuple[int, int]:
         raise _unopened(path, location, error) from None
     _check_kind(location, status)
     return status.st_size, status.st_mtime_ns
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | _NO_WAITING)
 
 
 def _check_kind(location: str, status: os.stat_result) -> None:

@@ -297,8 +297,9 @@ def _numbers(labels: list[str], names: tuple[str, ...], file: str, lines: list[i
     for label, line in zip(labels, lines):
         index = number.get(label.strip())
         if index is None:
-            raise DataError(f'{file!r}, line {line}: the label {label!r} is no class of the head {head!r}'
-                            f'{did_you_mean(label, names)}: correct it or add it to data.classes.')
+            raise DataError(f'{file!r}, line {line}: the label {label!r} is no class of the head '
+                            f'{head!r}{did_you_mean(label, names)}: correct it or add it to '
+                            f'data.classes.')
         numbers.append(index)
     return numbers
 

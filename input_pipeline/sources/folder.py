@@ -3,8 +3,8 @@
 The class of an image is its directory relative to PATH, so `Korean/character01/7.png`
 has the class `Korean/character01`. If PATH holds `train`, `val` (`valid`, `validation`)
 and `test` folders and no other images, these are the splits and the class is relative
-to them. Links are followed, but not out of PATH unless that is allowed. PATH may also be a zip archive, or a folder
-in one (`photos.zip/train`), which is read without unpacking it.
+to them. Links are followed, but not out of PATH unless that is allowed. PATH may also be a zip
+archive, or a folder in one (`photos.zip/train`), which is read without unpacking it.
 """
 
 import collections

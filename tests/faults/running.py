@@ -29,6 +29,8 @@ class Start:
     """One start of main.py: what it said, and how long it lived."""
 
     def __init__(self, workdir: Path, *flags: str, verb: str = 'train', environment=None):
+        # Of a key that is given twice the last one counts.
+        flags = {re.match(r'[^=:]*', flag)[0]: flag for flag in flags}.values()
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, 'main.py', verb, *flags, f'--workdir={workdir}'], cwd=ROOT,
@@ -90,6 +92,11 @@ class Start:
     def kill(self) -> int:
         self.process.kill()
         return self.end()
+
+    @property
+    def sentence(self) -> str:
+        """With which it ended. Python's tracker of shared memory may add that it tidied up."""
+        return [line for line in self.lines if line.startswith('main.py: ')][-1]
 
     @property
     def log(self) -> str:
@@ -156,3 +163,29 @@ def leftovers(workdir: Path) -> list[str]:
     return sorted(str(path.relative_to(workdir)) for path in workdir.rglob('*')
                   if path.name.startswith('writing-') or path.name == 'lock'
                   or path.suffix == '.tmp')
+
+
+def family(start: Start) -> dict[int, str]:
+    """{process: its command} of what lives in the session of a start, itself included."""
+    found = {}
+    for path in Path('/proc').glob('[0-9]*'):
+        try:
+            stat = (path / 'stat').read_text().rpartition(')')[2].split()
+            if int(stat[3]) == start.process.pid and stat[0] not in 'ZX':
+                found[int(path.name)] = (path / 'cmdline').read_text().replace('\0', ' ')
+        except (OSError, IndexError):
+            continue  # it has just ended
+    return found
+
+
+def workers(start: Start) -> list[int]:
+    """The data workers of a start."""
+    return [process for process, command in family(start).items() if 'spawn_main' in command]
+
+
+def assert_all_gone(start: Start, seconds: float = 30) -> None:
+    """Of what a start began no process is left, or is soon."""
+    end = time.monotonic() + seconds
+    while left := family(start):
+        assert time.monotonic() < end, left
+        time.sleep(0.05)

@@ -1,29 +1,29 @@
 import base64
+import hashlib
 import html.parser
 import json
 import re
 import time
 import warnings
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
+from synthetic_run import HOSTILE, noise_image, run_manifest, run_workdir
 
 from input_pipeline.manifest import digest, make_manifest
-from train_lib import scores
-from train_lib.reporting import figures, gallery
-from train_lib.reporting.inputs import Head, flatten, read_metrics, read_predictions
+from train_lib.reporting import figures
+from train_lib.reporting.inputs import flatten, read_metrics, read_predictions
 from train_lib.reporting.report import write_report
 
-HOSTILE = ['<script>alert(1)</script>', '"quoted" & \'single\'', '나무', 'a/b<img src=x onerror=y>',
-           '{{ 7 * 191 }}', '$x_1$ \\frac']
 SECTIONS = ('Scores', 'Learning curves', 'Classes and errors', 'Data', 'Time', 'Settings')
 
 
 class Page(html.parser.HTMLParser):
     """Tags, attributes and text of a page, and whether its tags nest."""
 
-    VOID = ('meta', 'img', 'br', 'wbr', 'hr', 'link', 'path')
+    VOID = ('meta', 'img', 'br', 'wbr', 'hr', 'link', 'path', 'input')
 
     def __init__(self, text):
         super().__init__()
@@ -50,53 +50,6 @@ class Page(html.parser.HTMLParser):
             self.text.append(data)
 
 
-def _manifest(heads, n=90):
-    rng = np.random.default_rng((3, n))
-    split = np.array(['train', 'train', 'val', 'test'])[np.arange(n) % 4]
-    columns = {'id': [f'dir/<b>{k}</b>.png' for k in range(n)],
-               'location': [f'{k}' for k in range(n)], 'split': split,
-               'group': [f'g{k % 7}' for k in range(n)]}
-    for name, classes in heads.items():
-        columns[f'label/{name}'] = rng.integers(len(classes), size=n)
-    return make_manifest(columns, heads)
-
-
-def _read_image(location):
-    rng = np.random.default_rng((4, int(location)))
-    return np.repeat(rng.integers(0, 256, (40, 60, 1), np.uint8), 3, axis=2)
-
-
-def _workdir(path, manifest, skill=1.5):
-    (path / 'predictions').mkdir(parents=True)
-    test = manifest.select((manifest.table['split'] == 'test').to_numpy())
-    rng = np.random.default_rng((5, len(test)))
-    several = len(manifest.heads) > 1
-    arrays, result = {'ids': test.table['id'].to_numpy(str)}, {}
-    for head in manifest.heads:
-        labels, classes = test.labels(head), manifest.classes[head]
-        logits = rng.normal(size=(len(test), len(classes))).astype(np.float32)
-        logits[np.arange(len(test)), labels] += skill
-        tail = f'/{head}' if several else ''
-        arrays.update({f'labels{tail}': labels, f'logits{tail}': logits,
-                       f'classes{tail}': np.array(classes)})
-        values = scores.scores(logits, labels)
-        result = {**result, head: values} if several else values
-    np.savez(path / 'predictions/test.npz', **arrays)
-    (path / 'config.json').write_text(json.dumps(
-        {'seed': 17, 'model': {'name': 'tiny<i>net', 'depth': 3},
-         'curriculum': [{'transforms': []}, {'transforms': [{'name': 'elastic'}]}]}))
-    lines = [{'step': k, 'epoch': k / 10, 'split': 'train', 'loss': 2 / k, 'accuracy': 1 - 1 / k,
-              'lr': 1e-3 / k, 'stage': int(k > 20)} for k in range(1, 41)]
-    lines += [{'step': k, 'epoch': k / 10, 'split': 'val', 'loss': 2 / k, 'accuracy': .5}
-              for k in range(10, 41, 10)]
-    (path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    (path / 'result.json').write_text(json.dumps({
-        'status': 'done', 'val': result, 'test': result, 'steps': 40, 'epochs': 4, 'best_step': 30,
-        'seconds': {'step': 60.0, 'data': 20.0, 'total': 100.0}, 'parameters': 12345,
-        'device': 'a <u>device', 'data_digest': digest(manifest)}))
-    return path
-
-
 @pytest.fixture(autouse=True)
 def _strict():
     with warnings.catch_warnings():
@@ -106,9 +59,9 @@ def _strict():
 
 @pytest.fixture(scope='module')
 def hostile(tmp_path_factory):
-    manifest = _manifest({'class': tuple(HOSTILE)})
-    path = _workdir(tmp_path_factory.mktemp('run') / 'run', manifest)
-    report = write_report(path, manifest=manifest, read_image=_read_image, title='<em>T</em>')
+    manifest = run_manifest({'class': tuple(HOSTILE)})
+    path = run_workdir(tmp_path_factory.mktemp('run') / 'run', manifest)
+    report = write_report(path, manifest=manifest, read_image=noise_image, title='<em>T</em>')
     return report.read_text('utf-8'), path
 
 
@@ -124,7 +77,7 @@ def test_sections_and_numbers(hostile):
         assert f'{value:.3f}' in page.text
     for words in ('Hardest classes', 'Easiest classes', 'Most confused pairs', 'Calibration',
                   'stage 0', 'elastic', '12,345', '1 min 40 s', 'other', '17', 'n = 22', 'depth',
-                  digest(_manifest({'class': tuple(HOSTILE)}))):
+                  digest(run_manifest({'class': tuple(HOSTILE)}))):
         assert words in page.text, words
     assert page.tags.count('svg') == 4  # loss, accuracy, learning rate, reliability
     assert 'missing' not in page.text
@@ -163,9 +116,9 @@ def test_light_dark_and_phone(hostile):
 
 
 def test_same_input_same_report(hostile, tmp_path):
-    manifest = _manifest({'class': tuple(HOSTILE)})
-    path = _workdir(tmp_path / 'run', manifest)
-    report = write_report(path, manifest=manifest, read_image=_read_image, title='<em>T</em>')
+    manifest = run_manifest({'class': tuple(HOSTILE)})
+    path = run_workdir(tmp_path / 'run', manifest)
+    report = write_report(path, manifest=manifest, read_image=noise_image, title='<em>T</em>')
     assert report.read_text('utf-8') == hostile[0]
     assert [p.name for p in path.glob('report*')] == ['report.html']
 
@@ -177,21 +130,21 @@ def test_same_input_same_report(hostile, tmp_path):
     ('predictions/test.npz', 'predictions/test.npz and val.npz are missing'),
 ])
 def test_a_missing_file_is_said(tmp_path, name, words):
-    manifest = _manifest({'class': ('a', 'b', 'c')})
-    path = _workdir(tmp_path / 'run', manifest)
+    manifest = run_manifest({'class': ('a', 'b', 'c')})
+    path = run_workdir(tmp_path / 'run', manifest)
     (path / name).unlink()
-    page = Page(write_report(path, manifest=manifest, read_image=_read_image).read_text('utf-8'))
+    page = Page(write_report(path, manifest=manifest, read_image=noise_image).read_text('utf-8'))
     assert not page.open
     assert words in page.text
 
 
 def test_damaged_files_are_said(tmp_path):
-    manifest = _manifest({'class': ('a', 'b', 'c')})
-    path = _workdir(tmp_path / 'run', manifest)
+    manifest = run_manifest({'class': ('a', 'b', 'c')})
+    path = run_workdir(tmp_path / 'run', manifest)
     names = ('config.json', 'metrics.jsonl', 'result.json', 'predictions/test.npz')
     for name in names:
         (path / name).write_bytes(b'{"broken')
-    page = Page(write_report(path, manifest=manifest, read_image=_read_image).read_text('utf-8'))
+    page = Page(write_report(path, manifest=manifest, read_image=noise_image).read_text('utf-8'))
     for name in names:
         assert re.search(rf'{name} could not be|of {name} could not be', page.text), name
 
@@ -204,7 +157,7 @@ def test_damaged_files_are_said(tmp_path):
     (lambda a: a.update(ids=a['ids'].astype(object)), 'allow_pickle=False'),
 ])
 def test_predictions_that_do_not_fit_are_said(tmp_path, change, words):
-    path = _workdir(tmp_path / 'run', _manifest({'class': ('a', 'b', 'c')}))
+    path = run_workdir(tmp_path / 'run', run_manifest({'class': ('a', 'b', 'c')}))
     with np.load(path / 'predictions/test.npz', allow_pickle=False) as arrays:
         arrays = dict(arrays)
     change(arrays)
@@ -216,8 +169,8 @@ def test_predictions_that_do_not_fit_are_said(tmp_path, change, words):
 
 
 def test_an_empty_workdir(tmp_path):
-    manifest = _manifest({'class': ('a', 'b')})
-    text = write_report(tmp_path, manifest=manifest, read_image=_read_image).read_text('utf-8')
+    manifest = run_manifest({'class': ('a', 'b')})
+    text = write_report(tmp_path, manifest=manifest, read_image=noise_image).read_text('utf-8')
     assert 'No scores yet' in text
     assert text.count('is missing') >= 3
     for section in SECTIONS:
@@ -225,18 +178,18 @@ def test_an_empty_workdir(tmp_path):
 
 
 def test_scores_come_from_the_predictions_without_a_result(tmp_path):
-    manifest = _manifest({'class': ('a', 'b', 'c')})
-    path = _workdir(tmp_path / 'run', manifest)
+    manifest = run_manifest({'class': ('a', 'b', 'c')})
+    path = run_workdir(tmp_path / 'run', manifest)
     want = json.loads((path / 'result.json').read_text())['test']
     (path / 'result.json').unlink()
-    text = write_report(path, manifest=manifest, read_image=_read_image).read_text('utf-8')
+    text = write_report(path, manifest=manifest, read_image=noise_image).read_text('utf-8')
     assert f'{want["accuracy"]:.3f}' in text
     assert f'{want["nll"]:.3f}' in text
 
 
 def test_validation_stands_in_for_an_unlabelled_test(tmp_path):
-    manifest = _manifest({'class': ('a', 'b', 'c')})
-    path = _workdir(tmp_path / 'run', manifest)
+    manifest = run_manifest({'class': ('a', 'b', 'c')})
+    path = run_workdir(tmp_path / 'run', manifest)
     with np.load(path / 'predictions/test.npz', allow_pickle=False) as arrays:
         arrays = dict(arrays)
     np.savez(path / 'predictions/val.npz', **arrays)
@@ -249,9 +202,10 @@ def test_validation_stands_in_for_an_unlabelled_test(tmp_path):
 
 
 def test_several_heads(tmp_path):
-    manifest = _manifest({'class': ('a', 'b', 'c'), 'tool<x>': tuple(f't/{k}' for k in range(40))})
-    path = _workdir(tmp_path / 'run', manifest)
-    text = write_report(path, manifest=manifest, read_image=_read_image).read_text('utf-8')
+    manifest = run_manifest({'class': ('a', 'b', 'c'),
+                             'tool<x>': tuple(f't/{k}' for k in range(40))})
+    path = run_workdir(tmp_path / 'run', manifest)
+    text = write_report(path, manifest=manifest, read_image=noise_image).read_text('utf-8')
     page = Page(text)
     assert page.tags.count('section') == 7
     assert page.text.count('Most confused pairs') == 2
@@ -265,57 +219,69 @@ def test_several_heads(tmp_path):
 
 
 def test_pictures_that_cannot_be_read(tmp_path):
-    manifest = _manifest({'class': ('a', 'b', 'c')})
-    path = _workdir(tmp_path / 'run', manifest)
+    manifest = run_manifest({'class': ('a', 'b', 'c')})
+    path = run_workdir(tmp_path / 'run', manifest)
 
     def broken(location):
         raise OSError(location)
 
     text = write_report(path, manifest=manifest, read_image=broken).read_text('utf-8')
     assert 'This picture could not be read' in text
-    assert not re.search(r'<img class="pic', text)
+    assert not re.search(r'<img class="pic(?! look)', text)
 
 
 def test_names_that_are_no_unicode(tmp_path):
     bad = b'\xff\xfe.png'.decode('utf-8', 'surrogateescape')
-    manifest = _manifest({'class': ('a', 'b', bad)})
-    path = _workdir(tmp_path / 'run', manifest)
-    write_report(path, manifest=manifest, read_image=_read_image).read_text('utf-8')
+    manifest = run_manifest({'class': ('a', 'b', bad)})
+    path = run_workdir(tmp_path / 'run', manifest)
+    write_report(path, manifest=manifest, read_image=noise_image).read_text('utf-8')
 
 
-def test_errors_are_the_confident_ones(tmp_path):
-    manifest = _manifest({'class': ('a', 'b', 'c')}, n=400)
-    path = _workdir(tmp_path / 'run', manifest, skill=0.3)
-    _, [head], _ = read_predictions(path)
-    examples = gallery.examples_by_class(manifest, head)
-    thumbnail = gallery.thumbnailer(_read_image)
-    locations = dict(zip(manifest.table['id'], manifest.table['location']))
-    cards, count = gallery.errors(head, locations, examples, thumbnail, 6)
-    probs = scores.softmax(head.logits)
-    wrong = probs.argmax(1) != head.labels
-    assert count == wrong.sum()
-    assert [card['p_predicted'] for card in cards] == sorted(probs.max(1)[wrong])[::-1][:6]
-    train = manifest.table[manifest.table['split'] == 'train']
-    for name, places in examples.items():
-        labels = train.set_index('location').loc[places, 'label/class']
-        assert {manifest.classes['class'][k] for k in labels} == {name}
-    assert all(len(card['of_true']) == len(card['of_predicted']) == 3 for card in cards)
-    assert all(card['true'] != card['predicted'] for card in cards)
+def test_what_was_changed_and_what_made_it(hostile):
+    text, _ = hostile
+    words = Page(text).text
+    changed = words[words.index('Other than the defaults'):words.index('Made with')]
+    assert 'model.name tiny<i>net the<i>usual model.depth 3 none' in changed
+    assert 'seed' not in changed
+    assert 'c0de' * 16 in words[words.index('Made with'):words.index('All settings')]
+    assert 'the<i>usual' not in words[words.index('All settings'):]
 
 
-def test_best_and_worst_never_share_a_class():
-    for classes in (1, 2, 5, 9):
-        table = scores.class_table(np.eye(classes), np.arange(classes), list('abcdefghi'[:classes]))
-        head = _perfect_head(classes)
-        sides = gallery.extremes(head, table, {}, lambda place: None)
-        names = [one['row']['class'] for side in sides for one in side['classes']]
-        assert len(names) == len(set(names)) == 2 * min(3, classes // 2)
+def test_scripts_need_the_digest_of_the_policy(hostile):
+    text, _ = hostile
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
+    [script] = re.findall(r'<script>(.*?)</script>', text, re.S)
+    digest_ = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digest_}';" in policy
+    assert 'img-src data:;' in policy
 
 
-def _perfect_head(classes):
-    labels = np.arange(classes)
-    return Head('', labels.astype(str), labels, np.eye(classes), tuple('abcdefghi'[:classes]),
-                np.eye(classes, dtype=np.int64))
+def test_hardest_and_easiest_are_marked_in_the_table(hostile):
+    text, _ = hostile
+    table = text[text.index('<table class="classes'):].partition('</table>')[0]
+    rows = re.findall(r'<tr( class="(?:hardest|easiest)")?><td class="text">', table)
+    assert [row.strip()[7:-1] for row in rows] == ['hardest'] * 3 + ['easiest'] * 3
+
+
+def test_errors_show_where_the_model_looked(tmp_path):
+    manifest = run_manifest({'class': ('a', 'b', 'c')})
+    path = run_workdir(tmp_path / 'run', manifest, skill=0.3)
+    report = partial(write_report, path, manifest=manifest, read_image=noise_image)
+    text = report().read_text('utf-8')
+    cards = text.count('class="card error')
+    assert cards and text.count('class="card error mapped"') == cards
+    assert text.count('<figcaption>CAM<') == text.count('<figcaption>attention<') == cards
+    with np.load(path / 'heatmaps.npz') as arrays:
+        arrays = dict(arrays)
+    arrays['class/class'] = np.full(len(arrays['ids']), 'a')  # what was explained no longer holds
+    np.savez(path / 'heatmaps.npz', **arrays)
+    assert 0 < report().read_text('utf-8').count('class="card error mapped"') < cards
+    (path / 'heatmaps.npz').write_bytes(b'PK')
+    text = report().read_text('utf-8')
+    assert 'heatmaps.npz could not be used' in text and 'mapped"' not in text
+    (path / 'heatmaps.npz').unlink()
+    assert report().read_text('utf-8').count('class="card error"') == cards
 
 
 def test_metrics_of_a_killed_and_resumed_run(tmp_path):
@@ -351,14 +317,6 @@ def test_heat_map_keeps_single_mistakes():
     assert (small[..., 3] > 0).sum() == 1
 
 
-def test_budget_of_pictures():
-    thumbnail = gallery.thumbnailer(_read_image, budget=10_000)
-    found = [thumbnail(str(k)) for k in range(100)]
-    shown = [one for one in found if one]
-    assert 0 < len(shown) < 100
-    assert sum(len(one['uri']) for one in shown) < 20_000
-
-
 def test_ten_thousand_pictures_are_quick_and_small(tmp_path):
     rng = np.random.default_rng(0)
     n, classes = 12_000, tuple(f'class {k}' for k in range(136))
@@ -366,7 +324,7 @@ def test_ten_thousand_pictures_are_quick_and_small(tmp_path):
         'id': [f'{k:05d}' for k in range(n)], 'location': [f'{k}' for k in range(n)],
         'split': np.where(np.arange(n) < 2000, 'train', 'test'),
         'label/class': rng.integers(136, size=n)}, {'class': classes})
-    path = _workdir(tmp_path / 'run', manifest)
+    path = run_workdir(tmp_path / 'run', manifest)
 
     def noise(location):
         return np.random.default_rng(int(location)).integers(0, 256, (96, 96, 3), np.uint8)

@@ -56,7 +56,7 @@ def digest_weights(weights: dict) -> str:
 
 def digest_pixels(manifest: Manifest) -> str:
     """SHA-256 over ids and places of the pictures, and size and time of those that are files."""
-    hasher = hashlib.sha256(os.path.abspath(manifest.root).encode())
+    hasher = hashlib.sha256(os.fsencode(os.path.abspath(manifest.root)))
     for name, location in zip(manifest.table['id'], manifest.table['location']):
         hasher.update(f'\0{name}\0{location}'.encode('utf-8', 'surrogateescape'))
         try:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train_lib.reporting.page import number, write_page
 
-_WIDTH, _PAD = 200, 8  # of the small drawings, pixels
+_WIDTH, _PAD = 184, 8  # of the small drawings, pixels
 
 
 def write_study_report(path: Path, arms: pd.DataFrame, cells: pd.DataFrame, *, title: str,
@@ -31,16 +31,16 @@ def write_study_report(path: Path, arms: pd.DataFrame, cells: pd.DataFrame, *, t
     values = _Axis.of(done['value'])
     edges = arms[['difference', 'low', 'high']].to_numpy(float).ravel()
     differences = _Axis.of(np.append(edges, 0.0))
-    baseline = arms['arm'].to_numpy()[arms['baseline'].to_numpy()][0]
     rows = [_row(row, done, values, differences, knobs[row.arm], notes[row.arm])
             for row in arms.itertuples()]
     others = [row for row in rows if not row['baseline'] and row['difference'] is not None]
+    sure = [row['difference'] for row in others if row['p'] is not None and row['p'] < 0.05]
     write_page(path, 'study.html.jinja', title=title, metric=metric, caption=caption, rows=rows,
                baseline=next(row for row in rows if row['baseline']), values=values.drawn(),
                differences=differences.drawn() if others else None,
                zero=differences.x(0.0), width=_WIDTH, n=len(done), planned=len(cells),
                failures=_failures(cells), times=_times(arms['arm'], done), runs=_runs(arms, cells),
-               baseline_name=baseline)
+               higher=sum(d > 0 for d in sure), lower=sum(d < 0 for d in sure))
     return path
 
 

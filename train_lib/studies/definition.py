@@ -30,6 +30,7 @@ FREE = ('study', 'seed', 'log', 'loader', 'mesh', 'sharding', 'image.cache_mb', 
         'distributed', 'plan_only', 'plan_memory_gb', 'predict', 'curate', 'pack', 'lr_find',
         'profile', 'checkpoint')
 NOT_IN_ARMS = ('study', 'seed', 'distributed', 'plan_only', 'compile_cache')
+RESULTS = ('test', 'val', 'train', 'out_of_fold', 'test_accuracy_mean')  # of result.json
 _RESERVED = ('logs',)  # folders of a study that are no arm's
 
 
@@ -93,6 +94,11 @@ class Study:
         return len(self.seeds) * len(self.folds)
 
     @property
+    def parts(self) -> int:
+        """Into how many the pictures are cut, of which `folds` are some; 1 without folds."""
+        return 1 if self.folds[0] is None else self.arm(self.baseline).config.split.folds
+
+    @property
     def less_is_better(self) -> bool:
         """Whether the metric is an error."""
         return self.metric.rpartition('.')[2] in ('loss', 'nll', 'ece', 'brier')
@@ -130,6 +136,10 @@ def read_study(command: Command) -> Study:
     if baseline not in {arm.name for arm in arms}:
         raise ConfigError(f'config.study.baseline = {baseline!r} is no arm: choose one of '
                           f'{", ".join(arm.name for arm in arms)}.')
+    if settings.metric.partition('.')[0] not in RESULTS:
+        raise ConfigError(f'config.study.metric = {settings.metric!r} is no number of result.json: '
+                          f'give one like test.accuracy; it begins with one of '
+                          f'{", ".join(RESULTS)}.')
     return Study(tuple(arms), _numbers('seeds', settings.seeds), _folds(config), baseline,
                  settings.metric, settings)
 
@@ -187,7 +197,8 @@ def _configured(name: str, changes: dict, base: ConfigDict) -> ConfigDict:
 
 
 def _numbers(key: str, values) -> tuple[int, ...]:
-    values = tuple(values)
+    # On the command line the numbers of a tuple that was empty are words.
+    values = tuple(int(value) if str(value).isdecimal() else value for value in values)
     if not values or len(set(values)) < len(values) or not all(
             isinstance(value, int) and value >= 0 for value in values):
         raise ConfigError(f'config.study.{key} = {values}: give different whole numbers.')

@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -158,10 +159,11 @@ def take(folder: Path, code: str, retry: bool = False) -> Lease | None:
         known = record(folder)
         return known is not None and not (retry and known['status'] == 'failed')
 
-    if is_over() or is_running(folder):
+    before = last_attempt(folder)  # once: the one that is judged is the one that is followed
+    if is_over() or (before and _lives(folder / f'lease.{before}')):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    lease = Lease(folder, last_attempt(folder) + 1)
+    lease = Lease(folder, before + 1)
     content = dict(machine=machine(), pid=os.getpid(), started=started(os.getpid()), code=code)
     try:
         file = os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -187,9 +189,17 @@ def finish(lease: Lease, status: str, **facts) -> None:
     """Says that the cell is over, 'done' or 'failed'."""
     write_json(lease.folder / 'cell.json', dict(
         status=status, attempts=lease.number, codes=codes(lease.folder), **facts))
-    if status == 'done':
-        for number in range(lease.number, 0, -1):
-            (lease.folder / f'lease.{number}').unlink(missing_ok=True)
+    if status == 'failed':
+        lease.give_back()
+
+
+def tidy(folder: Path, keep_checkpoints: bool) -> None:
+    """Removes what a cell that is done needs no more: leases, and checkpoints, of its folds too."""
+    for number in range(last_attempt(folder), 0, -1):
+        (folder / f'lease.{number}').unlink(missing_ok=True)
+    if not keep_checkpoints:
+        for path in (folder / 'checkpoints', *folder.glob('fold_*/checkpoints')):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Heart:

@@ -49,6 +49,10 @@ class Screen:
                 log.info('cell     %d/%d  %s  %s', len(over), len(cells), row.folder, text)
         self._told |= set(over['folder'])
 
+    def begin_below(self) -> None:
+        """Something else was written: what is drawn next stands below it."""
+        self._drawn = 0
+
     def close(self) -> None:
         """The last state."""
         self.show()
@@ -56,7 +60,7 @@ class Screen:
 
 def arm_lines(study: Study, workdir: Path, cells, width: int = 80) -> list[str]:
     """A line an arm: name, a sign a cell (● done, ◐ running, × failed), n, mean, epoch."""
-    lines = []
+    lines, longest = [], max(len(arm.name) for arm in study.arms)
     for arm in study.arms:
         own = cells[cells['arm'] == arm.name]
         signs, epochs = '', []
@@ -72,9 +76,9 @@ def arm_lines(study: Study, workdir: Path, cells, width: int = 80) -> list[str]:
         if epochs:
             text += '  epoch ' + ', '.join(f'{epoch:.1f}' for epoch in epochs)
         signs = signs if len(signs) <= 20 else f'{signs[:19]}…'
-        room = width - len(signs) - len(text) - 4
-        name = arm.name if len(arm.name) <= room else f'{arm.name[:max(room - 1, 1)]}…'
-        lines.append(f'{name:{max(room, 1)}}  {signs}  {text}'[:width])
+        room = max(min(longest, width - len(signs) - len(text) - 4), 1)
+        name = arm.name if len(arm.name) <= room else f'{arm.name[:room - 1]}…'
+        lines.append(f'{name:{room}}  {signs}  {text}'[:width])
     return lines
 
 

@@ -65,8 +65,7 @@ def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
 
     The difference to the baseline is that of the cells with the same seed and fold; its interval
     is Student's, and says what other seeds would give. Folds share most of their pictures: with
-    them the variance is that of Nadeau and Bengio (2003), 1 / n + 1 / (folds - 1) in place of
-    1 / n. p is two-sided and corrected for the number of arms (Holm 1979).
+    them the variance is that of Nadeau and Bengio (2003), 1 / n + 1 / (k - 1) in place of 1 / n. p is two-sided and corrected for the number of arms (Holm 1979).
 
     Returns:
         arm, mean, sd, n, planned, failed, difference, low, high, p, pairs, other_code, other_data;
@@ -75,7 +74,6 @@ def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     done = cells[cells['status'] == 'done']
     values = {name: dict(zip(_keys(part), part['value'])) for name, part in done.groupby('arm')}
     base = values.get(study.baseline, {})
-    folds = len(study.folds)
     rows = []
     for arm in study.arms:
         own = values.get(arm.name, {})
@@ -86,7 +84,7 @@ def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
         paired = dict.fromkeys(('difference', 'low', 'high', 'p'), np.nan) | dict(pairs=0)
         if arm.name != study.baseline:
             paired = paired_difference(np.array([own[key] - base[key] for key in own
-                                                 if key in base]), folds)
+                                                 if key in base]), study.parts)
         rows.append(row | paired | _marks(study, done, arm.name))
     table = pd.DataFrame(rows)
     others = (table['arm'] != study.baseline).to_numpy()
@@ -95,14 +93,15 @@ def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def paired_difference(differences: np.ndarray, folds: int = 1) -> dict:
-    """difference (their mean), low, high (the interval), p and pairs (how many)."""
+def paired_difference(differences: np.ndarray, parts: int = 1) -> dict:
+    """difference (their mean), low, high (the interval), p and pairs (how many); `parts` of k-fold
+    cross-validation."""
     n = len(differences)
     mean = float(differences.mean()) if n else np.nan
     low = high = p = np.nan
     spread = float(differences.std(ddof=1)) if n > 1 else 0.0
     if spread > 1e-12:  # less is rounding
-        error = spread * np.sqrt(1 / n + (1 / (folds - 1) if folds > 1 else 0))
+        error = spread * np.sqrt(1 / n + (1 / (parts - 1) if parts > 1 else 0))
         half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
         low, high, p = mean - half, mean + half, 2 * stats.t.sf(abs(mean) / error, n - 1)
     return dict(difference=mean, low=float(low), high=float(high), p=float(p), pairs=n)

@@ -72,7 +72,7 @@ def judge(study: Study, cells: pd.DataFrame) -> tuple[dict[str, Verdict], int]:
             if name in (best, study.baseline) or name not in values:
                 continue
             found = paired_difference((values[name] - values[best]).dropna().to_numpy(),
-                                      len(study.folds))
+                                      study.parts)
             edge = found['high'] if sign > 0 else -found['low']
             if edge < -margin:
                 given_up[name] = Verdict(n, best, *(found[key] for key in

@@ -20,7 +20,7 @@ from train_lib.studies.tables import write_tables
 
 log = logging.getLogger(__name__)
 PARENT = 'STUDY_PARENT'  # in the environment of a worker: the pid of the process that started it
-POLL = 0.5  # seconds
+POLL = 1.0  # seconds
 DEATHS = 3  # of a worker in one cell, without a new checkpoint between: the cell has failed
 
 
@@ -56,13 +56,14 @@ def supervise(study: Study, workdir: Path, command: Command, stop) -> int:
                     return 2
                 if code not in (0, 75):
                     _note_death(study, workdir, worker, code, deaths)
+                    screen.begin_below()
             left = unfinished(study, workdir)
             if len(left) != known:
                 known = len(left)
                 write_tables(study, workdir, page=False)
             screen.show()
             if not left or stop():
-                return 0
+                break
             free = [cell for cell in open_cells(study, workdir)
                     if not ledger.is_running(workdir / cell.folder)]
             starting = len(workers) - len(_busy(study, workdir, workers))
@@ -74,6 +75,10 @@ def supervise(study: Study, workdir: Path, command: Command, stop) -> int:
     finally:
         _end(workers.values())
         screen.close()
+    for cell in study.cells():  # a worker may have died between the end of a cell and this
+        if (ledger.record(workdir / cell.folder) or {}).get('status') == 'done':
+            ledger.tidy(workdir / cell.folder, study.settings.keep_checkpoints)
+    return 0
 
 
 def _busy(study: Study, workdir: Path, workers: dict[int, Worker]) -> list[Cell]:

@@ -83,8 +83,10 @@ def number(value: float, sign: str = '') -> str:
 
 def caption(study: Study, table: pd.DataFrame) -> str:
     """What the numbers are."""
-    folds = '' if study.folds[0] is None else f' and the same {len(study.folds)} folds'
-    return (f'{study.metric} on {len(study.seeds)} seeds{folds} for all arms: mean and standard '
+    seeds = f'{len(study.seeds)} seed{"s" * (len(study.seeds) > 1)}'
+    folds = '' if study.folds[0] is None else (
+        f' and {len(study.folds)} of {study.parts} folds')
+    return (f'{study.metric} on the same {seeds}{folds} for all arms: mean and standard '
             f'deviation (sd) of n runs. Differences to {study.baseline} are paired by seed'
             f'{" and fold" if folds else ""}, with 95 % intervals (Student'
             f'{", variance of Nadeau and Bengio" if folds else ""}); p is two-sided, after Holm '
@@ -113,14 +115,15 @@ def latex(study: Study, table: pd.DataFrame, given_up, changes) -> str:
     """The table for LaTeX with the package booktabs."""
     lines = [f'% {caption(study, table)}', '\\begin{tabular}{llrrrrlrl}', '\\toprule',
              ' & '.join(_tex(text) for text in _HEADS) + r' \\', '\\midrule']
-    lines += [' & '.join(_tex(text) for text in row) + r' \\'
+    lines += [' & '.join(_tex(text.replace('-', '−') if i in (5, 6) else text)  # minus signs
+                         for i, text in enumerate(row)) + r' \\'
               for row in _columns(study, table, given_up, changes)]
     return '\n'.join([*lines, '\\bottomrule', '\\end{tabular}']) + '\n'
 
 
 def _tex(text: str) -> str:
     signs = {'\\': r'\textbackslash{}', '–': '--', '…': r'\ldots{}', '~': r'\textasciitilde{}',
-             '^': r'\textasciicircum{}', **{sign: f'\\{sign}' for sign in '&%$#_{}'}}
+             '^': r'\textasciicircum{}', '−': '$-$', **{sign: f'\\{sign}' for sign in '&%$#_{}'}}
     return ''.join(signs.get(letter, letter) for letter in text)
 
 

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import resource
-import shutil
 import signal
 import sys
 import traceback
@@ -66,8 +65,8 @@ def work(study: Study, workdir: Path, parent: int | None = None) -> int:
                 lease.give_back()
                 return STOPPED
             ledger.finish(lease, **outcome)
-            if outcome['status'] == 'done' and not study.settings.keep_checkpoints:
-                remove_checkpoints(lease.folder)
+            if outcome['status'] == 'done':
+                ledger.tidy(lease.folder, study.settings.keep_checkpoints)
     return STOPPED
 
 
@@ -110,12 +109,6 @@ def _log_to(path: Path):
     finally:
         root.handlers[:] = before
         handler.close()
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a run and of its folds."""
-    for path in (folder / 'checkpoints', *folder.glob('fold_*/checkpoints')):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _peak_memory() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from input_pipeline.csv_table import quoting_for
 from train_lib.errors import ConfigError
 from train_lib.records import write_text
 from train_lib.voting.panel import Panel, patterns_of
@@ -35,7 +36,7 @@ def write_members(path: Path, panel: Panel, found: Mapping | None, weights: np.n
                          architecture=member.architecture,
                          **{name: scores.get(name) for name in _MEMBER_SCORES},
                          workdir=str(member.workdir), digest=member.digest))
-    write_text(path, pd.DataFrame(rows).to_csv(index=False, lineterminator='\n'))
+    _write_table(path, pd.DataFrame(rows))
 
 
 def write_predictions(path: Path, panel: Panel, votes: Votes) -> None:
@@ -85,7 +86,11 @@ def write_submission(path: Path, config: Mapping, panel: Panel, votes: Votes) ->
            for head in by_head}}
     table = pd.DataFrame({name: content[what]() if what else sample[name]
                           for name, what in columns.items()})
-    write_text(path, table.to_csv(index=False, lineterminator='\n'))
+    _write_table(path, table)
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False, lineterminator='\n', quoting=quoting_for(table)))
 
 
 def column_contents(given, panel: Panel, sample: pd.DataFrame | None) -> dict[str, str]:

@@ -282,7 +282,7 @@ def splits_of(workdir: Path) -> Splits:
     if not path.exists():
         return Splits({}, {}, {})
     header, rows, _ = read_csv(str(path))
-    columns = dict(zip(header, zip(*rows))) if rows else {name: () for name in header}
+    columns = dict(zip(header, zip(*rows) if rows else [()] * len(header)))
     if not {'id', 'split'} <= set(columns) or not set(columns['split']) <= set(SPLITS) or \
             len(set(columns['id'])) < len(rows):
         raise ConfigError(f'{path} is damaged (every id stands there once, with train, val or '

@@ -221,7 +221,7 @@ def _check_number(key: str, value, low: float, high: float) -> None:
 
 def _check_plants(classes: int, writers: int, heads: tuple[str, ...], near_duplicates: float,
                   wrong_labels: float) -> None:
-    unknown = [head for head in heads if head not in HEADS]
+    unknown = [head for head in heads if not isinstance(head, str) or head not in HEADS]
     if unknown or not heads or len(set(heads)) < len(heads):
         raise DataError(f"data.doodles.heads is {heads!r}: "
                         f"use one or both of 'class' and 'tool', each once.")

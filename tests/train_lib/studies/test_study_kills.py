@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from train_lib.studies import ledger
+
 ROOT = Path(__file__).parents[3]
 TABLES = ('table.md', 'table.csv', 'table.tex')
+SHORT = ('--config.study.seeds=(0,)', '--config.report.heat_maps=False')
 
 
 def start(workdir: Path, *more: str) -> subprocess.Popen:
@@ -105,6 +108,20 @@ def unbroken(tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.fixture(scope='module')
+def short(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp('short') / 'study'
+    finish(workdir, *SHORT)
+    return workdir
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def assert_same_study(left: Path, right: Path, cells: int) -> None:
     for name in TABLES:
         assert (left / name).read_bytes() == (right / name).read_bytes(), name
@@ -125,3 +142,43 @@ def test_ten_kills_change_nothing(unbroken, tmp_path, workers):
     print(f'{len(victims)} kills: {victims}')
     assert len(victims) == 10
     assert_same_study(unbroken, workdir, 9)
+
+
+def test_stopped_and_killed_it_goes_on(short, tmp_path):
+    """SIGTERM in a run, SIGKILL to a worker in one, then to everything."""
+    workdir = tmp_path / 'study'
+    begun = lambda: list(workdir.glob('*/*/metrics.jsonl'))
+    process = start(workdir, *SHORT)
+    wait_for(begun, process)
+    process.send_signal(signal.SIGTERM)
+    log = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, log
+    assert f'--workdir={workdir}' in log
+    assert not any(ledger.is_running(path) for path in workdir.glob('*/seed_*'))
+    known = over(workdir)
+
+    process = start(workdir, *SHORT)
+    cells = len(known)
+    wait_for(lambda: len(over(workdir)) > cells, process)
+    kill(process, 'worker')
+    cells = len(over(workdir))
+    wait_for(lambda: len(over(workdir)) > cells, process)
+    known |= over(workdir)
+    kill(process, 'all')
+
+    log = finish(workdir, *SHORT)
+    assert f'{len(known)} of 3 cells are over already' in log or len(over(workdir)) > len(known)
+    now = over(workdir)
+    assert {key: now[key] for key in known} == known, 'a finished cell ran again'
+    assert_same_study(short, workdir, 3)
+
+
+def test_an_arm_that_cannot_run_is_refused_before_any_cell(tmp_path):
+    path = tmp_path / 'wrong.py'
+    path.write_text('from configs.studies.digits import get_config\n'
+                    "study = lambda: {'base': {}, 'wrong': {'schedule.name': 'cosin'}}\n")
+    log = finish(tmp_path / 'study', f'--config={path}', code=2)
+    assert log.splitlines()[-1].startswith('main.py: ') and 'Traceback' not in log
+    for text in ("'wrong'", 'cosin', 'cosine'):
+        assert text in log
+    assert not list((tmp_path / 'study').glob('*/seed_*'))

@@ -1,0 +1,99 @@
+"""A run started again elsewhere or otherwise: what may change goes on, the rest is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import main
+from tests.faults.running import QUICK, SMALL, Start, finish
+
+EIGHT = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
+                      '--xla_backend_optimization_level=0 '
+                      '--xla_llvm_disable_expensive_passes=true'}
+
+
+def settings(folder: Path) -> list[str]:
+    return [*(flag.replace('data=digits', f'folder={folder / "data"}') for flag in SMALL[:-2]),
+            *QUICK, '--config.batch_size=8', '--config.duration.steps=4',
+            '--config.checkpoint.every.steps=2', '--config.log.tensorboard=no']
+
+
+def pictures(folder: Path, first: int, last: int) -> None:
+    rng = np.random.default_rng(first)
+    for i in range(first, last):
+        home = folder / f'data/{"ab"[i % 2]}'
+        home.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(home / f'{i}.png'), rng.integers(0, 255, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory) -> Path:
+    """data/ and a run of four steps on it."""
+    folder = tmp_path_factory.mktemp('home')
+    pictures(folder, 0, 40)
+    assert main.main([*settings(folder), f'--workdir={folder / "run"}']) == 0
+    return folder
+
+
+def test_what_may_change_is_noted_and_the_run_goes_on(home, tmp_path, capfd):
+    shutil.copytree(home / 'run', tmp_path / 'run')
+    flags = [flag for flag in settings(home) if 'duration' not in flag]
+    assert main.main([*flags, '--config.duration.steps=6', '--config.loader.threads=1',
+                      f'--workdir={tmp_path / "run"}']) == 0
+    log = capfd.readouterr().err
+    assert 'changed  config.loader.threads: 2 -> 1' in log
+    assert 'changed  config.duration.steps: 4 -> 6' in log
+    assert 'resume: from step 4 of 6' in log
+
+
+def test_other_data_are_refused(home, tmp_path, capfd):
+    pictures(tmp_path, 0, 41)  # one more
+    shutil.copytree(home / 'run', tmp_path / 'run')
+    config = json.loads((tmp_path / 'run/config.json').read_text())
+    config['data']['folder'] = str(tmp_path / 'data')
+    (tmp_path / 'run/config.json').write_text(json.dumps(config))
+    before = (tmp_path / 'run/metrics.jsonl').read_bytes()
+    assert main.main([*settings(tmp_path), f'--workdir={tmp_path / "run"}']) == 2
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert 'data have changed' in message and 'put them back' in message
+    assert (tmp_path / 'run/metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.faults
+def test_workers_and_threads_come_and_go(tmp_path):
+    flags = [*SMALL, *QUICK, '--config.checkpoint.every.steps=10', '--config.log.every.steps=1']
+    finish(tmp_path / 'unbroken', *flags, '--config.duration.steps=80')
+    for steps, workers, threads in ((20, 0, 2), (40, 2, 1), (60, 1, 3), (80, 0, 1)):
+        log = finish(tmp_path / 'run', *flags, f'--config.duration.steps={steps}',
+                     f'--config.loader.workers={workers}', f'--config.loader.threads={threads}').log
+        assert ('resume: from step' in log) == (steps > 20)
+
+    def train(name):
+        lines = map(json.loads, (tmp_path / name / 'metrics.jsonl').read_text().splitlines())
+        return [line for line in lines if line['split'] == 'train']
+
+    assert train('run') == train('unbroken') and len(train('run')) == 80
+
+
+@pytest.mark.faults
+def test_eight_devices_then_one_then_eight(tmp_path):
+    flags = [*SMALL, *QUICK, '--config.batch_size=64', '--config.sharding.min_size=0',
+             '--config.log.every.steps=1', '--config.model=dict(name="small_cnn", width=8)']
+    finish(tmp_path / 'unbroken', *flags, '--config.duration.steps=60')
+    for steps, fsdp, environment in ((20, 8, EIGHT), (40, 1, {}), (60, 2, EIGHT)):
+        start: Start = finish(
+            tmp_path / 'run', *flags, f'--config.duration.steps={steps}',
+            f'--config.mesh.fsdp={fsdp}', environment=environment)
+        assert ('resume: from step' in start.log) == (steps > 20)
+        assert f'{8 if environment else 1} x cpu' in start.log
+
+    def losses(name):
+        lines = map(json.loads, (tmp_path / name / 'metrics.jsonl').read_text().splitlines())
+        return [line['loss'] for line in lines if line['split'] == 'train']
+
+    assert len(losses('run')) == 60
+    np.testing.assert_allclose(losses('run'), losses('unbroken'), rtol=1e-3)

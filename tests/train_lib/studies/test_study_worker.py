@@ -1,0 +1,158 @@
+"""Cells run in one process: what they leave, what fails alone, what is begun again."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from train_lib.command_line import parse
+from train_lib.errors import ConfigError
+from train_lib.studies import definition, ledger, supervisor
+from train_lib.studies.progress import arm_lines, epoch_of
+from train_lib.studies.results import read_cells
+from train_lib.studies.study import study_command
+from train_lib.studies.tables import write_tables
+from train_lib.studies.worker import check_arms, work
+
+FILE = '''
+from configs.studies import digits
+
+def get_config(arg=None):
+    config = digits.get_config(arg)
+    config.duration = dict(steps=4)
+    config.log.every = dict(steps=1)
+    config.report.heat_maps = False
+    config.study.seeds = (0,)
+    return config
+
+def study():
+    return {arms}
+'''
+
+
+def command_of(tmp_path, arms, *more):
+    path = tmp_path / 'mine.py'
+    path.write_text(FILE.format(arms=arms))
+    return parse(['study', f'--config={path}', f'--workdir={tmp_path / "study"}', *more])
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A study one of whose arms fails in the middle of its run."""
+    folder = tmp_path_factory.mktemp('studies')
+    command = command_of(folder, "{'fails': {'schedule.lr': 1e30}, 'works': {}}",
+                         '--config.study.baseline=works')
+    study = definition.read_study(command)
+    definition.claim(study, command.workdir)
+    before = logging.getLogger('train_lib').level
+    logging.getLogger('train_lib').setLevel(logging.INFO)
+    assert work(study, command.workdir) == 0
+    logging.getLogger('train_lib').setLevel(before)
+    write_tables(study, command.workdir)
+    return command, study
+
+
+def test_a_cell_is_an_ordinary_run(finished):
+    command, _ = finished
+    folder = command.workdir / 'works/seed_0'
+    result = json.loads((folder / 'result.json').read_text())
+    assert result['steps'] == 4 and result['status'] == 'done'
+    assert json.loads((folder / 'config.json').read_text())['seed'] == 0
+    assert (folder / 'predictions/test.npz').exists() and (folder / 'report.html').exists()
+    assert not (folder / 'checkpoints').exists() and not list(folder.glob('lease*'))
+    assert 'test  accuracy' in (folder / 'log.txt').read_text()
+    known = ledger.record(folder)
+    assert known['status'] == 'done' and known['memory_bytes'] > 2 ** 20 and known['codes']
+
+
+def test_a_failure_is_alone_and_explained(finished, capsys):
+    command, study = finished
+    folder = command.workdir / 'fails/seed_0'
+    assert 'Traceback' in (folder / 'error.txt').read_text()
+    assert 'DivergedError' in ledger.record(folder)['error']
+    cells = read_cells(study, command.workdir)
+    assert list(cells['status']) == ['failed', 'done']
+    text = (command.workdir / 'table.md').read_text()
+    assert '0/1' in text and '1 failed' in text
+    assert study_command(command) == 1  # all cells are over, and nothing is run
+
+
+def test_a_failed_cell_is_begun_again_when_asked(tmp_path):
+    command = command_of(tmp_path, "{'a': {}}")
+    study = definition.read_study(command)
+    folder = command.workdir / study.cells()[0].folder
+    ledger.finish(ledger.take(folder, 'code'), 'failed', error='x')
+    (folder / 'error.txt').write_text('x')
+    assert work(study, command.workdir) == 0
+    assert ledger.record(folder)['status'] == 'failed'
+    supervisor._reopen(study, command.workdir)
+    assert work(study, command.workdir) == 0
+    known = ledger.record(folder)
+    assert (known['status'], known['attempts']) == ('done', 3)
+    assert len(known['codes']) == 2 and not (folder / 'error.txt').exists()
+
+
+@pytest.mark.parametrize('arms, words', [
+    ("{'a': {}, 'b': {'schedule.name': 'cosin'}}", ["'b'", 'cosine']),
+    ("{'a': {}, 'b': {'model': dict(name='small_cnn', wdth=4)}}", ["'b'", 'width']),
+    ("{'a': {}, 'b': {'curriculum': [dict(transforms=['hflop'])]}}", ["'b'", 'hflip']),
+    ("{'a': {}, 'b': {'split.val': 0.9, 'split.test': 0.9}}", ["'b'", 'split'])])
+def test_arms_are_put_together_before_any_runs(tmp_path, arms, words):
+    command = command_of(tmp_path, arms)
+    with pytest.raises(ConfigError) as caught:
+        check_arms(definition.read_study(command), command.workdir)
+    for text in words:
+        assert text in str(caught.value)
+
+
+def test_a_cell_in_which_workers_die_again_and_again_has_failed(tmp_path):
+    command = command_of(tmp_path, "{'a': {}}")
+    study = definition.read_study(command)
+    folder = command.workdir / 'a/seed_0'
+    log, deaths = tmp_path / 'log', {}
+    log.write_text('Fatal Python error: Segmentation fault\n')
+    program = ('import os, sys; from pathlib import Path\n'
+               'from train_lib.studies.ledger import take\n'
+               'assert take(Path(sys.argv[1]), "code"); os.abort()')
+    for time in range(supervisor.DEATHS + 1):
+        assert ledger.record(folder) is None
+        process = subprocess.Popen([sys.executable, '-c', program, str(folder)])
+        process.wait()
+        if time == 1:  # it got on, so the count begins anew
+            (folder / 'checkpoints/5').mkdir(parents=True)
+        supervisor._note_death(study, command.workdir, supervisor.Worker(0, process, log),
+                               process.returncode, deaths)
+    assert ledger.record(folder)['status'] == 'failed'
+    assert 'SIGABRT' in ledger.record(folder)['error']
+    assert 'Segmentation fault' in (folder / 'error.txt').read_text()
+
+
+def test_every_worker_has_its_share():
+    cores = supervisor.share_of_cores
+    assert [cores(i, 3, list(range(8))) for i in range(3)] == [[0, 1], [2, 3, 4], [5, 6, 7]]
+    assert [cores(i, 3, [4, 6]) for i in range(3)] == [[4], [6], [4]]
+    four = dict(CUDA_VISIBLE_DEVICES='0,1,2,3')
+    devices = lambda *key: supervisor.share_of_devices(*key, four)
+    assert devices(0, 1) == {}
+    assert [devices(i, 2)['CUDA_VISIBLE_DEVICES'] for i in range(2)] == ['0,1', '2,3']
+    assert [devices(i, 3)['CUDA_VISIBLE_DEVICES'] for i in range(3)] == ['0', '1', '2']
+    shared = [devices(i, 8) for i in range(8)]
+    assert sorted(share['CUDA_VISIBLE_DEVICES'] for share in shared) == list('00112233')
+    assert {share['XLA_PYTHON_CLIENT_MEM_FRACTION'] for share in shared} == {'0.450'}
+    assert supervisor.share_of_devices(0, 2, dict(CUDA_VISIBLE_DEVICES='')) == {}
+
+
+def test_a_line_an_arm(finished, tmp_path):
+    command, study = finished
+    cells = read_cells(study, command.workdir)
+    first, second = arm_lines(study, command.workdir, cells, 40)
+    assert '×' in first and '0/1' in first
+    value = cells['value'][1]
+    assert second.startswith('works') and second.endswith(f'●  1/1  {value:.4f}')
+    assert len(first) <= 40 and first.index('×') == second.index('●')
+    narrow = arm_lines(study, command.workdir, cells, 20)[1]
+    assert len(narrow) == 20 and narrow.startswith('wo') and '…' in narrow
+    assert epoch_of(command.workdir / 'works/seed_0') == pytest.approx(4 * 64 / 1257)
+    assert epoch_of(tmp_path) == 0.0
