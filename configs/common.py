@@ -328,7 +328,7 @@ def get_config() -> ConfigDict:
         baseline='',  # the arm that all others are compared with ('': the first)
         workers=1,  # processes that share devices and cores; --workers=N says the same
         retry=False,  # run cells again that failed
-        keep_checkpoints=False,  # of finished cells
+        keep_checkpoints=False,  # of finished cells; else only predictions, scores and reports stay
         # Give up an arm once, after so many seeds (0: never), the 95 % interval of its paired
         # difference to the best arm lies wholly more than the margin on the worse side.
         stop=dict(after=0, margin=0.0),

@@ -89,11 +89,16 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('eval.metric', config.eval.metric, patience.METRICS)):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
-    for key, value in (('batch_size', config.batch_size), ('image.size', config.image.size),
-                       ('eval.batch_size', config.eval.batch_size),
-                       ('accumulate', config.accumulate)):
-        if value < 1:
-            raise ConfigError(f'config.{key} = {value}: give 1 or more.')
+    for key, value, least, most in (
+            ('batch_size', config.batch_size, 1, 2**24), ('image.size', config.image.size, 1, 2**14),
+            ('eval.batch_size', config.eval.batch_size, 1, 2**24),
+            ('accumulate', config.accumulate, 1, 2**24), ('seed', config.seed, 0, 2**32 - 1),
+            ('loader.threads', config.loader.threads, 1, 1024),
+            ('loader.workers', config.loader.workers, 0, 1024),
+            ('loader.prefetch', config.loader.prefetch, 1, 2**14),
+            ('image.cache_mb', config.image.cache_mb, 0, 2**40)):
+        if not least <= value <= most:
+            raise ConfigError(f'config.{key} = {value}: give a number from {least:,} to {most:,}.')
     if config.eval.adjust_tau and config.loss.name in ('balanced_softmax', 'logit_adjustment'):
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} and config.loss.name '
                           f'= {config.loss.name!r} would adjust for the class sizes twice: '

@@ -196,6 +196,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
         with clock.kept(workdir if distributed.is_first() else None):
             return _train(config, data, mesh, own, workdir, clock)
     except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            time.sleep(1)  # who removes the workdir may not be through
         if (workdir / 'config.json').exists():
             raise
         raise CheckpointError(f'The workdir {workdir} is gone, or what lay in it: put it back and '

@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
     config = sketch_eva.get_config(f'head=linear,curriculum=none{"," + arg if arg else ""}')
     config.study.seeds = (0,)
-    config.study.folds = tuple(range(config.split.folds))
+    config.study.folds = (0,) if tiny.is_tiny(config) else tuple(range(config.split.folds))
     return config
 
 

@@ -1,6 +1,6 @@
 """Mask, gender and age: members of one product class, or of three heads, chosen by robustness.
 
-    python main.py vote --config=configs/vote/people.py:members=runs/masks_b*
+    python main.py vote --config=configs/vote/people.py:members=runs/people*
 
 A leaderboard that is climbed by accuracy picks what fits its rows. Here the vote is chosen on
 out-of-fold rows by its worst class, and persons are drawn whole for the intervals.
@@ -13,7 +13,7 @@ from configs.vote import common
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The vote; arg is what stands after the colon of --config=FILE:..."""
-    args = common.parse_arg(arg, members='runs/masks_*', sample='')
+    args = common.parse_arg(arg, members='runs/people*', sample='')
     config = common.get_config()
     config.members = tuple(args['members'].split(','))
     config.ensembles = {

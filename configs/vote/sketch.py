@@ -2,7 +2,8 @@
 
     python main.py vote --config=configs/vote/sketch.py:runs=runs
 
-expects k-fold runs `eva_linear`, `eva_mlp3`, `eva_curriculum` and `convnext` in the folder `runs=`;
+expects k-fold runs of configs/sketch_eva.py in the folder `runs=`: `eva_linear` (head=linear),
+`eva_mlp3` (both with curriculum=none), `eva_curriculum`, and `eva_lora` (train=lora);
 `--config.members` and `--config.ensembles` name others. The first rule of a pair is of the folds
 within a model, the second of the models. All six are scored; the best out of fold answers, and its
 nested score stands beside the naive one.
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs.vote import common
 
-MODELS = ('eva_linear', 'eva_mlp3', 'eva_curriculum', 'convnext')
+MODELS = ('eva_linear', 'eva_mlp3', 'eva_curriculum', 'eva_lora')
 HEADS = MODELS[:3]  # of one backbone
 
 

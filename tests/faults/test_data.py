@@ -1,6 +1,7 @@
 """Broken and hostile data through the command line: it works, or one sentence and exit code 2."""
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import socket
 import stat
 import struct
 import tempfile
+import threading
 import time
 import unicodedata
 import warnings
@@ -463,6 +465,43 @@ def test_missing_files(capfd, data, tmp_path):
             f'--config.data.decisions={tmp_path}/d.csv')
     refused(capfd, f'csv={tmp_path}/t.csv', 'does not exist')
     refused(capfd, f'packed={tmp_path}/p', 'does not exist')
+
+
+@pytest.mark.faults
+def test_files_that_go_or_change_while_a_run_reads_them(capfd, tmp_path):
+    for k in range(40):
+        path = tmp_path / f'data/{k % 2}/{k}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(k))
+    metrics = tmp_path / 'run/metrics.jsonl'
+
+    def harm():
+        while not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.002)
+        with open(tmp_path / 'run/split.csv', newline='') as file:
+            ids = [row['id'] for row in csv.DictReader(file) if row['split'] == 'train']
+        for name, harmed in zip(ids, (
+                Path.unlink, lambda path: path.write_bytes(b'<html>'),
+                lambda path: (path.unlink(), os.mkfifo(path)),
+                lambda path: (path.unlink(), path.mkdir()),
+                lambda path: os.truncate(path, 2**40),
+                lambda path: (path.unlink(), path.symlink_to('/dev/zero')))):
+            harmed(tmp_path / 'data' / name)
+
+    thread = threading.Thread(target=harm)
+    thread.start()
+    code = main.main([
+        'train', f'--config=configs/sketch_cnn.py:folder={tmp_path}/data', '--config.image.size=16',
+        '--config.image.cache_mb=0', '--config.batch_size=8', '--config.duration.steps=300',
+        '--config.model=dict(name="small_cnn", width=4, stages=1)', '--config.curriculum=()',
+        '--config.log=dict(every=dict(steps=1), tensorboard=False)',
+        '--config.eval.every.steps=300',
+        '--config.checkpoint.every.steps=300', '--config.report.heat_maps=False',
+        '--config.data.unreadable=drop', f'--workdir={tmp_path}/run'])
+    thread.join()
+    assert code == 0
+    assert json.loads((tmp_path / 'run/result.json').read_text())['pictures_replaced'] == 6
+    assert capfd.readouterr().err.count('is shown in its place') == 6
 
 
 # Many rows

@@ -44,8 +44,9 @@ def small_disk(folder: Path, kib: int):
 
 
 def one_sentence(log: str, words: str) -> None:
+    """At the end. Threads of libraries may have complained before."""
     assert re.search(words, log.splitlines()[-1]), log
-    assert 'Traceback' not in log, log
+    assert not re.search(r'File ".*main\.py"', log), log
 
 
 def same_end(run: Path, whole: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_full_disk(whole, tmp_path, room, tensorboard):
         run, ballast = disk / 'run', disk / 'ballast'
         ballast.write_bytes(bytes((4096 - room) * 1024))
         start = Start(run, *flags)
-        assert start.end(120) in (1, 2), start.log
+        assert start.end() in (1, 2), start.log
         one_sentence(start.log, 'No space left on device')
         steps = intact(run)
         print(f'{room} KiB: checkpoints {steps} when it ended')
@@ -103,7 +104,7 @@ def test_files_that_may_not_grow(whole, tmp_path, limit):
                'runpy.run_path("main.py", run_name="__main__")')
     done = subprocess.run(
         [sys.executable, '-c', program, *RUN, '--config.compile_cache=no',
-         f'--workdir={tmp_path / "run"}'], cwd=Path(main.__file__).parent, text=True, timeout=200,
+         f'--workdir={tmp_path / "run"}'], cwd=Path(main.__file__).parent, text=True, timeout=400,
         capture_output=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
     assert done.returncode in (1, 2), done.stderr
     one_sentence(done.stderr, 'File too large')
@@ -113,22 +114,14 @@ def test_files_that_may_not_grow(whole, tmp_path, limit):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize('when', ['before', 'while it runs'])
-def test_a_disk_that_becomes_write_protected(whole, tmp_path, when):
+def test_a_write_protected_disk(whole, tmp_path):
+    """As it was before the start: the kernel protects none on which files are being written."""
     with small_disk(tmp_path / 'disk', 8192) as disk:
-        protect = ['mount', '-o', 'remount,ro', str(disk)]
-        if when == 'before':
-            shutil.copytree(whole, disk / 'run')
-            shutil.rmtree(disk / 'run/checkpoints/120')
-            subprocess.run(protect, check=True)
+        shutil.copytree(whole, disk / 'run')
+        shutil.rmtree(disk / 'run/checkpoints/120')
+        subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
         start = Start(disk / 'run', *RUN)
-        if when != 'before':
-            assert start.wait_until((disk / 'run/checkpoints/20').exists)
-            # Files that are open for writing forbid it but for -f, so the disk is frozen full.
-            if subprocess.run(protect, capture_output=True).returncode:
-                start.kill()
-                pytest.skip('a disk in use cannot be protected here')
-        assert start.end(120) in (1, 2), start.log
+        assert start.end() in (1, 2), start.log
         one_sentence(start.log, 'Read-only file system')
         subprocess.run(['mount', '-o', 'remount,rw', str(disk)], check=True)
         intact(disk / 'run')
@@ -147,7 +140,7 @@ def test_a_workdir_that_vanishes(whole, tmp_path, how):
     else:
         while run.exists():
             shutil.rmtree(run, ignore_errors=True)
-    assert start.end(60) == 1, start.log
+    assert start.end() == 1, start.log
     one_sentence(start.log, 'is gone')
     if how == 'moved':
         shutil.rmtree(run, ignore_errors=True)  # what a save had begun

@@ -4,6 +4,8 @@ module reads what could run code."""
 import ast
 import html
 import io
+import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = '<script>alert(1)</script>'  # as a class: the folder '<script>alert(1)<' with 'script>'
 CLASSES = (SCRIPT, '"><img src=x onerror=alert(2)>', "'; onclick='alert(3)' {{ 7*7 }} $\\frac{")
 FILE = '"\'><svg onload=alert(4)>&amp;{k}.png'
+RUN = '<img src=x onerror=alert(6)>'
 STUDY = '''
 from configs.studies import digits
 
@@ -43,8 +46,8 @@ class Page(HTMLParser):
         if tag in ('iframe', 'object', 'embed', 'link', 'base', 'form'):
             self.active.append(tag)
         for name, value in attrs:
-            if name.startswith('on') or 'javascript:' in (value or '') or (
-                    name in ('src', 'href') and not value.startswith(('data:image/', '#'))):
+            elsewhere = name in ('src', 'href') and re.match(r'(?!data:image/)\w+:|//', value)
+            if name.startswith('on') or elsewhere:
                 self.active.append((tag, name, value))
 
     def handle_data(self, data):
@@ -71,19 +74,24 @@ def pages(tmp_path_factory):
     small = ['--config.image.size=16', '--config.batch_size=6', '--config.duration.steps=2',
              '--config.model=dict(name="small_cnn", width=4, stages=1)', '--config.curriculum=()',
              '--config.log.tensorboard=False', '--config.compile_cache=False',
-             '--config.init.pretrained=']
+             '--config.init.pretrained=', '--config.report.heat_maps=False']
     config = f'--config=configs/sketch_cnn.py:folder={home}/data'
     call('train', config, *small, '--config.split.val=0.3', '--config.split.test=0.3',
-         f'--workdir={home}/run')
+         f'--workdir={home}/{RUN}')
+    # Another member, which says the opposite.
+    shutil.copytree(home / RUN, home / 'other')
+    with np.load(home / 'other/predictions/test.npz') as file:
+        arrays = dict(file)
+    np.savez(home / 'other/predictions/test.npz', **arrays | dict(logits=-arrays['logits']))
     call('explore', config, f'--workdir={home}/explore')
     call('curate', config, f'--workdir={home}/curate')
-    call('vote', '--config=configs/vote/digits.py', f'--config.members={home}/run',
+    call('vote', '--config=configs/vote/digits.py', f'--config.members={home}/{RUN},{home}/other',
          '--config.source=test', f'--workdir={home}/vote')
     yield {path.relative_to(home).as_posix(): path for path in home.glob('*/*.html')}
 
 
-KINDS = {'run/report.html': CLASSES, 'explore/explore.html': (*CLASSES, FILE),
-         'curate/decisions.html': (FILE,), 'vote/report.html': CLASSES}
+KINDS = {f'{RUN}/report.html': (*CLASSES, RUN), 'explore/explore.html': (*CLASSES, FILE),
+         'curate/gallery.html': (FILE,), 'vote/report.html': (*CLASSES[:2], RUN)}
 
 
 def test_names_are_text_on_every_page(pages):

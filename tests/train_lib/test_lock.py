@@ -49,12 +49,12 @@ def test_an_exception_releases_it_and_an_empty_folder_goes(tmp_path):
 
 
 def test_never_two_at_once(tmp_path):
-    """Eight threads (the kernel's lock is of the open file, so they are like processes)."""
-    inside, entered, problems = [], [0] * 8, []
+    """Four threads (the kernel's lock is of the open file, so they are like processes)."""
+    inside, entered, problems = [], [0] * 4, []
     end = time.monotonic() + 60
 
     def work(i):
-        while sum(entered) < 200 and time.monotonic() < end:
+        while sum(entered) < 100 and time.monotonic() < end:
             try:
                 with lock.held(tmp_path / 'run'):
                     inside.append(i)
@@ -67,13 +67,13 @@ def test_never_two_at_once(tmp_path):
             except Exception as error:
                 problems.append(error)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not problems
-    assert sum(entered) >= 200 and sum(map(bool, entered)) > 1, entered
+    assert sum(entered) >= 100 and sum(map(bool, entered)) > 1, entered
 
 
 def test_a_lock_that_was_released_while_it_was_opened_is_none(tmp_path, monkeypatch):

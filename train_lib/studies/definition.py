@@ -23,7 +23,7 @@ from input_pipeline.durations import UNITS
 from train_lib.command_line import Command, find_config
 from train_lib.errors import ConfigError
 from train_lib.overrides import apply_values
-from train_lib.records import write_json
+from train_lib.studies.ledger import write_shared
 
 # Keys of which a study is no other study: they change no number, or are set for each cell.
 FREE = ('study', 'seed', 'log', 'loader', 'mesh', 'sharding', 'image.cache_mb', 'compile_cache',
@@ -308,7 +308,7 @@ def claim(study: Study, workdir: Path) -> None:
                    folds=[fold for fold in study.folds if fold is not None], arms=now,
                    folders={arm.name: arm.folder for arm in study.arms})
     if not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(content)):
-        write_json(path, content)
+        write_shared(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
 
 
 def result_value(result: Mapping, metric: str):

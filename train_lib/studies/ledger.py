@@ -202,6 +202,18 @@ def tidy(folder: Path, keep_checkpoints: bool) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def write_shared(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, also while other machines write the same one."""
+    temporary = shared_temporary(path)
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def shared_temporary(path: Path) -> Path:
+    """A name beside a file that is this process's own."""
+    return path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}')
+
+
 class Heart:
     """Touches a lease while the block runs, and ends the process if the lease is lost."""
 

@@ -65,7 +65,8 @@ def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
 
     The difference to the baseline is that of the cells with the same seed and fold; its interval
     is Student's, and says what other seeds would give. Folds share most of their pictures: with
-    them the variance is that of Nadeau and Bengio (2003), 1 / n + 1 / (k - 1) in place of 1 / n. p is two-sided and corrected for the number of arms (Holm 1979).
+    them the variance is that of Nadeau and Bengio (2003), 1 / n + 1 / (k - 1) in place of 1 / n.
+    p is two-sided and corrected for the number of arms (Holm 1979).
 
     Returns:
         arm, mean, sd, n, planned, failed, difference, low, high, p, pairs, other_code, other_data;

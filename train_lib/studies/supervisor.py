@@ -158,8 +158,10 @@ def _note_death(study: Study, workdir: Path, worker: Worker, code: int, deaths: 
             ledger.holder(workdir / cell.folder).get('pid') == worker.process.pid]
     if not held:
         log.warning('a worker ended by %s between two cells; see %s', words, worker.log)
-        # One that cannot even start shall not be started for ever.
-        deaths[''] = ('', deaths.get('', ('', 0))[1] + 1)
+        # One that cannot even begin a cell shall not be started for ever.
+        begun = sum(ledger.last_attempt(workdir / cell.folder) for cell in study.cells())
+        before, count = deaths.get('', (None, 0))
+        deaths[''] = begun, count + 1 if before == begun else 1
         if deaths[''][1] >= DEATHS:
             raise RuntimeError(f'Workers end by {words} before they begin a cell; see {worker.log}')
         return

@@ -5,12 +5,12 @@ killed and went on writes the same bytes. Time and memory stand in times.csv and
 """
 
 import os
-import socket
 from pathlib import Path
 
 import pandas as pd
 
 from train_lib.studies.definition import Study, differences, word
+from train_lib.studies.ledger import shared_temporary, write_shared
 from train_lib.studies.results import read_cells, summarise
 from train_lib.studies.stopping import Verdict, judge
 
@@ -21,19 +21,21 @@ def write_tables(study: Study, workdir: Path, page: bool = True) -> None:
     table = summarise(study, cells)
     given_up = judge(study, cells)[0]
     changes = changed_knobs(study)
-    _write(workdir / 'table.md', markdown(study, table, given_up, changes))
-    _write(workdir / 'table.tex', latex(study, table, given_up, changes))
-    _write(workdir / 'table.csv', as_csv(table, given_up, changes))
-    _write(workdir / 'times.csv', times(cells).to_csv(index=False, lineterminator='\n'))
+    write_shared(workdir / 'table.md', markdown(study, table, given_up, changes))
+    write_shared(workdir / 'table.tex', latex(study, table, given_up, changes))
+    write_shared(workdir / 'table.csv', as_csv(table, given_up, changes))
+    write_shared(workdir / 'times.csv', times(cells).to_csv(index=False, lineterminator='\n'))
     if page:
         from train_lib.reporting.study import write_study_report
 
+        page_path = shared_temporary(workdir / 'report.html')
         write_study_report(
-            workdir / 'report.html', table.assign(baseline=table['arm'] == study.baseline), cells,
+            page_path, table.assign(baseline=table['arm'] == study.baseline), cells,
             title=workdir.resolve().name, metric=study.metric, caption=caption(study, table),
             knobs={name: {path: word(value, 60) for path, value in knobs.items()}
                    for name, knobs in changes.items()},
             notes={row.arm: notes(row, given_up) for row in table.itertuples()})
+        os.replace(page_path, workdir / 'report.html')
 
 
 def changed_knobs(study: Study) -> dict[str, dict]:
@@ -144,10 +146,3 @@ def times(cells: pd.DataFrame) -> pd.DataFrame:
     for kind in kinds:
         frame[f'seconds_{kind}'] = [seconds.get(kind) for seconds in cells['seconds']]
     return frame
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, also while another machine writes the same file."""
-    temporary = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)

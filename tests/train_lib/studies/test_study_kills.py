@@ -69,7 +69,7 @@ def kill(process: subprocess.Popen, whom: str) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    process.communicate(timeout=60)  # until its workers have gone as well
+    process.communicate(timeout=60)  # its workers notice within a second or two
 
 
 def break_study(workdir: Path, kills: int, *more: str) -> list[str]:
@@ -141,6 +141,19 @@ def test_ten_kills_change_nothing(unbroken, tmp_path, workers):
     victims = break_study(workdir, 10, f'--workers={workers}')
     print(f'{len(victims)} kills: {victims}')
     assert len(victims) == 10
+    assert_same_study(unbroken, workdir, 9)
+
+
+@pytest.mark.faults
+def test_several_commands_share_one_ledger(unbroken, tmp_path):
+    """As the jobs of a Slurm array would; one of them is killed."""
+    workdir = tmp_path / 'study'
+    processes = [start(workdir) for _ in range(3)]
+    wait_for(lambda: over(workdir), processes[0])
+    kill(processes[0], 'all')
+    for process in processes[1:]:
+        log = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, log
     assert_same_study(unbroken, workdir, 9)
 
 
