@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_what_saves_is_asked_first():
             assert stop()
         with pytest.raises(Left):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_during_garbage_collection_is_not_lost():
+    class Deaf:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.01)
+
+    hook, handler = sys.unraisablehook, signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Left, match='SIGTERM'), leaving_at_once():
+        Deaf()
+        time.sleep(5)
+        pytest.fail('it was lost')
+    assert sys.unraisablehook is hook and signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_a_signal_that_came_too_late_is_passed_on():
