@@ -32,10 +32,13 @@ from input_pipeline.sources import load_source, read_bytes
 from input_pipeline.splits import assign_splits, save_splits
 from models.errors import ModelError
 from models.weight_files import open_weights
-from train_lib import command_line, workdirs
+from train_lib import assembly, command_line, workdirs
 from train_lib.errors import CheckpointError, ConfigError
-from train_lib.overrides import leaf_paths
+from train_lib.experiment import load_manifest
+from train_lib.overrides import apply_overrides, leaf_paths
 from train_lib.reporting.inputs import read_json, read_metrics, read_predictions
+from train_lib.reporting.report import write_report
+from train_lib.sharding import make_mesh
 from train_lib.voting.store import open_member, splits_of
 
 REFUSALS = (ConfigError, DataError, ModelError, CheckpointError)
@@ -341,6 +344,37 @@ def workdir(folder, drawn):
     read_metrics(folder / 'metrics.jsonl')
 
 
+def report(folder, drawn):
+    """The page of a run whose files are damaged."""
+    (folder / 'predictions').mkdir(exist_ok=True)
+    for name, data in drawn.items():
+        (folder / name).write_bytes(data)
+    manifest = manifest_of(split=['train', 'val', 'test'] * 4)
+    write_report(folder, manifest=manifest, read_image=lambda location: pixels())
+
+
+_SETTINGS = [path for path in _PATHS if path.partition('.')[0] not in (
+    'distributed', 'compile_cache', 'lr_find', 'profile', 'curate', 'pack', 'predict', 'study')]
+_VALUES = st.sampled_from(
+    ['', 'x', 'None', 'True', '-1', '0', '1', '3', '1e9', '1e-9', 'inf', '-0.5', '100000000', '()',
+     '(1,)', 'dict(epochs=5)', 'dict(steps=0)', 'dict(percent=300)', '{}', '[{}]',
+     "[dict(kind='x')]", "[dict(kind='hflip')]", 'a,b', 'all', 'class', '[[1,2],[3]]', "[('.*', dict(lr=1))]",
+     '9' * 21]) | _TEXTS
+
+
+def run_settings(folder, drawn):
+    """A run with odd settings, up to its first step."""
+    small = [('data.doodles.classes', '3'), ('data.doodles.per_class', '8'), ('batch_size', '4'),
+             ('data.doodles.writers', '6'), ('data.doodles.size', '16'), ('image.size', '16'),
+             ('model', "dict(name='small_cnn', width=4, stages=1)")]
+    config = apply_overrides(apply_overrides(common.get_config(), small), drawn)
+    manifest = load_manifest(config)
+    mesh = make_mesh(config.mesh)
+    assembly.check_values(config, mesh.size)
+    data = assembly.arrange(config, manifest)
+    assembly.assemble(config, data, mesh, None, folder, abstract=True).iterator.close()
+
+
 def _zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as file:
@@ -401,10 +435,15 @@ READERS = {
                          'split.csv': _saved('split.csv')[0]}).flatmap(
         lambda rest: (spoiled(_CONFIG) | _odd_config()).map(
             lambda config: rest | {'config.json': config})), workdir),
+    'report': (files(**{'config.json': _CONFIG, 'result.json': _RESULT, 'metrics.jsonl': _METRICS,
+                        'predictions/test.npz': _npz(False)}), report),
+    'settings': (st.tuples(st.sampled_from(_SETTINGS), _VALUES).map(lambda one: [one]),
+                 run_settings),
     'archive': (spoiled(_zip()), archive),
     'image': (st.sampled_from(_PICTURES).flatmap(spoiled), image),
     'packed': (spoiled(_INDEX), packed),
 }
+SLOW = {'report': 4, 'settings': 4}  # of these so many times fewer
 
 
 def fuzz(name, folder, examples, **options):
@@ -422,10 +461,10 @@ def fuzz(name, folder, examples, **options):
 
 @pytest.mark.parametrize('name', READERS)
 def test_only_sentences_come_out(name, tmp_path):
-    fuzz(name, tmp_path, 25, derandomize=True, phases=[Phase.generate])
+    fuzz(name, tmp_path, 25 // SLOW.get(name, 1), derandomize=True, phases=[Phase.generate])
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize('name', READERS)
 def test_only_sentences_come_out_of_many(name, tmp_path):
-    fuzz(name, tmp_path, int(os.environ.get('FUZZ_EXAMPLES', '2000')))
+    fuzz(name, tmp_path, int(os.environ.get('FUZZ_EXAMPLES', '2000')) // SLOW.get(name, 1))

@@ -94,6 +94,7 @@ def test_only_threads_of_workers_have_their_signals_blocked():
     assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+@pytest.mark.faults
 def test_ctrl_c_in_a_terminal_with_workers(tmp_path):
     """Every process of the group has the signal; the run saves, and goes on without workers."""
     workdir = tmp_path / 'run'
