@@ -286,8 +286,8 @@ def _refuse_not_finite(state: State, step: int, checkpointer: Checkpointer) -> N
     checkpointer.wait()
     kept = distributed.on_first(lambda: checkpoints.committed_steps(checkpointer.folder))
     raise DivergedError(
-        f'The loss or the weights are not finite at step {step}: lower config.schedule.lr, lengthen the '
-        f'warm-up, clip harder or set config.guard.skip'
+        f'The loss or the weights are not finite at step {step}: lower config.schedule.lr, '
+        f'lengthen the warm-up, clip harder or set config.guard.skip'
         f'{f"; the last checkpoint is of step {kept[-1]}" if kept else ""}.')
 
 

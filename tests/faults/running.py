@@ -54,7 +54,7 @@ class Start:
             self._over = True
             self._heard.notify_all()
 
-    def wait_for(self, pattern: str, seconds: float = 240, after: int = -1) -> int | None:
+    def wait_for(self, pattern: str, seconds: float = 600, after: int = -1) -> int | None:
         """The number of the first line that the pattern is found in, `after` that one; None if
         the process ended without it."""
         seen, end = after + 1, time.monotonic() + seconds
@@ -68,7 +68,7 @@ class Start:
                     return None
                 assert self._heard.wait(end - time.monotonic()), f'no {pattern!r}:\n{self.log}'
 
-    def wait_until(self, condition, seconds: float = 240) -> bool:
+    def wait_until(self, condition, seconds: float = 600) -> bool:
         """Whether the condition came true before the process ended."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
@@ -81,7 +81,7 @@ class Start:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def end(self, seconds: float = 240) -> int:
+    def end(self, seconds: float = 900) -> int:
         """Waits for the end, and returns the exit code."""
         self._listener.join(seconds)
         if self._listener.is_alive():

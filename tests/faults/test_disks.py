@@ -21,8 +21,9 @@ import pytest
 import main
 from tests.faults.old_runs.make import SETTINGS
 from tests.faults.running import Start, finish
-from train_lib import checkpoints
+from train_lib import checkpoints, lock
 from train_lib.checkpoints import committed_steps, damage
+from train_lib.errors import ConfigError
 
 RUN = [flag for flag in SETTINGS if not re.search('every.steps|duration', flag)] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=10',
@@ -197,10 +198,16 @@ def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch, capfd):
 
 
 def test_a_bug_is_not_taken_for_a_disk(tmp_path, monkeypatch):
-    def fail(*_):
+    """And when the run has ended by it, nothing of it writes there any more."""
+    def fail(run, state, host, iterator, checkpointer, *_):
+        with pytest.raises(ConfigError, match='in use'):
+            lock.check(tmp_path)
+        checkpointer.save(1, state, iterator, host)
         raise KeyError('a bug')
 
     monkeypatch.setattr('train_lib.experiment.train_loop', fail)
     with pytest.raises(KeyError, match='a bug'):
         main.main([*RUN, f'--workdir={tmp_path}'])
+    assert intact(tmp_path) == [1]
+    assert not [thread for thread in threading.enumerate() if 'checkpoint' in thread.name]
     assert not (tmp_path / 'lock').exists()

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,7 @@ from train_lib.sharding import make_mesh
 from train_lib.voting.store import open_member, splits_of
 
 REFUSALS = (ConfigError, DataError, ModelError, CheckpointError)
+REFUSED = object()
 SECONDS = 10  # that one example may take
 ROOT = Path(__file__).parents[2]
 CLASSES = ('ant', 'bee', 'café')
@@ -70,7 +72,7 @@ def attempt(action, *args, **kwargs):
     except REFUSALS as error:
         text = str(error)
         assert text and '\n' not in text and len(text) < 5000, text[:500]
-        return None
+        return REFUSED
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -335,7 +337,8 @@ def _odd_config(draw):
 def workdir(folder, drawn):
     for name, data in drawn.items():
         (folder / name).write_bytes(data)
-    attempt(command_line.config_of_run, folder)
+    attempt(lambda: [command_line.config_of_run(folder)[name].to_dict()
+                     for name in ('data', 'split', 'image', 'loss', 'schedule', 'curate')])
     attempt(workdirs.best_step, folder, 3)
     attempt(workdirs.ids, folder)
     attempt(splits_of, folder)
@@ -358,8 +361,8 @@ _SETTINGS = [path for path in _PATHS if path.partition('.')[0] not in (
 _VALUES = st.sampled_from(
     ['', 'x', 'None', 'True', '-1', '0', '1', '3', '1e9', '1e-9', 'inf', '-0.5', '100000000', '()',
      '(1,)', 'dict(epochs=5)', 'dict(steps=0)', 'dict(percent=300)', '{}', '[{}]',
-     "[dict(kind='x')]", "[dict(kind='hflip')]", 'a,b', 'all', 'class', '[[1,2],[3]]', "[('.*', dict(lr=1))]",
-     '9' * 21]) | _TEXTS
+     "[dict(kind='x')]", "[dict(kind='hflip')]", 'a,b', 'all', 'class', '[[1,2],[3]]',
+     "[('.*', dict(lr=1))]", '9' * 21]) | _TEXTS
 
 
 def run_settings(folder, drawn):
@@ -401,7 +404,7 @@ def image(folder, drawn):
     reason = decode.problem(drawn)
     found = attempt(decode.decode, drawn, name='x', min_size=(4, 4))
     # What is called sound is decoded, too.
-    assert reason or found is not None
+    assert reason or found is not REFUSED
 
 
 _INDEX = json.dumps(dict(
@@ -443,6 +446,49 @@ READERS = {
     'image': (st.sampled_from(_PICTURES).flatmap(spoiled), image),
     'packed': (spoiled(_INDEX), packed),
 }
+
+
+def _parquet(**columns) -> bytes:
+    buffer = io.BytesIO()
+    pd.DataFrame({'id': ['a', 'b'], 'location': ['x', 'y'], 'label/class': [0, 1], **columns}
+                 ).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+_DEEP = b'[' * 99_999
+_SOUND = {'config.json': _CONFIG, 'result.json': _RESULT, 'metrics.jsonl': _METRICS}
+# What once came out as a traceback, or went in without a word: tried first, in both forms.
+FOUND = {
+    'overrides': [[('model', f'dict(name={text})')] for text in (
+        '{[]: 1}', '{1, 2}', '1j', '1, name=2', '**{}', '(' * 300, '9' * 5000, "b'x'")]
+    + [[('model.items', '3')], [('schedule.lr', 'nan')], [('mesh.data', '9' * 5000)],
+       [('curriculum[' + '9' * 5000 + ']', '1')], [('model', '{"a.b": 1}')], [('a\nb', '1')]],
+    'arguments': [('configs/sketch_cnn.py', f'data={"9" * 5000}')],
+    'csv': [b'image,label\n0.png,1\n1.png,nan\n', 'image,label\n'.encode('utf-16-le')],
+    'manifest_csv': [(b'id,location,label/class\na,packed:x,0\n', b'{}'),
+                     (b'id,location,label/class\na,tfds:x,0\n', _DEEP),
+                     (b'id,location\na,b\n', b'[]')],
+    'manifest_parquet': [_parquet(id=[b'\x80', b'a']), _parquet(location=['a', None]),
+                         _parquet(**{'label/class': [1.0, float('nan')]}),
+                         _parquet(**{'label/class': [1.0, 2.0**63]}),
+                         _parquet(**{'label/class': [[1], [2]]}), _parquet(weight=[1.0, None])],
+    'predictions': [_npz(True, labels=np.full(12, 7)), _npz(True, logits=np.full((12, 3), np.nan)),
+                    _npz(True, classes=np.arange(3)), _npz(True, ids=np.arange(12))],
+    'store': [_STORE | {'meta.json': text} for text in (b'[]', b'{}', _DEEP)],
+    'workdir': [_SOUND | {'split.csv': b'', **more} for more in (
+        {'config.json': _DEEP}, {'config.json': b'[]'}, {'config.json': b'{"split": 3}'},
+        {'config.json': b'{"split": {"folds": "x"}}'}, {'config.json': b'{"a.b": 1}'},
+        {'result.json': b'[]'}, {'split.csv': b'id,split\na,dev\n'}, {'split.csv': b'x,y\n1,2\n'},
+        {'metrics.jsonl': _DEEP})],
+    'settings': [[pair] for pair in (
+        ('seed', '9' * 21), ('image.mean', '1'), ('curriculum', '0.5'), ('mixing', '[1]'),
+        ('split.seed', '0.5'), ('data.separate', '(1,)'), ('resample.length', '9' * 21),
+        ('sharding.rules', '1e-9'), ('data.decisions', '[{}]'), ('data.doodles.heads', '[{}]'))],
+    'archive': [_zip().replace(b'0.png', b'\xff.png').replace('café'.encode(), b'caf\xff\xff')],
+    'packed': [b'{"kind": "packed images", "version": 1}', b'[]', _DEEP,
+               _INDEX.replace(b'images-00000', b'../../x')],
+}
+PARTLY = ('manifest_csv', 'manifest_parquet', 'workdir')  # in these some are read after all
 SLOW = {'report': 4, 'settings': 4}  # of these so many times fewer
 
 
@@ -456,6 +502,9 @@ def fuzz(name, folder, examples, **options):
         with at_most_a_gigabyte_more():
             attempt(reader, folder, one)
 
+    for one in FOUND.get(name, ()):
+        with at_most_a_gigabyte_more():
+            assert attempt(reader, folder, one) is REFUSED or name in PARTLY, one
     run()
 
 

@@ -102,7 +102,7 @@ def test_ctrl_c_in_a_terminal_with_workers(tmp_path):
     assert start.wait_for('^step ') is not None
     assert len(workers(start)) == 2
     os.killpg(start.process.pid, signal.SIGINT)
-    assert start.end(60) == 75, start.log
+    assert start.end(120) == 75, start.log
     assert 'SIGINT: saving' in start.log and 'Traceback' not in start.log
     assert_all_gone(start)
     assert leftovers(workdir) == []
@@ -144,7 +144,7 @@ def test_workers_that_are_killed_again_and_again_end_the_run(tmp_path):
     assert start.wait_until(lambda: len(workers(start)) == 2)
     os.kill(workers(start)[0], signal.SIGKILL)
     killed = time.monotonic()
-    assert start.end(60) == 1
+    assert start.end(120) == 1
     print(f'ended after {time.monotonic() - killed:.1f} s')
     assert time.monotonic() - killed < 30
     assert 'config.loader.workers' in start.sentence and 'Traceback' not in start.log
@@ -167,7 +167,7 @@ def test_nothing_is_left(tmp_path, number, count):
     if number:
         time.sleep(0.3)
         start.signal(number)
-    assert start.end(60) == {signal.SIGKILL: -signal.SIGKILL, None: 0}.get(number, 75), start.log
+    assert start.end(120) == {signal.SIGKILL: -signal.SIGKILL, None: 0}.get(number, 75), start.log
     ended = time.monotonic()
     assert_all_gone(start)
     print(f'{number}, {count} workers: the last was gone after {time.monotonic() - ended:.1f} s')
@@ -194,7 +194,7 @@ def test_ctrl_c(tmp_path, phase, line, times):
         time.sleep(0.1)
         if start.process.poll() is None:
             start.signal(signal.SIGINT)
-    code = start.end(60)
+    code = start.end(120)
     print(f'{phase}, {times} times: code {code} after {time.monotonic() - begun:.1f} s')
     assert code in ((75,) if times == 1 else (75, 130)), start.log
     if times == 1:
@@ -223,7 +223,7 @@ def test_a_picture_that_breaks_ends_the_run_with_its_name(tmp_path, count):
     assert start.wait_for('^step ') is not None
     (tmp_path / 'data/a/6.png').unlink()
     (tmp_path / 'data/b/7.png').unlink()
-    assert start.end(60) == 2, start.log
+    assert start.end(120) == 2, start.log
     assert '.png' in start.sentence and 'Traceback' not in start.log
     assert_all_gone(start)
 
@@ -237,7 +237,7 @@ def test_predict_stops_and_goes_on(tmp_path):
     assert start.wait_for('.', seconds=60) is not None
     time.sleep(1)
     start.signal(signal.SIGINT)
-    assert start.end(60) in (75, 0), start.log
+    assert start.end(120) in (75, 0), start.log
     assert 'Traceback' not in start.log
     assert_all_gone(start)
     assert Start(workdir, *flags, verb='predict').end() == 0
