@@ -1,4 +1,4 @@
-"""README.ko.md says what README.md says: the same headings, commands, tables, pictures and links."""
+"""README.ko.md says what README.md says: the same headings, commands, tables, links, numbers."""
 
 import re
 from pathlib import Path

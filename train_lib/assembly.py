@@ -90,7 +90,8 @@ def check_values(config: ConfigDict, devices: int) -> None:
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
     for key, value, least, most in (
-            ('batch_size', config.batch_size, 1, 2**24), ('image.size', config.image.size, 1, 2**14),
+            ('batch_size', config.batch_size, 1, 2**24),
+            ('image.size', config.image.size, 1, 2**14),
             ('eval.batch_size', config.eval.batch_size, 1, 2**24),
             ('accumulate', config.accumulate, 1, 2**24), ('seed', config.seed, 0, 2**32 - 1),
             ('loader.threads', config.loader.threads, 1, 1024),
