@@ -246,6 +246,7 @@ def _replace(path: str, write) -> None:
 def _read_parquet(path: str) -> tuple[pd.DataFrame, dict]:
     import pyarrow.parquet
     rows = pyarrow.parquet.read_table(path)
+    rows.validate(full=True)  # texts that are no UTF-8 would fail when they are looked at
     if len(set(rows.column_names)) < len(rows.column_names):
         raise ValueError('it has a column twice')
     return rows.to_pandas(), json.loads((rows.schema.metadata or {}).get(b'manifest', '{}'))

@@ -36,8 +36,9 @@ def use_compile_cache(wanted: bool = True) -> None:
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
     compilation_cache.reset_cache()  # JAX looks at the folder's name once
     if wanted:
-        _drop_broken(folder)
-        _drop_oldest(folder, LARGEST)
+        with contextlib.suppress(OSError):  # of a full disk: this is only about time
+            _drop_broken(folder)
+            _drop_oldest(folder, LARGEST)
 
 
 def _usable(folder: Path) -> bool:
