@@ -74,7 +74,7 @@ def attempt(action, *args, **kwargs):
         return action(*args, **kwargs)
     except REFUSALS as error:
         text = str(error)
-        assert text and '\n' not in text and len(text) < 5000, text[:500]
+        assert text and '\n' not in text and len(text) < 12_000, text[:500]
         return REFUSED
     finally:
         for (number, timer, _), handler in zip(timers, before):
