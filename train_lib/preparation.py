@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -41,7 +41,7 @@ def prepared_for(config: ConfigDict) -> Prepared:
     given = {key: config.image[key] for key in dataclasses.asdict(wanted)
              if config.image[key] is not None}
     given |= {key: tuple(given[key]) for key in ('mean', 'std')
-              if isinstance(given.get(key), Iterable)}
+              if isinstance(given.get(key), Sequence) and not isinstance(given[key], str)}
     prepared = dataclasses.replace(wanted, **given)
     for key, allowed in (('resize', RESIZES), ('interpolation', INTERPOLATIONS)):
         if getattr(prepared, key) not in allowed:
