@@ -494,7 +494,7 @@ FOUND = {
                _INDEX.replace(b'images-00000', b'../../x')],
 }
 PARTLY = ('manifest_csv', 'manifest_parquet', 'workdir')  # in these some are read after all
-SLOW = {'report': 4, 'settings': 4}  # of these so many times fewer
+SLOW = {'report': 8, 'settings': 4}  # of these so many times fewer
 
 
 def fuzz(name, folder, examples, **options):
