@@ -46,7 +46,7 @@ class Clock:
         self._kind = kind
         self._began = self._since = time.perf_counter() if began is None else began
         self._earlier = 0.0  # seconds of all earlier starts
-        self._ended: dict[str, float] | None = None  # their kinds, if the last one was not killed
+        self._ended: dict[str, float] | None = None  # their kinds, if the last one lost nothing
 
     def _switch(self, kind: str) -> str:
         now = time.perf_counter()
@@ -92,11 +92,12 @@ class Clock:
         self._seconds = defaultdict(float, _lost_after(known, sum(self._seconds.values())))
 
     @contextlib.contextmanager
-    def kept(self, folder: Path | None):
+    def kept(self, folder: Path | None, saved: type[BaseException] | tuple = ()):
         """In the block, clock.json says how long the run has lasted; after it, on what.
 
         Args:
             folder: the workdir; None writes nothing.
+            saved: exceptions that say that all work is saved, so that none will be lost.
         """
         if folder is None:
             yield
@@ -110,6 +111,9 @@ class Clock:
         try:
             yield
             kinds = self.seconds()
+        except saved:
+            kinds = self.seconds()
+            raise
         finally:
             over.set()
             beats.join()
@@ -151,7 +155,7 @@ def _lost_after(known: Mapping[str, float], total: float) -> dict[str, float]:
 
 
 def _read(path: Path) -> tuple[float, dict[str, float] | None]:
-    """(seconds of all starts so far, their kinds if the last one came to its end)"""
+    """(seconds of all starts so far, their kinds if nothing was lost at the end)"""
     try:
         found = json.loads(path.read_text())
         kinds = found['kinds']

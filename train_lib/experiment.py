@@ -193,7 +193,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
         distributed.on_first(lambda: start.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')
     try:
-        with clock.kept(workdir if distributed.is_first() else None):
+        with clock.kept(workdir if distributed.is_first() else None, saved=Stopped):
             return _train(config, data, mesh, own, workdir, clock)
     except Exception as error:
         if isinstance(error, FileNotFoundError):

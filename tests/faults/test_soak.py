@@ -64,8 +64,7 @@ def test_two_thousand_epochs(tmp_path):
     samples = np.array(samples[:-1], float)
     rise = growth(samples, 0.25)
     show(f'{EPOCHS} epochs, {lines} log lines, {start.seconds:.0f} s', samples, rise)
-    # TensorStore loses 16 KiB a save when Orbax asks it how many bytes it wrote.
-    assert rise[0] < 0.75 * EPOCHS * 48 / 1024
+    assert rise[0] < 0.02 * samples[-1, 0]
     assert abs(rise[1]) < 4 and abs(rise[2]) < 4
     seconds = result(workdir)['seconds']
     size = (workdir / 'report.html').stat().st_size / MIB

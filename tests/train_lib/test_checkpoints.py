@@ -1,5 +1,7 @@
 """Checkpoints: what was saved comes back, and damage is never used."""
 
+import gc
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -139,3 +141,18 @@ def test_a_failed_save_is_raised(tmp_path, monkeypatch):
         checkpointer.close()
     batches.close()
     assert committed_steps(tmp_path) == []
+
+
+def test_saving_leaves_nothing_in_memory(tmp_path):
+    batches = iterator()
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    objects = []
+    for step in range(1, 42):
+        checkpointer.save(step, state(step), batches, {}, ())
+        checkpointer.wait()
+        if step in (11, 41):
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+    checkpointer.close()
+    batches.close()
+    assert objects[1] - objects[0] < 30
