@@ -33,7 +33,7 @@ from input_pipeline.curation.measures import Measures, measure
 from input_pipeline.descriptors import describe_all
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources import csv_file
-from train_lib import workdirs
+from train_lib import lock, workdirs
 from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.experiment import load_data
@@ -99,9 +99,14 @@ class Pictures:
 
 def curate(command: Command) -> int:
     """Writes decisions.csv and gallery.html. Returns the exit code."""
-    config = command.config
-    _check(config)
+    _check(command.config)
     workdir = command.workdir or workdirs.new(command.config_file)
+    with lock.held(workdir):
+        _curate(command.config, workdir)
+    return 0
+
+
+def _curate(config: ConfigDict, workdir: Path) -> None:
     manifest = load_data(config)
     pictures = Pictures(config, manifest)
     if pictures.head not in manifest.classes:
@@ -114,7 +119,6 @@ def curate(command: Command) -> int:
         overlaps = label_errors.overlapping_classes(pictures.label_errors.joint,
                                                     manifest.classes[pictures.head])
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         save_decisions(table, str(workdir / 'decisions.csv'))
         _write_to_mark(findings, manifest, workdir / 'to_mark.csv')
     except OSError as error:
@@ -129,7 +133,6 @@ def curate(command: Command) -> int:
     log.info('decisions %s; correct them, and train with --config.data.decisions=%s',
              workdir / 'decisions.csv', workdir / 'decisions.csv')
     log.info('gallery  %s', page)
-    return 0
 
 
 def summary(findings: list[Finding], table: pd.DataFrame) -> str:

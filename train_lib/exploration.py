@@ -18,7 +18,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.readable import unreadable
 from input_pipeline.splits import assign_splits
-from train_lib import workdirs
+from train_lib import lock, workdirs
 from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.experiment import load_manifest
@@ -49,11 +49,15 @@ class Exploration:
 
 def explore(command: Command) -> int:
     """Writes explore.html and explore.csv. Returns the exit code."""
-    config = command.config
     workdir = command.workdir or workdirs.new(command.config_file)
+    with lock.held(workdir):
+        _explore(command.config, workdir)
+    return 0
+
+
+def _explore(config: ConfigDict, workdir: Path) -> None:
     found = examine(config, load_manifest(config))
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         write_table(found, workdir / 'explore.csv')
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be written to ({error.strerror}): '
@@ -72,7 +76,6 @@ def explore(command: Command) -> int:
     log.info('copies   %s groups of duplicates, %s of them with different labels',
              f'{len(conflicts):,}', f'{conflicts.sum():,}')
     log.info('explored %s', page)
-    return 0
 
 
 def examine(config: ConfigDict, manifest: Manifest) -> Exploration:

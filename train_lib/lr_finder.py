@@ -19,7 +19,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from input_pipeline.manifest import Manifest
-from train_lib import checkpoints, distributed, start, workdirs
+from train_lib import checkpoints, distributed, lock, start, workdirs
 from train_lib.assembly import arrange, assemble, check_values, compile_step
 from train_lib.clock import Clock
 from train_lib.command_line import Command
@@ -61,13 +61,12 @@ def lr_find(command: Command) -> int:
     manifest = load_data(config, folder)
     stops = StopTogether if distributed.several() else StopSignal
     try:
-        with stops() as stop:
+        with lock.held(folder), stops() as stop:
             sweep = run_sweep(config, manifest, folder, stop)
+            write_sweep(folder, sweep, suggestions(sweep), config)
     except Interrupted:
         log.info('Stopped.')
         return STOPPED
-    found = suggestions(sweep)
-    write_sweep(folder, sweep, found, config)
     return 0
 
 

@@ -1,5 +1,6 @@
 """The folder of a run: its name, and whose it is."""
 
+import hashlib
 import importlib
 import json
 import logging
@@ -27,8 +28,9 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
               'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
               'predict', 'curate', 'pack', 'study', 'report')
 # What config.json holds besides the config: the version of its format, digests of data and code at
-# the start, and the defaults of the keys that were changed, {'schedule.lr': 0.001}.
-RECORDS = ('format', 'data_digest', 'code_digest', 'defaults')
+# the start, the defaults of the keys that were changed, {'schedule.lr': 0.001}, and a digest of all
+# this, so that a damaged value is not taken for a setting.
+RECORDS = ('format', 'data_digest', 'code_digest', 'defaults', 'sha256')
 FORMAT = 1
 
 
@@ -79,8 +81,14 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
     if path.exists():
         check_same(workdir, config, data_digest)
     settings = json.loads(config.to_json())
-    write_json(path, settings | dict(format=FORMAT, data_digest=data_digest,
-                                     code_digest=code_digest(), defaults=_changed(settings)))
+    content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
+                              defaults=_changed(settings))
+    write_json(path, content | dict(sha256=_seal(content)))
+
+
+def _seal(content: Mapping) -> str:
+    unsealed = {key: value for key, value in content.items() if key != 'sha256'}
+    return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode()).hexdigest()
 
 
 def _defaults() -> dict:
@@ -109,7 +117,7 @@ def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequ
     Raises:
         ConfigError: the run has other settings or other data.
     """
-    before = _read(workdir / 'config.json')
+    before = _read_config(workdir)
     _compare(workdir, _settings(workdir, before), json.loads(config.to_json()), ignore, remedy)
     if before.get('data_digest', data_digest) != data_digest:
         raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
@@ -138,7 +146,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     path = workdir / 'config.json'
     if not path.exists():
         raise ConfigError(f'{workdir} holds no run (config.json is missing): check --workdir.')
-    config = _settings(workdir, _read(path))
+    config = _settings(workdir, _read_config(workdir))
     try:
         return ConfigDict(config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # of names that it refuses
@@ -164,7 +172,18 @@ def best_step(workdir: Path, newest: int) -> int | None:
 
 def data_digest(workdir: Path) -> str:
     """The digest of the data that a run was started with, '' if it is not known."""
-    return _read(workdir / 'config.json').get('data_digest', '')
+    return _read_config(workdir).get('data_digest', '')
+
+
+def _read_config(workdir: Path) -> dict:
+    path = workdir / 'config.json'
+    content = _read(path)
+    # An older run has no seal, a newer one another, and is refused by its format.
+    known = content.get('sha256', '')
+    if _can_read(content.get('format', 1)) and known not in ('', _seal(content)):
+        raise ConfigError(f'{path} is not as it was written: restore it, or if you changed it '
+                          f'yourself, delete its line "sha256".')
+    return content
 
 
 def _read(path: Path) -> dict:
@@ -175,10 +194,14 @@ def _read(path: Path) -> dict:
                           f'give a new --workdir.') from None
 
 
+def _can_read(version) -> bool:
+    return isinstance(version, int) and version <= FORMAT
+
+
 def _settings(workdir: Path, content: Mapping) -> dict:
     """The config in a config.json as this version of the code would have written it."""
     version = content.get('format', 1)
-    if not isinstance(version, int) or version > FORMAT:
+    if not _can_read(version):
         raise ConfigError(f'{workdir}/config.json has format {version!r}, and this version of the '
                           f'code reads up to {FORMAT}: use the newer code.')
     return _completed({key: value for key, value in content.items() if key not in RECORDS},

@@ -14,8 +14,9 @@ import pytest
 
 import main
 from tests.faults.old_runs.make import SETTINGS
-from train_lib import checkpoints, digests
+from train_lib import checkpoints, digests, workdirs
 from train_lib.checkpoints import committed_steps, damage, latest_good
+from train_lib.errors import ConfigError
 
 RUN = [flag for flag in SETTINGS if 'every.steps' not in flag] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=2',
@@ -258,3 +259,21 @@ def test_a_damaged_file_of_a_run_is_one_sentence(whole, tmp_path, capfd, name, c
     if name == 'config.json':
         code, said = start(capfd, run)
         assert code == 2 and name in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize('every', [97, pytest.param(1, marks=pytest.mark.faults)])
+def test_no_flipped_bit_of_the_config_is_believed(whole, tmp_path, every):
+    path = Path(shutil.copy(whole / 'config.json', tmp_path))
+    before, found = workdirs.saved_config(tmp_path), 0
+    for bit in range(0, 8 * path.stat().st_size, every):
+        flip(path, bit)
+        try:
+            after = workdirs.saved_config(tmp_path)
+        except ConfigError as error:
+            assert str(path) in str(error)
+            found += 1
+        else:
+            assert after == before, f'bit {bit}'  # 1e-05 and 1E-05
+        flip(path, bit)
+    print(f'{found} of {-(-8 * path.stat().st_size // every)} bits found')
+    assert found > 0.99 * 8 * path.stat().st_size / every

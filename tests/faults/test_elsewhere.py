@@ -55,6 +55,7 @@ def test_other_data_are_refused(home, tmp_path, capfd):
     shutil.copytree(home / 'run', tmp_path / 'run')
     config = json.loads((tmp_path / 'run/config.json').read_text())
     config['data']['folder'] = str(tmp_path / 'data')
+    del config['sha256']
     (tmp_path / 'run/config.json').write_text(json.dumps(config))
     before = (tmp_path / 'run/metrics.jsonl').read_bytes()
     assert main.main([*settings(tmp_path), f'--workdir={tmp_path / "run"}']) == 2

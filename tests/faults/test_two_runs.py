@@ -23,7 +23,9 @@ def test_a_workdir_in_use_is_left_alone(tmp_path, capfd):
     run = shutil.copytree(OLD, tmp_path / 'run')
     with lock.held(run):
         before = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
-        for verb, settings in (('train', SETTINGS), ('predict', [])):
+        for verb, settings in (('train', SETTINGS), ('predict', []), ('lr_find', SETTINGS),
+                               ('explore', SETTINGS), ('curate', SETTINGS),
+                               ('vote', [f'--config=configs/vote/digits.py:members={run}'])):
             assert main.main([verb, *settings, f'--workdir={run}']) == 2
             assert f'{run} is in use by process ' in capfd.readouterr().err.splitlines()[-1]
         assert {path: path.read_bytes() for path in run.rglob('*') if path.is_file()} == before

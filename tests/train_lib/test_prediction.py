@@ -170,6 +170,7 @@ def test_a_run_that_is_not_what_it_was_is_refused(run, tmp_path, capsys):
     copy = tmp_path / 'copy'
     shutil.copytree(run, copy)
     config = json.loads((copy / 'config.json').read_text())
+    del config['sha256']
     (copy / 'config.json').write_text(json.dumps(config | dict(data_digest='0')))
     assert 'data have changed' in refused(capsys, copy)
     (copy / 'config.json').write_text(json.dumps(config))

@@ -26,8 +26,24 @@ def run(tmp_path):
 
 def edit(workdir, change) -> None:
     saved = json.loads((workdir / 'config.json').read_text())
+    del saved['sha256']
     change(saved)
     (workdir / 'config.json').write_text(json.dumps(saved))
+
+
+def test_a_changed_value_is_found(run):
+    path = run[0] / 'config.json'
+    whole = path.read_text()
+    for old, new in (('"seed": 0', '"seed": 1'), ('"width": 8', '"width": 9'),
+                     ('"data"', '"dbta"'), ('"sha256"', '"sha257"')):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        for read in (lambda: workdirs.saved_config(run[0]),
+                     lambda: workdirs.check_same(*run, 'data')):
+            with pytest.raises(ConfigError, match=r'config\.json (is not as|has config\.sha257)'):
+                read()
+    path.write_text(whole)
+    workdirs.check_same(*run, 'data')
 
 
 def test_a_run_is_its_own(run):

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from train_lib import workdirs
+from train_lib import lock, workdirs
 from train_lib.command_line import Command
 from train_lib.errors import ConfigError
 from train_lib.records import write_json
@@ -31,7 +31,8 @@ def vote_command(command: Command) -> int:
     workdir = workdirs.choose(command.workdir, command.config_file)
     log.info('workdir  %s', workdir)
     try:
-        run_vote(config, workdir)
+        with lock.held(workdir):
+            run_vote(config, workdir)
     except Stopped:
         log.info('Stopped. The same command with --workdir=%s goes on.', workdir)
         return STOPPED
@@ -61,11 +62,7 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
     found = describe(config, panel, ensembles, weights, votes) if labelled else None
     answer = next(one for one in ensembles if one.name == chosen)
     result = _result(config, panel, votes, found, fitted, why_not, chosen)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): give another '
-                          f'--workdir.') from None
+    workdir.mkdir(parents=True, exist_ok=True)
     if config['soup']:
         from train_lib.voting.soup_run import make_soup  # needs a model, and so a device
 

@@ -380,6 +380,7 @@ def test_a_soup_is_a_run(trained, tmp_path, capsys):
         shutil.copytree(trained / f'fold_{fold}', tmp_path / name)
         saved = json.loads((tmp_path / name / 'config.json').read_text())
         saved['init']['from'] = 'runs/x'
+        del saved['sha256']
         (tmp_path / name / 'config.json').write_text(json.dumps(saved))
     pair = f'{tmp_path}/a,{tmp_path}/b'
     assert vote(pair, tmp_path / 'uniform', '--config.soup=uniform',
