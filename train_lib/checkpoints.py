@@ -10,7 +10,9 @@
     checkpoints/damaged-<step>-<k>/ set aside because its digests did not hold
 
 A step is written under its `writing-` name, the digests come last, and one rename commits
-it: a process killed at any moment leaves either a whole checkpoint or a `writing-` folder.
+it: a process killed at any moment leaves either a whole checkpoint or a `writing-` folder. A step
+that is saved once more, with its evaluation, takes the place of the first; if a kill comes between
+the two, `latest_good` puts the first one back.
 So a committed folder whose digests are missing or wrong was damaged later, and is never
 mistaken for an interrupted save.
 """
@@ -38,6 +40,7 @@ from train_lib.errors import CheckpointError
 from train_lib.sharding import gather, path_name, place
 
 FROZEN = 'frozen'
+REPLACED = 'writing-replaced-'
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +78,10 @@ def latest_good(folder: Path) -> Path | None:
 
 
 def _latest_good(folder: Path) -> str | None:
+    for replaced in folder.glob(f'{REPLACED}*'):
+        target = folder / replaced.name.removeprefix(REPLACED)
+        if not target.exists():
+            os.rename(replaced, target)
     steps = committed_steps(folder)
     aside = sorted(path.name for path in folder.glob('damaged-*')) if folder.is_dir() else []
     for step in reversed(steps):
@@ -140,15 +147,14 @@ class Checkpointer:
 
     def save(self, step: int, state: dict, iterator: grain.DatasetIterator, host: dict,
              pinned: Collection[int] = (), files: Mapping[str, bytes] | None = None) -> None:
-        """Copies the state, and writes and commits it in the background, `files` with it.
+        """Copies the state, and writes and commits it in the background, `files` with it. A
+        checkpoint of the same step is replaced.
 
         Of the steps before, the newest and the `pinned` are kept. An error of an earlier save is
         raised here, or by `wait`: it ends the run.
         """
         self.wait()
         target = self.folder / str(step)
-        if distributed.on_first(target.exists):
-            return
         state = dict(state)
         frozen = state.pop('frozen', {})
         if frozen and not distributed.on_first((self.folder / FROZEN).exists):
@@ -168,8 +174,12 @@ class Checkpointer:
         for name, content in files.items():
             (writing / name).write_bytes(content)
         write_digests(writing)
+        replaced = self.folder / f'{REPLACED}{target.name}'
+        if target.exists():
+            os.rename(target, replaced)
         os.rename(writing, target)
         _make_durable(self.folder)  # before the older ones go
+        shutil.rmtree(replaced, ignore_errors=True)
         newest = committed_steps(self.folder)[-self._keep:]
         self._remove(step for step in committed_steps(self.folder)
                      if step not in newest and step not in pinned)

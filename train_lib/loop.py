@@ -6,8 +6,9 @@
 Rows of metrics.jsonl are durable before the save that follows them, and a checkpoint knows
 how long the file was, so a resumed run cuts off the rest and writes the same bytes again.
 A run told to stop in the middle of an evaluation saves without it, and makes up for it
-when it is started again. What the host must know of a step (whether it was finite) it hears
-while the device works on the next one, or before anything else is due.
+when it is started again; a save that was due takes the place of the other then. What the host
+must know of a step (whether it was finite) it hears while the device works on the next one, or
+before anything else is due.
 """
 
 import dataclasses
@@ -185,7 +186,7 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
     """
     step = int(state['step'])
     # What was restored is saved already; the guard needs a checkpoint of a fresh start as well.
-    saved = step if step or not run.guard else None
+    saved = (step, host['evaluated']) if step or not run.guard else None
     total, every = run.total_steps, run.every
     progress = Progress(total, step, run.batch_size, enabled=distributed.is_first())
     waiting = None  # the newest step and its loss, on the device, that we have not heard of
@@ -218,10 +219,12 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
                 if guard.exhausted(host['guard'], run.guard):
                     state, host = _roll_back(run, state, host, iterator, checkpointer, records)
                     clock.go_back(host['seconds'])
-                    step = saved = int(state['step'])
+                    step = int(state['step'])
+                    saved = step, host['evaluated']
                     waiting = None
                     progress.rewind(step)
                     continue
+            interrupted = False
             if to_evaluate:
                 before = host
                 try:
@@ -231,16 +234,17 @@ def train_loop(run: Run, state: State, host: dict, iterator, checkpointer: Check
                     if run.is_over(host, step) and not _due(step, every.log, total):
                         state = _log(run, state, before, step, records, progress)
                 except Interrupted:
-                    pass  # `stop` is true: saved and raised below
+                    interrupted = True  # `stop` is true: saved and raised below
             over, stopping = run.is_over(host, step), stop()
-            due = (_due(step, every.save, total) or host['best_step'] == step or over
-                   or (step == 0 and run.guard))
+            due = not interrupted and (
+                _due(step, every.save, total) or host['best_step'] == step or over
+                or (step == 0 and run.guard))
             if due and run.guard:
                 host = host | dict(guard=guard.after_save(host['guard'], step, host['best_step']))
-            if (due or stopping) and saved != step:
+            if (due or stopping) and saved != (step, host['evaluated']):
                 hear()
                 host = save()
-                saved = step
+                saved = step, host['evaluated']
             if stopping:
                 with clock('checkpoint'):
                     checkpointer.wait()

@@ -125,6 +125,34 @@ def test_an_interrupted_save_is_no_checkpoint(saved):
     assert not (saved / 'writing-3').exists()
 
 
+@pytest.mark.parametrize('killed', [0, 1, 2])
+def test_a_step_can_be_saved_again(saved, monkeypatch, killed):
+    moved = []
+
+    def rename(source, target):
+        moved.append(target)
+        if len(moved) == killed:
+            raise InterruptedError
+        move(source, target)
+
+    move, batches = checkpoints.os.rename, iterator()
+    monkeypatch.setattr(checkpoints.os, 'rename', rename)
+    checkpointer = Checkpointer(saved, keep=1)
+    checkpointer.save(3, state(5), batches, {'best_step': 3})
+    if killed:
+        with pytest.raises(InterruptedError):
+            checkpointer.close()
+    else:
+        checkpointer.close()
+    batches.close()
+    monkeypatch.undo()
+    assert latest_good(saved).name == '3'
+    assert checkpoints.read_host(saved / '3')['best_step'] == (1 if killed else 3)
+    assert committed_steps(saved) == [1, 2, 3] if killed else [3]
+    Checkpointer(saved, keep=1).close()
+    assert not list(saved.glob('writing-*'))
+
+
 def test_nothing_saved_is_a_fresh_start(tmp_path):
     assert latest_good(tmp_path / 'none') is None
 

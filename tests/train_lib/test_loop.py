@@ -1,6 +1,8 @@
 """Ways in which a run can end, in this process: diverged, with the last weights, without scores."""
 
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from configs import common
+from tests.faults.running import assert_same_run
 from train_lib import experiment, loop
 from train_lib import step as step_module
 from train_lib.checkpoints import committed_steps, read_host
@@ -72,6 +75,28 @@ def test_without_a_guard_the_log_says_so(harm, tmp_path):
     harm(lambda step: step == 2)
     with pytest.raises(DivergedError, match=r'training loss is nan at step 4'):
         train(tmp_path)
+
+
+@pytest.mark.parametrize('at', [8, 12])
+def test_a_stop_in_an_evaluation_changes_nothing(at, monkeypatch, tmp_path):
+    def stopped(step, variables, split, mesh, stop):
+        evaluations.append(split)
+        if at == 4 * len(evaluations):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(step, variables, split, mesh, stop)
+
+    evaluations, predict = [], loop.predict
+    settings = dict(guard=dict(skip=2), ema=dict(decay=0.9),
+                    checkpoint=dict(every=dict(steps=4), keep=1))
+    train(tmp_path / 'unbroken', **settings)
+    monkeypatch.setattr(loop, 'predict', stopped)
+    with pytest.raises(loop.Stopped):
+        train(tmp_path / 'run', **settings)
+    saved = read_host(tmp_path / f'run/checkpoints/{at}')
+    assert (saved['evaluated'], saved['guard']['good'][-1][0]) == (at - 4, at - 4)
+    monkeypatch.undo()
+    train(tmp_path / 'run', **settings)
+    assert_same_run(tmp_path / 'unbroken', tmp_path / 'run')
 
 
 def test_the_last_weights_count_if_asked_for_and_they_are_the_averaged_ones(
