@@ -4,6 +4,7 @@ import errno
 import os
 import re
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
              errno.EIO, errno.ESTALE)
 
@@ -26,13 +27,22 @@ class CheckpointError(RuntimeError):
 def disk_trouble(error: Exception) -> str:
     """One sentence on what a disk refused, from an OSError or what Orbax makes of it; '' if the
     error is about something else."""
-    text = str(error)
     if isinstance(error, OSError):
-        codes, paths = (error.errno,), (error.filename, error.filename2)
+        paths = error.filename, error.filename2
     else:
-        codes = [code for code in _OF_DISKS if os.strerror(code) in text]
-        paths = re.findall(r'local file "([^"]+)"', text)
-    reason = next((os.strerror(code) for code in codes if code in _OF_DISKS), '')
+        paths = re.findall(r'local file "([^"]+)"', str(error))
+    reason = next((os.strerror(code) for code in _codes(error) if code in _OF_DISKS), '')
     path = next((str(path) for path in paths if path), '')
     return reason and (f'{path or "A file"} cannot be written or read ({reason}): see to the disk '
                        f'and give the same command again; a run goes on from its last checkpoint.')
+
+
+def no_room(error: Exception) -> bool:
+    """Whether the disk is full or write-protected, so that nothing else can be written there."""
+    return any(code in _NO_ROOM for code in _codes(error))
+
+
+def _codes(error: Exception) -> list[int]:
+    if isinstance(error, OSError):
+        return [error.errno]
+    return [code for code in _OF_DISKS if os.strerror(code) in str(error)]

@@ -6,6 +6,7 @@ of files elsewhere.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -94,6 +95,26 @@ def test_a_full_disk(whole, tmp_path, room, tensorboard):
         assert not steps or f'resume: from step {steps[-1]} ' in log
         same_end(run, whole)
         assert not list((run / 'checkpoints').glob('writing-*'))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('room', [600, 1600, 3000])
+def test_a_full_disk_under_a_study(tmp_path, room):
+    """It is no failure of a cell, and with room again the study goes on."""
+    with small_disk(tmp_path / 'disk', 60_000) as disk:
+        ballast, study = disk / 'ballast', disk / 'study'
+        ballast.write_bytes(bytes((60_000 - room) * 1024))
+        flags = ['--config=configs/studies/digits.py', '--config.duration.epochs=3',
+                 '--config.checkpoint.every.steps=2', '--config.checkpoint.keep=99',
+                 '--config.study.seeds=(0,)']
+        start = Start(study, *flags, verb='study')
+        assert start.end() == 2, start.log
+        one_sentence(start.log, 'No space left on device')
+        assert not list(study.rglob('error.txt'))
+        ballast.unlink()
+        finish(study, *flags, verb='study')
+        assert {json.loads(path.read_text())['status'] for path in study.rglob('cell.json')} == {
+            'done'}
 
 
 @pytest.mark.faults

@@ -21,7 +21,7 @@ from models.errors import ModelError
 from train_lib import experiment
 from train_lib.assembly import arrange, assemble, check_values
 from train_lib.code_digest import code_digest
-from train_lib.errors import ConfigError
+from train_lib.errors import ConfigError, disk_trouble, no_room
 from train_lib.evaluation import Interrupted
 from train_lib.loop import Stopped
 from train_lib.probing.run import head_kinds
@@ -47,7 +47,8 @@ def work(study: Study, workdir: Path, parent: int | None = None) -> int:
         The exit code: 0, or 75 if told to stop.
 
     Raises:
-        ConfigError, DataError, ModelError: an arm that cannot run, before any cell is begun.
+        ConfigError, DataError, ModelError: an arm that cannot run, before any cell is begun; or
+            the disk is full.
     """
     code = code_digest()
     check_arms(study, workdir)
@@ -59,8 +60,13 @@ def work(study: Study, workdir: Path, parent: int | None = None) -> int:
                     break
             else:
                 return 0
-            with ledger.Heart(lease, lambda: _stop_if_orphaned(parent)):
-                outcome = _run(cell, lease.folder)
+            try:
+                with ledger.Heart(lease, lambda: _stop_if_orphaned(parent)):
+                    outcome = _run(cell, lease.folder)
+            except ConfigError:
+                with contextlib.suppress(OSError):  # the disk that is full
+                    lease.give_back()
+                raise
             if outcome is None:
                 lease.give_back()
                 return STOPPED
@@ -87,6 +93,8 @@ def _run(cell: Cell, folder: Path) -> dict | None:
         except (Stopped, Interrupted, Left):
             return None
         except Exception as error:
+            if no_room(error):  # no fault of this cell, and the next ones would fail of it too
+                raise ConfigError(disk_trouble(error)) from error
             text = ''.join(traceback.format_exception(error))
             write_text(folder / 'error.txt', text)
             line = ' '.join(str(error).split())

@@ -1,12 +1,15 @@
 """Cells run in one process: what they leave, what fails alone, what is begun again."""
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
+from train_lib import experiment
 from train_lib.command_line import parse
 from train_lib.errors import ConfigError
 from train_lib.studies import definition, ledger, supervisor
@@ -77,6 +80,23 @@ def test_a_failure_is_alone_and_explained(finished, capsys):
     text = (command.workdir / 'table.md').read_text()
     assert '0/1' in text and '1 failed' in text
     assert study_command(command) == 1  # all cells are over, and nothing is run
+
+
+def test_a_full_disk_is_no_fault_of_a_cell(tmp_path, monkeypatch):
+    command = command_of(tmp_path, "{'a': {}}", '--config.study.baseline=a')
+    study = definition.read_study(command)
+    definition.claim(study, command.workdir)
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'there')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment, 'run_any', full)
+        with pytest.raises(ConfigError, match=r'there cannot be written .*No space left.*again'):
+            work(study, command.workdir)
+    assert ledger.record(command.workdir / 'a/seed_0') is None
+    assert work(study, command.workdir) == 0
+    assert ledger.record(command.workdir / 'a/seed_0')['status'] == 'done'
 
 
 def test_a_failed_cell_is_begun_again_when_asked(tmp_path):
