@@ -1,6 +1,5 @@
 """Out-of-fold predictions of a k-fold run, joined to a manifest by id."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 
 from input_pipeline.manifest import Manifest
 from train_lib.errors import ConfigError
+from train_lib.npz import read_npz
 from train_lib.scores import softmax
 
 _KEY = 'config.curate.labels.predictions'
@@ -27,12 +27,12 @@ def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
     """
     file = path / 'predictions' / 'out_of_fold.npz' if path.is_dir() else path
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            tail = '' if 'logits' in arrays.files else f'/{head}'
-            ids = arrays['ids'].astype(str)
-            logits = arrays[f'logits{tail}'].astype(np.float64)
-            names = arrays[f'classes{tail}'].astype(str)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(file)
+        tail = '' if 'logits' in arrays else f'/{head}'
+        ids = arrays['ids'].astype(str)
+        logits = arrays[f'logits{tail}'].astype(np.float64)
+        names = arrays[f'classes{tail}'].astype(str)
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f'{_KEY} = {str(path)!r} cannot be used ({error}): give the workdir of '
                           f'a finished k-fold run.') from None
     wanted = pd.Index(manifest.classes[head])

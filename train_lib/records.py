@@ -4,6 +4,7 @@ metrics.jsonl holds nothing that depends on the clock, so that a run that was ki
 resumed writes the same bytes as one that was not. Speed goes to TensorBoard and the screen.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -172,6 +173,12 @@ def write_json(path: Path, content: dict) -> None:
     except UnicodeEncodeError:  # a path that is no UTF-8
         text = json.dumps(content, indent=2)
     write_text(path, text + '\n')
+
+
+def seal(content: Mapping) -> str:
+    """A digest of a JSON object, for its own key 'sha256', which is left out."""
+    rest = {key: value for key, value in content.items() if key != 'sha256'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """The folder of a run: its name, and whose it is."""
 
-import hashlib
 import importlib
 import json
 import logging
@@ -17,7 +16,7 @@ from train_lib import distributed
 from train_lib.code_digest import code_digest
 from train_lib.errors import ConfigError
 from train_lib.overrides import OPEN_SECTIONS
-from train_lib.records import read_json, write_json
+from train_lib.records import read_json, seal, write_json
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +82,7 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
                               defaults=_changed(settings))
-    write_json(path, content | dict(sha256=_seal(content)))
-
-
-def _seal(content: Mapping) -> str:
-    unsealed = {key: value for key, value in content.items() if key != 'sha256'}
-    return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode()).hexdigest()
+    write_json(path, content | dict(sha256=seal(content)))
 
 
 def _defaults() -> dict:
@@ -180,7 +174,7 @@ def _read_config(workdir: Path) -> dict:
     content = _read(path)
     # An older run has no seal, a newer one another, and is refused by its format.
     known = content.get('sha256', '')
-    if _can_read(content.get('format', 1)) and known not in ('', _seal(content)):
+    if _can_read(content.get('format', 1)) and known not in ('', seal(content)):
         raise ConfigError(f'{path} is not as it was written: restore it, or if you changed it '
                           f'yourself, delete its line "sha256".')
     return content

@@ -5,451 +5,25 @@ gigabyte. The short form draws the same examples each time; `pytest -m faults` d
 (2,000) new ones for each reader.
 """
 
-import contextlib
 import io
-import json
 import os
-import resource
-import signal
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-from PIL import Image
-from safetensors.numpy import save as safetensors
 
-from configs import common
-from input_pipeline import decode, packing
-from input_pipeline.curation.decisions import apply_decisions
-from input_pipeline.errors import DataError
-from input_pipeline.manifest import digest, make_manifest
-from input_pipeline.manifest import save as save_manifest
-from input_pipeline.readable import check_readable
-from input_pipeline.sources import load_source, read_bytes
-from input_pipeline.splits import assign_splits, save_splits
-from models.errors import ModelError
-from models.weight_files import open_weights
-from train_lib import assembly, command_line, workdirs
-from train_lib.errors import CheckpointError, ConfigError
-from train_lib.experiment import load_manifest
-from train_lib.overrides import apply_overrides, leaf_paths
-from train_lib.reporting.inputs import read_json, read_metrics, read_predictions
-from train_lib.reporting.report import write_report
-from train_lib.sharding import make_mesh
-from train_lib.voting.store import open_member, splits_of
-
-REFUSALS = (ConfigError, DataError, ModelError, CheckpointError)
-REFUSED = object()
-SECONDS, WAIT = 10, 120  # of computing, of waiting, that one example may take
-ROOT = Path(__file__).parents[2]
-CLASSES = ('ant', 'bee', 'café')
-
-
-@contextlib.contextmanager
-def at_most_a_gigabyte_more():
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path('/proc/self/statm').read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def attempt(action, *args, **kwargs):
-    """Calls it; a refusal must be one sentence. Anything else, and a hang, fails the test."""
-    def too_long(*_):
-        raise TimeoutError('too long')
-
-    timers = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS),
-              (signal.SIGALRM, signal.ITIMER_REAL, WAIT))
-    before = [signal.signal(number, too_long) for number, _, _ in timers]
-    for _, timer, seconds in timers:
-        signal.setitimer(timer, seconds)
-    try:
-        return action(*args, **kwargs)
-    except REFUSALS as error:
-        text = str(error)
-        assert text and '\n' not in text and len(text) < 12_000, text[:500]
-        return REFUSED
-    finally:
-        for (number, timer, _), handler in zip(timers, before):
-            signal.setitimer(timer, 0)
-            signal.signal(number, handler)
-
-
-# What is drawn
-
-_TOKENS = [b'', b'\0', b'\n', b'\r', b',', b';', b'"', b'\xff\xfe', b'\xef\xbb\xbf', b'-1', b'nan',
-           b'inf', b'1e999', b'99999999999999999999', b'../', b'/etc/passwd', b'null', b'true',
-           b'{}', b'[]', b'[' * 2000, b'"x"', b'0', b'\xc3', b'\xff' * 8, b'doodles:', b'zip:',
-           b'packed:1', 'e\u0301'.encode(), b'<script>', b'keep', b'<f8', b'|O', b'(1, -1)']
-
-
-@st.composite
-def spoiled(draw, sound: bytes):
-    """The bytes with a few edits: flipped, cut, inserted, deleted, doubled."""
-    data = bytearray(sound)
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        kind = draw(st.sampled_from(('flip', 'insert', 'replace', 'delete', 'double', 'cut')))
-        size = draw(st.integers(1, 12))
-        if kind == 'flip' and at < len(data):
-            data[at] ^= draw(st.integers(1, 255))
-        elif kind == 'insert':
-            data[at:at] = draw(st.sampled_from(_TOKENS) | st.binary(max_size=12))
-        elif kind == 'replace':
-            data[at:at + size] = draw(st.sampled_from(_TOKENS))
-        elif kind == 'delete':
-            del data[at:at + size]
-        elif kind == 'double':
-            data[at:at] = data[at:at + 8 * size]
-        elif kind == 'cut' and draw(st.booleans()):
-            del data[at:]
-    return bytes(data)
-
-
-def pixels(size=9, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
-
-
-def picture(kind='PNG', seed=0, **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels(seed=seed)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def manifest_of(count=12, **columns):
-    return make_manifest(
-        {'id': [f'{k}.png' for k in range(count)], 'location': [f'{k}.png' for k in range(count)],
-         'label/class': np.arange(count) % 3, **columns}, {'class': CLASSES})
-
-
-# Readers: name -> (what is drawn, what reads it in a folder)
-
-def _literals():
-    leaf = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
-            | st.sampled_from(['epochs', 'cutmix', 'name', 'head', '.*', (), b'x', ...]))
-    tree = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.text(max_size=5) | st.sampled_from(['epochs', 'a.b', 'items']), inner, max_size=3)
-        | st.tuples(inner, inner), max_leaves=5)
-    return tree.map(repr)
-
-
-_PATHS = list(leaf_paths(common.get_config()))
-_TEXTS = st.one_of(
-    st.text(st.characters(codec='utf-8'), max_size=12), _literals(),
-    st.sampled_from(['', 'None', 'True', '-1', '0', '1e9', 'nan', 'inf', '1e999', '9' * 5000,
-                     'dict(epochs=5)', 'dict(**{})', 'dict(a=1,a=2)', '{[]: 1}', '{1, 2}', '1j',
-                     '(' * 300, '[' * 5000, '\udcff', 'dict(dict)', '__import__("os")', '1 if 1']))
-_SEGMENT = st.sampled_from(sorted({word for path in _PATHS for word in path.split('.')})) | st.text(
-    'abc_.[]0129-é ', max_size=6) | st.sampled_from(
-    ['items', '__class__', 'keys', 'lock', '[0]', 'epochs', 'steps', '_fields'])
-_OVERRIDES = st.lists(st.tuples(
-    st.sampled_from(_PATHS) | st.lists(_SEGMENT, min_size=1, max_size=4).map('.'.join)
-    | st.tuples(st.sampled_from(_PATHS), _SEGMENT).map('.'.join), _TEXTS), max_size=3)
-_CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.py')
-                  if path.name not in ('common.py', '__init__.py'))
-
-
-def overrides(folder, drawn):
-    command = command_line.parse(['--config=configs/common.py',
-                                  *(f'--config.{path}={text}' for path, text in drawn)])
-    json.loads(command.config.to_json())
-
-
-_ARGUMENTS = st.tuples(
-    st.sampled_from(_CONFIGS), st.lists(st.tuples(
-        st.sampled_from(['data', 'folder', 'csv', 'images', 'tfds', 'packed', 'model', 'size',
-                         'recipe', 'fold', 'init', 'members']) | st.text(max_size=5),
-        st.sampled_from(['=', '=', '=', '', ':']), _TEXTS.filter(lambda text: '\0' not in text)),
-        max_size=3).map(lambda parts: ','.join(map(''.join, parts))))
-
-
-def arguments(folder, drawn):
-    config, arg = drawn
-    verb = ('vote' if '/vote/' in config else 'study' if '/studies/' in config else 'train')
-    command_line.parse([verb, f'--config={config}:{arg}'])
-
-
-_CSV = ('image,label,id,group,weight,split\r\n'
-        '0.png,ant,a,p,1,train\r\n1.png,bee,b,p,0.5,train\r\n"2.png","café",c,q,2,val\r\n'
-        '3.png,ant,d,,1,test\r\n4.png,,e,q,1,val\r\n').encode()
-
-
-def csv_bytes(folder, drawn):
-    (folder / 't.csv').write_bytes(drawn)
-    manifest = load_source({'source': 'csv', 'csv': str(folder / 't.csv')})
-    digest(manifest)
-    assign_splits(manifest, {}, seed=0)
-
-
-def _saved(name):
-    folder = Path(os.environ.get('TMPDIR', '/tmp')) / f'fuzz-{os.getpid()}'
-    folder.mkdir(exist_ok=True)
-    manifest = manifest_of(group=['p', 'q'] * 6, weight=[1.0, 0.5] * 6,
-                           split=['train', 'val', 'test'] * 4)
-    try:
-        if name == 'split.csv':
-            save_splits(manifest, str(folder / name))
-        else:
-            save_manifest(manifest, str(folder / name))
-        return [path.read_bytes() for path in sorted(folder.iterdir())]
-    finally:
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-
-
-def manifest_csv(folder, drawn):
-    for name, data in zip(('m.csv', 'm.csv.json'), drawn):
-        (folder / name).write_bytes(data)
-    loaded = load_source({'source': 'csv', 'csv': str(folder / 'm.csv'), 'allow_outside': True})
-    digest(assign_splits(loaded, {}, seed=0))
-    for location in loaded.table['location']:
-        attempt(read_bytes, loaded.root, location)
-
-
-_PARQUET_VALUES = st.lists(st.none() | st.integers() | st.floats() | st.text(max_size=3)
-                           | st.binary(max_size=3) | st.lists(st.integers(), max_size=2),
-                           min_size=2, max_size=2)
-
-
-@st.composite
-def _odd_parquet(draw):
-    import pyarrow as pa
-    import pyarrow.parquet
-    table = {'id': ['a', 'b'], 'location': ['0.png', '1.png'], 'label/class': [0, 1],
-             'group': ['p', 'q'], 'weight': [1.0, 2.0], 'split': ['train', 'val']}
-    for name in draw(st.lists(st.sampled_from(sorted(table)), max_size=2)):
-        one = draw(_PARQUET_VALUES)
-        try:
-            table[name] = pa.array(one)
-        except (pa.ArrowException, OverflowError):
-            table[name] = [None, None]
-    about = draw(st.sampled_from(['{}', '[]', '3', '{"classes": 3}', '{"classes": {"class": "ab"}}',
-                                  '{"classes": {"class": ["x", "y"]}}', '{"root": 3}', '[' * 9999,
-                                  '{"classes": {"class": []}, "root": "a\\u0000"}']))
-    rows = pa.table(table).replace_schema_metadata({b'manifest': about.encode()})
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(rows, buffer)
-    return buffer.getvalue()
-
-
-def manifest_parquet(folder, drawn):
-    (folder / 'm.parquet').write_bytes(drawn)
-    loaded = load_source({'source': 'csv', 'csv': str(folder / 'm.parquet')})
-    digest(assign_splits(loaded, {}, seed=0))
-
-
-_DECISIONS = ('id,action,reason,duplicate_group,twin,label,weight,score/x\n'
-              '0.png,drop,"a, b",1,1.png,,,0.5\n1.png,keep,,1,,bee,0.5,\n'
-              '2.png,review,,,,café,,nan\n').encode()
-
-
-def decisions(folder, drawn):
-    (folder / 'd.csv').write_bytes(drawn)
-    digest(apply_decisions(manifest_of(), [str(folder / 'd.csv')]))
-
-
-_WEIGHTS = safetensors({'fc.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
-                        'fc.bias': np.zeros(2, np.float16)})
-
-
-def weights(folder, drawn):
-    (folder / 'w.safetensors').write_bytes(drawn)
-    shapes, read, _ = open_weights(folder / 'w.safetensors')
-    for key in shapes:
-        read(key)
-
-
-def _npz(compressed, **changed) -> bytes:
-    ids = [f'{k}.png' for k in range(12)]
-    arrays = dict(ids=np.array(ids), labels=np.arange(12, dtype=np.int32) % 3,
-                  logits=np.zeros((12, 3), np.float32), classes=np.array(CLASSES)) | changed
-    buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
-    return buffer.getvalue()
-
-
-@st.composite
-def _odd_npz(draw):
-    odd = st.sampled_from([
-        np.zeros((12, 3)), np.zeros((0, 3)), np.zeros(()), np.full((12, 3), np.nan), np.arange(12),
-        np.array(['x'] * 12), np.zeros((12, 3), complex), np.zeros((12, 3), 'M8[s]'),
-        np.zeros(12, [('a', 'i4')]), np.full(12, 7), np.full(12, -5), np.array([], str),
-        np.zeros((12, 0)), np.array([b'x'] * 3), np.zeros(12, bool)])
-    return _npz(True, **draw(st.dictionaries(st.sampled_from(
-        ['ids', 'labels', 'logits', 'classes', 'logits/age', 'labels/age', 'classes/age']), odd,
-        max_size=3)))
-
-
-def predictions(folder, drawn):
-    (folder / 'predictions').mkdir(exist_ok=True)
-    (folder / 'predictions/test.npz').write_bytes(drawn)
-    read_predictions(folder)
-    open_member(folder / 'predictions/test.npz')
-
-
-_META = json.dumps(dict(format=1, rows=12, dtype='float16', classes=[['class', CLASSES]], step=3,
-                        digest='d', model='small_cnn', rows_done=12)).encode()
-
-
-def _npy(array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-_STORE = {'ids.npy': _npy(np.array([f'{k}.png' for k in range(12)])), 'meta.json': _META,
-          'labels.npy': _npy(np.zeros(12, np.int32)), 'logits.npy': _npy(np.zeros((12, 3), 'f2'))}
-
-
-def store(folder, drawn):
-    view = folder / 'predictions/test/identity'
-    view.mkdir(parents=True, exist_ok=True)
-    for name, data in drawn.items():
-        (view / name).write_bytes(data)
-    open_member(view)
-
-
-_CONFIG = json.dumps(json.loads(common.get_config().to_json()) | {'data_digest': 'x'}).encode()
-_RESULT = json.dumps(dict(status='done', best_step=3, test=dict(n=3, accuracy=0.5, loss=1.0),
-                          seconds=dict(total=3.0), steps=3)).encode()
-_METRICS = ''.join(json.dumps(dict(step=k, epoch=k / 2, split=split, loss=1 / (k + 1), stage=0))
-                   + '\n' for k in range(4) for split in ('train', 'val')).encode()
-
-
-@st.composite
-def _odd_config(draw):
-    """A config whose values are of other types."""
-    config = json.loads(_CONFIG)
-    for path in draw(st.lists(st.sampled_from(_PATHS), max_size=3)):
-        node, (*parents, last) = config, path.split('.')
-        cut = draw(st.integers(0, len(parents)))
-        for name in parents[:cut]:
-            node = node[name] if isinstance(node.get(name), dict) else {}
-        node[(*parents, last)[cut]] = draw(st.sampled_from(
-            [None, 3, 2.5, 'x', [], [1], {}, {'epochs': 1}, True, -1, {'a.b': 1}, {'items': 2}]))
-    return json.dumps(config).encode()
-
-
-def workdir(folder, drawn):
-    for name, data in drawn.items():
-        (folder / name).write_bytes(data)
-    attempt(lambda: [command_line.config_of_run(folder)[name].to_dict()
-                     for name in ('data', 'split', 'image', 'loss', 'schedule', 'curate')])
-    attempt(workdirs.best_step, folder, 3)
-    attempt(workdirs.ids, folder)
-    attempt(splits_of, folder)
-    for name in ('config.json', 'result.json'):
-        read_json(folder / name)
-    read_metrics(folder / 'metrics.jsonl')
-
-
-def report(folder, drawn):
-    """The page of a run whose files are damaged."""
-    (folder / 'predictions').mkdir(exist_ok=True)
-    for name, data in drawn.items():
-        (folder / name).write_bytes(data)
-    manifest = manifest_of(split=['train', 'val', 'test'] * 4)
-    write_report(folder, manifest=manifest, read_image=lambda location: pixels())
-
-
-_SETTINGS = [path for path in _PATHS if path.partition('.')[0] not in (
-    'distributed', 'compile_cache', 'lr_find', 'profile', 'curate', 'pack', 'predict', 'study')]
-_VALUES = st.sampled_from(
-    ['', 'x', 'None', 'True', '-1', '0', '1', '3', '1e9', '1e-9', 'inf', '-0.5', '100000000', '()',
-     '(1,)', 'dict(epochs=5)', 'dict(steps=0)', 'dict(percent=300)', '{}', '[{}]',
-     "[dict(kind='x')]", "[dict(kind='hflip')]", 'a,b', 'all', 'class', '[[1,2],[3]]',
-     "[('.*', dict(lr=1))]", '9' * 21]) | _TEXTS.filter(lambda text: len(text) < 500)
-
-
-def run_settings(folder, drawn):
-    """A run with odd settings, up to its first step."""
-    small = [('data.doodles.classes', '3'), ('data.doodles.per_class', '8'), ('batch_size', '4'),
-             ('data.doodles.writers', '6'), ('data.doodles.size', '16'), ('image.size', '16'),
-             ('model', "dict(name='small_cnn', width=4, stages=1)")]
-    config = apply_overrides(apply_overrides(common.get_config(), small), drawn)
-    manifest = load_manifest(config)
-    mesh = make_mesh(config.mesh)
-    assembly.check_values(config, mesh.size)
-    data = assembly.arrange(config, manifest)
-    assembly.assemble(config, data, mesh, None, folder, abstract=True).iterator.close()
-
-
-def _zip() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as file:
-        for k in range(3):
-            file.writestr(f'{CLASSES[k]}/{k}.png', picture(seed=k))
-    return buffer.getvalue()
-
-
-def archive(folder, drawn):
-    path = folder / f'{abs(hash(drawn))}.zip'  # another name, for archives stay open
-    path.write_bytes(drawn)
-    try:
-        manifest = load_source({'source': 'folder', 'folder': str(path)})
-        check_readable(manifest, policy='drop', workers=1)
-    finally:
-        path.unlink()
-
-
-_PICTURES = [picture('PNG'), picture('JPEG', quality=90), picture('JPEG', progressive=True),
-             picture('WEBP'), picture('BMP'), picture('GIF'), picture('WEBP', lossless=True)]
-
-
-def image(folder, drawn):
-    reason = decode.problem(drawn)
-    found = attempt(decode.decode, drawn, name='x', min_size=(4, 4))
-    # What is called sound is decoded, too.
-    assert reason or found is not REFUSED
-
-
-_INDEX = json.dumps(dict(
-    kind='packed images', version=1, digest='0', images=3, shard_records=3,
-    shards=[dict(name='images-00000.array_record', records=3, bytes=9, sha256='0')],
-    manifest=dict(bytes=3, sha256='0'))).encode()
-
-
-def packed(folder, drawn):
-    (folder / 'index.json').write_bytes(drawn)
-    packing.verify(str(folder))
-
-
-def files(**sound):
-    """Each as it is or spoiled."""
-    return st.fixed_dictionaries({name: st.just(data) | spoiled(data)
-                                  for name, data in sound.items()})
-
-
-READERS = {
-    'overrides': (_OVERRIDES, overrides),
-    'arguments': (_ARGUMENTS, arguments),
-    'csv': (spoiled(_CSV) | st.binary(max_size=60), csv_bytes),
-    'manifest_csv': (st.tuples(*map(spoiled, _saved('m.csv'))), manifest_csv),
-    'manifest_parquet': (spoiled(_saved('m.parquet')[0]) | _odd_parquet(), manifest_parquet),
-    'decisions': (spoiled(_DECISIONS), decisions),
-    'weights': (spoiled(_WEIGHTS), weights),
-    'predictions': (spoiled(_npz(True)) | spoiled(_npz(False)) | _odd_npz(), predictions),
-    'store': (files(**_STORE), store),
-    'workdir': (files(**{'result.json': _RESULT, 'metrics.jsonl': _METRICS,
-                         'split.csv': _saved('split.csv')[0]}).flatmap(
-        lambda rest: (spoiled(_CONFIG) | _odd_config()).map(
-            lambda config: rest | {'config.json': config})), workdir),
-    'report': (files(**{'config.json': _CONFIG, 'result.json': _RESULT, 'metrics.jsonl': _METRICS,
-                        'predictions/test.npz': _npz(False)}), report),
-    'settings': (st.tuples(st.sampled_from(_SETTINGS), _VALUES).map(lambda one: [one]),
-                 run_settings),
-    'archive': (spoiled(_zip()), archive),
-    'image': (st.sampled_from(_PICTURES).flatmap(spoiled), image),
-    'packed': (spoiled(_INDEX), packed),
-}
+from tests.faults.attempt import REFUSED, at_most_a_gigabyte_more, attempt
+from tests.faults.fuzz_readers import (
+    CONFIG,
+    INDEX,
+    METRICS,
+    READERS,
+    RESULT,
+    STORE,
+    npz_bytes,
+    zip_bytes,
+)
 
 
 def _parquet(**columns) -> bytes:
@@ -460,7 +34,7 @@ def _parquet(**columns) -> bytes:
 
 
 _DEEP = b'[' * 99_999
-_SOUND = {'config.json': _CONFIG, 'result.json': _RESULT, 'metrics.jsonl': _METRICS}
+_SOUND = {'config.json': CONFIG, 'result.json': RESULT, 'metrics.jsonl': METRICS}
 # What once came out as a traceback, or went in without a word: tried first, in both forms.
 FOUND = {
     'overrides': [[('model', f'dict(name={text})')] for text in (
@@ -477,9 +51,10 @@ FOUND = {
                          _parquet(**{'label/class': [1.0, float('nan')]}),
                          _parquet(**{'label/class': [1.0, 2.0**63]}),
                          _parquet(**{'label/class': [[1], [2]]}), _parquet(weight=[1.0, None])],
-    'predictions': [_npz(True, labels=np.full(12, 7)), _npz(True, logits=np.full((12, 3), np.nan)),
-                    _npz(True, classes=np.arange(3)), _npz(True, ids=np.arange(12))],
-    'store': [_STORE | {'meta.json': text} for text in (b'[]', b'{}', _DEEP)],
+    'predictions': [npz_bytes(True, labels=np.full(12, 7)),
+                    npz_bytes(True, logits=np.full((12, 3), np.nan)),
+                    npz_bytes(True, classes=np.arange(3)), npz_bytes(True, ids=np.arange(12))],
+    'store': [STORE | {'meta.json': text} for text in (b'[]', b'{}', _DEEP)],
     'workdir': [_SOUND | {'split.csv': b'', **more} for more in (
         {'config.json': _DEEP}, {'config.json': b'[]'}, {'config.json': b'{"split": 3}'},
         {'config.json': b'{"split": {"folds": "x"}}'}, {'config.json': b'{"a.b": 1}'},
@@ -489,9 +64,10 @@ FOUND = {
         ('seed', '9' * 21), ('image.mean', '1'), ('curriculum', '0.5'), ('mixing', '[1]'),
         ('split.seed', '0.5'), ('data.separate', '(1,)'), ('resample.length', '9' * 21),
         ('sharding.rules', '1e-9'), ('data.decisions', '[{}]'), ('data.doodles.heads', '[{}]'))],
-    'archive': [_zip().replace(b'0.png', b'\xff.png').replace('café'.encode(), b'caf\xff\xff')],
+    'archive': [
+        zip_bytes().replace(b'0.png', b'\xff.png').replace('café'.encode(), b'caf\xff\xff')],
     'packed': [b'{"kind": "packed images", "version": 1}', b'[]', _DEEP,
-               _INDEX.replace(b'images-00000', b'../../x')],
+               INDEX.replace(b'images-00000', b'../../x')],
 }
 PARTLY = ('manifest_csv', 'manifest_parquet', 'workdir')  # in these some are read after all
 SLOW = {'report': 8, 'settings': 4}  # of these so many times fewer

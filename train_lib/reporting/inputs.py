@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from train_lib.npz import read_npz
 from train_lib.scores import confusion
 
 
@@ -51,8 +52,7 @@ def read_heat_maps(path: Path) -> tuple[dict[str, np.ndarray], str]:
     if not path.is_file():
         return {}, ''
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_npz(path)
         if found and len({len(values) for values in found.values()}) != 1:
             raise ValueError('its arrays differ in length')
     except Exception as error:  # as in read_predictions
@@ -119,30 +119,27 @@ def read_predictions(workdir: Path) -> tuple[str, list[Head], str]:
 
 
 def _heads(path: Path) -> list[Head]:
-    heads = []
-    # Opened here, for NumPy leaves a damaged file open.
-    with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as arrays:
-        ids = arrays['ids'].astype(str)
-        # 'labels' of a single head, 'labels/<head>' of several.
-        tails = [key[len('labels'):] for key in arrays.files
-                 if key == 'labels' or key.startswith('labels/')]
-        if not tails:
-            raise KeyError('no array "labels"')
-        for tail in tails:
-            labels = arrays['labels' + tail].astype(np.int64)
-            logits = arrays['logits' + tail]
-            classes = tuple(arrays['classes' + tail].astype(str).tolist())
-            if len(ids) != len(labels):
-                raise ValueError(f'{len(ids)} ids, but {len(labels)} labels')
-            if logits.shape != (len(ids), len(classes)) or logits.dtype.kind != 'f':
-                raise ValueError(f'{logits.dtype} logits of shape {logits.shape} for {len(ids)} '
-                                 f'ids and {len(classes)} classes')
-            if not np.isfinite(logits).all() or (labels >= len(classes)).any():
-                raise ValueError('logits that are not finite, or labels that are no classes')
-            matrix = confusion(logits, labels, len(classes))
-            rows = labels >= 0
-            if rows.any():
-                heads.append(Head(tail[1:], ids[rows], labels[rows], logits[rows], classes, matrix))
+    heads, arrays = [], read_npz(path)
+    ids = arrays['ids'].astype(str)
+    # 'labels' of a single head, 'labels/<head>' of several.
+    tails = [key[len('labels'):] for key in arrays if key == 'labels' or key.startswith('labels/')]
+    if not tails:
+        raise KeyError('no array "labels"')
+    for tail in tails:
+        labels = arrays['labels' + tail].astype(np.int64)
+        logits = arrays['logits' + tail]
+        classes = tuple(arrays['classes' + tail].astype(str).tolist())
+        if len(ids) != len(labels):
+            raise ValueError(f'{len(ids)} ids, but {len(labels)} labels')
+        if logits.shape != (len(ids), len(classes)) or logits.dtype.kind != 'f':
+            raise ValueError(f'{logits.dtype} logits of shape {logits.shape} for {len(ids)} '
+                             f'ids and {len(classes)} classes')
+        if not np.isfinite(logits).all() or (labels >= len(classes)).any():
+            raise ValueError('logits that are not finite, or labels that are no classes')
+        matrix = confusion(logits, labels, len(classes))
+        rows = labels >= 0
+        if rows.any():
+            heads.append(Head(tail[1:], ids[rows], labels[rows], logits[rows], classes, matrix))
     return heads
 
 

@@ -4,7 +4,7 @@
         ids.npy     str [N]
         labels.npy  int32 [N], -1: unlabelled; several heads: labels.<head>.npy
         logits.npy  float16 or float32 [N, C], likewise
-        meta.json   what they were made from, and how many rows are finished
+        meta.json   what they were made from, how many rows are finished, digests of the files
     <workdir>/predictions/<source>/writing-<view>/   not finished yet; never read
     <workdir>/predictions/<source>.npz               what training writes
 
@@ -16,6 +16,7 @@ itself: far less than two folds differ, for half the disk and half the reading.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -29,12 +30,14 @@ import numpy as np
 from input_pipeline.csv_table import read_csv
 from input_pipeline.manifest import SPLITS
 from train_lib.errors import ConfigError
-from train_lib.records import read_json, write_json
+from train_lib.npz import read_npz
+from train_lib.records import read_json, seal, write_json
 
 FORMAT = 1
 DTYPES = ('float16', 'float32')
 OUT_OF_FOLD = 'out_of_fold'
 IDENTITY = 'identity'
+_LATER = ('rows_done', 'files', 'sha256')  # in meta.json: not what the logits were made from
 # What may differ without making the logits other logits; it must not while they are written.
 _FREE = ('batch_size',)
 
@@ -127,6 +130,8 @@ class Writer:
         """Puts the finished folder in its place, and an older one out of it."""
         self.flush(self._about['rows'])
         self._logits = {}
+        meta = self._about | dict(rows_done=self.rows_done, files=_digests(self._writing))
+        write_json(self._writing / 'meta.json', meta | dict(sha256=seal(meta)))
         old = self.folder.with_name(f'writing-removed-{self.folder.name}')
         shutil.rmtree(old, ignore_errors=True)
         if self.folder.exists():
@@ -160,7 +165,15 @@ def _meta(folder: Path) -> dict:
 
 
 def _made_from(meta: dict) -> dict:
-    return {key: value for key, value in meta.items() if key != 'rows_done'}
+    return {key: value for key, value in meta.items() if key not in _LATER}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.glob('*.npy')):
+        with open(path, 'rb') as file:
+            found[path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    return found
 
 
 def _file(what: str, head: str, heads) -> str:
@@ -225,6 +238,8 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
                          f'{FORMAT}')
     if meta['rows_done'] != meta['rows']:
         raise ValueError(f'{meta["rows_done"]} of {meta["rows"]} rows are finished')
+    if 'sha256' in meta and (meta['sha256'], meta['files']) != (seal(meta), _digests(path)):
+        raise ValueError('its files are not as they were written')  # older ones have no digests
     workdir = path.parents[2]
     result = workdir / 'result.json'
     best = read_json(result).get('best_step') if result.exists() else None
@@ -242,9 +257,7 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
 
 
 def _read_npz(path: Path, heads: Sequence[str]) -> dict:
-    # Opened here, for NumPy leaves a damaged file open.
-    with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as file:
-        content = {name: file[name] for name in file.files}
+    content = read_npz(path)
     several = [name.partition('/')[2] for name in content if name.startswith('logits/')]
     # With one head the file does not name it.
     named = {head: f'/{head}' for head in several} or {heads[0] if heads else 'class': ''}

@@ -114,10 +114,15 @@ def test_damage_and_age_are_refused(tmp_path):
     with pytest.raises(ConfigError, match='format 2'):
         store.open_member(folder)
     (folder / 'meta.json').write_text(json.dumps(meta))
-    data = (folder / 'logits.npy').read_bytes()
-    (folder / 'logits.npy').write_bytes(data[:-20])
-    with pytest.raises(ConfigError, match='cannot be read'):
-        store.open_member(folder)
+    for name in ('logits.npy', 'labels.npy', 'ids.npy', 'meta.json'):
+        data = (folder / name).read_bytes()
+        middle = data.rfind(b'v') if name == 'meta.json' else len(data) - 8
+        for damaged in (data[:-20], data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(ConfigError, match='cannot be read'):
+                store.open_member(folder)
+        (folder / name).write_bytes(data)
+    store.open_member(folder)
     (run / 'predictions/test.npz').write_bytes(b'PK\x03\x04 no')
     with pytest.raises(ConfigError, match=r'test\.npz'):
         store.members_of(run, 'test')
