@@ -64,7 +64,8 @@ def test_two_thousand_epochs(tmp_path):
     samples = np.array(samples[:-1], float)
     rise = growth(samples, 0.25)
     show(f'{EPOCHS} epochs, {lines} log lines, {start.seconds:.0f} s', samples, rise)
-    assert rise[0] < 0.02 * samples[-1, 0]
+    # TensorStore loses some 0.3 KiB an array and save: every text of a spec that Orbax asks it for.
+    assert rise[0] < 0.75 * EPOCHS * 16 / 1024 + 0.04 * samples[-1, 0]
     assert abs(rise[1]) < 4 and abs(rise[2]) < 4
     seconds = result(workdir)['seconds']
     size = (workdir / 'report.html').stat().st_size / MIB
@@ -96,7 +97,7 @@ def test_thirty_runs_in_one_process(tmp_path):
     rise = growth(samples, 0.3)
     print(*samples.tolist(), sep='\n')
     show(f'{RUNS} runs', samples, rise)
-    assert rise[0] < 0.1 * samples[-1, 0]
+    assert rise[0] < 0.04 * samples[-1, 0]
     assert abs(rise[1]) < 4 and abs(rise[2]) < 4
 
 
