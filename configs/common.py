@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
         ),
         decisions=(),  # CSVs of `main.py curate`, perhaps corrected: who is dropped, what is a copy
         unreadable='error',  # 'error': list broken images and stop | 'drop': go on without them
+        changed='error',  # since the run was started: 'error' | 'accept': keep its split, and go on
         doodles=dict(  # source=doodles: the built-in drawings
             classes=48,  # how many of the 48 figures
             per_class=80,  # drawings of each

@@ -15,10 +15,9 @@ from input_pipeline import loader
 from input_pipeline.curriculum import make_stages
 from input_pipeline.descriptors import with_clusters
 from input_pipeline.durations import to_steps
-from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, class_counts, digest
 from input_pipeline.resampling import make_order
-from input_pipeline.splits import assign_splits, parts_of
+from input_pipeline.splits import parts_of
 from input_pipeline.warp import BORDERS
 from train_lib import finetuning, patience, start
 from train_lib.clock import Clock
@@ -32,6 +31,7 @@ from train_lib.mixing import make_mixings
 from train_lib.objectives import adjust, objectives
 from train_lib.optimizers import make_optimizer
 from train_lib.preparation import DTYPES, Prepared, image_spec, prepared_for
+from train_lib.row_splits import split_rows
 from train_lib.schedules import Schedule, make_schedule
 from train_lib.sharding import (
     batch_sharding,
@@ -86,6 +86,7 @@ def check_values(config: ConfigDict, devices: int) -> None:
     for key, value, allowed in (
             ('precision', config.precision, DTYPES),
             ('image.border', config.image.border, BORDERS),
+            ('data.changed', config.data.changed, ('error', 'accept')),
             ('eval.metric', config.eval.metric, patience.METRICS)):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
@@ -113,10 +114,11 @@ def check_values(config: ConfigDict, devices: int) -> None:
                           f'device{"s" * (devices > 1)}: give a multiple of '
                           f'{devices * config.accumulate}.')
 
-def arrange(config: ConfigDict, manifest: Manifest) -> Data:
-    """Splits the rows, cuts the tail, finds the clusters that the resampling asks for."""
-    manifest = assign_splits(manifest, config.split.to_dict(), seed=config.seed)
-    manifest = cut_tail(manifest, config.data.long_tail.to_dict(), seed=config.seed)
+
+def arrange(config: ConfigDict, manifest: Manifest, run: Path | None = None) -> Data:
+    """Splits the rows, cuts the tail, finds the clusters that the resampling asks for; `run`: see
+    `split_rows`."""
+    manifest = split_rows(config, manifest, run)
     parts = parts_of(manifest, config.split)
     if config.resample.kind == 'cluster' and not config.resample.column:
         parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,

@@ -15,11 +15,10 @@ from ml_collections import ConfigDict
 
 from input_pipeline import sources
 from input_pipeline.curation.decisions import apply_decisions
-from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
-from input_pipeline.splits import assign_splits, save_splits
+from input_pipeline.splits import save_splits
 from train_lib import checkpoints, distributed, lock, overview, start, workdirs
 from train_lib.assembly import Data, Job, arrange, assemble, check_values, compile_step
 from train_lib.checkpoints import Checkpointer, latest_good
@@ -43,6 +42,7 @@ from train_lib.progress import duration
 from train_lib.records import METRICS, NoRecords, Records, write_json, write_text
 from train_lib.reporting.inputs import errors_a_head, shown_split
 from train_lib.reporting.stages import write_stages
+from train_lib.row_splits import split_rows
 from train_lib.sharding import make_mesh
 from train_lib.signals import Left, StopSignal, leaving_at_once
 from train_lib.step import weights_of
@@ -153,6 +153,9 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         rows.append(val.table)
         logits.append(val_logits)
     whole = dataclasses.replace(manifest, table=pd.concat(rows, ignore_index=True))
+    if whole.table['id'].duplicated().any():
+        raise ConfigError(f'{workdir} has folds that overlap, cut by other versions of the '
+                          f'libraries: use those of then for all of them, or give a new --workdir.')
     pooled = {head: np.concatenate([part[head] for part in logits]) for head in manifest.heads}
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     out_of_fold = score_split(pooled, whole)
@@ -182,11 +185,14 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     config = start.inherit(config, workdir)
     mesh = make_mesh(config.mesh)
     check_values(config, mesh.size)
-    data = arrange(config, manifest)
+    known = workdir
+    if config.init.resume_from and not (workdir / 'config.json').exists():
+        known = Path(config.init.resume_from)
+    data = arrange(config, manifest, known)
     own = latest_good(workdir / 'checkpoints')
     if own is None and config.init.resume_from:
         start.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
-    workdirs.claim(workdir, config, data.digest)
+    workdirs.claim(workdir, config, data.digest, data.manifest)
     if distributed.is_first():
         save_splits(data.manifest, workdir / 'split.csv')
     if own is None and config.init.resume_from:
@@ -344,8 +350,7 @@ def report(command: Command) -> int:
     """The verb report: writes report.html of a workdir anew, from what lies in it."""
     workdir = command.workdir
     config = command.config or config_of_run(workdir)
-    manifest = assign_splits(load_data(config, workdir), config.split.to_dict(), seed=config.seed)
-    manifest = cut_tail(manifest, config.data.long_tail.to_dict(), seed=config.seed)
+    manifest = split_rows(config, load_data(config, workdir), workdir)
     from train_lib.reporting.report import write_report
 
     path = write_report(workdir, manifest=manifest,

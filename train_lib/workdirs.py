@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from input_pipeline.csv_table import read_csv
 from input_pipeline.durations import UNITS
+from input_pipeline.kept_splits import split_digest
+from input_pipeline.manifest import Manifest
 from train_lib import distributed
 from train_lib.code_digest import code_digest
 from train_lib.errors import ConfigError
@@ -22,14 +24,16 @@ log = logging.getLogger(__name__)
 
 # Keys that may change between two starts of one run; every other one makes it another run.
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
-              'data.unreadable', 'accumulate', 'early_stopping.patience',
+              'data.unreadable', 'data.changed', 'accumulate', 'early_stopping.patience',
               'early_stopping.min_delta', 'init.resume_from', 'lr_find', 'profile',
               'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
               'predict', 'curate', 'pack', 'study', 'report')
 # What config.json holds besides the config: the version of its format, digests of data and code at
-# the start, the defaults of the keys that were changed, {'schedule.lr': 0.001}, and a digest of all
-# this, so that a damaged value is not taken for a setting.
-RECORDS = ('format', 'data_digest', 'code_digest', 'defaults', 'sha256')
+# the start, the classes of each head, the digest of the split, the defaults of the keys that were
+# changed, {'schedule.lr': 0.001}, and a digest of all this, so that a damaged value is not taken
+# for a setting.
+RECORDS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'defaults',
+           'sha256')
 FORMAT = 1
 
 
@@ -54,10 +58,12 @@ def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
     return given or Path(distributed.on_first(lambda: str(new(config_file, verb))))
 
 
-def claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
+def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None
+          ) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
-    Of several processes the first does so for all, and all must have the same data.
+    Of several processes the first does so for all, and all must have the same data. `split`: the
+    rows as they were split; None if that is decided later, for each fold.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
@@ -67,10 +73,10 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
     shared = {key: value for key, value in json.loads(config.to_json()).items()
               if key != 'distributed'}
     distributed.check_same(json.dumps(shared), 'The config')
-    distributed.on_first(lambda: _claim(workdir, config, data_digest))
+    distributed.on_first(lambda: _claim(workdir, config, data_digest, split))
 
 
-def _claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
+def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None) -> None:
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,10 +84,13 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str) -> None:
                           f'give another --workdir.') from None
     path = workdir / 'config.json'
     if path.exists():
-        check_same(workdir, config, data_digest)
+        check_same(workdir, config, data_digest, classes=split and split.classes)
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
                               defaults=_changed(settings))
+    if split:
+        content |= dict(classes=_listed(split.classes), split_digest=split_digest(
+            split.table['id'], split.table['split']))
     write_json(path, content | dict(sha256=seal(content)))
 
 
@@ -98,7 +107,7 @@ def _changed(settings: dict) -> dict:
 
 
 def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequence[str] = (),
-               remedy: str = 'give a new --workdir') -> None:
+               remedy: str = 'give a new --workdir', classes: Mapping | None = None) -> None:
     """Compares a run with the config and the data of this start; nothing is written.
 
     Args:
@@ -107,15 +116,51 @@ def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequ
         data_digest: of its data.
         ignore: keys that may differ, besides those that always may.
         remedy: what to do if they differ, besides putting them back.
+        classes: {head: names} of its data, where others may be accepted (config.data.changed).
 
     Raises:
         ConfigError: the run has other settings or other data.
     """
     before = _read_config(workdir)
     _compare(workdir, _settings(workdir, before), json.loads(config.to_json()), ignore, remedy)
-    if before.get('data_digest', data_digest) != data_digest:
+    if before.get('data_digest', data_digest) == data_digest:
+        return
+    if config.data.changed != 'accept' or classes is None:
+        hint = '' if classes is None else ', or go on with these by --config.data.changed=accept'
         raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
-                          f'groups or classes differ): put them back, or {remedy}.')
+                          f'groups or classes differ): put them back{hint}, or {remedy}.')
+    if before.get('classes') != _listed(classes):
+        raise ConfigError(f'The classes have changed since {workdir} was started, or it does not '
+                          f'say what they were: put them back, or {remedy}.')
+    log.info('changed  the data (config.data.changed=accept)')
+
+
+def _listed(classes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {head: list(names) for head, names in classes.items()}
+
+
+def records(workdir: Path) -> dict:
+    """RECORDS of a run, {} if there is none."""
+    if not (workdir / 'config.json').exists():
+        return {}
+    content = _read_config(workdir)
+    return {key: content[key] for key in RECORDS if key in content}
+
+
+def known_sides(workdir: Path) -> dict[str, str]:
+    """{id: side} of a run, from its split.csv.
+
+    Raises:
+        ConfigError: it is missing, or not as it was written.
+    """
+    path = workdir / 'split.csv'
+    header, rows, _ = read_csv(str(path))
+    sides = {}
+    if {'id', 'split'} <= set(header):
+        sides = {row[header.index('id')]: row[header.index('split')] for row in rows}
+    if split_digest(sides.keys(), sides.values()) != records(workdir).get('split_digest'):
+        raise ConfigError(f'{path} is not as it was written: restore it, or give a new --workdir.')
+    return sides
 
 
 def ids(workdir: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """A run started again elsewhere or otherwise: what may change goes on, the rest is named."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import main
 from tests.faults.running import QUICK, SMALL, Start, finish
+from train_lib import row_splits
 
 EIGHT = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
                       '--xla_backend_optimization_level=0 '
@@ -28,6 +30,21 @@ def pictures(folder: Path, first: int, last: int) -> None:
         home = folder / f'data/{"ab"[i % 2]}'
         home.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(home / f'{i}.png'), rng.integers(0, 255, (16, 16, 3), np.uint8))
+
+
+def moved(home: Path, target: Path) -> Path:
+    """A copy of the run whose data lie below `target`."""
+    run = shutil.copytree(home / 'run', target / 'run')
+    config = json.loads((run / 'config.json').read_text())
+    config['data']['folder'] = str(target / 'data')
+    del config['sha256']
+    (run / 'config.json').write_text(json.dumps(config))
+    return run
+
+
+def sides(run: Path) -> dict[str, str]:
+    with open(run / 'split.csv', newline='') as file:
+        return {row['id']: row['split'] for row in csv.DictReader(file)}
 
 
 @pytest.fixture(scope='module')
@@ -52,16 +69,63 @@ def test_what_may_change_is_noted_and_the_run_goes_on(home, tmp_path, capfd):
 
 def test_other_data_are_refused(home, tmp_path, capfd):
     pictures(tmp_path, 0, 41)  # one more
-    shutil.copytree(home / 'run', tmp_path / 'run')
-    config = json.loads((tmp_path / 'run/config.json').read_text())
-    config['data']['folder'] = str(tmp_path / 'data')
-    del config['sha256']
-    (tmp_path / 'run/config.json').write_text(json.dumps(config))
+    moved(home, tmp_path)
     before = (tmp_path / 'run/metrics.jsonl').read_bytes()
     assert main.main([*settings(tmp_path), f'--workdir={tmp_path / "run"}']) == 2
     message = capfd.readouterr().err.splitlines()[-1]
     assert 'data have changed' in message and 'put them back' in message
     assert (tmp_path / 'run/metrics.jsonl').read_bytes() == before
+
+
+def test_other_data_are_accepted_when_told_and_nothing_changes_sides(home, tmp_path, capfd):
+    pictures(tmp_path, 0, 50)
+    (tmp_path / 'data/a/0.png').unlink()
+    run, before = moved(home, tmp_path), sides(home / 'run')
+    flags = [flag for flag in settings(tmp_path) if 'duration' not in flag]
+    assert main.main([*flags, '--config.duration.steps=8', '--config.data.changed=accept',
+                      f'--workdir={run}']) == 0
+    log = capfd.readouterr().err
+    assert 'changed  the data' in log and 'split    10 pictures are new, 1 are gone' in log
+    assert 'resume: from step 4 of 8' in log
+    after = sides(run)
+    assert len(after) == 49
+    assert all(after[name] == side for name, side in before.items() if name != 'a/0.png')
+    assert {after[name] for name in after.keys() - before.keys()} == {'train'}
+    # From then on they are the data of the run.
+    assert main.main([*flags, '--config.duration.steps=9', f'--workdir={run}']) == 0
+    assert 'split    as the run has it' in capfd.readouterr().err
+    assert sides(run) == after
+    code = main.main(['predict', f'--workdir={run}'])
+    assert code == 0, capfd.readouterr().err
+    assert main.main(['report', f'--workdir={run}']) == 0
+
+
+def test_other_classes_are_never_accepted(home, tmp_path, capfd):
+    pictures(tmp_path, 0, 40)
+    (tmp_path / 'data/a').rename(tmp_path / 'data/c')
+    run = moved(home, tmp_path)
+    assert main.main([*settings(tmp_path), '--config.data.changed=accept',
+                      f'--workdir={run}']) == 2
+    assert 'classes have changed' in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_libraries_that_cut_otherwise_change_no_side(home, tmp_path, monkeypatch, capfd):
+    run = shutil.copytree(home / 'run', tmp_path / 'run')
+    assign = row_splits.assign_splits
+    monkeypatch.setattr(row_splits, 'assign_splits',
+                        lambda manifest, split, seed: assign(manifest, split, seed=seed + 1))
+    flags = [flag for flag in settings(home) if 'duration' not in flag]
+    assert main.main([*flags, '--config.duration.steps=6', f'--workdir={run}']) == 0
+    assert 'split    as the run has it' in capfd.readouterr().err
+    assert sides(run) == sides(home / 'run')
+    new = tmp_path / 'new'
+    assert main.main([*flags, '--config.duration.steps=6', f'--workdir={new}',
+                      f'--config.init.resume_from={home / "run"}']) == 0
+    assert sides(new) == sides(run)
+    text = (run / 'split.csv').read_text()
+    (run / 'split.csv').write_text(text.replace('"val"', '"test"', 1))
+    assert main.main([*flags, '--config.duration.steps=7', f'--workdir={run}']) == 2
+    assert 'split.csv is not as it was written' in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.faults

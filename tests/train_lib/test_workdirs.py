@@ -104,3 +104,7 @@ def test_what_differs_from_the_defaults_is_written_down(run):
         'resample.multipliers.a': None, 'model.name': usual.model.name, 'model.width': None,
         'curriculum': []}
     assert saved['code_digest'] == code_digest()
+
+
+def test_what_is_recorded_beside_the_config_hides_none_of_its_keys():
+    assert not set(workdirs.RECORDS) & set(common.get_config())
