@@ -57,6 +57,7 @@ class _Replacements:
         self._labels = manifest.labels(manifest.heads[0])
         self._names = manifest.classes[manifest.heads[0]]
         self.found = found
+        self._said: dict[tuple[int, int], object] = {}
 
     def __call__(self, row: int, show: Callable[[int], np.ndarray], pictures: Pictures,
                  error: decode.UnreadableImage) -> tuple[int, np.ndarray]:
@@ -68,7 +69,8 @@ class _Replacements:
                 picture = show(other)
             except decode.UnreadableImage:
                 continue
-            if self.found.get(row) != other:
+            token = object()
+            if self._said.setdefault((row, other), token) is token:  # once, of several threads
                 self.found[row] = other
                 _log.warning('Image %r %s: %r is shown in its place (%d replaced so far).',
                              pictures.location(row), error.reason, pictures.location(other),

@@ -61,8 +61,8 @@ def train(command: Command) -> int:
     log.info('workdir  %s', workdir)
     try:
         # The processes of a pod stop together.
-        with nullcontext() if distributed.several() else leaving_at_once():
-            lock.check(workdir)  # before much work is done for nothing
+        leaving = nullcontext() if distributed.several() else leaving_at_once()
+        with leaving, lock.held(workdir):
             run_any(config, load_data(config, workdir), workdir, command.began)
     except (Stopped, Interrupted, Left):
         log.info('Stopped. The same command with --workdir=%s goes on.', workdir)
@@ -75,8 +75,8 @@ def train(command: Command) -> int:
 
 def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
             began: float | None = None) -> None:
-    """The run that the config asks for: heads on features, all folds, or one training. It holds
-    the lock of the workdir.
+    """The run that the config asks for: heads on features, all folds, or one training. The caller
+    holds the lock of the workdir.
 
     Raises:
         Stopped or Interrupted: told to stop; what was saved is found again. DivergedError: the
@@ -85,13 +85,12 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.probe.heads and distributed.several():
         raise ConfigError(f'config.probe.heads asks for heads on stored features, which '
                           f'{jax.process_count()} processes cannot share: start one.')
-    with lock.held(workdir):
-        if config.probe.heads:
-            probe(config, manifest, workdir, began)
-        elif config.split.kind == 'kfold' and str(config.split.fold) == 'all':
-            train_folds(config, manifest, workdir, began)
-        else:
-            train_one(config, manifest, workdir, began)
+    if config.probe.heads:
+        probe(config, manifest, workdir, began)
+    elif config.split.kind == 'kfold' and str(config.split.fold) == 'all':
+        train_folds(config, manifest, workdir, began)
+    else:
+        train_one(config, manifest, workdir, began)
 
 
 def load_manifest(config: ConfigDict) -> Manifest:

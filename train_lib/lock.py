@@ -47,13 +47,6 @@ def held(workdir: Path) -> Iterator[None]:
             lock.release()
 
 
-def check(workdir: Path) -> None:
-    """Raises ConfigError if another process holds the lock of this workdir now."""
-    if distributed.on_first((_home(workdir) / NAME).exists):
-        with held(workdir):
-            pass
-
-
 def _home(workdir: Path) -> Path:
     parent = workdir.absolute().parent
     is_fold = re.fullmatch(r'fold_\d+', workdir.name) and (parent / 'config.json').exists()
@@ -117,7 +110,7 @@ def _take(path: Path, owner: bytes) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             found = os.pread(descriptor, 4096, 0)
-            kernel = _flock(descriptor, path, found)
+            kernel = _flock(descriptor, path)
             if not _is_still(path, descriptor):  # released between the two
                 os.close(descriptor)
                 continue
@@ -131,15 +124,30 @@ def _take(path: Path, owner: bytes) -> int:
             raise
 
 
-def _flock(descriptor: int, path: Path, found: bytes) -> bool:
+def _flock(descriptor: int, path: Path) -> bool:
     """Whether the kernel gave us the lock; a file system may know none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _taken(path, _read(found)) from None
+        raise _taken(path, _newest_owner(path)) from None
     except OSError:
         return False
     return True
+
+
+def _newest_owner(path: Path) -> Mapping:
+    """Who has the lock. It may just have taken it, and not yet have put its name there."""
+    end = time.monotonic() + 1
+    while True:
+        try:
+            owner = _read(path.read_bytes())
+        except OSError:
+            return {}
+        here = owner.get('boot') == _boot()
+        known = owner and not (here and _started(owner.get('pid', 0)) != owner.get('started'))
+        if known or time.monotonic() > end:
+            return owner
+        time.sleep(0.02)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -23,6 +23,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(lock, 'SILENT', 0.5)
 
 
+def check(workdir) -> None:
+    with lock.held(workdir):
+        pass
+
+
 def leave(workdir, **changes) -> None:
     """A lock file as a process leaves it that was killed."""
     workdir.mkdir(exist_ok=True)
@@ -32,13 +37,13 @@ def leave(workdir, **changes) -> None:
 def test_the_second_is_refused_and_told_who_is_there(tmp_path):
     with lock.held(tmp_path / 'run'):
         for attempt in (lock.held(tmp_path / 'run').__enter__,
-                        lambda: lock.check(tmp_path / 'run')):
+                        lambda: check(tmp_path / 'run')):
             with pytest.raises(ConfigError, match=rf'in use by process {os.getpid()} on \S+ since '
                                                   r'\d{4}-'):
                 attempt()
         (tmp_path / 'run/config.json').touch()
     assert [path.name for path in (tmp_path / 'run').iterdir()] == ['config.json']
-    lock.check(tmp_path / 'run')
+    check(tmp_path / 'run')
 
 
 def test_an_exception_releases_it_and_an_empty_folder_goes(tmp_path):
@@ -79,16 +84,28 @@ def test_never_two_at_once(tmp_path):
 def test_a_lock_that_was_released_while_it_was_opened_is_none(tmp_path, monkeypatch):
     flock, asked = lock._flock, []
 
-    def late(descriptor, path, found):
+    def late(descriptor, path):
         asked.append(path)
         if len(asked) == 1:
             path.unlink()
-        return flock(descriptor, path, found)
+        return flock(descriptor, path)
 
     monkeypatch.setattr(lock, '_flock', late)
     with lock.held(tmp_path / 'run'), pytest.raises(ConfigError, match='in use'):
-        lock.check(tmp_path / 'run')
+        check(tmp_path / 'run')
     assert len(asked) == 3
+
+
+def test_who_has_just_taken_it_is_named_when_it_has_said_so(tmp_path):
+    with lock.held(tmp_path):
+        owner = (tmp_path / 'lock').read_bytes()
+        for before in (b'', json.dumps(json.loads(owner) | dict(started='1', pid=77)).encode()):
+            (tmp_path / 'lock').write_bytes(before)
+            later = threading.Timer(0.2, (tmp_path / 'lock').write_bytes, (owner,))
+            later.start()
+            with pytest.raises(ConfigError, match=f'process {os.getpid()} '):
+                check(tmp_path)
+            later.join()
 
 
 def test_a_killed_process_keeps_nobody_out(tmp_path, caplog):
@@ -99,7 +116,7 @@ def test_a_killed_process_keeps_nobody_out(tmp_path, caplog):
                                stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'held\n'
     with pytest.raises(ConfigError, match=f'process {process.pid} '):
-        lock.check(tmp_path / 'run')
+        check(tmp_path / 'run')
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / 'run/lock').exists()
@@ -118,7 +135,7 @@ def test_another_machine_is_believed_as_long_as_it_gives_signs_of_life(tmp_path,
     thread = threading.Thread(target=live)
     thread.start()
     with pytest.raises(ConfigError, match='process 1 on elsewhere'):
-        lock.check(tmp_path / 'run')
+        check(tmp_path / 'run')
     over.set()
     thread.join()
     began = time.monotonic()
@@ -130,7 +147,7 @@ def test_another_machine_is_believed_as_long_as_it_gives_signs_of_life(tmp_path,
 @pytest.mark.parametrize('content', [b'', b'{"pid": 12', b'[]', b'\xff'])
 def test_what_a_kill_left_half_written_is_no_owner(tmp_path, quick, content):
     (tmp_path / 'lock').write_bytes(content)
-    lock.check(tmp_path)
+    check(tmp_path)
 
 
 def test_on_a_disk_without_locks_the_process_itself_is_asked_for(tmp_path, monkeypatch):
@@ -139,11 +156,11 @@ def test_on_a_disk_without_locks_the_process_itself_is_asked_for(tmp_path, monke
 
     monkeypatch.setattr(lock.fcntl, 'flock', refuse)
     with lock.held(tmp_path / 'run'), pytest.raises(ConfigError, match=f'process {os.getpid()}'):
-        lock.check(tmp_path / 'run')
+        check(tmp_path / 'run')
     leave(tmp_path / 'run', started='123')  # the number is another process's now
-    lock.check(tmp_path / 'run')
+    check(tmp_path / 'run')
     leave(tmp_path / 'run', pid=2**22 + 1)
-    lock.check(tmp_path / 'run')
+    check(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('harm', ['gone', 'taken', 'folder'])
@@ -175,9 +192,9 @@ def test_folds_have_the_lock_of_their_run(tmp_path):
     with lock.held(tmp_path / 'fold_3'):
         assert (tmp_path / 'lock').exists()
         with pytest.raises(ConfigError, match='in use'):
-            lock.check(tmp_path)
+            check(tmp_path)
         with pytest.raises(ConfigError, match='in use'):
-            lock.check(tmp_path / 'fold_0')
+            check(tmp_path / 'fold_0')
     with lock.held(tmp_path / 'other_3'):
         assert (tmp_path / 'other_3/lock').exists()
 

@@ -18,7 +18,7 @@ import jax
 
 from input_pipeline.errors import DataError
 from models.errors import ModelError
-from train_lib import experiment
+from train_lib import experiment, lock
 from train_lib.assembly import arrange, assemble, check_values
 from train_lib.code_digest import code_digest
 from train_lib.errors import ConfigError, disk_trouble, no_room
@@ -87,7 +87,7 @@ def _run(cell: Cell, folder: Path) -> dict | None:
     (folder / 'error.txt').unlink(missing_ok=True)
     with _log_to(folder / 'log.txt'):
         try:
-            with leaving_at_once():
+            with leaving_at_once(), lock.held(folder):
                 config = cell.config()
                 experiment.run_any(config, experiment.load_data(config, folder), folder)
         except (Stopped, Interrupted, Left):
