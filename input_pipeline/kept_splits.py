@@ -11,7 +11,6 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
-from input_pipeline.splits import assert_disjoint
 
 
 def split_digest(ids: Iterable[str], sides: Iterable[str]) -> str:
@@ -24,36 +23,40 @@ def split_digest(ids: Iterable[str], sides: Iterable[str]) -> str:
     return hasher.hexdigest()
 
 
-def keep_split(manifest: Manifest, known: Mapping[str, str], *, given: bool, grouped: bool
-               ) -> Manifest:
-    """The manifest with the rows that are known on the side where they were.
+def keep_sides(manifest: Manifest, given: np.ndarray, known: Mapping[str, str], *, grouped: bool
+               ) -> np.ndarray:
+    """The side of each row where nothing is drawn anew.
 
-    New ones go where their group is, else they train.
+    Known rows stay where they were; new ones are where they are given, else where their group is,
+    else they train.
 
     Args:
-        manifest: with the column split, as it is cut today.
+        manifest: N rows, today's.
+        given: [N], the side that the user gave a row; '' for none.
         known: {id: side}.
-        given: the split is the user's own, so a new row stays where it is.
         grouped: whether a group must be on one side.
 
     Raises:
-        DataError: a known row is given on another side now, or a group is on two sides.
+        DataError: a known row is given on another side now, or a group on two.
     """
     table = manifest.table
-    today = table['split'].to_numpy(object)
-    side = table['id'].map(known).to_numpy(object)
-    new = table['id'].map(known).isna().to_numpy()
-    moved = np.flatnonzero(~new & (side != today))
-    if given and len(moved):
+    before = np.array([known.get(name, '') for name in table['id']], object)
+    moved = np.flatnonzero((before != '') & (given != '') & (before != given))
+    if len(moved):
         first = moved[0]
         raise DataError(f'{len(moved)} pictures are on another side than when the run was started '
-                        f'({table["id"][first]!r} was in {side[first]}, and is now in '
-                        f'{today[first]}): put them back, or start anew.')
-    side[new] = today[new] if given else 'train'
-    if grouped and not given and 'group' in table:
+                        f'({table["id"].iloc[first]!r} was in {before[first]}, and is now in '
+                        f'{given[first]}): put them back, or start anew.')
+    side = np.where(before != '', before, given)
+    if grouped and 'group' in table:
         group = table['group'].to_numpy(object)
-        of_group = {name: where for name, where in zip(group[~new], side[~new]) if name}
-        side[new] = [of_group.get(name, 'train') for name in group[new]]
-    found = manifest.with_column('split', side)
-    assert_disjoint(found, grouped=grouped)
-    return found
+        of_group: dict[str, str] = {}
+        for name, where in zip(group, side):
+            if name and where and of_group.setdefault(name, where) != where:
+                raise DataError(f'The group {name!r} has pictures in {of_group[name]} and in '
+                                f'{where} since the run was started: put the groups back, or '
+                                f'start anew.')
+        side = np.array([where or of_group.get(name, '') for name, where in zip(group, side)],
+                        object)
+    side[side == ''] = 'train'
+    return side

@@ -11,12 +11,13 @@ import csv
 import difflib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError
+from input_pipeline.kept_splits import keep_sides
 from input_pipeline.manifest import SPLITS, Manifest
 from input_pipeline.sources.csv_file import column, split_name
 from input_pipeline.stratify import Pool, count_images, draw_folds, draw_share, make_pool
@@ -29,7 +30,8 @@ DEFAULTS = {
 _log = logging.getLogger(__name__)
 
 
-def assign_splits(manifest: Manifest, split: Mapping, *, seed: int) -> Manifest:
+def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
+                  known: Mapping[str, str] | None = None) -> Manifest:
     """The manifest with the column `split` ('train', 'val' or 'test') in every row.
 
     Args:
@@ -48,6 +50,8 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int) -> Manifest:
                 these sides, whatever the kind; that side's share is then not taken. '8'
                 finds the group '08' if no other group is the number 8.
             seed: instead of the argument.
+        seed: of what is drawn.
+        known: {id: side} of a run that goes on: nothing is drawn, see `keep_sides`.
 
     Raises:
         DataError: a wrong value; a split that cannot be made; see `assert_disjoint`.
@@ -69,6 +73,9 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int) -> Manifest:
         side[rows] = name
     if options['kind'] == 'kfold':
         side[side == 'val'] = ''
+    if known is not None:
+        side = keep_sides(ordered, side, known, grouped=options['grouped'])
+    elif options['kind'] == 'kfold':
         _fill(side, 'test', pool, options['test'], (seed, 1))
         fold = draw_folds(pool, side == '', options['folds'], (seed, 3))
         side[fold == options['fold']] = 'val'
@@ -162,8 +169,9 @@ def split_of(manifest: Manifest, name: str, *, may_be_empty: bool = False) -> Ma
     return manifest.select(rows)
 
 
-def save_splits(manifest: Manifest, path: str) -> None:
-    """Writes a CSV with id, split, group and the class names; `split.file` reads it back."""
+def save_splits(manifest: Manifest, path: str, gone: Sequence[Mapping[str, str]] = ()) -> None:
+    """Writes a CSV with id, split, group and the class names; `split.file` reads it back. `gone`
+    are rows, as it has them, that are in it and no longer in the manifest."""
     table = manifest.table
     columns = {'id': table['id'], 'split': table['split']}
     if 'group' in table:
@@ -176,6 +184,9 @@ def save_splits(manifest: Manifest, path: str) -> None:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
         writer.writerow(columns)
         writer.writerows(zip(*columns.values()))
+        writer.writerows([row.get(name, '') for name in columns] for row in gone)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

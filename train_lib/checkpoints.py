@@ -11,12 +11,13 @@
 
 A step is written under its `writing-` name, the digests come last, and one rename commits
 it: a process killed at any moment leaves either a whole checkpoint or a `writing-` folder. A step
-that is saved once more, with its evaluation, takes the place of the first; if a kill comes between
-the two, `latest_good` puts the first one back.
+that is saved once more, with its evaluation, takes the place of the first. Where that takes two
+renames and a kill comes between them, `latest_good` puts the first one back.
 So a committed folder whose digests are missing or wrong was damaged later, and is never
 mistaken for an interrupted save.
 """
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -175,9 +176,12 @@ class Checkpointer:
             (writing / name).write_bytes(content)
         write_digests(writing)
         replaced = self.folder / f'{REPLACED}{target.name}'
-        if target.exists():
-            os.rename(target, replaced)
-        os.rename(writing, target)
+        if target.exists() and _exchange(writing, target):
+            replaced = writing
+        else:
+            if target.exists():
+                os.rename(target, replaced)
+            os.rename(writing, target)
         _make_durable(self.folder)  # before the older ones go
         shutil.rmtree(replaced, ignore_errors=True)
         newest = committed_steps(self.folder)[-self._keep:]
@@ -219,6 +223,16 @@ def _count_no_bytes() -> None:
     """TensorStore (0.1.86) never frees its answer to what it has written so far. Orbax asks twice
     a save, for a line of a log that is not shown, and a run of 2,000 saves grew by 50 MiB."""
     tensorstore.experimental_collect_matching_metrics = lambda *args, **kwargs: []
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Whether two names could be swapped in one go, which Linux can on most disks."""
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call(here, os.fsencode(left), here, os.fsencode(right), exchange) == 0
 
 
 def _make_durable(folder: Path) -> None:

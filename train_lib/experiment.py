@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from input_pipeline import sources
 from input_pipeline.curation.decisions import apply_decisions
+from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
-from input_pipeline.splits import save_splits
 from train_lib import checkpoints, distributed, lock, overview, start, workdirs
 from train_lib.assembly import Data, Job, arrange, assemble, check_values, compile_step
 from train_lib.checkpoints import Checkpointer, latest_good
@@ -135,11 +135,11 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
                             remedy='take only its weights, by config.init.from')
     workdirs.claim(workdir, config, digest(manifest))
+    _check_cut(config, manifest, workdir)
     results, logits, rows = [], [], []
     for fold in range(config.split.folds):
-        of_fold = config.copy_and_resolve_references()
+        of_fold = _of_fold(config, fold)
         with of_fold.ignore_type():
-            of_fold.split.fold = fold
             if config.init.resume_from:
                 # A fold that the other run had not begun begins here, as it would have there.
                 source = Path(config.init.resume_from) / f'fold_{fold}'
@@ -152,9 +152,6 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         rows.append(val.table)
         logits.append(val_logits)
     whole = dataclasses.replace(manifest, table=pd.concat(rows, ignore_index=True))
-    if whole.table['id'].duplicated().any():
-        raise ConfigError(f'{workdir} has folds that overlap, cut by other versions of the '
-                          f'libraries: use those of then for all of them, or give a new --workdir.')
     pooled = {head: np.concatenate([part[head] for part in logits]) for head in manifest.heads}
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     out_of_fold = score_split(pooled, whole)
@@ -167,6 +164,29 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
             seconds=seconds, goodput=goodput(seconds)))
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
+
+
+def _of_fold(config: ConfigDict, fold: int) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.split.fold = fold
+    return config
+
+
+def _check_cut(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
+    """Folds that have begun keep their split, so the others must be cut as they were."""
+    source = Path(config.init.resume_from or workdir)
+    known = {fold: workdirs.records(workdir / f'fold_{fold}').get('split_digest')
+             or workdirs.records(source / f'fold_{fold}').get('split_digest')
+             for fold in range(config.split.folds)}
+    begun = [fold for fold in known if known[fold]]
+    if not begun or len(begun) == len(known):
+        return
+    table = split_rows(_of_fold(config, begun[0]), manifest, None).table
+    if split_digest(table['id'], table['split']) != known[begun[0]]:
+        raise ConfigError(f'These versions of the libraries would cut other folds than those that '
+                          f'have begun in {source}, which would overlap: use the versions of then, '
+                          f'or give a new --workdir.')
 
 
 def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
@@ -192,8 +212,6 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     if own is None and config.init.resume_from:
         start.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
     workdirs.claim(workdir, config, data.digest, data.manifest)
-    if distributed.is_first():
-        save_splits(data.manifest, workdir / 'split.csv')
     if own is None and config.init.resume_from:
         distributed.on_first(lambda: start.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')

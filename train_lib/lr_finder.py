@@ -86,7 +86,7 @@ def run_sweep(config: ConfigDict, manifest: Manifest, workdir: Path, stop=lambda
     given, config = config, start.inherit(config, workdir)
     mesh = make_mesh(config.mesh)
     check_values(config, mesh.size)
-    data = arrange(config, manifest)
+    data = arrange(config, manifest, workdir)
     own = None
     if (workdir / 'config.json').exists():
         workdirs.check_same(workdir, config, data.digest)

@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from input_pipeline.csv_table import read_csv
 from input_pipeline.durations import UNITS
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest
+from input_pipeline.splits import save_splits
 from train_lib import distributed
 from train_lib.code_digest import code_digest
 from train_lib.errors import ConfigError
@@ -35,6 +37,7 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
 RECORDS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'defaults',
            'sha256')
 FORMAT = 1
+SPLIT, BEFORE = 'split.csv', 'split-before.csv'
 
 
 def cache_folder() -> str:
@@ -70,6 +73,8 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
             written to.
     """
     distributed.check_same(data_digest, 'The data (digest of ids and labels)')
+    if split:
+        distributed.check_same(split_digest(split.table['id'], split.table['split']), 'The split')
     shared = {key: value for key, value in json.loads(config.to_json()).items()
               if key != 'distributed'}
     distributed.check_same(json.dumps(shared), 'The config')
@@ -89,9 +94,27 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest 
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
                               defaults=_changed(settings))
     if split:
-        content |= dict(classes=_listed(split.classes), split_digest=split_digest(
-            split.table['id'], split.table['split']))
-    write_json(path, content | dict(sha256=seal(content)))
+        content |= dict(classes=_listed(split.classes), split_digest=_save_split(workdir, split))
+    # The seal comes first, so that deleting its line leaves JSON.
+    write_json(path, dict(sha256=seal(content)) | content)
+    (workdir / BEFORE).unlink(missing_ok=True)
+
+
+def _save_split(workdir: Path, split: Manifest) -> str:
+    """Writes split.csv, in which the rows stay that are gone since, and returns its digest. Until
+    config.json has that, an older split.csv is kept beside it."""
+    path, today = workdir / SPLIT, split.table['id'].tolist()
+    same = split_digest(today, split.table['split'])
+    if records(workdir).get('split_digest') == same:
+        save_splits(split, str(path))
+        return same
+    rows = _split_of_run(workdir)
+    gone = [row for name, row in rows.items() if name not in set(today)]
+    if rows and not (workdir / BEFORE).exists():
+        shutil.copyfile(path, workdir / BEFORE)
+    save_splits(split, str(path), gone)
+    return split_digest([*today, *(row['id'] for row in gone)],
+                        [*split.table['split'], *(row['split'] for row in gone)])
 
 
 def _defaults() -> dict:
@@ -121,12 +144,13 @@ def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequ
     Raises:
         ConfigError: the run has other settings or other data.
     """
-    before = _read_config(workdir)
+    before = read_config(workdir)
     _compare(workdir, _settings(workdir, before), json.loads(config.to_json()), ignore, remedy)
     if before.get('data_digest', data_digest) == data_digest:
         return
     if config.data.changed != 'accept' or classes is None:
-        hint = '' if classes is None else ', or go on with these by --config.data.changed=accept'
+        can = classes is not None and 'classes' in before
+        hint = ', or go on with these by --config.data.changed=accept' if can else ''
         raise ConfigError(f'The data have changed since {workdir} was started (ids, labels, '
                           f'groups or classes differ): put them back{hint}, or {remedy}.')
     if before.get('classes') != _listed(classes):
@@ -143,24 +167,38 @@ def records(workdir: Path) -> dict:
     """RECORDS of a run, {} if there is none."""
     if not (workdir / 'config.json').exists():
         return {}
-    content = _read_config(workdir)
+    content = read_config(workdir)
     return {key: content[key] for key in RECORDS if key in content}
 
 
 def known_sides(workdir: Path) -> dict[str, str]:
-    """{id: side} of a run, from its split.csv.
+    """{id: side} of all rows that a run ever had, from its split.csv; {} before it.
 
     Raises:
-        ConfigError: it is missing, or not as it was written.
+        ConfigError: it is not as it was written.
     """
-    path = workdir / 'split.csv'
-    header, rows, _ = read_csv(str(path))
-    sides = {}
-    if {'id', 'split'} <= set(header):
-        sides = {row[header.index('id')]: row[header.index('split')] for row in rows}
-    if split_digest(sides.keys(), sides.values()) != records(workdir).get('split_digest'):
-        raise ConfigError(f'{path} is not as it was written: restore it, or give a new --workdir.')
-    return sides
+    return {name: row['split'] for name, row in _split_of_run(workdir).items()}
+
+
+def _split_of_run(workdir: Path) -> dict[str, dict[str, str]]:
+    """{id: row of split.csv}, as config.json knows it; {} before that. A kill may have come
+    between the two, so the one from before counts as well."""
+    known = records(workdir)
+    if not known:
+        return {}
+    for name in (SPLIT, BEFORE):
+        if not (workdir / name).exists():
+            continue
+        header, rows, _ = read_csv(str(workdir / name))
+        table = [dict(zip(header, row)) for row in rows] if {'id', 'split'} <= set(header) else []
+        found = {row['id']: row for row in table}
+        wanted = known.get('split_digest')  # an older run has none
+        if wanted in (None, split_digest(found, (row['split'] for row in found.values()))):
+            return found
+    if 'split_digest' not in known and not (workdir / SPLIT).exists():
+        return {}
+    raise ConfigError(f'{workdir / SPLIT} is not as it was written: restore it, or give a new '
+                      f'--workdir.')
 
 
 def ids(workdir: Path) -> set[str]:
@@ -185,7 +223,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     path = workdir / 'config.json'
     if not path.exists():
         raise ConfigError(f'{workdir} holds no run (config.json is missing): check --workdir.')
-    config = _settings(workdir, _read_config(workdir))
+    config = _settings(workdir, read_config(workdir))
     try:
         return ConfigDict(config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # of names that it refuses
@@ -211,10 +249,15 @@ def best_step(workdir: Path, newest: int) -> int | None:
 
 def data_digest(workdir: Path) -> str:
     """The digest of the data that a run was started with, '' if it is not known."""
-    return _read_config(workdir).get('data_digest', '')
+    return read_config(workdir).get('data_digest', '')
 
 
-def _read_config(workdir: Path) -> dict:
+def read_config(workdir: Path) -> dict:
+    """The content of config.json.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
     path = workdir / 'config.json'
     content = _read(path)
     # An older run has no seal, a newer one another, and is refused by its format.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,9 +19,9 @@ EIGHT = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
                       '--xla_llvm_disable_expensive_passes=true'}
 
 
-def settings(folder: Path) -> list[str]:
+def settings(folder: Path, steps: int = 4) -> list[str]:
     return [*(flag.replace('data=digits', f'folder={folder / "data"}') for flag in SMALL[:-2]),
-            *QUICK, '--config.batch_size=8', '--config.duration.steps=4',
+            *QUICK, '--config.batch_size=8', f'--config.duration.steps={steps}',
             '--config.checkpoint.every.steps=2', '--config.log.tensorboard=no']
 
 
@@ -42,6 +43,12 @@ def moved(home: Path, target: Path) -> Path:
     return run
 
 
+def cut_otherwise(monkeypatch) -> None:
+    assign = row_splits.assign_splits
+    monkeypatch.setattr(row_splits, 'assign_splits', lambda manifest, split, seed, known: assign(
+        manifest, split, seed=seed + 1, known=known))
+
+
 def sides(run: Path) -> dict[str, str]:
     with open(run / 'split.csv', newline='') as file:
         return {row['id']: row['split'] for row in csv.DictReader(file)}
@@ -58,8 +65,7 @@ def home(tmp_path_factory) -> Path:
 
 def test_what_may_change_is_noted_and_the_run_goes_on(home, tmp_path, capfd):
     shutil.copytree(home / 'run', tmp_path / 'run')
-    flags = [flag for flag in settings(home) if 'duration' not in flag]
-    assert main.main([*flags, '--config.duration.steps=6', '--config.loader.threads=1',
+    assert main.main([*settings(home, 6), '--config.loader.threads=1',
                       f'--workdir={tmp_path / "run"}']) == 0
     log = capfd.readouterr().err
     assert 'changed  config.loader.threads: 2 -> 1' in log
@@ -81,23 +87,77 @@ def test_other_data_are_accepted_when_told_and_nothing_changes_sides(home, tmp_p
     pictures(tmp_path, 0, 50)
     (tmp_path / 'data/a/0.png').unlink()
     run, before = moved(home, tmp_path), sides(home / 'run')
-    flags = [flag for flag in settings(tmp_path) if 'duration' not in flag]
-    assert main.main([*flags, '--config.duration.steps=8', '--config.data.changed=accept',
-                      f'--workdir={run}']) == 0
+    accept = '--config.data.changed=accept'
+    assert main.main([*settings(tmp_path, 8), accept, f'--workdir={run}']) == 0
     log = capfd.readouterr().err
     assert 'changed  the data' in log and 'split    10 pictures are new, 1 are gone' in log
     assert 'resume: from step 4 of 8' in log
     after = sides(run)
-    assert len(after) == 49
-    assert all(after[name] == side for name, side in before.items() if name != 'a/0.png')
+    assert len(after) == 50
+    assert all(after[name] == side for name, side in before.items())
     assert {after[name] for name in after.keys() - before.keys()} == {'train'}
     # From then on they are the data of the run.
-    assert main.main([*flags, '--config.duration.steps=9', f'--workdir={run}']) == 0
+    assert main.main([*settings(tmp_path, 9), f'--workdir={run}']) == 0
     assert 'split    as the run has it' in capfd.readouterr().err
     assert sides(run) == after
     code = main.main(['predict', f'--workdir={run}'])
     assert code == 0, capfd.readouterr().err
     assert main.main(['report', f'--workdir={run}']) == 0
+    # What comes back is where it was.
+    pictures(tmp_path, 0, 50)
+    assert main.main([*settings(tmp_path, 9), accept, f'--workdir={run}']) == 0
+    assert 'split    0 pictures are new, 0 are gone' in capfd.readouterr().err
+    assert sides(run) == after
+
+
+@pytest.mark.parametrize('at', ['split.csv', 'config.json'])
+def test_a_kill_while_other_data_are_accepted(home, tmp_path, monkeypatch, capfd, at):
+    pictures(tmp_path, 0, 50)
+    run, before = moved(home, tmp_path), sides(home / 'run')
+    flags = [*settings(tmp_path, 8), f'--workdir={run}']
+
+    def replace(source, target):
+        if Path(target).name == at:
+            raise KeyError('killed')
+        move(source, target)
+
+    with monkeypatch.context() as patched:
+        move = os.replace
+        patched.setattr(os, 'replace', replace)
+        with pytest.raises(KeyError):
+            main.main([*flags, '--config.data.changed=accept'])
+    assert main.main(flags) == 2
+    assert 'data.changed=accept' in capfd.readouterr().err.splitlines()[-1]
+    assert main.main([*flags, '--config.data.changed=accept']) == 0
+    after = sides(run)
+    assert len(after) == 50 and all(after[name] == side for name, side in before.items())
+    assert not (run / 'split-before.csv').exists()
+
+
+def test_an_older_run_keeps_its_split_too(home, tmp_path, monkeypatch):
+    run = shutil.copytree(home / 'run', tmp_path / 'run')
+    config = json.loads((run / 'config.json').read_text())
+    for key in ('sha256', 'split_digest', 'classes'):
+        del config[key]
+    (run / 'config.json').write_text(json.dumps(config))
+    cut_otherwise(monkeypatch)
+    assert main.main([*settings(home, 6), f'--workdir={run}']) == 0
+    assert sides(run) == sides(home / 'run')
+
+
+def test_folds_that_would_be_cut_otherwise_are_refused_at_once(home, tmp_path, monkeypatch, capfd):
+    flags = [*settings(home), '--config.split.kind=kfold', '--config.split.folds=3',
+             '--config.split.fold=all', f'--workdir={tmp_path / "run"}']
+    assert main.main(flags) == 0
+    with monkeypatch.context() as patched:
+        cut_otherwise(patched)
+        assert main.main(flags) == 0  # all have begun
+        shutil.rmtree(tmp_path / 'run/fold_2')
+        capfd.readouterr()
+        assert main.main(flags) == 2
+        assert 'would cut other folds' in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / 'run/fold_2').exists()
+    assert main.main(flags) == 0
 
 
 def test_other_classes_are_never_accepted(home, tmp_path, capfd):
@@ -111,20 +171,17 @@ def test_other_classes_are_never_accepted(home, tmp_path, capfd):
 
 def test_libraries_that_cut_otherwise_change_no_side(home, tmp_path, monkeypatch, capfd):
     run = shutil.copytree(home / 'run', tmp_path / 'run')
-    assign = row_splits.assign_splits
-    monkeypatch.setattr(row_splits, 'assign_splits',
-                        lambda manifest, split, seed: assign(manifest, split, seed=seed + 1))
-    flags = [flag for flag in settings(home) if 'duration' not in flag]
-    assert main.main([*flags, '--config.duration.steps=6', f'--workdir={run}']) == 0
+    cut_otherwise(monkeypatch)
+    assert main.main([*settings(home, 6), f'--workdir={run}']) == 0
     assert 'split    as the run has it' in capfd.readouterr().err
     assert sides(run) == sides(home / 'run')
     new = tmp_path / 'new'
-    assert main.main([*flags, '--config.duration.steps=6', f'--workdir={new}',
+    assert main.main([*settings(home, 6), f'--workdir={new}',
                       f'--config.init.resume_from={home / "run"}']) == 0
     assert sides(new) == sides(run)
     text = (run / 'split.csv').read_text()
     (run / 'split.csv').write_text(text.replace('"val"', '"test"', 1))
-    assert main.main([*flags, '--config.duration.steps=7', f'--workdir={run}']) == 2
+    assert main.main([*settings(home, 7), f'--workdir={run}']) == 2
     assert 'split.csv is not as it was written' in capfd.readouterr().err.splitlines()[-1]
 
 

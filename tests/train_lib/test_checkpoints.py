@@ -126,7 +126,7 @@ def test_an_interrupted_save_is_no_checkpoint(saved):
 
 
 @pytest.mark.parametrize('killed', [0, 1, 2])
-def test_a_step_can_be_saved_again(saved, monkeypatch, killed):
+def test_a_step_can_be_saved_again_where_names_cannot_be_exchanged(saved, monkeypatch, killed):
     moved = []
 
     def rename(source, target):
@@ -137,6 +137,7 @@ def test_a_step_can_be_saved_again(saved, monkeypatch, killed):
 
     move, batches = checkpoints.os.rename, iterator()
     monkeypatch.setattr(checkpoints.os, 'rename', rename)
+    monkeypatch.setattr(checkpoints, '_exchange', lambda left, right: False)
     checkpointer = Checkpointer(saved, keep=1)
     checkpointer.save(3, state(5), batches, {'best_step': 3})
     if killed:
@@ -149,6 +150,28 @@ def test_a_step_can_be_saved_again(saved, monkeypatch, killed):
     assert latest_good(saved).name == '3'
     assert checkpoints.read_host(saved / '3')['best_step'] == (1 if killed else 3)
     assert committed_steps(saved) == [1, 2, 3] if killed else [3]
+    Checkpointer(saved, keep=1).close()
+    assert not list(saved.glob('writing-*'))
+
+
+@pytest.mark.parametrize('killed', [False, True])
+def test_a_step_can_be_saved_again(saved, monkeypatch, killed):
+    batches, checkpointer = iterator(), Checkpointer(saved, keep=1)
+    with monkeypatch.context() as patched:
+        if killed:  # just after the names were exchanged
+            patched.setattr(checkpoints, '_make_durable', lambda _: 1 / 0)
+        checkpointer.save(3, state(5), batches, {'best_step': 3})
+        if killed:
+            with pytest.raises(ZeroDivisionError):
+                checkpointer.wait()
+            assert committed_steps(saved) == [1, 2, 3]
+            assert checkpoints.read_host(saved / 'writing-3')['best_step'] == 1
+    if not killed:
+        checkpointer.wait()
+    checkpointer.close()
+    batches.close()
+    assert latest_good(saved).name == '3'
+    assert checkpoints.read_host(saved / '3')['best_step'] == 3
     Checkpointer(saved, keep=1).close()
     assert not list(saved.glob('writing-*'))
 

@@ -127,6 +127,11 @@ def test_what_fits_is_reused_and_what_does_not_is_made_anew(run, capsys):
     assert predict(run, *argv) == 0
     assert (stored / 'logits.npy').stat().st_mtime_ns != before
     assert json.loads((stored / 'meta.json').read_text()) == meta
+    data = bytearray((stored / 'logits.npy').read_bytes())
+    data[-3] ^= 1
+    (stored / 'logits.npy').write_bytes(data)
+    assert predict(run, *argv) == 0  # what was damaged too
+    assert json.loads((stored / 'meta.json').read_text()) == meta
 
 
 @pytest.mark.parametrize('how', ['kill', 'SIGTERM'])

@@ -42,6 +42,9 @@ def test_a_changed_value_is_found(run):
                      lambda: workdirs.check_same(*run, 'data')):
             with pytest.raises(ConfigError, match=r'config\.json (is not as|has config\.sha257)'):
                 read()
+    path.write_text('\n'.join(line for line in whole.split('\n') if '"sha256"' not in line).replace(
+        '"seed": 0', '"seed": 1'))
+    assert workdirs.saved_config(run[0]).seed == 1  # as somebody changes it who is told how
     path.write_text(whole)
     workdirs.check_same(*run, 'data')
 

@@ -50,8 +50,17 @@ def work(study: Study, workdir: Path, parent: int | None = None) -> int:
         ConfigError, DataError, ModelError: an arm that cannot run, before any cell is begun; or
             the disk is full.
     """
-    code = code_digest()
     check_arms(study, workdir)
+    try:
+        return _work(study, workdir, parent)
+    except Exception as error:
+        if no_room(error):  # no fault of a cell, and the next ones would fail of it too
+            raise ConfigError(disk_trouble(error)) from error
+        raise
+
+
+def _work(study: Study, workdir: Path, parent: int | None) -> int:
+    code = code_digest()
     with StopSignal() as stop:
         while not stop():
             for cell in open_cells(study, workdir):
@@ -63,8 +72,8 @@ def work(study: Study, workdir: Path, parent: int | None = None) -> int:
             try:
                 with ledger.Heart(lease, lambda: _stop_if_orphaned(parent)):
                     outcome = _run(cell, lease.folder)
-            except ConfigError:
-                with contextlib.suppress(OSError):  # the disk that is full
+            except Exception:  # a disk that is full, for one
+                with contextlib.suppress(OSError):
                     lease.give_back()
                 raise
             if outcome is None:
@@ -93,8 +102,8 @@ def _run(cell: Cell, folder: Path) -> dict | None:
         except (Stopped, Interrupted, Left):
             return None
         except Exception as error:
-            if no_room(error):  # no fault of this cell, and the next ones would fail of it too
-                raise ConfigError(disk_trouble(error)) from error
+            if no_room(error):
+                raise
             text = ''.join(traceback.format_exception(error))
             write_text(folder / 'error.txt', text)
             line = ' '.join(str(error).split())
@@ -111,12 +120,14 @@ def _log_to(path: Path):
     root = logging.getLogger()
     before, handler = root.handlers[:], logging.FileHandler(path, encoding='utf-8')
     handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.handleError = lambda record: None  # a full disk will be said otherwise
     root.handlers[:] = [handler]
     try:
         yield
     finally:
         root.handlers[:] = before
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def _peak_memory() -> int:

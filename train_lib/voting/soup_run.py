@@ -116,7 +116,9 @@ def _bake(soup: Mapping[str, np.ndarray], members: Sequence[Member], folder: Pat
     steps = folder / 'checkpoints'
     steps.mkdir(parents=True)
     first = members[0].workdir
-    write_json(folder / 'config.json', config_of(first))
+    # Its split is one of its own, so what the member's config.json says of that does not hold.
+    write_json(folder / 'config.json', {key: value for key, value in config_of(first).items()
+                                        if key not in ('sha256', 'split_digest')})
     _write_split(members, folder / 'split.csv')
     like = checkpoints.read_weights(start.best_checkpoint(first))
     tree = jax.tree_util.tree_map_with_path(

@@ -32,6 +32,7 @@ from input_pipeline.manifest import SPLITS
 from train_lib.errors import ConfigError
 from train_lib.npz import read_npz
 from train_lib.records import read_json, seal, write_json
+from train_lib.workdirs import read_config
 
 FORMAT = 1
 DTYPES = ('float16', 'float32')
@@ -149,11 +150,13 @@ def make_about(about: Mapping, ids: Sequence[str], classes: Mapping[str, Sequenc
 
 
 def is_stored(folder: Path, about: Mapping) -> bool:
-    """Whether a finished folder was made from the same things (`about` of `make_about`)."""
+    """Whether a finished folder was made from the same things (`about` of `make_about`), and is as
+    it was written."""
     def essential(content):
         return content and {key: value for key, value in content.items() if key not in _FREE}
 
-    return essential(_made_from(_meta(folder))) == essential(about)
+    meta = _meta(folder)
+    return essential(_made_from(meta)) == essential(about) and _is_whole(folder, meta)
 
 
 def _meta(folder: Path) -> dict:
@@ -166,6 +169,12 @@ def _meta(folder: Path) -> dict:
 
 def _made_from(meta: dict) -> dict:
     return {key: value for key, value in meta.items() if key not in _LATER}
+
+
+def _is_whole(folder: Path, meta: Mapping) -> bool:
+    """Whether the digests hold; older folders have none."""
+    return 'sha256' not in meta or (
+        meta['sha256'] == seal(meta) and meta.get('files') == _digests(folder))
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -238,8 +247,8 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
                          f'{FORMAT}')
     if meta['rows_done'] != meta['rows']:
         raise ValueError(f'{meta["rows_done"]} of {meta["rows"]} rows are finished')
-    if 'sha256' in meta and (meta['sha256'], meta['files']) != (seal(meta), _digests(path)):
-        raise ValueError('its files are not as they were written')  # older ones have no digests
+    if not _is_whole(path, meta):
+        raise ValueError('its files are not as they were written')
     workdir = path.parents[2]
     result = workdir / 'result.json'
     best = read_json(result).get('best_step') if result.exists() else None
@@ -323,8 +332,8 @@ def config_of(workdir: Path) -> dict:
     path = workdir / 'config.json'
     if not path.exists():
         return {}
+    config = read_config(workdir)
     try:
-        config = read_json(path)
         split, model = config.get('split', {}), config.get('model', {})
         if not (isinstance(split, dict) and isinstance(split.get('folds', 2), int)
                 and isinstance(model, dict) and isinstance(model.get('name', ''), str)):

@@ -86,8 +86,12 @@ def test_a_full_disk_is_no_fault_of_a_cell(tmp_path, monkeypatch):
     command = command_of(tmp_path, "{'a': {}}", '--config.study.baseline=a')
     study = definition.read_study(command)
     definition.claim(study, command.workdir)
+    log = command.workdir / 'a/seed_0/log.txt'
+    log.parent.mkdir(parents=True)
+    log.symlink_to('/dev/full')
 
     def full(*given):
+        logging.getLogger().warning('something')
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'there')
 
     with monkeypatch.context() as patched:
@@ -95,6 +99,7 @@ def test_a_full_disk_is_no_fault_of_a_cell(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=r'there cannot be written .*No space left.*again'):
             work(study, command.workdir)
     assert ledger.record(command.workdir / 'a/seed_0') is None
+    log.unlink()
     assert work(study, command.workdir) == 0
     assert ledger.record(command.workdir / 'a/seed_0')['status'] == 'done'
 
