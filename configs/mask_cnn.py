@@ -6,7 +6,7 @@
 
 The first command finds copies and near copies, of which one stays, so that none is on two sides
 of the split; a fifth is held out as the test. On two CPU cores it takes 5 to 13 minutes, as busy as
-they are with other work, and reaches a macro F1 of 0.965 (docs/results.md). Many files are read
+they are with other work, and reaches a macro F1 of 0.966 (docs/results.md). Many files are read
 faster when packed once:
 
     python main.py pack --config=configs/mask_cnn.py:folder=PATH --config.pack.folder=PACKED \\
