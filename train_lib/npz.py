@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-# What we write is packed ten times at most; zeros are packed a thousand times.
-_LARGE, _RATIO = 1 << 28, 200
+# Zeros are packed a thousand times; long names among short ones a few hundred times at most.
+_LARGE, _RATIO = 1 << 28, 700
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

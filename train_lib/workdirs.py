@@ -36,7 +36,7 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
 # for a setting.
 RECORDS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'defaults',
            'sha256')
-FORMAT = 1
+FORMAT = 2  # 1: without digests of itself and of the split, and without classes
 SPLIT, BEFORE = 'split.csv', 'split-before.csv'
 
 

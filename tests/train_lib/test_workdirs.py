@@ -76,7 +76,7 @@ def test_keys_that_came_later_mean_their_default(run):
     (lambda saved: saved['schedule'].update(momentun=3), r'config\.schedule\.momentun = 3'),
     (lambda saved: saved.update(seee=saved.pop('seed')), r'config\.seee = 0'),
     (lambda saved: saved['data']['columns'].update(old=''), r'config\.data\.columns\.old'),
-    (lambda saved: saved.update(format=2), r'config\.json has format 2.*newer code'),
+    (lambda saved: saved.update(format=3), r'config\.json has format 3.*newer code'),
     (lambda saved: saved.update(format='1'), r"config\.json has format '1'")])
 def test_keys_that_the_code_does_not_know_are_refused(run, harm, words):
     edit(run[0], harm)
