@@ -136,7 +136,9 @@ def test_sigterm_anywhere_in_folds_loses_no_step(unbroken, tmp_path):
     starts.append(finish(workdir, *SETTINGS))
     print(f'seed {seed}', *lost, sep='\n')
     assert all(entry[-1] <= 1 for entry in lost)
-    assert result(workdir)['seconds']['lost'] < 0.01 * result(workdir)['seconds']['total']
+    # No training is lost, but the last scores of a fold that were not yet done are made anew.
+    late = sum(aim in ('the last scores', 'the end of a fold') for _, aim, *_ in lost)
+    assert result(workdir)['seconds'].get('lost', 0) < late
     lost_seconds(workdir, starts)
     assert_same_folds(unbroken, workdir, tmp_path)
 
