@@ -102,6 +102,25 @@ def test_a_process_that_is_killed_has_said_how_long_it_lived(tmp_path):
     assert found['total'] == pytest.approx(lived, abs=0.3)
 
 
+@pytest.mark.parametrize('error, lost', [(EOFError, 0), (KeyError, 5)])
+def test_who_stops_when_all_is_saved_has_lost_nothing(tick, tmp_path, error, lost):
+    clock = Clock()
+    with pytest.raises(error), clock.kept(tmp_path, saved=EOFError):
+        clock.resume({})
+        with clock('step'):
+            tick(3)
+        known = clock.seconds()
+        with clock('checkpoint'):
+            tick(5)
+            raise error
+    clock = Clock()
+    with clock.kept(tmp_path):
+        clock.resume(known)
+    seconds = clock.seconds()
+    assert (seconds['step'], seconds.get('lost', 0)) == (3, lost)
+    assert seconds.get('checkpoint', 0) == 5 - lost
+
+
 def test_a_disk_that_is_gone_does_not_end_a_run(tick, tmp_path):
     clock = Clock()
     with clock.kept(tmp_path / 'nowhere'):
