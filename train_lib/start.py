@@ -274,7 +274,7 @@ def best_checkpoint(workdir: Path) -> Path | None:
     steps = checkpoints.committed_steps(folder)
     if not steps:
         return None
-    # A run that was stopped in its last evaluation knows the best step only at its end.
+    # An older run that was stopped in its last evaluation knows the best step only at its end.
     best = workdirs.best_step(workdir, steps[-1])
     if best is None:
         best = checkpoints.read_host(folder / str(steps[-1]))['best_step']

@@ -73,15 +73,16 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
             written to.
     """
     distributed.check_same(data_digest, 'The data (digest of ids and labels)')
-    if split:
-        distributed.check_same(split_digest(split.table['id'], split.table['split']), 'The split')
+    today = split and split_digest(split.table['id'], split.table['split'])
+    distributed.check_same(str(today), 'The split')
     shared = {key: value for key, value in json.loads(config.to_json()).items()
               if key != 'distributed'}
     distributed.check_same(json.dumps(shared), 'The config')
-    distributed.on_first(lambda: _claim(workdir, config, data_digest, split))
+    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, today))
 
 
-def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None) -> None:
+def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None,
+           today: str | None) -> None:
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,26 +95,26 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest 
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
                               defaults=_changed(settings))
     if split:
-        content |= dict(classes=_listed(split.classes), split_digest=_save_split(workdir, split))
+        content |= dict(classes=_listed(split.classes),
+                        split_digest=_save_split(workdir, split, today))
     # The seal comes first, so that deleting its line leaves JSON.
     write_json(path, dict(sha256=seal(content)) | content)
     (workdir / BEFORE).unlink(missing_ok=True)
 
 
-def _save_split(workdir: Path, split: Manifest) -> str:
+def _save_split(workdir: Path, split: Manifest, digest: str) -> str:
     """Writes split.csv, in which the rows stay that are gone since, and returns its digest. Until
     config.json has that, an older split.csv is kept beside it."""
-    path, today = workdir / SPLIT, split.table['id'].tolist()
-    same = split_digest(today, split.table['split'])
-    if records(workdir).get('split_digest') == same:
+    path = workdir / SPLIT
+    if records(workdir).get('split_digest') == digest:
         save_splits(split, str(path))
-        return same
-    rows = _split_of_run(workdir)
-    gone = [row for name, row in rows.items() if name not in set(today)]
+        return digest
+    rows, today = _split_of_run(workdir), set(split.table['id'])
+    gone = [row for name, row in rows.items() if name not in today]
     if rows and not (workdir / BEFORE).exists():
         shutil.copyfile(path, workdir / BEFORE)
     save_splits(split, str(path), gone)
-    return split_digest([*today, *(row['id'] for row in gone)],
+    return split_digest([*split.table['id'], *(row['id'] for row in gone)],
                         [*split.table['split'], *(row['split'] for row in gone)])
 
 
