@@ -4,31 +4,32 @@ import dataclasses
 import importlib
 import sys
 
-from train_lib.platform import choose_platform
+from train_lib.runtime.platform import choose_platform
 
 choose_platform()  # before anything imports JAX
 
 from input_pipeline.errors import DataError, WorkerError  # noqa: E402
 from models.errors import ModelError  # noqa: E402
-from train_lib import command_line, distributed  # noqa: E402
-from train_lib.clock import process_start  # noqa: E402
-from train_lib.compile_cache import use_compile_cache  # noqa: E402
-from train_lib.errors import CheckpointError, ConfigError, disk_trouble  # noqa: E402
-from train_lib.progress import setup_logging  # noqa: E402
-from train_lib.signals import AT_ONCE, twice_is_at_once  # noqa: E402
+from train_lib.commands import command_line  # noqa: E402
+from train_lib.run_dir.goodput import process_start  # noqa: E402
+from train_lib.runtime import distributed  # noqa: E402
+from train_lib.runtime.compile_cache import use_compile_cache  # noqa: E402
+from train_lib.runtime.errors import CheckpointError, ConfigError, disk_trouble  # noqa: E402
+from train_lib.runtime.progress import setup_logging  # noqa: E402
+from train_lib.runtime.signals import AT_ONCE, twice_is_at_once  # noqa: E402
 
 # verb: its module and function; only the one asked for is loaded.
 RUNNERS = {
-    'train': 'train_lib.experiment:train',
-    'report': 'train_lib.experiment:report',
-    'predict': 'train_lib.prediction:predict_command',
-    'lr_find': 'train_lib.lr_finder:lr_find',
-    'vote': 'train_lib.voting.vote:vote_command',
-    'explore': 'train_lib.exploration:explore',
-    'curate': 'train_lib.curation:curate',
-    'pack': 'train_lib.packed:pack_command',
-    'study': 'train_lib.studies.study:study_command',
-    'models': 'train_lib.model_list:list_command',
+    'train': 'train_lib.training.run:train',
+    'report': 'train_lib.training.run:report',
+    'predict': 'train_lib.commands.predict:predict_command',
+    'lr_find': 'train_lib.commands.lr_find:lr_find',
+    'vote': 'train_lib.commands.vote:vote_command',
+    'explore': 'train_lib.commands.explore:explore',
+    'curate': 'train_lib.commands.curate:curate',
+    'pack': 'train_lib.commands.pack:pack_command',
+    'study': 'train_lib.commands.study:study_command',
+    'models': 'train_lib.commands.models:list_command',
 }
 
 

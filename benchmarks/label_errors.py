@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from input_pipeline import sources
 from input_pipeline.curation.label_errors import SCORES, find_label_errors, out_of_fold
 from input_pipeline.descriptors import describe_all
-from train_lib.out_of_fold import read_probabilities
+from train_lib.metrics.out_of_fold import read_probabilities
 
 SHARE = 0.05
 

@@ -19,9 +19,9 @@ import jax
 
 from configs import common
 from input_pipeline.manifest import make_manifest
-from train_lib.probing import run
-from train_lib.probing.features import Features
-from train_lib.probing.heads import HeadKind
+from train_lib.probing import run_probe
+from train_lib.probing.feature_cache import Features
+from train_lib.probing.trained_heads import HeadKind
 
 RATES = (3e-3, 1e-3, 3e-4, 1e-4)
 
@@ -39,7 +39,7 @@ def make(pictures: int, width: int, classes: int, epochs: int):
     config.split.kind, config.split.fold, config.split.test = 'kfold', 'all', 0.1
     config.duration = dict(epochs=epochs)
     config.probe.lr = RATES
-    return config, *run.make_folds(config, manifest), Features(views, Path())
+    return config, *run_probe.make_folds(config, manifest), Features(views, Path())
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     def train(lr, folds):
         config.probe.lr = lr
-        _, state, _ = run.train_heads(config, manifest, folds, [kind], features)
+        _, state, _ = run_probe.train_heads(config, manifest, folds, [kind], features)
         return jax.block_until_ready(state['mlp'][0])
 
     def timed(lr, folds):

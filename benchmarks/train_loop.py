@@ -4,11 +4,12 @@
         [--rounds=N] [--precision=float32|bfloat16]
 
 The bare loop calls the compiled step again and again on one batch that lies on the device. The
-real one is train_lib.loop.train_loop with its data, log lines, metrics.jsonl and TensorBoard, all
-but the work of evaluating and saving. The two take turns; ratios are medians over the rounds, of
-the wall clock and of the process's CPU seconds, which other work on the machine changes less. On a
-CPU the loader's threads share the cores with the step, so their work counts against the loop:
-little of it in the first row, the augmentation of configs/sketch_vit.py in the second.
+real one is train_lib.training.loop.train_loop with its data, log lines, metrics.jsonl and
+TensorBoard, all but the work of evaluating and saving. The two take turns; ratios are medians
+over the rounds, of the wall clock and of the process's CPU seconds, which other work on the
+machine changes less. On a CPU the loader's threads share the cores with the step, so their work
+counts against the loop: little of it in the first row, the augmentation of configs/sketch_vit.py
+in the second.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train_lib.platform import choose_platform
+from train_lib.runtime.platform import choose_platform
 
 choose_platform()
 
@@ -58,13 +59,13 @@ def measure(options: argparse.Namespace, augment: bool) -> dict:
 
     import jax
 
-    from train_lib import start
-    from train_lib.assembly import arrange, assemble, compile_step
-    from train_lib.clock import Clock
-    from train_lib.experiment import load_data
-    from train_lib.loop import StopSignal, train_loop
-    from train_lib.records import Records
-    from train_lib.sharding import make_mesh, shard_batch
+    from train_lib.run_dir.goodput import Clock
+    from train_lib.run_dir.metrics_log import Records
+    from train_lib.runtime.sharding import make_mesh, shard_batch
+    from train_lib.training import init
+    from train_lib.training.loop import StopSignal, train_loop
+    from train_lib.training.run import load_data
+    from train_lib.training.setup import arrange, assemble, compile_step
 
     config = configure(options, augment)
     bare, real, kinds = [], [], []  # (wall, CPU) seconds of each round
@@ -79,7 +80,7 @@ def measure(options: argparse.Namespace, augment: bool) -> dict:
         mesh = make_mesh(config.mesh)
         data = arrange(config, load_data(config))
         job = assemble(config, data, mesh, None, Path(folder))
-        begun = start.begin(config, None, job.state, job.iterator, job.run.total_steps)
+        begun = init.begin(config, None, job.state, job.iterator, job.run.total_steps)
         run = compile_step(job.run, begun.state, data.parts, Clock())
         run = dataclasses.replace(run, val=None)
         records = Records(Path(folder), size=0, step=0, tensorboard=True)

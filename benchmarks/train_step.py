@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train_lib.platform import choose_platform
+from train_lib.runtime.platform import choose_platform
 
 choose_platform()  # for the processes that measure; this one does without a device, see `main`
 
@@ -123,8 +123,8 @@ def measure_ours(name: str, size: int, batch: int, precision: str, steps: int) -
     import jax.numpy as jnp
     import numpy as np
 
-    from train_lib.optimizers import make_optimizer
-    from train_lib.step import make_normalise, make_state, make_train_step, split_model
+    from train_lib.optim.optimizers import make_optimizer
+    from train_lib.training.step import make_normalise, make_state, make_train_step, split_model
 
     optimizer = make_optimizer(common_optimizer())
     graphdef, params, rest = split_model(build(name, size, dtype=precision))

@@ -17,12 +17,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train_lib.voting.ballots import Ballot, member_ballots, vote
-from train_lib.voting.bootstrap import bootstrap
-from train_lib.voting.evidence import gather_evidence
-from train_lib.voting.rules import RULES
-from train_lib.voting.selection import convex_weights, greedy
-from train_lib.voting.statistics import (
+from train_lib.ensembles.candidates import gather_evidence
+from train_lib.ensembles.fit.selection import convex_weights, greedy
+from train_lib.ensembles.pool import Ballot, member_ballots, vote
+from train_lib.ensembles.rules import RULES
+from train_lib.metrics.bootstrap import bootstrap
+from train_lib.metrics.statistics import (
     cochran_q,
     contributions,
     diversity,

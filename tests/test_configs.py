@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 from configs import common
-from train_lib.assembly import make_model
-from train_lib.finetuning import plan
-from train_lib.preparation import prepared_for
-from train_lib.voting.fitting import CHOICES
-from train_lib.voting.panel import patterns_of
-from train_lib.voting.rules import RULES
+from train_lib.ensembles.aligned import patterns_of
+from train_lib.ensembles.fit.fitting import CHOICES
+from train_lib.ensembles.rules import RULES
+from train_lib.optim.param_groups import plan
+from train_lib.training.preprocess_spec import prepared_for
+from train_lib.training.setup import make_model
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py')

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from input_pipeline.durations import to_steps
-from train_lib import command_line
-from train_lib.optimizers import OPTIMIZERS, make_optimizer
-from train_lib.schedules import SCHEDULES, make_schedule
+from train_lib.commands import command_line
+from train_lib.optim.optimizers import OPTIMIZERS, make_optimizer
+from train_lib.optim.schedules import SCHEDULES, make_schedule
 
 ARMS = [*(f'optimizer.name={name}' for name in OPTIMIZERS),
         *(f'schedule.name={name}' for name in SCHEDULES),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import main
-from train_lib import command_line
+from train_lib.commands import command_line
 
 TINY = ['--config.image.size=16', '--config.model=dict(name="small_cnn", width=8, stages=2)',
         '--config.curriculum=()', '--config.log.every.steps=2', '--config.duration.steps=4',

@@ -10,14 +10,14 @@ import models
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.resampling import RESAMPLINGS
-from train_lib import experiment
-from train_lib.command_line import parse
-from train_lib.losses import LOSSES
-from train_lib.mixing import make_mixings
-from train_lib.optimizers import make_optimizer
-from train_lib.preparation import prepared_for
-from train_lib.schedules import make_schedule
+from train_lib.commands.command_line import parse
+from train_lib.losses.losses import LOSSES
+from train_lib.losses.mixing import make_mixings
+from train_lib.optim.optimizers import make_optimizer
+from train_lib.optim.schedules import make_schedule
 from train_lib.studies.definition import read_study
+from train_lib.training import run
+from train_lib.training.preprocess_spec import prepared_for
 
 FOLDER = Path(__file__).parents[1] / 'configs' / 'studies'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
@@ -83,7 +83,7 @@ def test_a_tiny_study_needs_nothing_but_a_cpu(name):
     for arm in study.arms:
         key = str((arm.config.data.to_dict(), arm.config.seed))
         if key not in manifests:
-            manifests[key] = experiment.load_manifest(arm.config)
+            manifests[key] = run.load_manifest(arm.config)
         manifest = manifests[key]
         config = check(arm, people_classes(manifest) if arm.config.data.combine else
                        manifest.classes)
@@ -149,5 +149,5 @@ def test_the_arms_of_a_tiny_study_train(name, tmp_path):
         config = cell.config()
         config.compile_cache = False
         folder = tmp_path / cell.folder
-        experiment.run_any(config, experiment.load_data(config, folder), folder)
+        run.run_any(config, run.load_data(config, folder), folder)
         assert (folder / 'result.json').exists() and (folder / 'report.html').exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from input_pipeline.errors import DataError
 from models.errors import ModelError
-from train_lib.errors import CheckpointError, ConfigError
+from train_lib.runtime.errors import CheckpointError, ConfigError
 
 REFUSALS = (ConfigError, DataError, ModelError, CheckpointError)
 REFUSED = object()

@@ -24,13 +24,15 @@ from input_pipeline.sources import load_source, read_bytes
 from input_pipeline.splits import assign_splits, save_splits
 from models.weight_files import open_weights
 from tests.faults.attempt import REFUSED, attempt
-from train_lib import assembly, command_line, workdirs
-from train_lib.experiment import load_manifest
-from train_lib.overrides import apply_overrides, leaf_paths
+from train_lib.commands import command_line
+from train_lib.predictions.store import open_member, splits_of
 from train_lib.reporting.inputs import read_json, read_metrics, read_predictions
-from train_lib.reporting.report import write_report
-from train_lib.sharding import make_mesh
-from train_lib.voting.store import open_member, splits_of
+from train_lib.reporting.run_page import write_report
+from train_lib.run_dir import workdirs
+from train_lib.run_dir.overrides import apply_overrides, leaf_paths
+from train_lib.runtime.sharding import make_mesh
+from train_lib.training import setup
+from train_lib.training.run import load_manifest
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('ant', 'bee', 'café')
@@ -326,9 +328,9 @@ def run_settings(folder, drawn):
     config = apply_overrides(apply_overrides(common.get_config(), small), drawn)
     manifest = load_manifest(config)
     mesh = make_mesh(config.mesh)
-    assembly.check_values(config, mesh.size)
-    data = assembly.arrange(config, manifest)
-    assembly.assemble(config, data, mesh, None, folder, abstract=True).iterator.close()
+    setup.check_values(config, mesh.size)
+    data = setup.arrange(config, manifest)
+    setup.assemble(config, data, mesh, None, folder, abstract=True).iterator.close()
 
 
 def zip_bytes() -> bytes:

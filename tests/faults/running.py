@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train_lib import checkpoints
+from train_lib.run_dir import checkpoints
 
 ROOT = Path(__file__).parents[2]
 SMALL = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',

@@ -14,9 +14,9 @@ import pytest
 
 import main
 from tests.faults.old_runs.make import SETTINGS
-from train_lib import checkpoints, digests, workdirs
-from train_lib.checkpoints import committed_steps, damage, latest_good
-from train_lib.errors import ConfigError
+from train_lib.run_dir import checkpoints, digests, workdirs
+from train_lib.run_dir.checkpoints import committed_steps, damage, latest_good
+from train_lib.runtime.errors import ConfigError
 
 RUN = [flag for flag in SETTINGS if 'every.steps' not in flag] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=2',
@@ -193,14 +193,14 @@ def test_each_damage_is_survived(run, whole, capfd, harm, step):
 
 
 def test_a_best_checkpoint_that_breaks_while_the_run_goes_on_is_noticed(run, capfd, monkeypatch):
-    from train_lib import experiment
-    loop = experiment.train_loop
+    from train_lib.training import run as training
+    loop = training.train_loop
 
     def harmed(*arguments):
         a_bit(run, 2)
         return loop(*arguments)
 
-    monkeypatch.setattr(experiment, 'train_loop', harmed)
+    monkeypatch.setattr(training, 'train_loop', harmed)
     code, said = start(capfd, run)
     assert code == 0 and 'step 2, is lost' in said
     assert json.loads((run / 'result.json').read_text())['best_step'] == 8

@@ -22,9 +22,9 @@ import pytest
 import main
 from tests.faults.old_runs.make import SETTINGS
 from tests.faults.running import Start, finish
-from train_lib import checkpoints, lock
-from train_lib.checkpoints import committed_steps, damage
-from train_lib.errors import ConfigError
+from train_lib.run_dir import checkpoints, lock
+from train_lib.run_dir.checkpoints import committed_steps, damage
+from train_lib.runtime.errors import ConfigError
 
 RUN = [flag for flag in SETTINGS if not re.search('every.steps|duration', flag)] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=10',
@@ -193,7 +193,7 @@ def test_caches_that_cannot_be_written_end_nothing(tmp_path, how):
 
 def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch, capfd):
     """Orbax fails in the background, the third time it is asked to save."""
-    from train_lib.checkpoints import ocp
+    from train_lib.run_dir.checkpoints import ocp
     asked = []
     wait = ocp.AsyncCheckpointer.wait_until_finished
 
@@ -223,7 +223,7 @@ def test_a_bug_is_not_taken_for_a_disk(tmp_path, monkeypatch):
         checkpointer.save(1, state, iterator, host)
         raise KeyError('a bug')
 
-    monkeypatch.setattr('train_lib.experiment.train_loop', fail)
+    monkeypatch.setattr('train_lib.training.run.train_loop', fail)
     with pytest.raises(KeyError, match='a bug'):
         main.main([*RUN, f'--workdir={tmp_path}'])
     assert intact(tmp_path) == [1]

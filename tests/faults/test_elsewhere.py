@@ -12,7 +12,7 @@ import pytest
 
 import main
 from tests.faults.running import QUICK, SMALL, Start, finish
-from train_lib import row_splits
+from train_lib.training import row_splits
 
 EIGHT = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
                       '--xla_backend_optimization_level=0 '

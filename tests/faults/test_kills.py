@@ -18,7 +18,7 @@ import pytest
 import main
 from tests.faults import running
 from tests.faults.running import QUICK, SMALL, Start, finish, result
-from train_lib import clock
+from train_lib.run_dir import goodput
 
 FOLDS = 4
 EVAL, SAVE, EPOCH = 13, 5, 18  # steps; an epoch has 1,078 rows
@@ -100,7 +100,7 @@ def lost_seconds(workdir: Path, starts: list[Start]) -> None:
     print(f'{len(starts)} starts, wall {wall:.1f} s, result.json {known:.1f} s, '
           f'{100 * (known / wall - 1):+.2f} %')
     # What a start did before it had its workdir or after its last beat, nobody can know.
-    assert wall - clock.BEAT * len(starts) - 0.01 * wall < known < 1.01 * wall
+    assert wall - goodput.BEAT * len(starts) - 0.01 * wall < known < 1.01 * wall
 
 
 @pytest.mark.faults
@@ -169,8 +169,8 @@ def test_seconds_by_kind_add_up_to_the_wall_time_of_all_starts(tmp_path):
     killed = Start(workdir, *flags, '--config.duration.steps=5000')
     assert killed.wait_until(lambda: (workdir / 'checkpoints/20').exists())
     # It is exact to a beat, so this is just after one.
-    beat = os.stat(workdir / clock.FILE).st_mtime_ns
-    assert killed.wait_until(lambda: os.stat(workdir / clock.FILE).st_mtime_ns != beat)
+    beat = os.stat(workdir / goodput.FILE).st_mtime_ns
+    assert killed.wait_until(lambda: os.stat(workdir / goodput.FILE).st_mtime_ns != beat)
     killed.kill()
     begun = time.time()
     more = int(running.last_checkpoint(workdir).name) + 40

@@ -10,7 +10,7 @@ import pytest
 
 import main
 from tests.faults.old_runs.make import SETTINGS
-from train_lib import digests, workdirs
+from train_lib.run_dir import digests, workdirs
 
 RUNS = sorted((Path(__file__).parent / 'old_runs').glob('format_*'),
               key=lambda path: int(path.name.rpartition('_')[2]))

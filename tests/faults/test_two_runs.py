@@ -11,8 +11,8 @@ import pytest
 import main
 from tests.faults.old_runs.make import SETTINGS
 from tests.faults.running import Start, assert_same_run, finish, leftovers
-from train_lib import lock
-from train_lib.checkpoints import committed_steps
+from train_lib.run_dir import lock
+from train_lib.run_dir.checkpoints import committed_steps
 
 OLD = Path(__file__).parent / 'old_runs/format_2'
 RUN = [flag for flag in SETTINGS if 'duration' not in flag]

@@ -8,7 +8,7 @@ import pandas as pd
 from input_pipeline.manifest import SPLITS, Manifest, digest
 from train_lib.reporting.inputs import as_dict, flatten
 from train_lib.reporting.page import number
-from train_lib.workdirs import RECORDS
+from train_lib.run_dir.workdirs import RECORDS
 
 
 def settings(config: dict) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from input_pipeline.manifest import Manifest
-from train_lib import scores
+from train_lib.metrics import scores
 from train_lib.reporting import figures, gallery
 from train_lib.reporting.inputs import Head
 from train_lib.reporting.overlays import Overlays

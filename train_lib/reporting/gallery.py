@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.manifest import Manifest
+from train_lib.metrics.scores import confident_errors, softmax, top_probability
 from train_lib.reporting.figures import png_uri, webp_uri
 from train_lib.reporting.inputs import Head
-from train_lib.scores import confident_errors, softmax, top_probability
 
 SIDE = 96
 BUDGET = 3_200_000  # characters of data URIs in a report, which shall stay under 5 MB

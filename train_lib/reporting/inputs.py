@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from train_lib.npz import read_npz
-from train_lib.scores import confusion
+from train_lib.metrics.scores import confusion
+from train_lib.run_dir.npz import read_npz
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from input_pipeline.durations import UNITS
-from train_lib.command_line import Command, find_config
-from train_lib.errors import ConfigError
-from train_lib.overrides import apply_values
+from train_lib.commands.command_line import Command, find_config
+from train_lib.run_dir.overrides import apply_values
+from train_lib.runtime.errors import ConfigError
 from train_lib.studies.ledger import write_shared
 
 # Keys of which a study is no other study: they change no number, or are set for each cell.

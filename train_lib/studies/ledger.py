@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from train_lib.records import write_json
+from train_lib.run_dir.metrics_log import write_json
 
 BEAT = 5.0  # seconds between two touches of a lease
 LIMIT = 120.0  # seconds without a touch after which another machine's attempt is dead

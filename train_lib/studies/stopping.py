@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from train_lib.errors import ConfigError
+from train_lib.runtime.errors import ConfigError
 from train_lib.studies import ledger
+from train_lib.studies.cell_results import paired_difference, read_cells
 from train_lib.studies.definition import Cell, Study
-from train_lib.studies.results import paired_difference, read_cells
 
 
 @dataclasses.dataclass(frozen=True)

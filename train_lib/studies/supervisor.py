@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from train_lib.code_digest import code_digest
-from train_lib.command_line import Command
+from train_lib.commands.command_line import Command
+from train_lib.run_dir.code_digest import code_digest
 from train_lib.studies import ledger
 from train_lib.studies.definition import Cell, Study
-from train_lib.studies.progress import Screen
 from train_lib.studies.stopping import open_cells, unfinished
+from train_lib.studies.study_progress import Screen
 from train_lib.studies.tables import write_tables
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def share_of_devices(number: int, workers: int, environment=os.environ) -> dict[
 
 def _note_death(study: Study, workdir: Path, worker: Worker, code: int, deaths: dict) -> None:
     """A worker died in a cell: another one will go on with it, unless that goes on and on."""
-    from train_lib import checkpoints  # slow to import, and rarely needed
+    from train_lib.run_dir import checkpoints  # slow to import, and rarely needed
 
     words = signal.Signals(-code).name if code < 0 else f'exit code {code}'
     held = [cell for cell in unfinished(study, workdir) if

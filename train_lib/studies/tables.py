@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from train_lib.studies.cell_results import read_cells, summarise
 from train_lib.studies.definition import Study, differences, word
 from train_lib.studies.ledger import shared_temporary, write_shared
-from train_lib.studies.results import read_cells, summarise
 from train_lib.studies.stopping import Verdict, judge
 
 
@@ -26,7 +26,7 @@ def write_tables(study: Study, workdir: Path, page: bool = True) -> None:
     write_shared(workdir / 'table.csv', as_csv(table, given_up, changes))
     write_shared(workdir / 'times.csv', times(cells).to_csv(index=False, lineterminator='\n'))
     if page:
-        from train_lib.reporting.study import write_study_report
+        from train_lib.reporting.study_page import write_study_report
 
         page_path = shared_temporary(workdir / 'report.html')
         write_study_report(

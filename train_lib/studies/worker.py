@@ -18,19 +18,20 @@ import jax
 
 from input_pipeline.errors import DataError
 from models.errors import ModelError
-from train_lib import experiment, lock
-from train_lib.assembly import arrange, assemble, check_values
-from train_lib.code_digest import code_digest
-from train_lib.errors import ConfigError, disk_trouble, no_room
-from train_lib.evaluation import Interrupted
-from train_lib.loop import Stopped
-from train_lib.probing.run import head_kinds
-from train_lib.records import write_text
-from train_lib.sharding import make_mesh
-from train_lib.signals import Left, StopSignal, leaving_at_once
+from train_lib.probing.run_probe import head_kinds
+from train_lib.run_dir import lock
+from train_lib.run_dir.code_digest import code_digest
+from train_lib.run_dir.metrics_log import write_text
+from train_lib.runtime.errors import ConfigError, disk_trouble, no_room
+from train_lib.runtime.sharding import make_mesh
+from train_lib.runtime.signals import Left, StopSignal, leaving_at_once
 from train_lib.studies import ledger
 from train_lib.studies.definition import Cell, Study
 from train_lib.studies.stopping import open_cells
+from train_lib.training import run
+from train_lib.training.evaluate import Interrupted
+from train_lib.training.loop import Stopped
+from train_lib.training.setup import arrange, assemble, check_values
 
 STOPPED = 75
 
@@ -98,7 +99,7 @@ def _run(cell: Cell, folder: Path) -> dict | None:
         try:
             with leaving_at_once(), lock.held(folder):
                 config = cell.config()
-                experiment.run_any(config, experiment.load_data(config, folder), folder)
+                run.run_any(config, run.load_data(config, folder), folder)
         except (Stopped, Interrupted, Left):
             return None
         except Exception as error:
@@ -150,7 +151,7 @@ def check_arms(study: Study, workdir: Path) -> None:
             continue
         config = cell.config()
         try:
-            manifest = experiment.load_manifest(config)
+            manifest = run.load_manifest(config)
             if config.probe.heads:
                 head_kinds(config)
                 continue

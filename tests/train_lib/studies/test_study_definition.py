@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from train_lib.command_line import parse
-from train_lib.errors import ConfigError
+from train_lib.commands.command_line import parse
+from train_lib.runtime.errors import ConfigError
 from train_lib.studies import definition
 from train_lib.studies.definition import differences, folder_name, read_study, word
 

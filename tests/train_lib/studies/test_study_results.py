@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from configs import common
-from train_lib.errors import ConfigError
+from train_lib.runtime.errors import ConfigError
+from train_lib.studies.cell_results import paired_difference, read_cells, summarise
 from train_lib.studies.definition import Arm, Study
-from train_lib.studies.results import paired_difference, read_cells, summarise
 from train_lib.studies.stopping import judge, open_cells, unfinished
 from train_lib.studies.tables import write_tables
 

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from train_lib import experiment
-from train_lib.command_line import parse
-from train_lib.errors import ConfigError
+from train_lib.commands.command_line import parse
+from train_lib.commands.study import study_command
+from train_lib.runtime.errors import ConfigError
 from train_lib.studies import definition, ledger, supervisor
-from train_lib.studies.progress import arm_lines, epoch_of
-from train_lib.studies.results import read_cells
-from train_lib.studies.study import study_command
+from train_lib.studies.cell_results import read_cells
+from train_lib.studies.study_progress import arm_lines, epoch_of
 from train_lib.studies.tables import write_tables
 from train_lib.studies.worker import check_arms, work
+from train_lib.training import run
 
 FILE = '''
 from configs.studies import digits
@@ -95,7 +95,7 @@ def test_a_full_disk_is_no_fault_of_a_cell(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'there')
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, 'run_any', full)
+        patched.setattr(run, 'run_any', full)
         with pytest.raises(ConfigError, match=r'there cannot be written .*No space left.*again'):
             work(study, command.workdir)
     assert ledger.record(command.workdir / 'a/seed_0') is None

@@ -1,0 +1,159 @@
+"""The verb curate through main.py on planted defects, and a run that obeys its decisions."""
+
+import csv
+import hashlib
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import main
+from input_pipeline import sources
+from input_pipeline.sources import csv_file
+from train_lib.metrics.out_of_fold import read_probabilities
+from train_lib.runtime.errors import ConfigError
+from train_lib.training.run import load_data
+
+NAUGHTY = '<b>cat</b> & "co"'
+
+
+def config_of(*argv):
+    from train_lib.commands import command_line
+    return command_line.parse(['curate', *argv]).config
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory):
+    """A folder of 60 drawings, 9 copies, 4 photographs; out-of-fold predictions; decisions."""
+    base = tmp_path_factory.mktemp('curate')
+    manifest = sources.load_source({'source': 'doodles', 'doodles': dict(
+        classes=4, per_class=15, near_duplicates=.15, photos=.07, wrong_labels=.1, size=64)})
+    table = manifest.table
+    names = np.array(['house', NAUGHTY, 'x', 'fish'])
+    for row, (location, label) in enumerate(zip(table['location'], table['label/class'])):
+        path = base / 'data' / names[label] / f'{table["group"][row]}_{row:03d}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sources.read_bytes('', location))
+    ids = [f'{names[label]}/{group}_{row:03d}.png' for row, (label, group) in
+           enumerate(zip(table['label/class'], table['group']))]
+    logits = np.random.default_rng(0).normal(0, 1, (len(table), 4))
+    truth = table['truth/class'].to_numpy()
+    logits[np.arange(len(table))[truth >= 0], truth[truth >= 0]] += 6
+    (base / 'run/predictions').mkdir(parents=True)
+    order = np.random.default_rng(1).permutation(len(table))
+    np.savez(base / 'run/predictions/out_of_fold.npz', ids=np.array(ids)[order],
+             labels=table['label/class'].to_numpy()[order], classes=names, logits=logits[order])
+    before = digest_of(base / 'data')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(base / 'cache'))
+        assert main.main(['curate', *argv(base), f'--workdir={base / "out"}',
+                          f'--config.curate.labels.predictions={base / "run"}']) == 0
+    assert digest_of(base / 'data') == before  # no picture was touched
+    table['id'] = ids
+    return base, table.set_index('id')
+
+
+def argv(base):
+    return [f'--config=configs/sketch_vit.py:folder={base / "data"}',
+            r'--config.data.group_regex=(w\d+)_']
+
+
+def digest_of(folder):
+    return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            for path in sorted(folder.rglob('*.png'))]
+
+
+def test_what_was_planted_is_found(base):
+    base, truth = base
+    rows = pd.read_csv(base / 'out/decisions.csv', na_filter=False).set_index('id')
+    rows, table = rows.loc[truth.index], truth
+    assert (rows['action'][table['truth/photo']] == 'drop').all()
+    copies = table['truth/duplicate_of'] != ''
+    found = rows['duplicate_group'] != ''
+    assert found[copies].mean() >= .8
+    dropped = rows['twin'] != ''
+    assert dropped.sum() > 0 and found[rows['twin'][dropped]].all()
+    wrong = (table['truth/class'] != table['label/class']) & ~table['truth/photo']
+    flagged = rows['suggested_label'] != ''
+    assert flagged[wrong].mean() >= .8 and not flagged[~wrong & ~table['truth/photo']].any()
+
+
+def test_the_gallery_stands_alone_and_escapes(base):
+    page = (base[0] / 'out/gallery.html').read_text()
+    assert '<b>cat' not in page and '&lt;b&gt;cat' in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert page.count('>kept<') >= 2 and 'looks like' in page and 'Classes that overlap' in page
+
+
+def test_a_run_obeys_the_corrected_file(base):
+    base, truth = base
+    with open(base / 'out/decisions.csv', encoding='utf-8', newline='') as file:
+        rows = list(csv.DictReader(file))
+    dropped = [row['id'] for row in rows if row['action'] == 'drop']
+    rows[[row['id'] for row in rows].index(dropped[0])]['action'] = 'keep'  # by hand
+    path = base / 'corrected.csv'
+    with open(path, 'w', encoding='utf-8-sig', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=';')
+        writer.writeheader()
+        writer.writerows(rows)
+    manifest = load_data(config_of(*argv(base), f'--config.data.decisions={path}'))
+    assert set(truth.index) - set(manifest.table['id']) == set(dropped[1:])
+
+
+def test_to_mark_can_be_filled_in(base):
+    base, _ = base
+    with open(base / 'out/to_mark.csv', encoding='utf-8', newline='') as file:
+        ids = [row['id'] for row in csv.DictReader(file)]
+    assert len(ids) == 20
+    config = config_of(*argv(base), f'--config.curate.photographs.marks={base / "out/to_mark.csv"}')
+    assert config.curate.photographs.marks.endswith('to_mark.csv')
+
+
+def test_borders_read_other_columns_of_the_table(tmp_path):
+    manifest = sources.load_source({'source': 'doodles', 'doodles': dict(
+        classes=2, per_class=4, size=32)})
+    lines = ['image,label,age']
+    for row, location in enumerate(manifest.table['location']):
+        (tmp_path / f'{row}.png').write_bytes(sources.read_bytes('', location))
+        lines.append(f'{row}.png,{row % 2},{54 + row}')
+    (tmp_path / 'table.csv').write_text('\n'.join(lines))
+    assert main.main(
+        ['curate', f'--config=configs/sketch_vit.py:csv={tmp_path / "table.csv"}',
+         f'--workdir={tmp_path / "out"}', '--config.curate.detectors=borders',
+         '--config.curate.borders=(dict(column="age", between=(57, 59), weight=0.25),)']) == 0
+    weight = pd.read_csv(tmp_path / 'out/decisions.csv')['weight'].fillna(1)
+    assert weight.tolist() == [1, 1, 1, .25, .25, .25, 1, 1]
+    found = csv_file.more_columns(str(tmp_path / 'table.csv'), ['age'], ['5.png', '?', '0.png'])
+    assert found == {'age': ['59', '', '54']}
+
+
+@pytest.mark.parametrize('flag, words', [
+    ('detectors=duplicate', "'duplicate'"),
+    ('photographs.method=objects', 'photographs.objects is empty'),
+    ('quality_drop=grey', "'grey'"),
+    ('labels.predictions=/nowhere', '/nowhere'),
+    ('labels.head=age', "'age'"),
+])
+def test_mistakes_are_one_sentence(tmp_path, capsys, flag, words):
+    code = main.main(['curate', '--config=configs/sketch_vit.py', f'--workdir={tmp_path / "x"}',
+                      '--config.data.doodles.classes=2', '--config.data.doodles.per_class=4',
+                      '--config.data.doodles.size=32', '--config.curate.detectors=labels',
+                      f'--config.curate.{flag}'])
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and words in printed[-1] and not (tmp_path / 'x').exists()
+
+
+def test_predictions_are_joined_by_id_and_class_name(tmp_path):
+    manifest = sources.load_source({'source': 'doodles', 'doodles': dict(
+        classes=3, per_class=2)})
+    ids, names = manifest.table['id'].tolist(), manifest.classes['class']
+    logits = np.log([[.7, .2, .1], [.1, .8, .1]])
+    path = tmp_path / 'out_of_fold.npz'
+    np.savez(path, ids=np.array([ids[4], ids[1]]), logits=logits,
+             classes=np.array([names[2], names[0], names[1]]))
+    found = read_probabilities(path, manifest, 'class')
+    np.testing.assert_allclose(found[[4, 1]], [[.2, .1, .7], [.8, .1, .1]])
+    assert np.isnan(found[[0, 2, 3, 5]]).all()
+    with pytest.raises(ConfigError, match='no ids'):
+        read_probabilities(path, manifest.with_column('id', list('abcdef')), 'class')

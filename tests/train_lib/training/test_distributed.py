@@ -1,0 +1,218 @@
+"""Several processes on this machine, talking over loopback: one run, started and ended together."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from train_lib.run_dir.checkpoints import committed_steps, read_weights
+from train_lib.runtime import distributed
+from train_lib.runtime.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = [
+    '--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
+    "--config.model=dict(name='vit_tiny_patch16_224', patch_size=4, embed_dim=32, depth=1, "
+    'num_heads=2)', '--config.batch_size=16', '--config.log.every.steps=5',
+    '--config.curriculum=()', '--config.sharding.min_size=0', '--config.log.tensorboard=false',
+    '--config.optimizer.name=sgd', '--config.schedule.name=constant', '--config.schedule.lr=0.01',
+    '--config.schedule.warmup.percent=0', '--config.compile_cache=no',
+    '--config.checkpoint.every.steps=20', '--config.eval.every.steps=20']
+FLAGS = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+
+
+class Pod:
+    """So many processes with one command; their words go to files beside the workdir."""
+
+    def __init__(self, count: int, workdir: Path, *more: str, command=('main.py', *SETTINGS)):
+        with socket.socket() as free:
+            free.bind(('localhost', 0))
+            port = free.getsockname()[1]
+        self.workdir, self.processes = workdir, []
+        for i in range(count):
+            pod = [f'--config.distributed.coordinator=localhost:{port}',
+                   f'--config.distributed.processes={count}',
+                   f'--config.distributed.process={i}'] if count > 1 else []
+            with open(self._log(i), 'w') as file:
+                self.processes.append(subprocess.Popen(
+                    [sys.executable, *command, *more, *pod, f'--workdir={workdir}'], cwd=ROOT,
+                    stdout=file, stderr=file,
+                    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS}))
+
+    def _log(self, process: int) -> Path:
+        return self.workdir.with_name(f'{self.workdir.name}.{process}.log')
+
+    def log(self, process: int) -> str:
+        return self._log(process).read_text()
+
+    def wait(self, seconds: float = 240) -> list[int]:
+        try:
+            return [process.wait(seconds) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def wait_for_step(self, step: int) -> None:
+        end = time.monotonic() + 240
+        while not (self.workdir / f'checkpoints/{step}').exists():
+            assert time.monotonic() < end and None in {one.poll() for one in self.processes}
+            time.sleep(0.05)
+
+
+def rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def weights(workdir: Path, step: int) -> list[np.ndarray]:
+    return jax.tree.leaves(read_weights(workdir / f'checkpoints/{step}')['params'])
+
+
+def assert_same_run(left: Path, right: Path, step: int) -> None:
+    """Up to the order in which devices add."""
+    assert len(rows(left)) == len(rows(right))
+    for a, b in zip(rows(left), rows(right)):
+        assert {key: a[key] for key in ('step', 'split')} == {key: b[key] for key in (
+            'step', 'split')}
+        assert a['loss'] == pytest.approx(b['loss'], rel=1e-3)
+    for a, b in zip(weights(left, step), weights(right, step)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_two_processes_are_one_run(tmp_path):
+    pod = Pod(2, tmp_path / 'pod', '--config.duration.steps=20', '--config.mesh.fsdp=2')
+    alone = Pod(1, tmp_path / 'alone', '--config.duration.steps=20')
+    assert pod.wait() == [0, 0], pod.log(0) + pod.log(1)
+    assert alone.wait() == [0], alone.log(0)
+    assert_same_run(pod.workdir, alone.workdir, 20)
+    assert 'step 20/20' in pod.log(0)
+    assert not re.search('step|workdir|accuracy', pod.log(1))
+    results = [json.loads((one.workdir / 'result.json').read_text()) for one in (pod, alone)]
+    assert results[0]['test']['n'] == results[1]['test']['n'] == 270
+    assert results[0]['test']['loss'] == pytest.approx(results[1]['test']['loss'], rel=1e-3)
+    with np.load(pod.workdir / 'predictions/test.npz') as a, \
+            np.load(alone.workdir / 'predictions/test.npz') as b:
+        assert list(a['ids']) == list(b['ids'])
+        np.testing.assert_allclose(a['logits'], b['logits'], atol=1e-3)
+    assert (pod.workdir / 'report.html').exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_killed_process_ends_all_and_any_number_goes_on(tmp_path, victim):
+    pod = Pod(2, tmp_path / 'pod', '--config.duration.steps=5000', '--config.mesh.fsdp=2')
+    pod.wait_for_step(40)
+    pod.processes[victim].kill()
+    killed = time.monotonic()
+    codes = pod.wait(60)
+    assert time.monotonic() - killed < 60
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, 75)
+    assert re.search('lost another one|another task died', pod.log(1 - victim))
+
+    pod = Pod(2, tmp_path / 'pod', '--config.duration.steps=5000', '--config.mesh.fsdp=1')
+    pod.wait_for_step(100)
+    pod.processes[victim].terminate()  # SIGTERM to one of them
+    assert pod.wait(60) == [75, 75], pod.log(0) + pod.log(1)
+    assert 'resume: from step' in pod.log(0)
+    assert 'Stopped' in pod.log(0)
+
+    stopped = committed_steps(pod.workdir / 'checkpoints')[-1]
+    last = (stopped // 20 + 2) * 20
+    alone = Pod(1, tmp_path / 'pod', f'--config.duration.steps={last}')
+    unbroken = Pod(1, tmp_path / 'unbroken', f'--config.duration.steps={last}')
+    assert alone.wait() == unbroken.wait() == [0], alone.log(0) + unbroken.log(0)
+    assert f'resume: from step {stopped}' in alone.log(0)
+    assert_same_run(alone.workdir, unbroken.workdir, last)
+
+
+PROGRAM = '''
+import sys
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from configs import common
+from input_pipeline.errors import DataError
+from train_lib.runtime import distributed
+import main
+from train_lib.training import run
+
+def train(command):
+    distributed.start(command.config.distributed)
+    assert distributed.on_first(lambda: [1, 'a']) == [1, 'a']
+    distributed.check_same('x', 'X')
+    if command.config.seed == 1:
+        distributed.check_same(str(command.config.distributed.process), 'The number')
+    if command.config.seed == 2 and distributed.is_first():
+        distributed.on_first(lambda: 1 / 0)
+    if command.config.seed == 3:
+        distributed.on_first(lambda: (_ for _ in ()).throw(DataError('No data: bring some.')))
+    if command.config.seed == 4 and not distributed.is_first():
+        raise OSError(28, 'No space left on device')
+    while True:
+        distributed.barrier('step')
+
+run.train = train
+distributed.leave(lambda: main.main(sys.argv[1:]))
+'''
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(('seed', 'words'), [
+    (1, ('The number is not the same on process 1', 'The number is not the same on process 1')),
+    (2, ('ZeroDivisionError', 'lost another one|another task died')),
+    (3, ('No data: bring some.', 'No data: bring some.')),
+    (4, ('lost another one|another task died', 'No space left'))])
+def test_an_error_on_one_process_ends_all(tmp_path, seed, words):
+    program = tmp_path / 'program.py'
+    program.write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{PROGRAM}')
+    pod = Pod(2, tmp_path / 'pod', f'--config.seed={seed}', command=(str(program), *SETTINGS))
+    begun = time.monotonic()
+    codes = pod.wait(100)
+    assert time.monotonic() - begun < 90
+    assert all(codes)
+    for process, text in enumerate(words):
+        assert re.search(text, pod.log(process)), pod.log(process)
+
+
+@pytest.mark.parametrize(('environment', 'expected'), [
+    ({}, False),
+    (dict(SLURM_JOB_ID='1', SLURM_NTASKS='4'), False),  # in the job's script, not under srun
+    (dict(SLURM_STEP_NODELIST='a', SLURM_PROCID='0', SLURM_NTASKS='1'), False),
+    (dict(SLURM_STEP_NODELIST='a[1-2]', SLURM_PROCID='0', SLURM_NTASKS='2'), True),
+    (dict(OMPI_MCA_orte_hnp_uri='1.0;tcp://10.0.0.1:1', OMPI_COMM_WORLD_SIZE='2'), True),
+    (dict(TPU_WORKER_HOSTNAMES='a'), False), (dict(TPU_WORKER_HOSTNAMES='a,b'), True),
+    (dict(KUBERNETES_SERVICE_HOST='10.0.0.1'), False)])
+def test_clusters(environment, expected):
+    assert distributed.in_cluster(environment) is expected
+
+
+@pytest.mark.parametrize(('changes', 'words'), [
+    (dict(processes=2, process=0), 'HOST:PORT'), (dict(coordinator='here'), 'HOST:PORT'),
+    (dict(coordinator='a:1', processes=2, process=2), '0 to processes - 1'),
+    (dict(coordinator='a:1'), '0 to processes - 1')])
+def test_mistakes(changes, words):
+    config = common.get_config().distributed.to_dict() | changes
+    with pytest.raises(ConfigError, match=r'config\.distributed') as error:
+        distributed.start(config)
+    assert words in str(error.value)
+    assert not jax.distributed.is_initialized()
+
+
+def test_one_process_does_nothing(monkeypatch):
+    monkeypatch.setattr(distributed, 'in_cluster', lambda: False)
+    distributed.start(common.get_config().distributed)
+    assert not distributed.several() and distributed.is_first()
+    assert distributed.on_first(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        distributed.leave(lambda: 1 // 0)
+    with pytest.raises(SystemExit) as left:
+        distributed.leave(lambda: 2)
+    assert left.value.code == 2

@@ -1,0 +1,90 @@
+"""Plateau against torch; early stopping by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import common
+from train_lib.runtime.errors import ConfigError
+from train_lib.training import patience
+from train_lib.training.patience import EarlyStopping, Plateau
+
+SCORES = [0.5, 0.6, 0.61, 0.61, 0.6, 0.62, 0.55, 0.5, 0.5, 0.7, 0.7, 0.69, 0.7, 0.71, 0.2, 0.2, 0.2,
+          0.2, 0.2, 0.2, 0.2, 0.2, 0.8, 0.1, 0.1, 0.1, 0.1]
+
+
+def states(values, metric, plateau=None, stopping=None, every=10):
+    state, found = patience.new_state(), []
+    for i, value in enumerate(values):
+        state = patience.after_evaluation(json.loads(json.dumps(state)), metric, value,
+                                          (i + 1) * every, plateau, stopping)
+        found.append(state)
+    return found
+
+
+@pytest.mark.parametrize('metric, sign', [('accuracy', 1), ('nll', -1)])
+@pytest.mark.parametrize('settings', [
+    dict(patience=0, factor=0.5, min_delta=0.0, cooldown=0, min_scale=0.0),
+    dict(patience=2, factor=0.1, min_delta=0.015, cooldown=2, min_scale=0.002),
+    dict(patience=1, factor=0.3, min_delta=0.0, cooldown=1, min_scale=0.0)])
+def test_the_plateau_is_torch_s(metric, sign, settings):
+    torch = pytest.importorskip('torch')
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, 'max' if sign > 0 else 'min', factor=settings['factor'],
+        patience=settings['patience'], threshold=settings['min_delta'], threshold_mode='abs',
+        cooldown=settings['cooldown'], min_lr=settings['min_scale'], eps=0)
+    values = [sign * value for value in SCORES]
+    values[7] = float('nan')
+    for value, state in zip(values, states(values, metric, Plateau(**settings))):
+        theirs.step(value)
+        np.testing.assert_allclose(state['plateau']['scale'], optimizer.param_groups[0]['lr'],
+                                   rtol=1e-12)
+    assert state['plateau']['scale'] < 1
+
+
+def test_early_stopping_counts_steps_since_the_last_improvement():
+    stopping = EarlyStopping(patience=30, min_delta=0.02)
+    #         10   20    30   40            50    60    70    80
+    values = [0.5, 0.51, 0.53, float('inf'), 0.54, 0.56, 0.57, 0.9]
+    found = states(values, 'accuracy', stopping=stopping)
+    over = [patience.exhausted(state, (i + 1) * 10, stopping) for i, state in enumerate(found)]
+    assert not any(over)
+    assert [state['stopping']['step'] for state in found] == [10, 10, 30, 30, 30, 60, 60, 80]
+    over = [patience.exhausted(state, (i + 1) * 10, EarlyStopping(20, 0.02))
+            for i, state in enumerate(found)]
+    assert over == [False] * 4 + [True, False, False, False]
+
+
+def test_scores_that_are_not_finite_never_count():
+    for metric in patience.METRICS:
+        for value in (float('nan'), float('inf'), -float('inf'), None):
+            assert not patience.better(metric, value, None)
+
+
+def test_another_metric_forgets_the_best_and_keeps_the_rate():
+    plateau = Plateau(0, 0.5, 0.0, 0, 0.0)
+    state = patience.forget_best(states([0.9, 0.8], 'accuracy', plateau)[-1])
+    after = patience.after_evaluation(state, 'loss', 3.0, 30, plateau, None)
+    assert after['plateau'] == dict(best=3.0, bad=0, cooldown=0, scale=0.5)
+
+
+def test_durations_become_evaluations_and_steps():
+    config = common.get_config().to_dict()
+    assert patience.make_plateau(config['schedule']['plateau'], None, 5) is None
+    assert patience.make_early_stopping(config['early_stopping'], None) is None
+
+    def to_steps(duration, key):
+        return duration['steps']
+
+    plateau = config['schedule']['plateau'] | dict(patience=dict(steps=11), cooldown=dict(steps=5))
+    found = patience.make_plateau(plateau, to_steps, 5)
+    assert (found.patience, found.cooldown) == (3, 1)
+    with pytest.raises(ConfigError, match=r'config.schedule.plateau.patience = 3 is no duration'):
+        patience.make_plateau(plateau | dict(patience=3), to_steps, 5)
+    with pytest.raises(ConfigError, match=r'factor = 1\.5'):
+        patience.make_plateau(plateau | dict(factor=1.5), to_steps, 5)
+    with pytest.raises(ConfigError, match='0 steps long'):
+        patience.make_early_stopping(
+            config['early_stopping'] | dict(patience=dict(steps=0)), to_steps)

@@ -1,0 +1,69 @@
+"""The verb models: what can be trained, what it costs, and which weights are known."""
+
+import difflib
+import fnmatch
+
+from models import list_models
+from models.costs import costs, measure
+from models.tags import STATISTICS, Tag, tags_of
+from train_lib.commands.command_line import Command
+from train_lib.runtime.errors import ConfigError
+
+FEW = 5  # of so few models every tag is shown on a line of its own
+_LINE = '{:27} {:>7} {:>7} {:>4}  {}'
+
+
+def list_command(command: Command) -> int:
+    """Prints the table. Returns the exit code.
+
+    Raises:
+        ConfigError: no model has such a name.
+    """
+    names = matching(command.words[0] if command.words else '')
+    print(_LINE.format('model', 'params', 'GFLOPs', 'px', 'timm weights (first: default)'))
+    for name in names:
+        print('\n'.join(_lines(name, full=len(names) <= FEW)))
+    used = {tag.statistics for name in names for tag in tags_of(name)}
+    for word in STATISTICS:
+        if word in used:
+            mean, std = (' '.join(f'{value:.4g}' for value in values)
+                         for values in STATISTICS[word])
+            print(f'{word:9} mean {mean}, std {std}')
+    print('params with 1,000 classes; GFLOPs: 1e9 operations an image, a multiply-add is 2.')
+    return 0
+
+
+def matching(pattern: str) -> list[str]:
+    """Names that match a shell pattern, or contain a word.
+
+    Raises:
+        ConfigError: there are none; the nearest are named.
+    """
+    every = list_models()
+    names = fnmatch.filter(every, pattern or '*') or [name for name in every if pattern in name]
+    if not names:
+        near = difflib.get_close_matches(pattern, every, n=3, cutoff=0.4)
+        hint = f'did you mean {" or ".join(near)}?' if near else 'try `main.py models`.'
+        raise ConfigError(f'There is no model {pattern!r}; {hint}')
+    return names
+
+
+def _lines(name: str, full: bool) -> list[str]:
+    cost = costs().get(name) or measure(name)
+    tags = tags_of(name)
+    if not tags:
+        shown = '-'
+    elif full:
+        shown = f'{tags[0].statistics} statistics'
+    else:
+        more = f' (+{len(tags) - 1})' if len(tags) > 1 else ''
+        shown = f'{tags[0].tag}{more}'
+    lines = [_LINE.format(name, f'{cost.parameters / 1e6:.1f}M', f'{cost.gflops:.2f}',
+                          cost.image_size, shown)]
+    return lines + ([_describe(tag) for tag in tags] if full else [])
+
+
+def _describe(tag: Tag) -> str:
+    classes = f'{tag.classes:,} classes' if tag.classes else 'no classifier'
+    return (f'  {tag.tag:28} {tag.image_size:>4} px, {tag.crop_mode} {tag.crop_pct:g}, '
+            f'{tag.statistics}, {classes}')

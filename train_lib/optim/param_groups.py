@@ -1,0 +1,207 @@
+"""What trains, and how fast: one table over the names of the parameters.
+
+`config.finetune.table` is a list of rows `(regex, dict(lr=..., wd=..., train=...))`. A regex has
+to match a whole name, such as 'blocks/3/attn/qkv/kernel'; the first row that matches holds; every
+parameter must be covered, and every row must match something. What does not train is kept out of
+the gradient and the optimizer, and a BatchNorm that does not train keeps its statistics too.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+
+from models.lora import add_lora
+from train_lib.runtime.errors import ConfigError
+
+EVERYTHING = (('.*', {}),)
+# With adapters and no table, the adapters and the heads train.
+LORA_TABLE = ((r'.*/lora_[ab]', {}), (r'heads?/.*', {}), ('.*', {'train': False}))
+_KEYS = {'lr': (int, float), 'wd': (int, float), 'train': (bool,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How one parameter trains: factors of the learning rate and of the weight decay.
+
+    `decay=None` leaves it to the optimizer's rule (kernels decay, norms and biases do not). Both
+    factors may be arrays that broadcast against the parameter, one value a layer of a stack.
+    """
+
+    trains: bool = True
+    rate: float | np.ndarray = 1.0
+    decay: float | np.ndarray | None = None
+
+
+def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
+    """The rule of every parameter, by name.
+
+    Args:
+        model: with its adapters, if it has any.
+        config: config.finetune: table, layer_decay, lora.
+
+    Raises:
+        ConfigError: a broken regex, an unknown key, a parameter that no row covers, a row that
+            matches nothing, or nothing left to train.
+    """
+    default = LORA_TABLE if config['lora']['rank'] else EVERYTHING
+    table = _check(config['table'] or default)
+    names = [_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    depth = len(model.rates) if getattr(model, 'scan', False) else 0
+    unstacked = [one for name in names for one in _layers_of(name, depth)]
+    powers = _layer_powers(unstacked, model.layer_groups, config['layer_decay'])
+    rules, used, uncovered = {}, set(), []
+    for name in unstacked:
+        row = next((i for i, (regex, _) in enumerate(table) if regex.fullmatch(name)), None)
+        if row is None:
+            uncovered.append(name)
+            continue
+        used.add(row)
+        settings = table[row][1]
+        rules[name] = Rule(settings.get('train', True), settings.get('lr', 1.0) * powers[name],
+                           settings.get('wd'))
+    if uncovered:
+        raise ConfigError(f'config.finetune.table covers no {", ".join(uncovered[:5])} '
+                          f'({len(uncovered)} parameters in all): add a last row '
+                          f"('.*', dict(train=False)).")
+    for i, (regex, _) in enumerate(table):
+        if i not in used and config['table']:
+            raise ConfigError(f'config.finetune.table[{i}]: {regex.pattern!r} is the first match '
+                              f'of no parameter (they are named like {names[0]}): correct it or '
+                              f'take it out.')
+    if not any(rule.trains for rule in rules.values()):
+        raise ConfigError('config.finetune.table freezes every parameter: let something train.')
+    return {name: _stacked(name, [rules[one] for one in _layers_of(name, depth)])
+            for name in names}
+
+
+def prepare(model: nnx.Module, config: Mapping, seed: int) -> dict[str, Rule]:
+    """Adds the adapters of config.finetune.lora, makes the plan, and freezes BatchNorms that do
+    not train; the model is changed in place. Returns the plan."""
+    lora = dict(config['lora'])
+    if lora['rank']:
+        add_lora(model, lora['layers'], rank=lora['rank'], alpha=lora['alpha'],
+                 dropout=lora['dropout'], rngs=nnx.Rngs(seed + 1))
+    rules = plan(model, config)
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            prefix = _name(path) + '/'
+            if not any(rule.trains for name, rule in rules.items() if name.startswith(prefix)):
+                module.use_running_average = True
+    return rules
+
+
+def split(model: nnx.Module, rules: Mapping[str, Rule]
+          ) -> tuple[nnx.GraphDef, dict, dict, dict]:
+    """A model as (graph definition, trained parameters, frozen parameters, other variables)."""
+    def trains(path, variable):
+        return isinstance(variable, nnx.Param) and rules[_name(path)].trains
+
+    graphdef, *states = nnx.split(model, trains, nnx.Param, ...)
+    return graphdef, *map(nnx.to_pure_dict, states)
+
+
+def factors(params: dict, rules: Mapping[str, Rule]) -> tuple[dict, dict]:
+    """Trees like `params`: the factor of the learning rate, and that of the weight decay."""
+    def rate(path, leaf):
+        return rules[_name(path)].rate
+
+    def decay(path, leaf):
+        rule = rules[_name(path)]
+        kernel = _key(path[-1]) == 'kernel' and leaf.ndim > 1
+        return float(kernel) if rule.decay is None else rule.decay
+
+    with_path = jax.tree_util.tree_map_with_path
+    return with_path(rate, params), with_path(decay, params)
+
+
+def describe(model: nnx.Module, rules: Mapping[str, Rule]) -> str:
+    """Such as '1,234 of 5,678,901 parameters train'."""
+    sizes = {_name(path): int(np.prod(leaf.shape))
+             for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    trained = sum(size for name, size in sizes.items() if rules[name].trains)
+    return f'{trained:,} of {sum(sizes.values()):,} parameters train'
+
+
+def _key(part) -> str:
+    return str(getattr(part, 'key', getattr(part, 'idx', part)))
+
+
+def _name(path: Iterable) -> str:
+    return '/'.join(_key(part) for part in path)
+
+
+def _check(table) -> list[tuple[re.Pattern, dict]]:
+    rows = []
+    for i, row in enumerate(table):
+        where = f'config.finetune.table[{i}]'
+        try:
+            regex, settings = row
+            settings = dict(settings)
+            compiled = re.compile(regex)
+        except (TypeError, ValueError, re.error) as error:
+            raise ConfigError(f'{where} = {row!r} is no row ({error}): write '
+                              f"(regex, dict(lr=1.0, wd=1.0, train=True)).") from None
+        for key, value in settings.items():
+            if key not in _KEYS:
+                raise ConfigError(f'{where} has the key {key!r}: a row has lr, wd and train.')
+            kinds = _KEYS[key]
+            if not isinstance(value, kinds) or (bool not in kinds and (
+                    isinstance(value, bool) or not 0 <= value < float('inf'))):
+                raise ConfigError(f'{where}.{key} = {value!r}: give '
+                                  f'{"True or False" if key == "train" else "a factor >= 0"}.')
+        rows.append((compiled, settings))
+    return rows
+
+
+def _layers_of(name: str, depth: int) -> list[str]:
+    """The names that a parameter would have if its blocks were not stacked."""
+    if depth and name.startswith('blocks/'):
+        return [f'blocks/{i}/{name.removeprefix("blocks/")}' for i in range(depth)]
+    return [name]
+
+
+def _layer_powers(names: list[str], groups: tuple[str, ...], decay: float) -> dict[str, float]:
+    """decay ** (layers above), by name: 1 for the head, least for the stem (as in BEiT, Bao et
+    al., arXiv 2106.08254)."""
+    if not 0 < decay <= 1:
+        raise ConfigError(f'config.finetune.layer_decay = {decay}: give a factor above 0 and '
+                          f'up to 1.')
+
+    def position(name):
+        for i, pattern in enumerate(groups):
+            match = re.match(pattern, name)
+            if match:
+                return i, *(int(number) for number in match.groups() if number)
+        return len(groups),
+
+    ranks = {place: i for i, place in enumerate(sorted({position(name) for name in names}
+                                                       | {(len(groups),)}))}
+    return {name: decay ** (len(ranks) - 1 - ranks[position(name)]) for name in names}
+
+
+def _stacked(name: str, rules: list[Rule]) -> Rule:
+    if all(rule == rules[0] for rule in rules):
+        return rules[0]
+    if len({rule.trains for rule in rules}) > 1 or len({rule.decay is None for rule in rules}) > 1:
+        raise ConfigError(f'config.finetune.table treats the layers of {name} differently, and '
+                          f'they are stacked: set config.model.scan=False.')
+    def column(values):
+        # blocks/norm1/scale is [depth, D], a kernel [depth, a, b]: aligned on the left.
+        return np.asarray(values, np.float32)
+    decays = None if rules[0].decay is None else column([rule.decay for rule in rules])
+    return Rule(rules[0].trains, column([rule.rate for rule in rules]), decays)
+
+
+def scale_updates(fn: Callable, *trees):
+    """jax.tree.map over trees of which the last holds factors, arrays of them [depth]."""
+    def apply(*leaves):
+        *arrays, factor = leaves
+        if np.ndim(factor):
+            factor = np.reshape(factor, (-1,) + (1,) * (arrays[0].ndim - 1))
+        return fn(*arrays, factor)
+
+    return jax.tree.map(apply, *trees)

@@ -1,0 +1,255 @@
+"""Which members there are, which of their rows belong together, and who must not score what."""
+
+import dataclasses
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from train_lib.predictions.store import (
+    IDENTITY,
+    OUT_OF_FOLD,
+    Member,
+    config_of,
+    fold_of,
+    members_of,
+    natural,
+)
+from train_lib.runtime.errors import ConfigError
+
+
+def find_members(patterns: Sequence[str], source: str, views: Sequence[str] = ()) -> list[Member]:
+    """The members of one source, with names that differ.
+
+    Args:
+        patterns: workdirs or globs of them, taken in this order, and what a glob finds in natural
+            order. A k-fold workdir stands for its folds; for source='out_of_fold' it is one member.
+        source: 'val', 'test', 'train', 'out_of_fold' or the name of other data.
+        views: those wanted; (): all that a run has.
+
+    Raises:
+        ConfigError: a pattern finds no run, or a run lacks the predictions.
+    """
+    members: list[Member] = []
+    for workdir in dict.fromkeys(path for pattern in patterns for path in workdirs_of(pattern)):
+        folds = folds_of(workdir)
+        if source == OUT_OF_FOLD and folds:
+            members += [out_of_fold(workdir, view) for view in views or (IDENTITY,)]
+        else:
+            for path in folds or [workdir]:
+                members += members_of(path, source, views)
+    unique = {(member.workdir.resolve(), member.view): member for member in reversed(members)}
+    return _named(list(reversed(unique.values())))
+
+
+def workdirs_of(pattern: str) -> list[Path]:
+    """The runs that a workdir or a glob names, a glob's in natural order."""
+    pattern = os.path.expanduser(str(pattern))
+    if not glob.has_magic(pattern):
+        if not os.path.isdir(pattern):
+            raise ConfigError(f'The member {pattern!r} is no folder: give the workdir of a run.')
+        return [Path(pattern)]
+    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True), key=natural)]
+    found = [path for path in found if (path / 'predictions').is_dir() or folds_of(path)]
+    if not found:
+        raise ConfigError(f'The members {pattern!r} are no folders with predictions: correct the '
+                          f'pattern, or train and predict first.')
+    return found
+
+
+def _named(members: list[Member]) -> list[Member]:
+    """The members; where two runs have one name, each gets as much of its path as it takes."""
+    def root_of(member):
+        path = Path(os.path.abspath(member.workdir))
+        return path if fold_of(path) is None else path.parent
+
+    roots = {root_of(member) for member in members}
+    if len({root.name for root in roots}) == len(roots):
+        return members
+    common = os.path.commonpath(roots)
+
+    def rename(member):
+        model = root_of(member).relative_to(common).as_posix()
+        return dataclasses.replace(member, model=model,
+                                   name=model + member.name.removeprefix(member.model))
+
+    return [rename(member) for member in members]
+
+
+def folds_of(workdir: Path) -> list[Path]:
+    """The fold_<k> folders of a k-fold workdir, in order; [] of another."""
+    return sorted((path for path in Path(workdir).glob('fold_*') if path.is_dir()),
+                  key=lambda path: natural(path.name))
+
+
+def join(members: Sequence[Member], ids: Sequence[str] | None = None) -> list[np.ndarray]:
+    """For each member the row of every id, intp [len(ids)]: rows are joined by id alone.
+
+    Args:
+        members: one or more.
+        ids: those wanted; None: those of the first member, and then no other has more.
+
+    Raises:
+        ConfigError: names the member that has an id twice, lacks ids, or has other heads, other
+            classes, another order of them, or another label for an id than the first member.
+    """
+    first = members[0]
+    for member in members:
+        _refuse_doubled(member)
+        _refuse_other_classes(member, first)
+    wanted = np.asarray(first.ids if ids is None else ids, object)
+    joined = []
+    for member in members:
+        rows = pd.Index(np.asarray(member.ids, object), dtype=object).get_indexer(wanted)
+        missing = wanted[rows < 0]
+        if len(missing):
+            raise ConfigError(f'The member {member.name} lacks {len(missing)} of {len(wanted)} '
+                              f'rows ({_some(missing)}): predict the same rows with every member.')
+        if ids is None and len(member) > len(wanted):
+            more = sorted(set(member.ids.tolist()) - set(wanted))
+            raise ConfigError(f'The member {first.name} lacks {len(more)} of {len(member)} rows of '
+                              f'{member.name} ({_some(more)}): predict the same rows with every '
+                              f'member.')
+        joined.append(rows)
+        for head, labels in first.labels.items():
+            others = np.flatnonzero(member.labels[head][rows] != labels[joined[0]])
+            if len(others):
+                raise ConfigError(f'The member {member.name} has other labels of {head!r} than '
+                                  f'{first.name} for {len(others)} rows '
+                                  f'({_some(wanted[others])}): predict both from the same data.')
+    return joined
+
+
+def _refuse_doubled(member: Member) -> None:
+    ids = pd.Series(np.asarray(member.ids, object), dtype=object)
+    doubled = ids[ids.duplicated()].unique()
+    if len(doubled):
+        raise ConfigError(f'The member {member.name} has {len(doubled)} ids twice '
+                          f'({_some(doubled)}): predict it anew.')
+
+
+def _refuse_other_classes(member: Member, first: Member) -> None:
+    if set(member.classes) != set(first.classes):
+        raise ConfigError(f'The member {member.name} has the heads {", ".join(member.classes)}, '
+                          f'and {first.name} {", ".join(first.classes)}: vote with models of the '
+                          f'same heads.')
+    for head, names in first.classes.items():
+        others = member.classes[head]
+        for k, (ours, theirs) in enumerate(zip(names, others)):
+            if ours != theirs:
+                raise ConfigError(f'The member {member.name} has the class {theirs!r} as number '
+                                  f'{k} of {head!r}, where {first.name} has {ours!r}: train with '
+                                  f'the same config.data.classes in the same order.')
+        if len(names) != len(others):
+            longer = names if len(names) > len(others) else others
+            raise ConfigError(f'The member {member.name} has {len(others)} classes of {head!r}, '
+                              f'and {first.name} {len(names)} (the first that differs is '
+                              f'{longer[min(len(names), len(others))]!r}): train with the same '
+                              f'config.data.classes.')
+
+
+def leakage(member: Member, ids: Iterable[str], groups: Mapping[str, str] | None = None
+            ) -> list[str]:
+    """The ids that this member must not score: it trained on that row, or on its group.
+
+    Args:
+        member: with the splits of its run; without them nothing is known, and [] comes back.
+        ids: to be scored.
+        groups: {id: group} of rows that are not in the member's own splits.
+    """
+    groups = {**(groups or {}), **member.groups}
+    trained = {member.groups.get(name) for name, role in member.roles.items() if role == 'train'}
+    trained.discard(None)
+    return [name for name in ids
+            if member.roles.get(name) == 'train' or groups.get(name) in trained]
+
+
+def refuse_leakage(members: Sequence[Member], ids: Iterable[str]) -> None:
+    """Checks that no member trained on what is to be scored.
+
+    Raises:
+        ConfigError: names the first that did, and says on how many rows.
+    """
+    ids = list(ids)
+    groups = {name: group for member in members for name, group in member.groups.items()}
+    for member in members:
+        leaked = leakage(member, ids, groups)
+        if leaked:
+            raise ConfigError(f'The member {member.name} trained on {len(leaked)} of the '
+                              f'{len(ids)} rows or on their groups ({_some(leaked)}): score it '
+                              f'on rows that it did not see, or leave it out.')
+
+
+def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
+    """The validation rows of all folds as one member: each row scored by the fold that did not
+    see it. The logits stay in the files of the folds.
+
+    Raises:
+        ConfigError: a fold is missing or incomplete, a row is scored twice, or a fold trained on
+            a row that it scores, or on its group.
+    """
+    workdir = Path(workdir)
+    folds = folds_of(workdir)
+    count = config_of(workdir).get('split', {}).get('folds', len(folds))
+    if not folds or [path.name for path in folds] != [f'fold_{k}' for k in range(count)]:
+        raise ConfigError(f'{workdir} has {len(folds)} of {count} folds: finish its training, or '
+                          f'give a k-fold workdir.')
+    parts = [members_of(path, 'val', [view])[0] for path in folds]
+    for part in parts:
+        _refuse_other_classes(part, parts[0])
+        held_out = {name for name, role in part.roles.items() if role == 'val'}
+        wrong = held_out.symmetric_difference(part.ids.tolist())
+        if wrong:
+            raise ConfigError(f'The member {part.name} was not scored on the {len(held_out)} rows '
+                              f'that its split.csv holds out ({len(wrong)} differ, '
+                              f'{_some(sorted(wrong))}): predict it anew.')
+        refuse_leakage([part], part.ids.tolist())
+    first, heads = parts[0], parts[0].classes
+    ids = np.concatenate([part.ids for part in parts])
+    digests = ' '.join(part.digest for part in parts)
+    whole = dataclasses.replace(
+        first, name=first.name.replace(f'{first.model}/fold_0', first.model, 1), fold=None,
+        workdir=workdir, source=OUT_OF_FOLD, ids=ids,
+        labels={head: np.concatenate([part.labels[head] for part in parts]) for head in heads},
+        logits={head: Stacked([part.logits[head] for part in parts]) for head in heads},
+        digest=hashlib.sha256(digests.encode()).hexdigest() if digests.strip() else '',
+        # As checked above, no row was in the training of the fold that scores it.
+        roles=first.roles | dict.fromkeys(ids.tolist(), 'val'))
+    _refuse_doubled(whole)
+    return whole
+
+
+class Stacked:
+    """Arrays [n, C] under each other, as one [N, C] that is not made; indexed by rows."""
+
+    ndim = 2
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self._starts[-1]), parts[0].shape[1])
+        self.dtype = np.result_type(*parts)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        rows = np.arange(len(self))[rows]
+        found = np.empty((*rows.shape, self.shape[1]), self.dtype)
+        of_part = np.searchsorted(self._starts, rows, 'right') - 1
+        for k, part in enumerate(self._parts):
+            mine = of_part == k
+            if mine.any():
+                found[mine] = part[rows[mine] - self._starts[k]]
+        return found
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(map(repr, map(str, names[:3]))) + (', ...' if len(names) > 3 else '')

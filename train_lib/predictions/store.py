@@ -1,0 +1,373 @@
+"""Stored logits: what a model said of every example, found again by id.
+
+    <workdir>/predictions/<source>/<view>/
+        ids.npy     str [N]
+        labels.npy  int32 [N], -1: unlabelled; several heads: labels.<head>.npy
+        logits.npy  float16 or float32 [N, C], likewise
+        meta.json   what they were made from, how many rows are finished, digests of the files
+    <workdir>/predictions/<source>/writing-<view>/   not finished yet; never read
+    <workdir>/predictions/<source>.npz               what training writes
+
+<source> is 'val', 'test', 'train', or the name of other data; <view> is how the pictures were
+shown. Arrays are memory-mapped, so members larger than memory can be passed over in blocks.
+
+float16 rounds a logit below 16 by at most 0.004, and so a probability by less than 1 % of
+itself: far less than two folds differ, for half the disk and half the reading.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from input_pipeline.csv_table import read_csv
+from input_pipeline.manifest import SPLITS
+from train_lib.run_dir.metrics_log import read_json, seal, write_json
+from train_lib.run_dir.npz import read_npz
+from train_lib.run_dir.workdirs import read_config
+from train_lib.runtime.errors import ConfigError
+
+FORMAT = 1
+DTYPES = ('float16', 'float32')
+OUT_OF_FOLD = 'out_of_fold'
+IDENTITY = 'identity'
+_LATER = ('rows_done', 'files', 'sha256')  # in meta.json: not what the logits were made from
+# What may differ without making the logits other logits; it must not while they are written.
+_FREE = ('batch_size',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """Logits of one model, fold and view for the rows of one source.
+
+    `roles` and `groups` are of the run's split.csv: {id: 'train' | 'val' | 'test'} and {id: group},
+    {} where it is not known. `groups` is {} too if the run let groups fall on two sides.
+    """
+
+    name: str
+    model: str  # the same for all folds of a run
+    architecture: str
+    fold: int | None
+    workdir: Path
+    source: str
+    view: str
+    ids: np.ndarray
+    labels: Mapping[str, np.ndarray]  # {head: int32 [N]}
+    logits: Mapping[str, np.ndarray]  # {head: [N, C]}, mostly memory-mapped
+    classes: Mapping[str, tuple[str, ...]]
+    digest: str  # of the checkpoint, '' if not known
+    roles: Mapping[str, str]
+    groups: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Writer:
+    """Writes one folder of the store, and goes on with one that was left unfinished.
+
+    `write` in the order of the rows, `flush(rows)` now and then, `commit()` at the end. What lies
+    there unfinished is taken up if it was made from the same things, else begun anew.
+    """
+
+    def __init__(self, folder: Path, about: Mapping, ids: np.ndarray,
+                 labels: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]],
+                 dtype: str):
+        self.folder = folder
+        self._about = make_about(about, ids, classes, dtype)
+        self._writing = folder.with_name(f'writing-{folder.name}')
+        meta = _meta(self._writing)
+        if _made_from(meta) == self._about:
+            self.rows_done = meta['rows_done']
+        else:
+            self.rows_done = 0
+            shutil.rmtree(self._writing, ignore_errors=True)
+            self._writing.mkdir(parents=True)
+            np.save(self._writing / 'ids.npy', ids.astype(np.str_), allow_pickle=False)
+            for head, values in labels.items():
+                np.save(self._writing / _file('labels', head, labels), values.astype(np.int32))
+        self._logits = {}
+        for head, names in classes.items():
+            path = self._writing / _file('logits', head, classes)
+            self._logits[head] = np.lib.format.open_memmap(
+                path, 'r+' if self.rows_done else 'w+', dtype, (len(ids), len(names)))
+        if not self.rows_done:
+            self.flush(0)
+
+    def write(self, rows: np.ndarray, logits: Mapping[str, np.ndarray]) -> None:
+        """Puts float32 [n, C] of each head at these rows.
+
+        Raises:
+            ConfigError: a logit is not finite, or too large for the stored type.
+        """
+        for head, values in logits.items():
+            target = self._logits[head]
+            if not np.isfinite(values).all():
+                raise ConfigError(f'{self.folder}: the model gives logits that are not finite '
+                                  f'(NaN or infinite): its weights or its precision are at fault; '
+                                  f'try config.precision=float32 in training.')
+            largest = np.abs(values).max(initial=0)
+            if largest > np.finfo(target.dtype).max:
+                raise ConfigError(f'config.predict.dtype = {target.dtype.name!r} holds numbers up '
+                                  f'to {np.finfo(target.dtype).max:.0f}, and a logit of '
+                                  f'{self.folder} is {largest:.4g}: use float32.')
+            target[rows] = values
+
+    def flush(self, rows_done: int) -> None:
+        """Makes what was written durable, and records that so many rows are finished."""
+        for values in self._logits.values():
+            values.flush()
+        write_json(self._writing / 'meta.json', self._about | dict(rows_done=rows_done))
+        self.rows_done = rows_done
+
+    def commit(self) -> None:
+        """Puts the finished folder in its place, and an older one out of it."""
+        self.flush(self._about['rows'])
+        self._logits = {}
+        meta = self._about | dict(rows_done=self.rows_done, files=_digests(self._writing))
+        write_json(self._writing / 'meta.json', meta | dict(sha256=seal(meta)))
+        old = self.folder.with_name(f'writing-removed-{self.folder.name}')
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            os.rename(self.folder, old)
+        os.rename(self._writing, self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def make_about(about: Mapping, ids: Sequence[str], classes: Mapping[str, Sequence[str]],
+               dtype: str) -> dict:
+    """The content of meta.json but for the rows finished, as JSON gives it back."""
+    content = dict(format=FORMAT, rows=len(ids), dtype=dtype,
+                   classes=[[head, list(names)] for head, names in classes.items()], **about)
+    return json.loads(json.dumps(content))
+
+
+def is_stored(folder: Path, about: Mapping) -> bool:
+    """Whether a finished folder was made from the same things (`about` of `make_about`), and is as
+    it was written."""
+    def essential(content):
+        return content and {key: value for key, value in content.items() if key not in _FREE}
+
+    meta = _meta(folder)
+    return essential(_made_from(meta)) == essential(about) and _is_whole(folder, meta)
+
+
+def _meta(folder: Path) -> dict:
+    """meta.json, {} if there is none that can be read."""
+    try:
+        return read_json(folder / 'meta.json')
+    except (OSError, ValueError):
+        return {}
+
+
+def _made_from(meta: dict) -> dict:
+    return {key: value for key, value in meta.items() if key not in _LATER}
+
+
+def _is_whole(folder: Path, meta: Mapping) -> bool:
+    """Whether the digests hold; older folders have none."""
+    return 'sha256' not in meta or (
+        meta['sha256'] == seal(meta) and meta.get('files') == _digests(folder))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.glob('*.npy')):
+        with open(path, 'rb') as file:
+            found[path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    return found
+
+
+def _file(what: str, head: str, heads) -> str:
+    return f'{what}.{quote(head, safe="")}.npy' if len(heads) > 1 else f'{what}.npy'
+
+
+def open_member(path: Path) -> Member:
+    """A member from a folder of the store, or from a predictions/<split>.npz.
+
+    Raises:
+        ConfigError: it is missing, unfinished, damaged, or of another checkpoint than the run's
+            best one.
+    """
+    path = Path(path)
+    workdir = path.parents[1] if path.suffix == '.npz' else path.parents[2]
+    fold, root = fold_of(workdir), Path(os.path.abspath(workdir))
+    root = root if fold is None else root.parent
+    splits = splits_of(workdir)
+    read = _read_npz if path.suffix == '.npz' else _read_folder
+    try:
+        content = read(path, tuple(splits.labels))
+        _check(**content)
+    except Exception as error:  # NumPy and zipfile raise nearly every type on damaged files
+        detail = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f'The predictions {path} cannot be read ({detail}): run `main.py '
+                          f'predict --workdir={root}`.') from None
+    roles = splits.roles
+    if content['source'] == OUT_OF_FOLD:  # split.csv of the whole run is that of one fold
+        roles = roles | dict.fromkeys(content['ids'].tolist(), 'val')
+    model = root.name
+    name = model if fold is None else f'{model}/fold_{fold}'
+    if content['view'] != IDENTITY:
+        name = f'{name}:{content["view"]}'
+    architecture = content.pop('architecture') or config_of(workdir).get(
+        'model', {}).get('name', '')
+    return Member(name=name, model=model, architecture=architecture, fold=fold, workdir=workdir,
+                  roles=roles, groups=splits.groups, **content)
+
+
+def _check(ids: np.ndarray, labels: Mapping, logits: Mapping, classes: Mapping, **_) -> None:
+    """Refuses arrays of other types, shapes and numbers than those of this store."""
+    if ids.ndim != 1 or ids.dtype.kind != 'U':
+        raise ValueError(f'the ids are {ids.dtype} of shape {ids.shape}')
+    for head, names in classes.items():
+        wanted = (len(ids), len(names))
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'the classes of the head {head!r} are no names')
+        if logits[head].shape != wanted or labels[head].shape != wanted[:1]:
+            raise ValueError(f'it holds {logits[head].shape} logits for {wanted} rows and classes '
+                             f'of the head {head!r}')
+        if logits[head].dtype.kind != 'f' or labels[head].dtype.kind not in 'iu':
+            raise ValueError(f'the logits of the head {head!r} are {logits[head].dtype}, and the '
+                             f'labels {labels[head].dtype}')
+        if len(ids) and not -1 <= labels[head].min() <= labels[head].max() < len(names):
+            raise ValueError(f'a label of the head {head!r} is none of its {len(names)} classes')
+
+
+def _read_folder(path: Path, heads: Sequence[str]) -> dict:
+    meta = read_json(path / 'meta.json')
+    if meta['format'] > FORMAT:
+        raise ValueError(f'format {meta["format"]}, and this version of the code reads up to '
+                         f'{FORMAT}')
+    if meta['rows_done'] != meta['rows']:
+        raise ValueError(f'{meta["rows_done"]} of {meta["rows"]} rows are finished')
+    if not _is_whole(path, meta):
+        raise ValueError('its files are not as they were written')
+    workdir = path.parents[2]
+    result = workdir / 'result.json'
+    best = read_json(result).get('best_step') if result.exists() else None
+    if best is not None and best != meta['step']:
+        raise ValueError(f'it is of step {meta["step"]}, and the best step of the run is {best}')
+    classes = {head: tuple(names) for head, names in meta['classes']}
+
+    def load(what):
+        return {head: np.load(path / _file(what, head, classes), mmap_mode='r', allow_pickle=False)
+                for head in classes}
+
+    return dict(source=path.parent.name, view=path.name, classes=classes, labels=load('labels'),
+                logits=load('logits'), digest=meta['digest'], architecture=meta['model'],
+                ids=np.load(path / 'ids.npy', mmap_mode='r', allow_pickle=False))
+
+
+def _read_npz(path: Path, heads: Sequence[str]) -> dict:
+    content = read_npz(path)
+    several = [name.partition('/')[2] for name in content if name.startswith('logits/')]
+    # With one head the file does not name it.
+    named = {head: f'/{head}' for head in several} or {heads[0] if heads else 'class': ''}
+    for head, key in named.items():
+        if not np.isfinite(content[f'logits{key}']).all():
+            raise ValueError(f'logits of the head {head!r} are not finite')
+    return dict(source=path.stem, view=IDENTITY, digest='', architecture='', ids=content['ids'],
+                labels={head: content[f'labels{key}'] for head, key in named.items()},
+                logits={head: content[f'logits{key}'] for head, key in named.items()},
+                classes={head: tuple(content[f'classes{key}'].tolist())
+                         for head, key in named.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """split.csv of a run; see `Member`. `labels`: {head: class name of each row, '' for none}."""
+
+    roles: Mapping[str, str]
+    groups: Mapping[str, str]
+    labels: Mapping[str, tuple[str, ...]]
+
+    def training_labels(self, head: str) -> list[str]:
+        """The class names of the rows that train."""
+        return [name for name, role in zip(self.labels[head], self.roles.values())
+                if role == 'train']
+
+
+def splits_of(workdir: Path) -> Splits:
+    """Who trained, validated and tested in a run; all empty if it has no split.csv.
+
+    Raises:
+        DataError or ConfigError: split.csv or config.json is damaged.
+    """
+    path = workdir / 'split.csv'
+    if not path.exists():
+        return Splits({}, {}, {})
+    header, rows, _ = read_csv(str(path))
+    columns = dict(zip(header, zip(*rows) if rows else [()] * len(header)))
+    if not {'id', 'split'} <= set(columns) or not set(columns['split']) <= set(SPLITS) or \
+            len(set(columns['id'])) < len(rows):
+        raise ConfigError(f'{path} is damaged (every id stands there once, with train, val or '
+                          f'test): restore it.')
+    grouped = config_of(workdir).get('split', {}).get('grouped', True)
+    groups = zip(columns['id'], columns['group']) if 'group' in columns and grouped else ()
+    return Splits(dict(zip(columns['id'], columns['split'])),
+                  {name: group for name, group in groups if group},
+                  {name.removeprefix('label/'): values for name, values in columns.items()
+                   if name.startswith('label/')})
+
+
+def fold_of(workdir: Path) -> int | None:
+    """k of a folder fold_<k>, None of another."""
+    name = re.fullmatch(r'fold_(\d+)', os.path.basename(os.path.abspath(workdir)))
+    return int(name[1]) if name else None
+
+
+def config_of(workdir: Path) -> dict:
+    """config.json of a run, {} if it has none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = workdir / 'config.json'
+    if not path.exists():
+        return {}
+    config = read_config(workdir)
+    try:
+        split, model = config.get('split', {}), config.get('model', {})
+        if not (isinstance(split, dict) and isinstance(split.get('folds', 2), int)
+                and isinstance(model, dict) and isinstance(model.get('name', ''), str)):
+            raise ValueError('config.split or config.model is something else')
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{path} cannot be read ({" ".join(str(error).split())}): restore it.'
+                          ) from None
+    return config
+
+
+def natural(name: str) -> list:
+    """A key that sorts 'fold_10' after 'fold_9'."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
+
+
+def members_of(workdir: Path, source: str, views: Sequence[str] = ()) -> list[Member]:
+    """The members of one run without folds, or of one fold: one a view.
+
+    Args:
+        workdir: of the run or the fold.
+        source: see above.
+        views: those wanted, in this order; (): all there are.
+
+    Raises:
+        ConfigError: there are none, or a wanted one is missing.
+    """
+    folder = workdir / 'predictions' / source
+    found = {path.name: path for path in sorted(folder.glob('*'), key=lambda p: natural(p.name))
+             if path.is_dir() and not path.name.startswith('writing-')}
+    if not found and folder.with_name(f'{source}.npz').exists():
+        found = {IDENTITY: folder.with_name(f'{source}.npz')}
+    missing = [view for view in views if view not in found]
+    if missing or not found:
+        what = f'the view {missing[0]!r} of {source!r}' if missing else repr(source)
+        raise ConfigError(f'{workdir} has no predictions of {what}: run `main.py predict '
+                          f'--workdir={workdir}` for them.')
+    return [open_member(found[view]) for view in views or found]

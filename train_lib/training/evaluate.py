@@ -1,0 +1,134 @@
+"""Logits of every example of a split, the scores from them, and the files they go to."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+
+from input_pipeline.manifest import Manifest
+from input_pipeline.products import SEPARATOR, combine_heads, product_log_probs
+from train_lib.losses.losses import LossSpec, split_loss
+from train_lib.metrics.scores import scores
+from train_lib.runtime.sharding import gather, shard_batch
+
+_MOST_PRODUCTS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSplit:
+    """One split, ready to be passed over: its rows, and a function that starts a pass."""
+
+    manifest: Manifest
+    batches: Callable[[], object]
+
+
+class Interrupted(Exception):
+    """A pass over a split was given up because the run was told to stop."""
+
+
+def predict(eval_step: Callable, weights: dict, split: EvalSplit, mesh: Mesh,
+            stop: Callable[[], bool] = lambda: False) -> dict[str, np.ndarray]:
+    """Logits of every row of a split, none dropped: {head: float32 [N, C]}, in row order.
+
+    Raises:
+        Interrupted: `stop()` became true between two batches.
+    """
+    found: dict[str, np.ndarray] = {}
+    for rows, logits in logits_of(eval_step, weights, split.batches(), mesh, stop):
+        for head, values in logits.items():
+            if head not in found:
+                found[head] = np.zeros((len(split.manifest), values.shape[-1]), np.float32)
+            found[head][rows] = values
+    return found
+
+
+def logits_of(eval_step: Callable, weights: dict, iterator, mesh: Mesh,
+              stop: Callable[[], bool] = lambda: False
+              ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Rows of the manifest and their logits {head: float32 [n, C]}, one batch after another, on
+    every process those of all. The iterator is closed at the end.
+
+    Raises:
+        Interrupted: `stop()` became true between two batches.
+    """
+    def fetch(logits, rows, mask):
+        mask = gather(mask)
+        return gather(rows)[mask], {head: gather(values)[mask] for head, values in logits.items()}
+
+    try:
+        waiting = None
+        for batch in iterator:
+            if stop():
+                raise Interrupted
+            batch = shard_batch({key: batch[key] for key in ('image', 'row', 'mask')}, mesh)
+            current = (eval_step(weights, batch['image']), batch['row'], batch['mask'])
+            if waiting is not None:  # one batch behind, so that the device never waits for us
+                yield fetch(*waiting)
+            waiting = current
+        if waiting is not None:
+            yield fetch(*waiting)
+    finally:
+        iterator.close()
+
+
+def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
+                losses: Mapping[str, LossSpec] | None = None) -> dict:
+    """The scores of a split; with several heads, one dict a head and their means.
+
+    `loss` is the training objective (`losses` by head; None for cross-entropy), `nll` the plain
+    negative log likelihood. `accuracy_product` and `f1_macro_product` are of all labels as one
+    class, whether one head has learnt it or several have (up to 256 such classes).
+    """
+    heads = {}
+    for head in manifest.heads:
+        labels = manifest.labels(head)
+        loss = split_loss((losses or {}).get(head, LossSpec()), logits[head], labels)
+        heads[head] = {**scores(logits[head], labels), 'loss': loss}
+    if len(heads) == 1:
+        (head, found), = heads.items()
+        return found | (_of_product(found) if SEPARATOR in head else {})
+
+    def mean(name):
+        values = [head[name] for head in heads.values() if head[name] is not None]
+        return float(np.mean(values)) if values else None
+
+    return {'n': len(manifest), 'loss': mean('loss'), 'accuracy': mean('accuracy'),
+            'f1_macro': mean('f1_macro'), 'nll': mean('nll'),
+            **_product_scores(logits, manifest), **heads}
+
+
+def _product_scores(logits: Mapping[str, np.ndarray], manifest: Manifest) -> dict:
+    sizes = [len(names) for names in manifest.classes.values()]
+    if math.prod(sizes) > _MOST_PRODUCTS:
+        return {}
+    product = combine_heads(manifest, manifest.heads)
+    return _of_product(scores(product_log_probs(logits, manifest.heads),
+                              product.labels(product.heads[0])))
+
+
+def _of_product(found: Mapping) -> dict:
+    return {f'{name}_product': found[name] for name in ('accuracy', 'f1_macro')}
+
+
+def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
+    """Whether no head's logits hold a NaN or an infinity; others cannot be scored."""
+    return all(np.isfinite(values).all() for values in logits.values())
+
+
+def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
+    """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several)."""
+    columns: dict[str, np.ndarray] = {'ids': manifest.table['id'].to_numpy(np.str_)}
+    several = len(manifest.heads) > 1
+    for head in manifest.heads:
+        suffix = f'/{head}' if several else ''
+        columns[f'labels{suffix}'] = manifest.labels(head)
+        columns[f'logits{suffix}'] = logits[head]
+        columns[f'classes{suffix}'] = np.array(manifest.classes[head], np.str_)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix('.tmp')
+    with open(temporary, 'wb') as file:
+        np.savez_compressed(file, **columns)
+    temporary.replace(path)

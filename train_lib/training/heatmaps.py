@@ -1,0 +1,201 @@
+"""Heat maps: where in a picture a model finds what speaks for a class.
+
+CAM (Zhou et al., arXiv 1512.04150) where the mean of the last maps goes to a linear head, as the
+logit is then a sum over positions; Grad-CAM (Selvaraju et al., arXiv 1610.02391) elsewhere. For
+transformers also attention rollout (Abnar and Zuidema, arXiv 2005.00928), which knows no class.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import models
+from input_pipeline import loader
+from input_pipeline.manifest import Manifest
+from models.heads import Classifier, LinearHead
+from models.transformer import Transformer
+from train_lib.metrics.scores import confident_errors
+from train_lib.runtime.sharding import gather, on_mesh, shard_batch
+from train_lib.training.step import as_heads
+
+_BATCH = 8
+_SIDE = 192  # pixels of a stored picture at most
+
+
+def method_of(model: Classifier, head: str = '') -> str:
+    """'CAM' or 'Grad-CAM': how the class map of a head is made. `head` is '' for a lone one."""
+    layer = model.heads[head] if head else model.head
+    by_mean = type(model).pool is Classifier.pool
+    return 'CAM' if by_mean and type(layer) is LinearHead else 'Grad-CAM'
+
+
+def class_map(model: Classifier, images: jax.Array, classes: jax.Array, head: str = ''
+              ) -> jax.Array:
+    """What speaks for a class, by `method_of`; float32 [B, h, w].
+
+    Args:
+        model: for inference, see `models.eval_view`.
+        images: normalised, [B, H, W, C].
+        classes: int [B], the class that is asked about.
+        head: name of the head, '' for a lone one.
+    """
+    make = cam if method_of(model, head) == 'CAM' else grad_cam
+    return make(model, images, classes, head)
+
+
+def cam(model: Classifier, images: jax.Array, classes: jax.Array, head: str = '') -> jax.Array:
+    """Class activation maps of a mean and a linear head, signed, float32 [B, h, w]: their sum over
+    the positions and the bias is the logit. Arguments: see `class_map`."""
+    layer = model.heads[head] if head else model.head
+    maps = model.forward_features(images).astype(jnp.float32)
+    kernel = layer.kernel[...][:, classes]
+    return jnp.einsum('bhwd,db->bhw', maps, kernel) / math.prod(maps.shape[1:3])
+
+
+def grad_cam(model: Classifier, images: jax.Array, classes: jax.Array, head: str = ''
+             ) -> jax.Array:
+    """The maps under the head, weighted by the mean gradient of the class's logit, where positive;
+    float32 [B, h, w]. Arguments: see `class_map`.
+
+    Of a transformer the tokens before its last block: after it the class token alone, or the mean
+    alone, reaches the head, and no patch is told from another.
+    """
+    if isinstance(model, Transformer):
+        *early, last = model.each_block()
+        inputs = model.block_inputs()
+        features = model.embed(images)
+        for block in early:
+            features = block(features, None, *inputs)
+        rest = lambda x: model.forward_head(model.finish(last(x, None, *inputs)))
+    else:
+        features, rest = model.forward_features(images), model.forward_head
+
+    def score(x):
+        logits = as_heads(rest(x), [head])[head]
+        return jnp.take_along_axis(logits, classes[:, None], 1).sum()
+
+    gradient = model.maps(jax.grad(score)(features)).astype(jnp.float32)
+    maps = model.maps(features).astype(jnp.float32)
+    return jax.nn.relu(jnp.einsum('bhwd,bd->bhw', maps, gradient.mean((1, 2))))
+
+
+def rollout(model: Transformer, images: jax.Array) -> jax.Array:
+    """How much of each token's input (columns) has reached each token (rows) by the last block if
+    attention alone carried it: float32 [B, N, N], rows sum to one.
+
+    The product over blocks of the mean of the heads' attention and the identity, half each.
+    """
+    total = None
+    for weights in model.attention(images):
+        step = (weights.mean(1) + jnp.eye(weights.shape[-1])) / 2
+        total = step if total is None else step @ total
+    return total
+
+
+def rollout_map(model: Transformer, images: jax.Array) -> jax.Array:
+    """What reaches the token (or the mean of the patches) that is classified, float32 [B, h, w]."""
+    patches = math.prod(model.grid)
+    found = rollout(model, images)
+    pooled = found[:, 0] if getattr(model, 'global_pool', 'avg') == 'token' else \
+        found[:, -patches:].mean(1)
+    return pooled[:, -patches:].reshape(len(images), *model.grid)
+
+
+def make_heat_step(graphdef: nnx.GraphDef, normalise: Callable, heads: tuple[str, ...], mesh
+                   ) -> Callable:
+    """The jitted function (weights, uint8 images, {head: class [B]}) -> maps [B, h, w] by name:
+    '<method>/<head>', and 'rollout' of a transformer. See `step.weights_of`."""
+
+    def heat_step(weights: dict, images: jax.Array, classes: dict) -> dict[str, jax.Array]:
+        parts = (weights[key] for key in ('params', 'frozen', 'rest'))
+        model = models.eval_view(nnx.merge(graphdef, *parts))
+        images = normalise(images)
+        found = {}
+        for head in heads:
+            name = head if hasattr(model, 'heads') else ''
+            found[f'{method_of(model, name)}/{head}'] = class_map(model, images, classes[head],
+                                                                  name)
+        if isinstance(model, Transformer):
+            found['rollout'] = rollout_map(model, images)
+        return found
+
+    return jax.jit(on_mesh(heat_step, mesh))
+
+
+def explain_errors(heat_step: Callable, weights: dict, part: Manifest,
+                   logits: Mapping[str, np.ndarray], spec: loader.ImageSpec, mesh, *, most: int,
+                   threads: int = 2, unreadable: str = 'error') -> dict[str, np.ndarray]:
+    """Heat maps of the most confident errors of a split; {} if there are none. All processes ask.
+
+    Args:
+        heat_step: of `make_heat_step`.
+        weights: of `step.weights_of`.
+        part: the rows of the split.
+        logits: of these rows, by head; the class that they predict is explained.
+        spec: of the run.
+        mesh: of the devices.
+        most: errors of a head.
+        threads, unreadable: see `loader.eval_dataset`.
+
+    Returns:
+        ids [n], pictures uint8 [n, s, s, 3] as the model sees them (at most 192 pixels a side),
+        class/<head> the names of the explained classes, and the maps of `heat_step` as float16,
+        scaled to a largest value of 1.
+    """
+    wrong = [confident_errors(logits[head], part.labels(head))[:most] for head in part.heads]
+    rows = np.unique(np.concatenate(wrong))
+    if not len(rows):
+        return {}
+    chosen = part.select(rows)
+    for head in part.heads:
+        chosen = chosen.with_column(f'label/{head}', logits[head][rows].argmax(1))
+    size = -(-min(_BATCH, len(rows)) // mesh.size) * mesh.size
+    batches = loader.eval_dataset(
+        chosen, spec, batch_size=size, shard=(jax.process_index(), jax.process_count()),
+        threads=threads, unreadable=unreadable)()
+    found: dict[str, list] = {}
+    try:
+        for batch in batches:
+            batch = shard_batch(batch, mesh)
+            maps = heat_step(weights, batch['image'],
+                             {head: batch[f'label/{head}'] for head in part.heads})
+            mask = gather(batch['mask'])
+            for name, values in (maps | dict(row=batch['row'], pictures=batch['image'])).items():
+                found.setdefault(name, []).append(gather(values)[mask])
+    finally:
+        batches.close()
+    found = {name: np.concatenate(values) for name, values in found.items()}
+    row = found.pop('row')
+    if not len(row):  # none of them could be read
+        return {}
+    shown = {'ids': chosen.table['id'].to_numpy(np.str_)[row],
+             'pictures': np.stack([_smaller(picture) for picture in found.pop('pictures')])}
+    for head in part.heads:
+        names = np.array(part.classes[head], np.str_)
+        shown[f'class/{head}'] = names[chosen.labels(head)[row]]
+    return shown | {name: _scaled(values) for name, values in found.items()}
+
+
+def _smaller(picture: np.ndarray) -> np.ndarray:
+    if len(picture) <= _SIDE:
+        return picture
+    return cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _scaled(maps: np.ndarray) -> np.ndarray:
+    largest = np.abs(maps).max(axis=(1, 2), keepdims=True)
+    return (maps / np.maximum(largest, 1e-30)).astype(np.float16)
+
+
+def save_heat_maps(path: Path, heat_maps: Mapping[str, np.ndarray]) -> None:
+    """Writes what `explain_errors` found, whole or not at all."""
+    temporary = path.with_suffix('.tmp')
+    with open(temporary, 'wb') as file:
+        np.savez_compressed(file, **heat_maps)
+    temporary.replace(path)
