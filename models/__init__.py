@@ -1,4 +1,4 @@
-"""Models: a name and settings in, a Flax NNX module from images to logits out."""
+"""Models: from a name and settings to a Flax NNX module that maps images to logits."""
 
 from models.errors import ModelError
 from models.registry import create_model, eval_view, list_models, model_settings

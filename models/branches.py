@@ -1,7 +1,7 @@
-"""Heads that see the maps of the backbone: branches of blocks, and heads with a pool of their own.
+"""Heads on feature maps: branches of convolutional blocks, and heads with their own pooling.
 
-They serve several labels of one picture that look at different places of it (mask, age, gender):
-the backbone is shared, what follows is not.
+They serve several labels of one image that depend on different parts of it (mask, age, gender):
+the labels share the backbone and nothing after it.
 """
 
 import jax
@@ -17,8 +17,8 @@ BRANCHES = {'shallow': 1, 'deep': 3}  # number of blocks
 class BranchBlock(nnx.Module):
     """Two 3x3 convolutions with BatchNorm, added to the input: [B, h, w, D] -> same.
 
-    The last BatchNorm starts with scale 0, so a new block on trained features starts as nothing
-    but its activation.
+    The last BatchNorm starts with scale 0, so a new block on trained features starts as its
+    activation alone.
     """
 
     def __init__(self, dim: int, *, act: str, rngs: nnx.Rngs):
@@ -34,14 +34,15 @@ class BranchBlock(nnx.Module):
 
 
 class BranchHead(nnx.Module):
-    """A 1x1 convolution to `width` channels, blocks, the mean, a linear layer, in float32:
-    maps [B, h, w, D] -> [B, C]. `out` is a head for vectors of `width`, after dropout."""
+    """A 1x1 convolution to `width` channels, blocks, mean pooling and a linear layer, in float32:
+    feature maps [B, h, w, D] -> [B, C]. `make_out(width)` builds the last layer, which follows
+    dropout."""
 
     takes_maps = True
 
     def __init__(self, features: int, *, blocks: int, width: int, act: str, drop_rate: float,
                  make_out, rngs: nnx.Rngs):
-        activation(act)  # a wrong name is told here
+        activation(act)  # refuses an unknown name
         self.conv, self.bn = conv2d(features, width, 1, rngs=rngs), batch_norm(width, rngs=rngs)
         self.blocks = nnx.List(BranchBlock(width, act=act, rngs=rngs) for _ in range(blocks))
         self.out = make_out(width)
@@ -56,8 +57,11 @@ class BranchHead(nnx.Module):
 
 
 class PooledHead(nnx.Module):
-    """A head with a pool of its own: a weighted mean over the positions, whose weights are the
-    softmax of a learned direction; it starts as the plain mean. Maps [B, h, w, D] -> [B, C]."""
+    """A head with its own attention pooling: feature maps [B, h, w, D] -> [B, C].
+
+    It pools by a weighted mean over positions. The weights are the softmax of the products with a
+    learned query, which starts at zero, so the head starts with the plain mean.
+    """
 
     takes_maps = True
 

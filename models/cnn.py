@@ -1,4 +1,4 @@
-"""A small residual network for small pictures, sized to train within minutes on a CPU."""
+"""A small residual network for small images, which trains within minutes on a CPU."""
 
 import functools
 
@@ -9,7 +9,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
-from models.images import check_any_size
+from models.image_sizes import check_any_size
 from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates
 
 
@@ -17,8 +17,8 @@ def _crop_to_even(x: jax.Array) -> jax.Array:
     return x[:, :x.shape[1] // 2 * 2, :x.shape[2] // 2 * 2]
 
 
-def _pixels_to_channels(x: jax.Array) -> jax.Array:
-    """Each 2x2 pixels side by side in the channels: [B, H, W, C] -> [B, H/2, W/2, 4C]."""
+def _space_to_depth(x: jax.Array) -> jax.Array:
+    """The pixels of each 2x2 patch become channels: [B, H, W, C] -> [B, H/2, W/2, 4C]."""
     x = _crop_to_even(x)
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
@@ -26,7 +26,7 @@ def _pixels_to_channels(x: jax.Array) -> jax.Array:
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """The mean of each 2x2: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    """The mean of each 2x2 patch: [B, H, W, C] -> [B, H/2, W/2, C]."""
     x = _crop_to_even(x)
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4), dtype=x.dtype)
@@ -54,17 +54,17 @@ class Block(nnx.Module):
 
 
 class SmallCNN(Classifier):
-    """Convolution of 2x2 pixels at a time, then stages of residual blocks, each at half the
-    resolution of the one before; the mean of the last maps goes to the head.
+    """A convolution on 2x2 patches, then stages of residual blocks, each at half the resolution of
+    the one before; the head gets the mean of the last feature maps.
 
-    Any image size of at least 2 ** stages will do. Made for XLA on a CPU, which is slow where
-    few channels meet many pixels (hence no layer at full resolution), at max-pooling (hence
-    means), and where many channels meet tiny grids (keep the last one at 3x3 or more).
+    Images need at least 2 ** stages pixels per side. The network suits XLA on a CPU, which is slow
+    with few channels at many pixels (hence no layer at full resolution), at max-pooling (hence
+    means), and with many channels on tiny grids (keep the last grid at 3x3 or more).
 
     Args:
         width: channels of the first stage; each further stage has twice as many.
-        stages: number of stages, each at half the resolution of the one before.
-        depth: residual blocks in a stage.
+        stages: number of stages.
+        depth: residual blocks per stage.
         in_channels: channels of the images.
         drop_path: rate of stochastic depth in the last block, 0 in the first.
         dtype: of the convolutions; parameters, norms and logits stay float32.
@@ -90,9 +90,9 @@ class SmallCNN(Classifier):
             for a, b in zip([width, *widths], widths))
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, H / 2**stages, W / 2**stages, D]."""
+        """Images [B, H, W, C] -> feature maps [B, H / 2**stages, W / 2**stages, D]."""
         check_any_size(x, self.in_channels, self.min_size, fewer='stages')
-        x = self.conv1(_pixels_to_channels(x.astype(self.dtype)), rngs)
+        x = self.conv1(_space_to_depth(x.astype(self.dtype)), rngs)
         x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
         for number, stage in enumerate(self.stages):
             x = _halve(x) if number else x
@@ -102,8 +102,8 @@ class SmallCNN(Classifier):
 
     @property
     def min_size(self) -> int:
-        """Shortest side of an image, in pixels, that leaves something for the last stage."""
+        """Pixels per side that an image needs at least, so that the last stage gets a pixel."""
         return 2 ** len(self.stages)
 
 
-VARIANTS = {'small_cnn': {}}
+VARIANTS: dict[str, dict] = {'small_cnn': {}}

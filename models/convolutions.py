@@ -1,10 +1,9 @@
-"""Convolutions, in the form that the machine at hand computes fastest.
+"""Convolutions, in the form that runs fastest on the current machine.
 
-XLA's CPU backend is slow where kernels meet few numbers: at depthwise convolutions, at many
-channels on tiny grids, and at the gradients of both. There they are written out as sums of
-shifted pictures or as one matrix product, which is the same arithmetic. Everywhere a 1x1
-convolution is a linear layer over the pixels, and one of whole patches (the stem of a ViT)
-a linear layer over the patches.
+XLA's CPU backend is slow at depthwise convolutions, at many channels on tiny grids, and at the
+gradients of both. There a convolution is written as a sum of shifted images or as one matrix
+product, which is the same arithmetic. On every machine a 1x1 convolution is a linear layer over
+pixels, and one on patches that do not overlap (the stem of a ViT) is a linear layer over patches.
 """
 
 import jax
@@ -13,15 +12,15 @@ from flax import nnx
 
 from models.layers import normal
 
-# Pixels of the output up to which the CPU multiplies patches with a matrix: 512 channels on 2x2
-# take 8 ms so and 620 ms as a convolution; 256 channels on 4x4 take 7 ms as one (batch 64,
-# 2 cores). The gradient of a resnet18 at 64 px is 9 times quicker for it, of an
-# efficientnet_b0 5 times, of a resnet50 4 times.
-TINY = 9
+# A CPU computes an output of at most this many pixels as one matrix product. 512 channels on 2x2
+# take 8 ms this way and 620 ms as a convolution; 256 channels on 4x4 take 7 ms as a convolution
+# (batch 64, 2 cores). At 64 px the gradient of a resnet18 is 9 times as fast for it, that of an
+# efficientnet_b0 5 times, that of a resnet50 4 times.
+TINY_GRID = 9
 
 
 class Conv(nnx.Conv):
-    """nnx.Conv over [B, H, W, a]; like `Linear` it may be given `rngs`, for its LoRA form."""
+    """nnx.Conv on [B, H, W, a]. It accepts `rngs` as `Linear` does, because its LoRA form does."""
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         del rngs
@@ -30,8 +29,8 @@ class Conv(nnx.Conv):
             return super().__call__(x)
         dtype = self.dtype or jnp.result_type(x, self.kernel[...])
         x, kernel = x.astype(dtype), self.kernel[...].astype(dtype)
-        if form == 'whole':
-            y = self._whole_patches(x, kernel)
+        if form == 'patchify':
+            y = self._patchify(x, kernel)
         elif form == 'pointwise':
             y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
         elif form == 'depthwise':
@@ -53,17 +52,17 @@ class Conv(nnx.Conv):
                 self._padding(x) == ((0, 0), (0, 0)):
             return 'pointwise'
         if self.padding == 'VALID' and strides == self.kernel_size and groups == 1:
-            return 'whole'
+            return 'patchify'
         if jax.default_backend() != 'cpu':
             return 'convolution'
         if groups == inputs == self.kernel.shape[-1] > 1:
             return 'depthwise'
-        if groups == 1 and inputs >= 64 and self._grid(x)[0] <= TINY:
-            return 'patches'
+        if groups == 1 and inputs >= 64 and self._grid(x)[0] <= TINY_GRID:
+            return 'im2col'
         return 'convolution'
 
-    def _whole_patches(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Patches side by side, as in a ViT: cut apart, and one matrix product."""
+    def _patchify(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The image is cut into patches, as in a ViT, and multiplied by one matrix."""
         rows, columns = self.kernel_size
         height, width = x.shape[1] // rows, x.shape[2] // columns
         x = x[:, :height * rows, :width * columns]
@@ -72,7 +71,7 @@ class Conv(nnx.Conv):
         return (patches.reshape(-1, len(kernel)) @ kernel).reshape(len(x), height, width, -1)
 
     def _grid(self, x: jax.Array) -> tuple[int, tuple]:
-        """(pixels of the output, padding of height and width)"""
+        """(number of output pixels, (padding, output sides) for `_shifted`)"""
         padding = self._padding(x)
         sides = [(side + sum(pad) - kernel) // stride + 1 for side, pad, kernel, stride in
                  zip(x.shape[1:3], padding, self.kernel_size, _pair(self.strides))]
@@ -86,7 +85,7 @@ class Conv(nnx.Conv):
         return tuple(_pair(side) for side in _pair(self.padding))
 
     def _shifted(self, x: jax.Array) -> list[jax.Array]:
-        """For every element of the kernel, row by row, the pixels that it meets: [B, h, w, a]."""
+        """For each element of the kernel, row by row, the pixels it multiplies: [B, h, w, a]."""
         padding, (height, width) = self._grid(x)[1]
         strides = _pair(self.strides)
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -105,8 +104,8 @@ def conv2d(a: int, b: int, kernel: int | tuple[int, int], *, stride: int = 1, pa
            rngs: nnx.Rngs) -> Conv:
     """Convolution [B, H, W, a] -> [B, h, w, b], padded as in torch's models.
 
-    `padding=None` pads (kernel - 1) / 2 pixels on each side whatever the stride, where XLA's
-    'SAME' would pad by the stride; give 'SAME' for TensorFlow's models, or pixels.
+    `padding=None` pads (kernel - 1) / 2 pixels on each side for any stride, while the padding of
+    XLA's 'SAME' depends on the stride. Give 'SAME' for TensorFlow's models, or numbers of pixels.
     """
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     if padding is None:

@@ -1,9 +1,10 @@
-"""Parameters and arithmetic of every model: `costs.csv`, written by `python -m models.costs`."""
+"""Parameters and FLOPs of every model: `costs.csv`, written by `python -m models.costs`."""
 
 import csv
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,13 @@ TABLE = Path(__file__).with_name('costs.csv')
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """parameters: with a head of 1000 classes; gflops: 10^9 floating-point operations (a
-    multiply-add is two) of one picture's inference; image_size: pixels a side for which."""
+    """What a model costs.
+
+    Attributes:
+        parameters: their number, with a head for 1000 classes.
+        gflops: 10^9 floating-point operations per image in inference; a multiply-add counts as two.
+        image_size: side of that image, in pixels.
+    """
 
     parameters: int
     gflops: float
@@ -26,7 +32,7 @@ class Cost:
 
 
 def image_size(name: str) -> int:
-    """The side in pixels that a model is made for."""
+    """Side in pixels of the images that a model is made for."""
     settings = model_settings(name)
     if settings.get('img_size'):
         return settings['img_size']
@@ -36,18 +42,19 @@ def image_size(name: str) -> int:
 
 
 def measure(name: str) -> Cost:
-    """The cost as XLA counts it before it optimises; nothing is computed."""
+    """The cost as XLA counts it before optimisation; nothing is computed."""
     size = image_size(name)
     model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     lowered = jax.jit(lambda model, x: eval_view(model)(x)).lower(model, image)
+    counts: Any = lowered.cost_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    return Cost(parameters, round(lowered.cost_analysis()['flops'] / 1e9, 3), size)
+    return Cost(parameters, round(counts['flops'] / 1e9, 3), size)
 
 
 @functools.cache
 def costs() -> dict[str, Cost]:
-    """The table by name; a model that is not in it yet has to be measured."""
+    """The table by model name. A model that was added since it was written is missing."""
     with open(TABLE, newline='') as file:
         return {row['model']: Cost(int(row['parameters']), float(row['gflops']),
                                    int(row['image_size'])) for row in csv.DictReader(file)}

@@ -14,18 +14,18 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
-from models.images import check_any_size
+from models.image_sizes import check_any_size
 from models.layers import Dropout, batch_norm, compute_dtype, normal, run_block
 from models.resnet import max_pool
 
 
 def _conv(a: int, b: int, kernel: int, **settings) -> nnx.Module:
-    """A convolution whose weights start with He's deviation of the fan in, as in timm."""
+    """A convolution with He initialisation from the fan-in, as in timm."""
     return conv2d(a, b, kernel, kernel_init=normal((2 / (kernel ** 2 * a)) ** 0.5), **settings)
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """The mean of each 2x2, odd edges left out: [B, H, W, C] -> [B, H // 2, W // 2, C]."""
+    """The mean of each 2x2 patch, without odd edges: [B, H, W, C] -> [B, H // 2, W // 2, C]."""
     batch, height, width, channels = x.shape
     x = x[:, :height // 2 * 2, :width // 2 * 2]
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
@@ -33,10 +33,10 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 class DenseLayer(nnx.Module):
-    """All maps so far -> `growth` new ones, by a 1x1 and a 3x3 convolution.
+    """All feature maps so far -> `growth` new ones, by a 1x1 and a 3x3 convolution.
 
-    It takes the maps [B, h, w, *] as a tuple and joins them itself, so that `remat` keeps each of
-    them once and not one joint copy a layer.
+    It takes the maps [B, h, w, *] as a tuple and concatenates them itself, so that `remat` keeps
+    each of them once and not one concatenated copy per layer.
     """
 
     def __init__(self, a: int, *, growth: int, bn_size: int, drop: float, dtype, rngs: nnx.Rngs):
@@ -55,8 +55,8 @@ class DenseLayer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
-    """Layers of which each sees the input and all earlier ones: [B, h, w, a] -> [B, h, w, b],
-    b = a + depth * growth."""
+    """Layers that each see the input and the outputs of all earlier layers: [B, h, w, a] ->
+    [B, h, w, b], b = a + depth * growth."""
 
     def __init__(self, a: int, *, depth: int, growth: int, remat: bool, **settings):
         self.depth, self.remat = depth, remat
@@ -65,7 +65,7 @@ class DenseBlock(nnx.Module):
             setattr(self, f'denselayer{i + 1}', layer)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        maps = (x,)
+        maps: tuple[jax.Array, ...] = (x,)
         for i in range(self.depth):
             layer = getattr(self, f'denselayer{i + 1}')
             maps += (run_block(layer, maps, rngs, remat=self.remat),)
@@ -73,7 +73,7 @@ class DenseBlock(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """1x1 convolution, then half the resolution: [B, h, w, a] -> [B, h // 2, w // 2, b]."""
+    """A 1x1 convolution, then 2x2 means: [B, h, w, a] -> [B, h // 2, w // 2, b]."""
 
     def __init__(self, a: int, b: int, *, dtype, rngs: nnx.Rngs):
         self.norm = batch_norm(a, rngs=rngs)
@@ -87,20 +87,20 @@ class DenseNet(Classifier):
     """DenseNet-BC. Arguments are timm's; these differ or are new:
 
     Args:
-        growth_rate: channels that a layer adds; the stem has twice as many.
-        block_config: layers in each block.
-        bn_size: channels of a layer's 1x1 convolution, in growth rates.
+        growth_rate: channels that each layer adds; the stem has twice as many.
+        block_config: number of layers in each block.
+        bn_size: channels of a layer's 1x1 convolution, as a multiple of the growth rate.
         proj_drop_rate: dropout after each layer.
         in_channels: channels of the images (timm: in_chans).
-        remat: compute activations within layers again for the gradient instead of keeping them
+        remat: recompute the activations of each layer in the gradient, for less memory
             (timm: memory_efficient).
-        dtype: of the heavy arithmetic; parameters, norms and logits stay float32.
+        dtype: of the convolutions; parameters, norms and logits stay float32.
     """
 
     timm_head = 'classifier'
     timm_stem = 'features.conv0'
     layer_groups = (r'features/(?:conv|norm)0/', r'features/(?:denseblock|transition)(\d+)/')
-    # Weights from before torch 1.0 have a dot in `norm.1`, `conv.2`.
+    # Weights saved before torch 1.0 have a dot in `norm.1` and `conv.2`.
     timm_renames = ((r'(denselayer\d+\.(?:norm|conv))\.([12]\.)', r'\1\2'),)
 
     def __init__(self, *, growth_rate: int = 32, block_config: tuple[int, ...] = (6, 12, 24, 16),
@@ -108,7 +108,7 @@ class DenseNet(Classifier):
                  remat: bool = False, dtype=None, rngs: nnx.Rngs):
         if not block_config or min(growth_rate, bn_size, *block_config) < 1:
             raise ModelError(f'growth_rate={growth_rate}, bn_size={bn_size} and block_config='
-                             f'{tuple(block_config)} must be at least 1 everywhere.')
+                             f'{tuple(block_config)} must be positive integers.')
         self.in_channels, self.blocks = in_channels, len(block_config)
         self.dtype = dtype = compute_dtype(dtype)
         width = 2 * growth_rate
@@ -131,11 +131,12 @@ class DenseNet(Classifier):
 
     @property
     def min_size(self) -> int:
-        """Shortest side of an image, in pixels, that leaves something for the last block."""
+        """Pixels per side that an image needs at least, so that the last block gets a pixel."""
         return 4 * (2 ** (self.blocks - 1) - 1) + 1
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, h, w, D], of 1/32 of the resolution with four blocks."""
+        """Images [B, H, W, C] -> feature maps [B, h, w, D], at 1/32 of the resolution with four
+        blocks."""
         check_any_size(x, self.in_channels, self.min_size, fewer='blocks')
         layers = self.features
         x = layers.conv0(x.astype(self.dtype), rngs)

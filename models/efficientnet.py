@@ -1,5 +1,5 @@
 """EfficientNet (Tan and Le, arXiv 1905.11946) and EfficientNetV2 (arXiv 2104.00298), with timm's
-names; the blocks serve the MobileNets too.
+names. The MobileNets use these blocks too.
 
 Paths of the parameters are those of timm's state_dict: `conv_stem`, `bn1`,
 `blocks.<stage>.<i>.{conv_pw, bn1, conv_dw, bn2, se.conv_reduce, se.conv_expand, conv_pwl, bn3}`,
@@ -17,7 +17,7 @@ from flax import nnx
 from models.convolutions import Conv, conv2d
 from models.errors import ModelError, unknown
 from models.heads import Classifier
-from models.images import check_any_size
+from models.image_sizes import check_any_size
 from models.layers import Dropout, activation, batch_norm, compute_dtype, normal, run_block
 
 PADDINGS = {'': None, 'same': 'SAME'}
@@ -25,17 +25,17 @@ PADDINGS = {'': None, 'same': 'SAME'}
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """A row of like blocks; a stage is a tuple of rows, and only its first block has a stride.
+    """A row of equal blocks. A stage is a tuple of rows, and only its first block has a stride.
 
     Attributes:
         kind: a key of `BLOCKS`.
-        repeats: number of blocks, before the depth multiplier.
+        repeats: number of blocks, before the depth multiplier is applied.
         kernel: side of the spatial convolution, in pixels.
         stride: of the first block, 1 or 2.
         expand: channels inside a block, as a multiple of its input channels.
-        channels: channels at the end of each block, before the channel multiplier.
+        channels: output channels of each block, before the channel multiplier is applied.
         se: whether squeeze-and-excitation follows the spatial convolution.
-        act: activation; '' for that of the model.
+        act: activation; '' means that of the model.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Blocks:
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8, or the next one where that would take away more than a tenth."""
+    """The nearest multiple of 8, but never less than nine tenths of `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -61,7 +61,7 @@ def _depthwise(channels: int, kernel: int, stride: int, conv) -> Conv:
 
 
 class SqueezeExcite(nnx.Module):
-    """Gates each channel by a function of the mean of all: [B, h, w, C] -> same
+    """Scales each channel by a gate computed from the means of all channels: [B, h, w, C] -> same
     (Hu et al., arXiv 1709.01507)."""
 
     def __init__(self, channels: int, reduced: int, *, act, gate, conv):
@@ -76,12 +76,19 @@ class SqueezeExcite(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A branch, added to its input where the shapes agree: [B, h, w, a] -> [B, h', w', b].
+    """A branch, added to its input if the shapes agree: [B, h, w, a] -> [B, h', w', b].
 
-    Constructors take the channels a and b, the row of the table, the stride, the act, `squeeze`
-    (input channels, channels -> SqueezeExcite; None for none), the rate of `drop_path`, and the
-    builders of convolutions and norms.
+    Args:
+        a, b: channels of the input and of the output.
+        row: its row of the table.
+        stride: of the spatial convolution.
+        act: the activation function.
+        squeeze: (input channels, channels) -> SqueezeExcite, or None.
+        drop_path: rate of stochastic depth.
+        conv, norm: build convolutions and norms.
     """
+
+    se: SqueezeExcite | None
 
     def __init__(self, a: int, b: int, row: Blocks, *, stride: int, act, squeeze,
                  drop_path: float, conv, norm):
@@ -99,7 +106,7 @@ class Block(nnx.Module):
         raise NotImplementedError
 
     def excite(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        """[B, h, w, C] -> same: squeeze-and-excitation, if the block has it."""
+        """Squeeze-and-excitation if the block has it: [B, h, w, C] -> same."""
         return x if self.se is None else self.se(x, rngs)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -132,7 +139,7 @@ class DepthwiseSeparable(Block):
 
 
 class InvertedResidual(Block):
-    """1x1 to more channels, depthwise convolution, 1x1 to fewer, no activation at the end
+    """1x1 to more channels, depthwise convolution, 1x1 to fewer; no activation at the end
     (Sandler et al., arXiv 1801.04381)."""
 
     def build(self, a, b, row, *, stride, squeeze, conv, norm):
@@ -149,7 +156,7 @@ class InvertedResidual(Block):
 
 
 class FusedInvertedResidual(Block):
-    """InvertedResidual with one dense convolution for its first two (arXiv 2104.00298)."""
+    """InvertedResidual with one dense convolution in place of its first two (arXiv 2104.00298)."""
 
     def build(self, a, b, row, *, stride, squeeze, conv, norm):
         middle = round_channels(a * row.expand)
@@ -189,26 +196,26 @@ V2_S = (
 
 
 class EfficientNet(Classifier):
-    """A stem of stride 2, stages of blocks, and a 1x1 convolution. Images of any size will do.
+    """A stem of stride 2, stages of blocks and a 1x1 convolution, for images of any size.
 
     Args:
         stages: the table: a tuple of stages, each a tuple of `Blocks`.
-        stem_size: channels of the stem, before the multiplier.
+        stem_size: channels of the stem, before the multiplier is applied.
         num_features: channels of the last convolution.
         channel_multiplier: scales the channels of the stem and of the blocks, which are rounded
             to multiples of 8.
-        depth_multiplier: scales the blocks of each row, rounded up.
+        depth_multiplier: scales the number of blocks in each row, rounded up.
         act: activation, a key of `layers.ACTIVATIONS`.
         bn_eps: epsilon of BatchNorm.
         pad_type: '' pads as torch does, 'same' as TensorFlow does.
         in_channels: channels of the images (timm: in_chans).
-        drop_path: rate of stochastic depth: block i of n drops at drop_path * i / n (timm:
+        drop_path: rate of stochastic depth; block i of n has the rate drop_path * i / n (timm:
             drop_path_rate).
-        remat: keep no activations within blocks for the gradient; see `layers.run_block`.
+        remat: recompute the activations of each block in the gradient, for less memory.
         dtype: of the convolutions; parameters, norms and logits stay float32.
 
     Raises:
-        ModelError: a value that is not known or out of range.
+        ModelError: a value is unknown or out of range.
     """
 
     timm_head = 'classifier'
@@ -223,8 +230,7 @@ class EfficientNet(Classifier):
         for what, value in (('channel_multiplier', channel_multiplier),
                             ('depth_multiplier', depth_multiplier)):
             if value <= 0:
-                raise ModelError(f'{what}={value!r} leaves nothing of the model: use a number '
-                                 f'above 0.')
+                raise ModelError(f'{what}={value!r} is not positive: use a number above 0.')
         if pad_type not in PADDINGS:
             raise unknown('pad_type', pad_type, PADDINGS)
         self.in_channels, self.num_features = in_channels, num_features
@@ -237,7 +243,8 @@ class EfficientNet(Classifier):
         self.conv_stem, self.bn1 = conv(in_channels, channels, 3, stride=2), norm(channels)
         plan = [[(row, row.stride if i == j == 0 else 1) for i, row in enumerate(rows)
                  for j in range(math.ceil(row.repeats * depth_multiplier))] for rows in stages]
-        total, index, blocks = sum(map(len, plan)), 0, []
+        total, index = sum(map(len, plan)), 0
+        blocks: list[nnx.List] = []
         for stage in plan:
             blocks.append(nnx.List())
             for row, stride in stage:
@@ -256,7 +263,7 @@ class EfficientNet(Classifier):
 
     @staticmethod
     def squeeze(inputs: int, channels: int, *, act, conv) -> SqueezeExcite:
-        """Squeeze-and-excitation over `channels`, through a quarter of the block's inputs."""
+        """Squeeze-and-excitation over `channels`, reduced to a quarter of the block's inputs."""
         return SqueezeExcite(channels, inputs // 4, act=act, gate=jax.nn.sigmoid, conv=conv)
 
     def add_last(self, channels: int, *, conv, norm):
@@ -265,7 +272,7 @@ class EfficientNet(Classifier):
         self.bn2 = norm(self.num_features)
 
     def forward_blocks(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> the maps of the last block."""
+        """Images [B, H, W, C] -> feature maps of the last block."""
         check_any_size(x, self.in_channels)
         x = self.conv_stem(x.astype(self.dtype), rngs)
         x = self.act(self.bn1(x)).astype(self.dtype)
@@ -275,7 +282,7 @@ class EfficientNet(Classifier):
         return x
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, H/32, W/32, D], their sides rounded up."""
+        """Images [B, H, W, C] -> feature maps [B, H/32, W/32, D], the sides rounded up."""
         x = self.conv_head(self.forward_blocks(x, rngs), rngs)
         return self.act(self.bn2(x)).astype(self.dtype)
 

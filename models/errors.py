@@ -1,11 +1,11 @@
-"""The one exception by which the models tell a user what to change."""
+"""The one exception with which models tell a user what to change."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class ModelError(ValueError):
-    """The name or the settings of a model are at fault.
+    """The name or a setting of a model is wrong.
 
     The message is one sentence that names the setting and its value, what is wrong
     with it, and what to do. `main.py` prints it without a traceback and ends with
@@ -14,7 +14,7 @@ class ModelError(ValueError):
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> ModelError:
-    """The error for a word that is not among the valid ones; it offers the nearest (at most 3)."""
+    """The error for a name that is not a valid one; it suggests the closest, at most three."""
     valid = sorted(valid)
     near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.5)
     if near:

@@ -1,31 +1,32 @@
 """EVA-02 (Fang et al., arXiv 2303.11331) and EVA giant (arXiv 2211.07636), with timm's names.
 
-A ViT whose blocks differ: EVA-02 rotates queries and keys by their position (RoPE; the class
-token is left alone) and has gated MLPs (SwiGLU), in the larger models with a norm inside. Only
-queries and values have biases. The mean of the patches goes through `fc_norm` to the head.
+A ViT with other blocks. EVA-02 rotates queries and keys by their position (RoPE), except those of
+the class token, and has gated MLPs (SwiGLU), in the larger models with a norm inside. Only queries
+and values have biases. The mean of the patches goes through `fc_norm` to the head.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.attention import attend
 from models.errors import ModelError, unknown
-from models.images import check_images, patch_grid
+from models.image_sizes import check_images, patch_grid
 from models.layers import (
     Dropout,
     Linear,
     Mlp,
-    attend,
     compute_dtype,
     drop_path_rates,
     layer_norm,
     normal,
     timm_normal,
 )
-from models.stacking import stack_blocks
+from models.scan_layers import stack_blocks
 from models.transformer import Transformer
 from models.vit import PatchEmbed
 
@@ -37,9 +38,9 @@ def rotary_table(grid: tuple[int, int], dim: int, reference: int = 16,
                  temperature: float = 10000.0) -> np.ndarray:
     """Sine and cosine of the rotations, float32 [2, rows * columns, dim].
 
-    Half of the channels turn with the row, half with the column, in pairs (2i, 2i + 1) at
-    dim / 4 frequencies. Positions are stretched to a grid of `reference` a side, so that a model
-    keeps its sense of place at another resolution.
+    Half of the channels rotate with the row, half with the column, in pairs (2i, 2i + 1) at
+    dim / 4 frequencies. Positions are scaled to a grid of `reference` rows and columns, so that
+    the same place in the image has the same angles at every resolution.
     """
     bands = 1.0 / temperature ** (np.arange(dim // 4, dtype=np.float32) / (dim // 4))
     axes = [np.arange(side, dtype=np.float32) / side * reference for side in grid]
@@ -49,7 +50,7 @@ def rotary_table(grid: tuple[int, int], dim: int, reference: int = 16,
 
 
 def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
-    """Turns the pairs of the last axis of all but the class token: [B, N, H, d] -> same."""
+    """Rotates the pairs of channels of all tokens but the class token: [B, N, H, d] -> same."""
     patches = x[:, -table.shape[1]:].astype(jnp.float32)
     pairs = patches.reshape(*patches.shape[:-1], -1, 2)
     turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(patches.shape)
@@ -59,7 +60,7 @@ def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
 
 
 class EvaAttention(nnx.Module):
-    """Self-attention [B, N, dim] -> same, with biases for q and v only and optional rotations."""
+    """Self-attention [B, N, dim] -> same, with biases for q and v only and optional RoPE."""
 
     def __init__(self, dim: int, num_heads: int, *, fused: bool, attn_drop: float,
                  proj_drop: float, proj_scale: float, impl: str, dtype, rngs: nnx.Rngs):
@@ -82,8 +83,9 @@ class EvaAttention(nnx.Module):
 
     def project(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None
                 ) -> tuple[jax.Array, ...]:
-        """Query, key and value, each [B, N, H, d]; the first two rotated by the table."""
+        """Query, key and value, each [B, N, H, d]; query and key are rotated by the table."""
         batch, tokens, dim = x.shape
+        parts: Sequence[jax.Array]
         if self.fused:
             bias = jnp.concatenate([self.q_bias[...], jnp.zeros(dim), self.v_bias[...]])
             parts = jnp.split(self.qkv(x, rngs) + bias.astype(x.dtype), 3, axis=-1)
@@ -102,7 +104,7 @@ class EvaAttention(nnx.Module):
 class SwiGlu(nnx.Module):
     """Gated MLP (Shazeer, arXiv 2002.05202): fc2(norm(silu(gate) * value)), [B, N, dim] -> same.
 
-    `packed` computes gate and value by one layer `fc1`, otherwise they are `fc1_g` and `fc1_x`.
+    With `packed` one layer `fc1` computes gate and value; otherwise `fc1_g` and `fc1_x` do.
     """
 
     def __init__(self, dim: int, hidden: int, *, packed: bool, norm: bool, drop: float,
@@ -129,19 +131,19 @@ class SwiGlu(nnx.Module):
 
 
 class EvaBlock(nnx.Module):
-    """Attention and MLP, each normalised first and added to its input: [B, N, D] -> same."""
+    """Pre-norm attention and MLP, each with a residual connection: [B, N, D] -> same."""
 
     def __init__(self, dim: int, num_heads: int, *, layer: int, hidden: int, mlp: str,
                  scale_mlp: bool, qkv_fused: bool, attn_drop: float, proj_drop: float,
                  drop_path: float, attn_impl: str, dtype, rngs: nnx.Rngs):
-        scale = (2 * layer) ** -0.5  # residual branches start smaller the deeper they are
+        scale = (2 * layer) ** -0.5  # deeper residual branches start smaller
         self.norm1 = layer_norm(dim, rngs=rngs)
         self.attn = EvaAttention(dim, num_heads, fused=qkv_fused, attn_drop=attn_drop,
                                  proj_drop=proj_drop, proj_scale=scale, impl=attn_impl,
                                  dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(dim, rngs=rngs)
         if mlp == 'gelu':
-            self.mlp = Mlp(dim, hidden, drop=proj_drop, dtype=dtype, rngs=rngs)
+            self.mlp: Mlp | SwiGlu = Mlp(dim, hidden, drop=proj_drop, dtype=dtype, rngs=rngs)
             self.mlp.fc2.kernel.set_value(self.mlp.fc2.kernel[...] * scale)
         else:
             self.mlp = SwiGlu(dim, hidden, packed=mlp == 'swiglu_packed', norm=scale_mlp,
@@ -164,11 +166,11 @@ class Eva(Transformer):
         in_channels: channels of the images (timm: in_chans).
         mlp: 'gelu', 'swiglu' or 'swiglu_packed' (timm: swiglu_mlp, and packed where qkv_fused).
         scale_mlp: a LayerNorm inside the gated MLP.
-        use_rot_pos_emb: rotate queries and keys, on top of the learned positions.
+        use_rot_pos_emb: rotate queries and keys (RoPE), besides the learned positions.
         drop_path: rate of stochastic depth in the last block, 0 in the first.
-        dtype: of the heavy arithmetic; parameters, norms, softmax and logits stay float32.
-        attn_impl: 'auto', 'xla' or 'cudnn'; see `layers.attend`.
-        scan: keep all blocks stacked under one scan, for a compile time without regard to depth.
+        dtype: of matrix products; parameters, norms, softmax and logits stay float32.
+        attn_impl: 'auto', 'xla' or 'cudnn'; see `attention.attend`.
+        scan: stack all blocks under one scan, so that the compile time does not grow with depth.
         remat: recompute the activations of each block in the gradient, for less memory.
     """
 
@@ -183,7 +185,7 @@ class Eva(Transformer):
             raise unknown('mlp', mlp, MLPS)
         if use_rot_pos_emb and embed_dim // num_heads % 4:
             raise ModelError(f'embed_dim={embed_dim} over num_heads={num_heads} leaves '
-                             f'{embed_dim // num_heads} channels a head, and rotating them takes a '
+                             f'{embed_dim // num_heads} channels per head, and RoPE needs a '
                              f'multiple of 4: choose another number of heads.')
         self.img_size, self.grid = patch_grid(img_size, patch_size)
         self.in_channels = in_channels
@@ -208,7 +210,7 @@ class Eva(Transformer):
         self.fc_norm = layer_norm(embed_dim, rngs=rngs)
 
     def embed(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> tokens [B, 1 + N, D] of the first block, the class token first."""
+        """Images [B, H, W, C] -> tokens [B, 1 + N, D] for the blocks, the class token first."""
         check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
         x = x.reshape(len(x), -1, self.num_features)
@@ -217,7 +219,7 @@ class Eva(Transformer):
         return self.pos_drop(x + self.pos_embed[...].astype(x.dtype), rngs)
 
     def block_inputs(self) -> tuple[jax.Array, ...]:
-        """What each block gets besides its tokens: the table of rotations, if there are any."""
+        """What each block gets besides its tokens: the table of rotations, if it uses RoPE."""
         return (jnp.asarray(rotary_table(self.grid, self.head_dim)),) if self.rotary else ()
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -225,7 +227,7 @@ class Eva(Transformer):
         return self.fc_norm(jnp.mean(x[:, 1:], 1, dtype=jnp.float32))
 
 
-_SIZES = {
+_SIZES: dict[str, dict] = {
     'tiny': dict(embed_dim=192, depth=12, num_heads=3, mlp='swiglu_packed'),
     'small': dict(embed_dim=384, depth=12, num_heads=6, mlp='swiglu_packed'),
     'base': dict(embed_dim=768, depth=12, num_heads=12, qkv_fused=False, scale_mlp=True),

@@ -1,8 +1,8 @@
-"""Heads, and what every model has in common: a backbone under one head or several named ones.
+"""Heads, and what all models share: a backbone with one head or several named heads.
 
-A family implements `forward_features` (images -> tokens or maps), and `pool` (-> one vector an
-image) where that is not the mean of maps; everything after that is here, so each head works with
-each backbone.
+A family implements `forward_features` (images -> tokens or feature maps), and `pool` (-> one
+vector per image) unless that is the mean of the maps. Everything after that is here, so every head
+works with every backbone.
 """
 
 import math
@@ -22,7 +22,7 @@ INITS = {'normal': timm_normal, 'zeros': nnx.initializers.zeros}
 
 
 class LinearHead(nnx.Linear):
-    """One linear layer in float32, with dropout on its input: [B, D] -> [B, C]."""
+    """Dropout and one linear layer in float32: [B, D] -> [B, C]."""
 
     def __init__(self, features: int, classes: int, *, dropout: float = 0.0, kernel_init,
                  rngs: nnx.Rngs):
@@ -34,11 +34,12 @@ class LinearHead(nnx.Linear):
 
 
 class MlpHead(nnx.Module):
-    """Linear, activation, dropout for each hidden width, then a linear layer; [B, D] -> [B, C]."""
+    """For each hidden width a linear layer, the activation and dropout; then a linear layer:
+    [B, D] -> [B, C], in float32."""
 
     def __init__(self, features: int, classes: int, *, hidden: tuple[int, ...], act: str,
                  dropout: float, kernel_init, rngs: nnx.Rngs):
-        activation(act)
+        activation(act)  # refuses an unknown name
         self.hidden = nnx.List(
             nnx.Linear(a, b, kernel_init=timm_normal, dtype=jnp.float32, rngs=rngs)
             for a, b in zip((features, *hidden), hidden))
@@ -55,51 +56,56 @@ class MlpHead(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """A backbone with heads. Families set `num_features` and write `forward_features`."""
+    """A backbone with heads. Families set `num_features` and implement `forward_features`."""
 
     num_features: int
-    timm_head = 'head'  # what timm calls the classifier; ours is always `head`
-    timm_stem = ''  # timm's name of the convolution that sees the images
-    # From the stem to the last block, regexes of parameter names; numbers in them are depths.
+    timm_head = 'head'  # timm's name of the classifier; ours is always `head`
+    timm_stem = ''  # timm's name of the first convolution
+    # Regexes of parameter names, from the stem to the last block; their groups capture depths.
     layer_groups: tuple[str, ...] = ()
-    timm_renames: tuple[tuple[str, str], ...] = ()  # (regex, replacement) for older names of keys
+    timm_renames: tuple[tuple[str, str], ...] = ()  # (regex, replacement) for older keys
+    # Families with token features have rows and columns of patches; transformers also have the
+    # drop path rate of each block, and whether the blocks are stacked.
+    grid: tuple[int, int]
+    rates: tuple[float, ...]
+    scan: bool
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, N, D] or maps [B, h, w, D], in the compute dtype."""
         raise NotImplementedError
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """What `forward_features` returns -> one vector an image, [B, D]; of maps, their means."""
+        """What `forward_features` returns -> one vector per image, [B, D]; of maps, the mean."""
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
     def maps(self, x: jax.Array) -> jax.Array:
-        """What `forward_features` returns -> maps [B, h, w, D], without prefix tokens."""
+        """What `forward_features` returns -> feature maps [B, h, w, D], without the class token."""
         if x.ndim == 4:
             return x
         return x[:, -math.prod(self.grid):].reshape(len(x), *self.grid, x.shape[-1])
 
     def forward_head(self, x: jax.Array, *, pre_logits: bool = False,
                      rngs: nnx.Rngs | None = None):
-        """What `forward_features` returns -> float32 logits (see `__call__`), or with
-        `pre_logits` the pooled features, float32 [B, D]."""
+        """What `forward_features` returns -> float32 logits as in `__call__`; with `pre_logits`
+        the pooled features, float32 [B, D]."""
         heads = dict(self.heads) if hasattr(self, 'heads') else {}
         if hasattr(self, 'head'):
             heads[''] = self.head
-        of_maps = {name: head for name, head in heads.items() if hasattr(head, 'takes_maps')}
-        logits = {name: head(self.maps(x), rngs) for name, head in of_maps.items()}
-        if pre_logits or len(of_maps) < len(heads) or not heads:
+        on_maps = {name: head for name, head in heads.items() if hasattr(head, 'takes_maps')}
+        logits = {name: head(self.maps(x), rngs) for name, head in on_maps.items()}
+        if pre_logits or len(on_maps) < len(heads) or not heads:
             pooled = self.head_drop(self.pool(x, rngs).astype(jnp.float32), rngs)
             if pre_logits or not heads:
                 return pooled
             logits |= {name: head(pooled, rngs) for name, head in heads.items()
-                       if name not in of_maps}
+                       if name not in on_maps}
         return logits[''] if hasattr(self, 'head') else {name: logits[name] for name in heads}
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None):
         """Normalised images, floating point [B, H, W, C] -> float32 logits [B, classes].
 
         With named heads a dict {name: logits}; without a head the pooled features [B, D].
-        `rngs` is needed in training mode where anything is dropped at random.
+        A model with dropout needs `rngs` in training mode.
         """
         return self.forward_head(self.forward_features(x, rngs=rngs), rngs=rngs)
 
@@ -107,24 +113,27 @@ class Classifier(nnx.Module):
                   head_hidden: int | tuple[int, ...] | None = None, head_act: str = 'gelu',
                   head_dropout: float = 0.0, head_init: str = 'normal',
                   head_pool: str = 'shared', drop_rate: float = 0.0, rngs: nnx.Rngs):
-        """Puts new heads on the backbone, in place of those that it had.
+        """Puts new heads on the backbone and removes the old ones.
 
         Args:
-            num_classes: classes of the one head; a mapping for several named heads; 0 for none.
-            head: 'linear'; 'mlp' for Linear-act-Linear (more hidden widths, more layers); 'shallow'
-                or 'deep' for a branch of 1 or 3 convolutional blocks on the maps.
-            head_hidden: width, or widths, of the mlp's hidden layers (None: that of the features);
-                width of a branch (None: a quarter of it).
+            num_classes: number of classes for one head; a mapping from name to number for several
+                heads; 0 for no head.
+            head: 'linear'; 'mlp' for Linear-act-Linear (each further hidden width adds a layer);
+                'shallow' or 'deep' for a branch of 1 or 3 convolutional blocks on feature maps.
+            head_hidden: width of the mlp's hidden layer, or several widths (None: `num_features`);
+                width of a branch (None: a quarter of `num_features`, at least 8).
             head_act: activation of the mlp and of branches.
-            head_dropout: dropout before the output layer, and between the mlp's hidden layers.
-            head_init: 'normal' (deviation .02, as timm) or 'zeros' for the output layer.
-            head_pool: of 'linear' and 'mlp': 'shared' pools once, as the backbone does; 'separate'
-                gives each head a learned pool of its own (branches always have one).
+            head_dropout: dropout before the output layer and between the mlp's hidden layers.
+            head_init: 'normal' (standard deviation .02, as in timm) or 'zeros', for the output
+                layer.
+            head_pool: for 'linear' and 'mlp': 'shared' is the pooling of the backbone, once for all
+                heads; 'separate' gives each head its own learned pooling. Branches always pool
+                for themselves.
             drop_rate: dropout on the pooled features, before any head.
-            rngs: initialises the heads.
+            rngs: for the initial values.
 
         Raises:
-            ModelError: a value that is not known, or a number of classes below 1 in a mapping.
+            ModelError: a value is unknown, or a number of classes is out of range.
         """
         if head not in HEADS:
             raise unknown('head', head, HEADS)
@@ -135,8 +144,8 @@ class Classifier(nnx.Module):
         hidden = _widths(head_hidden, self.num_features if head == 'mlp' else
                          max(self.num_features // 4, 8))
         if head in BRANCHES and len(hidden) > 1:
-            raise ModelError(f'head_hidden={head_hidden!r} has several widths, and a {head!r} '
-                             f'branch has one: give one integer.')
+            raise ModelError(f'head_hidden={head_hidden!r} has several widths, but a {head!r} '
+                             f'branch has only one: give one integer.')
         common = dict(dropout=head_dropout, kernel_init=INITS[head_init], rngs=rngs)
 
         def build(classes: int) -> nnx.Module:
@@ -169,7 +178,7 @@ def _widths(head_hidden, default: int) -> tuple[int, ...]:
     hidden = default if head_hidden is None else head_hidden
     hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     if not hidden or min(hidden) < 1:
-        raise ModelError(f'head_hidden={head_hidden!r} is not a width: give a positive '
+        raise ModelError(f'head_hidden={head_hidden!r} is not a valid width: give a positive '
                          f'integer, or several for several layers.')
     return hidden
 
@@ -182,7 +191,7 @@ def _check_classes(num_classes):
     for name, size in sizes.items():
         where = f'num_classes[{name!r}]' if named else 'num_classes'
         if isinstance(size, bool) or not hasattr(size, '__index__') or size < named:
-            raise ModelError(f'{where}={size!r} is not a number of classes: use an integer of at '
-                             f'least {int(named)}.')
+            raise ModelError(f'{where}={size!r} is not a valid number of classes: use an integer '
+                             f'of at least {int(named)}.')
         if named and (not isinstance(name, str) or not name or hasattr(nnx.Dict, name)):
-            raise ModelError(f'{name!r} cannot be the name of a head: use another word.')
+            raise ModelError(f'{name!r} cannot be the name of a head: use another name.')

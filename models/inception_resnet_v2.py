@@ -2,7 +2,7 @@
 
 Paths of the parameters are those of timm's state_dict: `conv2d_1a.{conv, bn}`, ...,
 `mixed_5b.branch1.0.conv`, `repeat.<i>.{branch0, branch1, branch2, conv2d}`, `repeat_1`,
-`repeat_2`, `block8`, `conv2d_7b`; only `weight` is called `kernel` or `scale`.
+`repeat_2`, `block8`, `conv2d_7b`; only `weight` is called `kernel` or `scale` here.
 """
 
 import functools
@@ -14,7 +14,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
-from models.images import check_any_size
+from models.image_sizes import check_any_size
 from models.layers import Dropout, activation, batch_norm, compute_dtype, drop_path_rates, run_block
 
 # Branches are tuples of convolutions (width, kernel) or (width, kernel, stride), as in the
@@ -44,7 +44,7 @@ class ConvNormAct(nnx.Module):
 
 
 class AvgPool(nnx.Module):
-    """The mean of the pixels of each 3x3 that lie inside: [B, H, W, C] -> [B, h, w, C]."""
+    """3x3 average pooling that does not count padding: [B, H, W, C] -> [B, h, w, C]."""
 
     def __init__(self, stride: int = 1):
         self.stride = stride
@@ -57,9 +57,10 @@ class AvgPool(nnx.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum of 3x3 pixels at stride 2, not padded: [B, H, W, C] -> [B, (H-1)//2, (W-1)//2, C].
+    """3x3 max-pooling at stride 2, not padded: [B, H, W, C] -> [B, (H-1)//2, (W-1)//2, C].
 
-    By slices: the gradient of XLA's window reduction is several times slower on a CPU.
+    It compares slices, because the gradient of XLA's window reduction is several times slower on
+    a CPU.
     """
     for axis in (1, 2):
         span = (x.shape[axis] - 1) // 2 * 2 - 1
@@ -74,12 +75,12 @@ def _convolution(a: int, b: int, kernel, stride: int = 1, *, dtype, rngs: nnx.Rn
 
 
 class Branches(nnx.Module):
-    """Chains of convolutions side by side, their outputs concatenated: [B, H, W, a] ->
-    [B, h, w, b]. A chain of one has timm's key `branch<i>`, the others `branch<i>.<j>`.
+    """Parallel chains of convolutions whose outputs are concatenated: [B, H, W, a] ->
+    [B, h, w, b]. A chain of one convolution has timm's key `branch<i>`, others `branch<i>.<j>`.
     """
 
     def add(self, channels: int, branches, *, dtype, rngs: nnx.Rngs) -> int:
-        """Makes the branches for maps of so many channels and returns b."""
+        """Creates the branches for inputs of `channels` channels; returns b."""
         self.count = len(branches)
         for number, specs in enumerate(branches):
             widths = [channels, *(spec[0] for spec in specs)]
@@ -89,7 +90,7 @@ class Branches(nnx.Module):
         return sum(specs[-1][0] for specs in branches)
 
     def concatenate(self, x: jax.Array, rngs: nnx.Rngs | None, *more: jax.Array) -> jax.Array:
-        """The outputs of the branches, then `more` maps, side by side."""
+        """The outputs of the branches and the feature maps `more`, concatenated."""
         outputs = []
         for number in range(self.count):
             branch, y = getattr(self, f'branch{number}'), x
@@ -100,7 +101,7 @@ class Branches(nnx.Module):
 
 
 class Mixed5b(Branches):
-    """The first inception module, with averages in its last branch: 192 -> 320 channels."""
+    """The first inception module, with average pooling in its last branch: 192 -> 320 channels."""
 
     def __init__(self, *, dtype, rngs: nnx.Rngs):
         self.add(192, MIXED_5B, dtype=dtype, rngs=rngs)
@@ -124,7 +125,7 @@ class Reduction(Branches):
 class Residual(Branches):
     """x + scale * projected branches, then ReLU: [B, H, W, C] -> the same shape.
 
-    The paper scales the residuals by .1 to .3 because wide blocks died without.
+    The paper scales the residuals by .1 to .3 because training of wide blocks failed without it.
     """
 
     def __init__(self, channels: int, branches, *, scale: float, relu: bool = True,
@@ -141,27 +142,27 @@ class Residual(Branches):
 
 
 def stage_depths(name: str, depth: int | tuple[int, ...], stages: int) -> tuple[int, ...]:
-    """Blocks of each stage: `depth` as it is, or the same number in each of so many stages.
+    """The number of blocks in each stage; an integer `depth` means the same number in all.
 
     Raises:
-        ModelError: `depth` is not of positive integers, or not one a stage.
+        ModelError: `depth` is not one positive integer, or one per stage.
     """
     depths = (depth,) * stages if isinstance(depth, int) else tuple(depth)
     if len(depths) != stages or any(not isinstance(d, int) or d < 1 for d in depths):
-        raise ModelError(f'depth={depth!r} of {name} is not the number of blocks of its {stages} '
-                         f'stages: give one positive integer, or {stages} of them.')
+        raise ModelError(f'depth={depth!r} of {name} is not a valid number of blocks for its '
+                         f'{stages} stages: give one positive integer, or {stages} of them.')
     return depths
 
 
 class InceptionResnetV2(Classifier):
-    """Inception-ResNet-v2, for images of 299 x 299 (or any size from 75 x 75).
+    """Inception-ResNet-v2, for images of 299 x 299 or any other size from 75 x 75.
 
     Args:
         in_channels: channels of the images.
-        depth: residual blocks at 1/8, 1/16 and 1/32 of the resolution; timm's (10, 20, 9) has
-            one more of the last kind, `block8`, which is always there.
+        depth: numbers of residual blocks at 1/8, 1/16 and 1/32 of the resolution, (10, 20, 9) in
+            timm. The last block, `block8`, is not counted.
         drop_path: rate of stochastic depth in the last block, 0 in the first (timm has none).
-        remat: compute activations again for the gradient instead of keeping them.
+        remat: recompute the activations of each block in the gradient, for less memory.
         dtype: of the convolutions; parameters, norms and logits stay float32.
     """
 
@@ -200,7 +201,7 @@ class InceptionResnetV2(Classifier):
         self.conv2d_7b = conv(2080, self.num_features, 1)
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, h, w, 1536], 8 x 8 for images of 299 x 299."""
+        """Images [B, H, W, C] -> feature maps [B, h, w, 1536], 8 x 8 for images of 299 x 299."""
         check_any_size(x, self.in_channels, self.min_size)
         x = self.conv2d_1a(x.astype(self.dtype), rngs)
         x = self.conv2d_2b(self.conv2d_2a(x, rngs), rngs)
@@ -212,4 +213,4 @@ class InceptionResnetV2(Classifier):
         return self.conv2d_7b(x, rngs)
 
 
-VARIANTS = {'inception_resnet_v2': {}}
+VARIANTS: dict[str, dict] = {'inception_resnet_v2': {}}

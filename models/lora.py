@@ -1,13 +1,14 @@
 """Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) on chosen layers of any model.
 
-An adapted layer adds (alpha / rank) x A B to what it computed before, A of few columns and B of
-few rows. B starts at zero, so nothing changes until it is trained. The layer keeps its name and
-its kernel, bit for bit: published weights load before or after, and a checkpoint of the adapters
+An adapted layer adds (alpha / rank) x A B to its output; A has few columns and B has few rows. B
+starts at zero, so nothing changes until it is trained. The layer keeps its name and its kernel,
+bit for bit: published weights can be loaded before or after, and a checkpoint of the adapters
 alone is small.
 """
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,11 @@ from models.layers import Dropout, Linear, normal
 class LoRALinear(Linear):
     """A linear layer with an adapter: `lora_a` [a, rank] and `lora_b` [rank, b], float32."""
 
+    lora_a: nnx.LoRAParam
+    lora_b: nnx.LoRAParam
+    lora_scale: float
+    lora_drop: Dropout
+
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = super().__call__(x)
         flat = self.lora_drop(x, rngs).astype(y.dtype).reshape(-1, x.shape[-1])
@@ -30,8 +36,13 @@ class LoRALinear(Linear):
 
 
 class LoRAConv(Conv):
-    """A convolution of 1x1 or of whole patches with an adapter: `lora_a` [h, w, a, rank] and
-    `lora_b` [rank, b], float32."""
+    """A 1x1 convolution or one on patches that do not overlap, with an adapter: `lora_a`
+    [h, w, a, rank] and `lora_b` [rank, b], float32."""
+
+    lora_a: nnx.LoRAParam
+    lora_b: nnx.LoRAParam
+    lora_scale: float
+    lora_drop: Dropout
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = super().__call__(x)
@@ -41,7 +52,7 @@ class LoRAConv(Conv):
         return y + low @ (self.lora_b[...] * self.lora_scale).astype(y.dtype)
 
 
-_ADAPTED = {Linear: LoRALinear, Conv: LoRAConv}
+_ADAPTED: dict[type, type] = {Linear: LoRALinear, Conv: LoRAConv}
 _PLAIN = {adapted: plain for plain, adapted in _ADAPTED.items()}
 
 
@@ -50,14 +61,14 @@ def _strides(layer: nnx.Conv) -> tuple[int, ...]:
     return (strides,) * 2 if isinstance(strides, int) else tuple(strides)
 
 
-def adaptable(model: nnx.Module) -> dict[str, nnx.Module]:
-    """Layers that can have an adapter, by path ('blocks/0/attn/qkv'): linear layers, and
-    convolutions that see each pixel once (1x1, or a kernel as large as its stride)."""
-    layers = {}
+def adaptable(model: nnx.Module) -> dict[str, Linear | Conv]:
+    """Layers that can get an adapter, by path ('blocks/0/attn/qkv'): linear layers, and
+    convolutions that read each pixel at most once (1x1, or a kernel as large as its stride)."""
+    layers: dict[str, Linear | Conv] = {}
     for path, layer in nnx.iter_modules(model):
         if type(layer) is Conv:
-            whole = layer.kernel_size in ((1, 1), _strides(layer))
-            if not whole or layer.feature_group_count != 1:
+            once = layer.kernel_size in ((1, 1), _strides(layer))
+            if not once or layer.feature_group_count != 1:
                 continue
         elif type(layer) is not Linear:
             continue
@@ -67,44 +78,44 @@ def adaptable(model: nnx.Module) -> dict[str, nnx.Module]:
 
 def add_lora(model: nnx.Module, layers: str, *, rank: int = 8, alpha: float = 16.0,
              dropout: float = 0.0, rngs: nnx.Rngs) -> list[str]:
-    """Gives every adaptable layer whose path matches an adapter, in place.
+    """Adds an adapter to every adaptable layer whose path matches, in place.
 
     Args:
-        model: from `create_model`; blocks stacked under a scan get one adapter a block.
-        layers: regular expression that a layer's whole path must match, such as
+        model: from `create_model`; blocks stacked under a scan get one adapter per block.
+        layers: a regular expression that matches the whole path of a layer, such as
             r'blocks/.*/attn/(qkv|proj)'.
         rank: columns of A.
-        alpha: the adapter counts alpha / rank times.
+        alpha: the output of the adapter is multiplied by alpha / rank.
         dropout: on the adapter's input.
-        rngs: initialises A, normal of deviation 1 / sqrt(fan_in).
+        rngs: for A, which starts normal with a standard deviation of 1 / sqrt(fan_in).
 
     Returns:
         The paths of the adapted layers.
 
     Raises:
-        ModelError: rank below 1, a broken expression, or no layer matches; it names some that
-            are there.
+        ModelError: the rank is below 1, the expression is invalid, or no layer matches; then the
+            message names some layers of the model.
     """
     if rank < 1:
         raise ModelError(f'rank={rank!r} of LoRA must be at least 1.')
-    Dropout(dropout, what='dropout of LoRA')  # a wrong rate is told before anything changes
+    Dropout(dropout, what='dropout of LoRA')  # refuses a wrong rate before anything changes
     try:
         pattern = re.compile(layers)
     except re.error as error:
-        raise ModelError(f'layers={layers!r} of LoRA is no regular expression ({error}): '
+        raise ModelError(f'layers={layers!r} of LoRA is not a valid regular expression ({error}): '
                          f'write one that matches the paths of layers.') from None
     there = adaptable(model)
     chosen = [path for path in there if pattern.fullmatch(path)]
     if not chosen:
-        examples = ', '.join(list(there)[:6]) or 'none'
-        raise ModelError(f'layers={layers!r} of LoRA matches no layer that can be adapted: '
-                         f'there are {len(there)}, such as {examples}.')
+        examples = ', '.join([*list(there)[:6], *['...'] * (len(there) > 6)]) or 'none'
+        raise ModelError(f'layers={layers!r} of LoRA matches no layer that can be adapted: the '
+                         f'model has {len(there)} such layers ({examples}).')
     for path in chosen:
-        layer = there[path]
+        layer: Any = there[path]  # its class changes below
         *lead, fan_out = layer.kernel.shape
         stacked = lead[:-1] if isinstance(layer, Linear) else []
         fan_in = int(np.prod(lead[len(stacked):]))
-        # The object stays, so whoever holds it sees the adapter too; only its class changes.
+        # Only the class of the object changes, so other references to it see the adapter too.
         layer.__class__ = _ADAPTED[type(layer)]
         layer.lora_a = nnx.LoRAParam(normal(fan_in ** -0.5)(rngs.params(), (*lead, rank)))
         layer.lora_b = nnx.LoRAParam(jnp.zeros((*stacked, rank, fan_out)))
@@ -113,16 +124,16 @@ def add_lora(model: nnx.Module, layers: str, *, rank: int = 8, alpha: float = 16
     return chosen
 
 
-def _adapted(model: nnx.Module) -> dict[str, nnx.Module]:
+def _adapted(model: nnx.Module) -> dict[str, Any]:
     return {'/'.join(map(str, path)): layer for path, layer in nnx.iter_modules(model)
             if type(layer) in _PLAIN}
 
 
-def merge_lora(model: nnx.Module) -> dict[str, jax.Array]:
-    """Adds every adapter into its kernel and removes it: the same function without its cost.
+def merge_lora(model: nnx.Module) -> dict[str, dict[str, Any]]:
+    """Adds every adapter to its kernel and removes it: the same function at the old cost.
 
     Returns:
-        What `unmerge_lora` needs: the kernels before, and the adapters.
+        What `unmerge_lora` needs: the kernels from before, and the adapters.
     """
     undo = {}
     for path, layer in _adapted(model).items():
@@ -138,10 +149,10 @@ def merge_lora(model: nnx.Module) -> dict[str, jax.Array]:
 
 
 def unmerge_lora(model: nnx.Module, undo: Mapping[str, Mapping]) -> None:
-    """Undoes `merge_lora` exactly: kernels and adapters are those from before, bit for bit."""
+    """Undoes `merge_lora`: kernels and adapters are those from before, bit for bit."""
     layers = adaptable(model)
     for path, parts in undo.items():
-        layer = layers[path]
+        layer: Any = layers[path]  # its class changes below
         layer.kernel.set_value(parts['kernel'])
         layer.__class__ = _ADAPTED[type(layer)]
         layer.lora_a, layer.lora_b = (nnx.LoRAParam(parts[key]) for key in ('lora_a', 'lora_b'))
@@ -158,7 +169,7 @@ def load_lora(model: nnx.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Fills the adapters of a model from `lora_weights` of another one.
 
     Raises:
-        ModelError: paths are missing, unexpected or of another shape; all are listed.
+        ModelError: paths are missing, unexpected or of another shape; the message lists all.
     """
     there = {f'{path}/{name}': getattr(layer, name)
              for path, layer in _adapted(model).items() for name in ('lora_a', 'lora_b')}
@@ -169,6 +180,6 @@ def load_lora(model: nnx.Module, weights: Mapping[str, np.ndarray]) -> None:
                  if key in weights and np.shape(weights[key]) != there[key].shape]
     if problems:
         raise ModelError(f'The adapters do not fit this model: {"; ".join(problems[:20])} '
-                         f'({len(problems)} in all); use the same model, layers and rank.')
+                         f'({len(problems)} in total); use the same model, layers and rank.')
     for key, variable in there.items():
         variable.set_value(jnp.asarray(weights[key], variable.dtype))

@@ -1,8 +1,8 @@
 """MobileNetV2 (Sandler et al., arXiv 1801.04381) and V3 (Howard et al., arXiv 1905.02244), with
-timm's names; both are tables for the blocks of `models.efficientnet`.
+timm's names. Both are tables for the blocks of `models.efficientnet`.
 
-MobileNetV3 has in the place of EfficientNet's `conv_head` and `bn2` one `conv_head` with a bias,
-which comes after the pooling.
+Where EfficientNet has `conv_head` and `bn2`, MobileNetV3 has one `conv_head` with a bias, after
+the pooling.
 """
 
 import jax
@@ -35,11 +35,11 @@ V3_LARGE = (
 
 
 class MobileNetV3(EfficientNet):
-    """MobileNetV3. Settings are those of EfficientNet."""
+    """MobileNetV3, with the settings of EfficientNet."""
 
     @staticmethod
     def squeeze(inputs: int, channels: int, *, act, conv) -> SqueezeExcite:
-        """Squeeze-and-excitation over `channels`, through a quarter of them."""
+        """Squeeze-and-excitation over `channels`, reduced to a quarter of them."""
         del inputs, act
         return SqueezeExcite(channels, round_channels(channels / 4), act=jax.nn.relu,
                              gate=jax.nn.hard_sigmoid, conv=conv)
@@ -51,11 +51,11 @@ class MobileNetV3(EfficientNet):
         self.conv_head = conv(channels, self.num_features, 1, bias=True)
 
     def forward_features(self, x, *, rngs=None):
-        """Images [B, H, W, C] -> the maps of the last block [B, H/32, W/32, 960]."""
+        """Images [B, H, W, C] -> feature maps of the last block, [B, H/32, W/32, 960]."""
         return self.forward_blocks(x, rngs)
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, 960] -> conv_head of their means, float32 [B, D]."""
+        """Feature maps [B, h, w, 960] -> conv_head of their means, float32 [B, D]."""
         x = jnp.mean(x, (1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
         return self.act(self.conv_head(x, rngs))[:, 0, 0].astype(jnp.float32)
 

@@ -1,9 +1,9 @@
-"""Plain convolutional networks of studies on small pictures: a baseline and its regularised form.
+"""Plain convolutional networks for studies on small images: a baseline and its regularised form.
 
-`cnn_basic` is what a first study trains: convolution, ReLU and max-pool a few times, a dense
-layer, the classes (LeCun et al. 1998). `cnn_final` is what such studies arrive at: a further
-block, BatchNorm (Ioffe and Szegedy, arXiv 1502.03167) and dropout (Srivastava et al. 2014). For a
-residual network of the same size without a dense layer, see `small_cnn`.
+`cnn_basic` is a first baseline: convolution, ReLU and max-pooling a few times, a dense layer, the
+classifier (LeCun et al. 1998). `cnn_final` is where such studies end: one more block, BatchNorm
+(Ioffe and Szegedy, arXiv 1502.03167) and dropout (Srivastava et al. 2014). `small_cnn` is a
+residual network of the same size without a dense layer.
 """
 
 import math
@@ -15,16 +15,15 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
-from models.images import check_images
+from models.image_sizes import check_images
 from models.layers import Dropout, Linear, activation, batch_norm, compute_dtype, normal, run_block
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of each 2x2, odd edges left out: [B, H, W, C] -> [B, H // 2, W // 2, C].
+    """2x2 max-pooling, without odd edges: [B, H, W, C] -> [B, H // 2, W // 2, C].
 
-    As maxima of slices, not as a reduce_window: its gradient takes XLA 38 ms on a CPU for 32
-    images of 64 x 64 x 32, and this one 1.4 ms (2 cores, jax 0.10.2). Equal pixels share the
-    gradient.
+    It compares slices: their gradient takes 1.4 ms on a CPU for 32 images of 64 x 64 x 32, that of
+    XLA's window reduction 38 ms (2 cores, jax 0.10.2). Equal pixels share the gradient.
     """
     batch, height, width, channels = x.shape
     x = x[:, :height // 2 * 2, :width // 2 * 2]
@@ -34,12 +33,13 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """Convolutions with their activations, a max-pool, dropout: [B, H, W, a] ->
+    """Convolutions with activations, max-pooling, dropout: [B, H, W, a] ->
     [B, H // 2, W // 2, b]."""
 
     def __init__(self, a: int, b: int, *, kernel: int, depth: int, norm: bool, act: str,
                  dropout: float, dtype, rngs: nnx.Rngs):
-        # Deviations from the fan in keep the scale of activations, which nothing else does here.
+        # Initialising by the fan-in keeps the scale of activations: without BatchNorm nothing else
+        # does.
         channels = [a, *[b] * (depth - 1)]
         self.convs = nnx.List(
             conv2d(c, b, kernel, bias=not norm, dtype=dtype, rngs=rngs,
@@ -56,24 +56,24 @@ class Block(nnx.Module):
 
 
 class PlainCNN(Classifier):
-    """Blocks of convolutions, each ending in a 2x2 max-pool, then a dense layer on all pixels of
-    the last maps. The features under the head are the dense layer's, [B, dense].
+    """Blocks of convolutions that end in 2x2 max-pooling, then a dense layer on all pixels of the
+    last feature maps. The pooled features are the outputs of the dense layer, [B, dense].
 
-    The dense layer fixes the size of the images. Most of the work on a CPU is in the first block,
-    where few channels meet all pixels: halving its width saves more than any other setting.
+    The dense layer fixes the size of the images. On a CPU most of the time goes into the first
+    block, which sees all pixels: halving its width saves more than any other setting.
 
     Args:
         img_size: side of the images in pixels, or (height, width).
         in_channels: channels of the images.
         widths: channels of each block.
-        kernel: side of the convolutions, odd.
-        depth: convolutions in a block.
+        kernel: side of the convolutions in pixels, odd.
+        depth: convolutions per block.
         norm: BatchNorm after each convolution and after the dense layer.
         dense: width of the dense layer.
         block_dropout: dropout after each block.
-        dense_dropout: dropout after the dense layer; `drop_rate` of the heads comes on top.
+        dense_dropout: dropout after the dense layer, besides the `drop_rate` of the heads.
         act: activation, a key of `layers.ACTIVATIONS`.
-        remat: compute activations again for the gradient instead of keeping them.
+        remat: recompute the activations of each block in the gradient, for less memory.
         dtype: of the convolutions and the dense layer; parameters, norms and logits stay float32.
     """
 
@@ -88,13 +88,13 @@ class PlainCNN(Classifier):
         size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         widths = (widths,) if isinstance(widths, int) else tuple(widths)
         if not widths or min(widths) < 1:
-            raise ModelError(f'widths={widths!r} of a plain CNN are not channels of its blocks: '
-                             f'give a positive integer a block.')
+            raise ModelError(f'widths={widths!r} of a plain CNN are not the channels of its '
+                             f'blocks: give one positive integer per block.')
         for what, value in (('depth', depth), ('dense', dense)):
             if value < 1:
                 raise ModelError(f'{what}={value!r} of a plain CNN must be at least 1.')
         if kernel < 1 or kernel % 2 == 0:
-            raise ModelError(f'kernel={kernel!r} of a plain CNN has no middle pixel: use an odd '
+            raise ModelError(f'kernel={kernel!r} of a plain CNN is not odd and positive: use a '
                              f'number such as 3 or 5.')
         if len(size) != 2 or min(size) < 2 ** len(widths):
             raise ModelError(f'img_size={img_size!r} cannot be halved {len(widths)} times: use at '
@@ -113,13 +113,13 @@ class PlainCNN(Classifier):
         self.dense_norm = batch_norm(dense, rngs=rngs) if norm else None
 
     def add_heads(self, num_classes, **settings):
-        """Heads as of any `Classifier`; the dropout of the dense layer's outputs joins theirs."""
+        """As in `Classifier`; the dropout after the dense layer is combined with `drop_rate`."""
         super().add_heads(num_classes, **settings)
         kept = (1 - self.dense_drop.rate) * (1 - self.head_drop.rate)
         self.head_drop = Dropout(1 - kept, what='drop_rate')
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, h, w, widths[-1]], halved once a block."""
+        """Images [B, H, W, C] -> feature maps [B, h, w, widths[-1]], halved by each block."""
         check_images(x, self.img_size, self.in_channels)
         x = x.astype(self.dtype)
         for block in self.blocks:
@@ -127,7 +127,7 @@ class PlainCNN(Classifier):
         return x
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Maps [B, h, w, D] -> the dense layer's outputs, float32 [B, dense]."""
+        """Feature maps [B, h, w, D] -> the outputs of the dense layer, float32 [B, dense]."""
         y = self.dense(x.reshape(len(x), -1), rngs).astype(jnp.float32)
         return self.act(y if self.dense_norm is None else self.dense_norm(y))
 

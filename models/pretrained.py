@@ -1,8 +1,8 @@
-"""Weights from timm: the names of its state_dict, its layouts, and what must be resampled.
+"""Weights from timm: the keys and layouts of its state_dict, and resampling where sizes differ.
 
-Every family names its modules as timm does, so one rule serves all: `weight` is `kernel`
-(linear, convolution) or `scale` (norms), `running_mean` and `running_var` are `mean` and `var`,
-and torch's [out, in, h, w] is [h, w, in, out] here.
+All families name their modules as timm does, so one rule serves all: timm's `weight` is `kernel`
+(linear, convolution) or `scale` (norms) here, `running_mean` and `running_var` are `mean` and
+`var`, and torch's [out, in, h, w] is [h, w, in, out].
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ _IGNORED = re.compile(r'(^|\.)num_batches_tracked$')
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One variable of a model, and the keys of timm that fill it: one, or one a stacked block."""
+    """A variable of a model and the keys of timm that fill it: one, or one per stacked block."""
 
     variable: nnx.Variable
     keys: tuple[str, ...]
@@ -46,16 +47,16 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
         source: a dict of arrays with the keys of timm's state_dict; the path of a .safetensors
             file, or (if torch is installed) of a .pth file, read without unpickling; or a
             Hugging Face repository such as 'timm/resnet18.a1_in1k'.
-        head: 'keep' takes the classifier too (a model without a head ignores it); 'reset' leaves
-            the model's heads as they are; 'resize' takes the first rows where the number of
-            classes differs.
+        head: 'keep' loads the classifier too (a model without a head ignores it); 'reset' leaves
+            the model's heads as they are; 'resize' loads the first rows if the number of classes
+            differs.
 
     Returns:
         What was adapted, one line each, for the log.
 
     Raises:
         ModelError: the source cannot be read; or keys are missing, unexpected or of another
-            shape, all of which one message lists.
+            shape, which one message lists.
     """
     if head not in HEAD_MODES:
         raise unknown('head', head, HEAD_MODES)
@@ -69,7 +70,10 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
     targets = [target for target in timm_targets(model)
                if head != 'reset' or target.keys[0].split('.')[0] not in (model.timm_head, 'heads')]
 
-    missing, misshaped, notes, adapters = [], [], [], {}
+    missing: list[str] = []
+    misshaped: list[str] = []
+    notes: list[str] = []
+    adapters: dict[str, Any] = {}  # None where nothing fits, which `misshaped` has then
     for target in targets:
         shape = to_torch(target.variable.shape[int(target.stacked):])
         for key in target.keys:
@@ -103,7 +107,7 @@ def to_timm(model: Classifier) -> dict[str, np.ndarray]:
 
 
 def timm_targets(model: Classifier) -> list[Target]:
-    """Every variable that timm knows, with its keys; adapters are left out."""
+    """All variables that timm has too, with their keys; adapters are not among them."""
     targets = []
     depth = len(model.rates) if getattr(model, 'scan', False) else 0
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
@@ -123,8 +127,8 @@ def timm_targets(model: Classifier) -> list[Target]:
 def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int]) -> np.ndarray:
     """Position embeddings [1, prefix + n * n, D] for another grid: [1, prefix + h * w, D].
 
-    The first `prefix` tokens stay; the square grid of the others is resized with antialiased
-    bicubic interpolation, as timm's `resample_abs_pos_embed` does.
+    The first `prefix` tokens stay. The square grid of the others is resized by antialiased bicubic
+    interpolation, as by timm's `resample_abs_pos_embed`.
     """
     side = math.isqrt(table.shape[1] - prefix)
     patches = jnp.asarray(table[:, prefix:], jnp.float32).reshape(side, side, -1)
@@ -134,10 +138,10 @@ def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int]) ->
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first kernel [out, 3, h, w] for another number of input channels, as timm does.
+    """A first kernel [out, 3, h, w] for another number of input channels, as in timm.
 
-    One channel gets the sum over the colours; more get the colours in turn, scaled by
-    3 / channels, so that a grey picture gives what it gave before.
+    One channel gets the sum over the colours. More channels get the colours in turn, scaled by
+    3 / channels, so that the output for a grey image stays the same.
     """
     if channels == 1:
         return kernel.sum(axis=1, keepdims=True)
@@ -146,7 +150,7 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def to_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that torch gives a parameter that has this shape here."""
+    """The shape in torch of a parameter that has this shape here."""
     if len(shape) == 4:
         return shape[3], shape[2], shape[0], shape[1]
     return shape[::-1] if len(shape) == 2 else tuple(shape)
@@ -168,7 +172,7 @@ def _rename(key: str, renames) -> str:
 
 def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[int, ...],
              head: str) -> tuple[Callable | None, str]:
-    """(function that makes the stored array fit, or None if none can; what it does, if anything)"""
+    """(function that adapts the stored array, or None if it cannot fit; what the function does)"""
     ours, theirs = tuple(ours), tuple(theirs)
     if ours == theirs:
         return lambda value: value, ''
@@ -190,19 +194,20 @@ def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[i
 
 
 def _assign(target: Target, values: Iterable[np.ndarray]) -> None:
-    """Writes timm's arrays, one or one a stacked block, into their variable."""
+    """Writes timm's arrays, one or one per stacked block, into their variable."""
     variable, values = target.variable, map(_from_torch_layout, values)
+    whole: Any  # of NumPy, or of JAX where it is made for a sharded variable
     if target.stacked:
         whole = np.empty(variable.shape, variable.dtype)
         for i, value in enumerate(values):
             whole[i] = value
     else:
         whole, = values
-    old = variable.get_value()  # of an abstract model, a shape
+    old = variable.get_value()  # of an abstract model only a shape
     if whole.shape != variable.shape:  # a resized head: its first classes
         whole = old.at[..., :whole.shape[-1]].set(whole)
     elif isinstance(old, jax.Array) and len(old.sharding.device_set) > 1:
-        whole = whole.astype(variable.dtype)  # each device reads its part
+        whole = whole.astype(variable.dtype)  # each device reads its own part
         whole = jax.make_array_from_callback(whole.shape, old.sharding, lambda part: whole[part])
     # A copy: jnp.asarray would share the memory of the caller's arrays, or of a mapped file.
     variable.set_value(jnp.array(whole, variable.dtype))
@@ -213,5 +218,5 @@ def _all_problems(name: str, model: Classifier, kinds: Iterable[list[str]]) -> s
     shown = '; '.join(text for problems in kinds for text in (
         problems[:8] + [f'and {len(problems) - 8} more like this'] * (len(problems) > 8)))
     return (f'The weights of {name} do not fit this {type(model).__name__}: {shown} '
-            f'({sum(map(len, kinds))} in all); give the weights of the same model, and '
+            f'({sum(map(len, kinds))} in total); give the weights of the same model, or '
             f'head="reset" if only the classifier differs.')

@@ -1,11 +1,12 @@
-"""Names of models: each is a family and the settings in which it differs from its family.
+"""Names of models. Each stands for a family and the settings that differ from its defaults.
 
-A new family is one file with a `Classifier` and a dict `VARIANTS`, and one line below.
+A new family is one file, with a `Classifier` and a dict `VARIANTS`, and one line in `FAMILIES`.
 """
 
 import fnmatch
 import inspect
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from flax import nnx
 
@@ -24,7 +25,7 @@ from models import (
 from models.errors import unknown
 from models.heads import Classifier
 
-FAMILIES = (
+FAMILIES: tuple[tuple[Any, dict[str, dict]], ...] = (
     (vit.VisionTransformer, vit.VARIANTS),
     (eva.Eva, eva.VARIANTS),
     (efficientnet.EfficientNet, efficientnet.VARIANTS),
@@ -40,17 +41,19 @@ FAMILIES = (
 MODELS = {name: (family, defaults)
           for family, variants in FAMILIES for name, defaults in variants.items()}
 
+_Module = TypeVar('_Module', bound=nnx.Module)
+
 
 def list_models(pattern: str = '*') -> list[str]:
-    """Names that `create_model` knows and that match a shell pattern, sorted."""
+    """Names that `create_model` takes and that match a shell pattern, sorted."""
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
-def model_settings(name: str) -> dict[str, object]:
-    """Settings that `create_model(name, ...)` takes, with the values that they have there.
+def model_settings(name: str) -> dict[str, Any]:
+    """Settings that `create_model(name, ...)` takes, with their defaults.
 
     Raises:
-        ModelError: there is no such model; the message offers the nearest names.
+        ModelError: there is no such model; the message suggests the closest names.
     """
     if name not in MODELS:
         raise unknown('Model', name, MODELS)
@@ -68,15 +71,15 @@ def create_model(name: str, num_classes: int | Mapping[str, int] = 1000, *, rngs
 
     Args:
         name: one of `list_models()`; timm's names where timm has the model.
-        num_classes: classes of the one head; {head: classes} for several, whose logits come as a
-            dict; 0 for pooled features [B, D].
-        rngs: `nnx.Rngs(seed)`, which initialises the parameters.
+        num_classes: number of classes; or {head: number of classes} for several heads, whose
+            logits come as a dict; or 0 for pooled features [B, D].
+        rngs: `nnx.Rngs(seed)`, for the initial parameters.
         **kwargs: settings of the family (`depth`, `img_size`, `drop_path`, ...) and of the heads
             (see `Classifier.add_heads`); `model_settings(name)` lists them.
 
     Raises:
-        ModelError: a name or setting that is not known (the message offers the nearest ones), or
-            a value that is out of range.
+        ModelError: a name or a setting is unknown (the message suggests the closest), or a value
+            is out of range.
     """
     settings = model_settings(name)
     for key in kwargs:
@@ -89,16 +92,16 @@ def create_model(name: str, num_classes: int | Mapping[str, int] = 1000, *, rngs
     return model
 
 
-def eval_view(model: nnx.Module) -> nnx.Module:
-    """The model for inference: nothing is dropped, BatchNorm uses its running statistics.
+def eval_view(model: _Module) -> _Module:
+    """The model for inference: without dropout, and with the running statistics of BatchNorm.
 
-    The view shares its variables with the model, which itself stays in training mode.
+    The view shares its variables with the model, which stays in training mode.
     """
     return nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
 
 
 def _settings(function) -> dict[str, object]:
-    """Keyword arguments of a builder that have defaults."""
+    """Keyword arguments of a function that have defaults."""
     return {parameter.name: parameter.default
             for parameter in inspect.signature(function).parameters.values()
             if parameter.default is not parameter.empty}

@@ -14,18 +14,25 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError, unknown
 from models.heads import Classifier
-from models.images import check_any_size
-from models.layers import Dropout, batch_norm, compute_dtype, drop_path_rates, run_block
+from models.image_sizes import check_any_size
+from models.layers import (
+    BatchNorm,
+    Dropout,
+    batch_norm,
+    compute_dtype,
+    drop_path_rates,
+    run_block,
+)
 
 STEMS = ('7x7', '3x3')
 SHORTCUTS = ('A', 'B')
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum of 3x3 pixels at stride 2, padded by 1: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C].
+    """3x3 max-pooling at stride 2, padded by 1: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C].
 
-    Rows, then columns, of shifted slices: the gradient of XLA's window reduction takes a CPU
-    three to four times as long (184 against 52 ms for [16, 112, 112, 64]).
+    It compares slices, rows first: the gradient of XLA's window reduction takes three to four times
+    as long on a CPU (184 against 52 ms for [16, 112, 112, 64]).
     """
     for axis in (1, 2):
         padding = [(int(i == axis), int(i == axis)) for i in range(4)]
@@ -36,14 +43,15 @@ def max_pool(x: jax.Array) -> jax.Array:
     return x
 
 
-def _zero_scale(norm: nnx.BatchNorm) -> None:
+def _zero_scale(norm: BatchNorm) -> None:
     norm.scale[...] = jnp.zeros_like(norm.scale[...])
 
 
 class _Residual(nnx.Module):
-    """What both kinds of block share: the shortcut, drop path, the sum and its ReLU."""
+    """What both kinds of blocks share: the shortcut, drop path, the sum and its ReLU."""
 
     expansion: int
+    downsample: nnx.List | None
 
     def add_shortcut(self, a: int, b: int, *, stride: int, shortcut: str, drop_path: float, dtype,
                      rngs: nnx.Rngs):
@@ -61,8 +69,8 @@ class _Residual(nnx.Module):
             return norm(conv(x, rngs)).astype(x.dtype)
         if self.stride == 1 and not self.extra_channels:
             return x
-        # Option A: every other pixel, and zeros for the new channels, half of them on each side
-        # as in the public CIFAR models of the long-tail papers.
+        # Option A: every other pixel, and zeros for the new channels, half of them on each side as
+        # in the CIFAR models of the papers on long tails.
         before = self.extra_channels // 2
         return jnp.pad(x[:, ::self.stride, ::self.stride],
                        [(0, 0)] * 3 + [(before, self.extra_channels - before)])
@@ -83,7 +91,7 @@ class BasicBlock(_Residual):
     def __init__(self, a: int, planes: int, *, stride: int, base_width: int, shortcut: str,
                  zero_init_last: bool, drop_path: float, dtype, rngs: nnx.Rngs):
         if base_width != 64:
-            raise ModelError(f"base_width={base_width} has no meaning in a 'basic' block: leave it "
+            raise ModelError(f"base_width={base_width} has no effect on a 'basic' block: leave it "
                              f"at 64, or set block='bottleneck'.")
         conv = functools.partial(conv2d, dtype=dtype, rngs=rngs)
         self.conv1, self.bn1 = conv(a, planes, 3, stride=stride), batch_norm(planes, rngs=rngs)
@@ -101,7 +109,7 @@ class BasicBlock(_Residual):
 class Bottleneck(_Residual):
     """1x1, 3x3 and 1x1 convolutions: [B, h, w, a] -> [B, h / stride, w / stride, 4 planes].
 
-    The 3x3 one has the stride, not the first one as in the paper; all public weights want that.
+    The 3x3 convolution has the stride, as in all published weights; in the paper the first has it.
     """
 
     expansion = 4
@@ -128,24 +136,24 @@ BLOCKS = {'basic': BasicBlock, 'bottleneck': Bottleneck}
 
 
 class ResNet(Classifier):
-    """ResNet. Images may have any size; timm's settings, and these:
+    """ResNet, for images of any size. Arguments are timm's; these differ or are new:
 
     Args:
         block: 'basic' or 'bottleneck'.
-        layers: blocks in each stage; each stage but the first halves the resolution.
-        channels: `planes` of each stage, of which a bottleneck puts out four times as many. The
-            stem has those of the first stage.
-        base_width: channels of a bottleneck's 3x3 convolution for every 64 planes.
+        layers: number of blocks in each stage; each stage but the first halves the resolution.
+        channels: `planes` of each stage; a bottleneck has four times as many output channels. The
+            stem has as many channels as the first stage has planes.
+        base_width: channels of a bottleneck's 3x3 convolution per 64 planes.
         stem: '7x7' (stride 2, then max-pooling), or '3x3' (stride 1, no pooling) for images of
-            some 32 pixels.
-        shortcut: where shapes change, 'B' (1x1 convolution and BatchNorm) or 'A' (no parameters:
-            every other pixel, new channels zero), as in the paper.
-        zero_init_last: each block starts as its shortcut (Goyal et al., arXiv 1706.02677).
+            about 32 pixels.
+        shortcut: where shapes change: 'B' (1x1 convolution and BatchNorm) or 'A' (no parameters:
+            every other pixel, zeros for new channels), as in the paper.
+        zero_init_last: start each block as its shortcut (Goyal et al., arXiv 1706.02677).
         in_channels: channels of the images (timm: in_chans).
         drop_path: rate of stochastic depth in the last block, 0 in the first (timm:
             drop_path_rate).
-        remat: compute activations within blocks again for the gradient instead of keeping them.
-        dtype: of the heavy arithmetic; parameters, norms and logits stay float32.
+        remat: recompute the activations of each block in the gradient, for less memory.
+        dtype: of the convolutions; parameters, norms and logits stay float32.
     """
 
     timm_head = 'fc'
@@ -163,8 +171,8 @@ class ResNet(Classifier):
                 raise unknown(what, value, valid)
         if len(layers) != len(channels) or not layers or min(*layers, *channels) < 1:
             raise ModelError(f'layers={tuple(layers)} and channels={tuple(channels)} do not '
-                             f'describe the same stages: give two lists of one length, of numbers '
-                             f'of at least 1.')
+                             f'describe the same stages: give two lists of the same length, of '
+                             f'positive integers.')
         self.in_channels, self.stem, self.remat = in_channels, stem, remat
         self.dtype = dtype = compute_dtype(dtype)
         width = channels[0]
@@ -186,8 +194,8 @@ class ResNet(Classifier):
         self.num_features = width
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, h, w, D], of 1/32 of the resolution with four stages
-        and the 7x7 stem."""
+        """Images [B, H, W, C] -> feature maps [B, h, w, D], at 1/32 of the resolution with four
+        stages and the 7x7 stem."""
         check_any_size(x, self.in_channels)
         x = self.conv1(x.astype(self.dtype), rngs)
         x = jax.nn.relu(self.bn1(x)).astype(self.dtype)
@@ -200,12 +208,12 @@ class ResNet(Classifier):
 
 
 def _cifar(blocks: int) -> dict[str, object]:
-    """The paper's networks for CIFAR, of 6 * blocks + 2 layers."""
+    """The paper's networks for CIFAR, with 6 * blocks + 2 layers."""
     return dict(layers=(blocks,) * 3, channels=(16, 32, 64), stem='3x3', shortcut='A',
                 zero_init_last=False)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict] = {
     'resnet18': {},
     'resnet34': dict(layers=(3, 4, 6, 3)),
     'resnet50': dict(block='bottleneck', layers=(3, 4, 6, 3)),

@@ -1,10 +1,10 @@
 """A light ResNet whose residual branches are inception modules.
 
-It is made for some tens of classes of illustrations and sketches, trained from scratch at 128 to
-224 pixels on one GPU or a CPU: strokes and figures of all scales meet in one picture, so each
-block looks through several windows at once. Residual learning is that of He et al. (arXiv
-1512.03385), modules of parallel branches and their union with residuals are those of Szegedy et
-al. (arXiv 1602.07261); the fourth, dilated window follows Yu and Koltun (arXiv 1511.07122).
+It is designed for a few dozen classes of illustrations or sketches, trained from scratch at 128 to
+224 pixels on one GPU or a CPU. Such images have strokes and figures of all scales, so each block
+has windows of several sizes. Residual learning is from He et al. (arXiv 1512.03385), parallel
+branches with residual connections are from Szegedy et al. (arXiv 1602.07261), and the dilated
+branch follows Yu and Koltun (arXiv 1511.07122).
 """
 
 import functools
@@ -15,7 +15,7 @@ from flax import nnx
 
 from models.errors import ModelError
 from models.heads import Classifier
-from models.images import check_any_size
+from models.image_sizes import check_any_size
 from models.inception_resnet_v2 import AvgPool, ConvNormAct, stage_depths
 from models.layers import (
     Dropout,
@@ -29,16 +29,16 @@ from models.layers import (
 )
 
 STAGES = 4
-_LONG = (7, 7, 7, 3)  # length of the factorised branch's window, a stage
+_LONG = (7, 7, 7, 3)  # length of the factorised branch's window in each stage
 
 
 class InceptionBlock(nnx.Module):
     """x + inception module, then the activation: [B, h, w, D] -> the same shape.
 
-    One 1x1 convolution feeds four branches of D/4 channels: it alone; a 3x3; a 1xn and an nx1;
-    a 3x3 of every second pixel. A 1x1 convolution joins them. The 1x1 convolutions are linear
-    layers, whose gradient takes XLA a third of the time on a CPU. The last BatchNorm starts with
-    scale 0, so the block starts as the identity (Goyal et al., arXiv 1706.02677).
+    A 1x1 convolution feeds four branches of D/4 channels: the identity; a 3x3; a 1xn and an nx1; a
+    3x3 with dilation 2. A 1x1 convolution joins them. The 1x1 convolutions are linear layers,
+    whose gradient takes XLA a third of the time on a CPU. The last BatchNorm starts with scale 0,
+    so the block starts as its activation (Goyal et al., arXiv 1706.02677).
     """
 
     def __init__(self, dim: int, *, long: int, act: str, drop_path: float, dtype, rngs: nnx.Rngs):
@@ -66,8 +66,8 @@ class InceptionBlock(nnx.Module):
 
 
 class Reduction(nnx.Module):
-    """A strided convolution beside a mean, so that no shortcut is needed where the width doubles:
-    [B, h, w, D] -> [B, ceil(h / 2), ceil(w / 2), 2 D]."""
+    """A strided convolution and average pooling, concatenated, so that no shortcut is needed where
+    the width doubles: [B, h, w, D] -> [B, ceil(h / 2), ceil(w / 2), 2 D]."""
 
     def __init__(self, dim: int, *, act: str, dtype, rngs: nnx.Rngs):
         self.conv = ConvNormAct(dim, dim, 3, 2, act=act, eps=1e-5, dtype=dtype, rngs=rngs)
@@ -79,15 +79,15 @@ class Reduction(nnx.Module):
 
 class ResnetInception(Classifier):
     """Two strided convolutions, then four stages of InceptionBlocks at 1/4, 1/8, 1/16 and 1/32 of
-    the resolution; the mean of the last maps goes to the head. Any size from 32 x 32 will do.
+    the resolution. The head gets the mean of the last feature maps. Images need 32 pixels per side.
 
     Args:
         width: channels of the first stage, a multiple of 4; each further stage has twice as many.
-        depth: blocks of each stage, or one number for all.
+        depth: number of blocks in each stage, or one number for all.
         in_channels: channels of the images.
         drop_path: rate of stochastic depth in the last block, 0 in the first.
         act: activation, a key of `layers.ACTIVATIONS`.
-        remat: compute activations again for the gradient instead of keeping them.
+        remat: recompute the activations of each block in the gradient, for less memory.
         dtype: of the convolutions; parameters, norms and logits stay float32.
     """
 
@@ -117,7 +117,7 @@ class ResnetInception(Classifier):
         self.reductions = nnx.List(Reduction(dim, **settings) for dim in widths[:-1])
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> maps [B, ceil(H / 32), ceil(W / 32), 8 * width]."""
+        """Images [B, H, W, C] -> feature maps [B, ceil(H / 32), ceil(W / 32), 8 * width]."""
         check_any_size(x, self.in_channels, self.min_size)
         x = x.astype(self.dtype)
         for layer in self.stem:
@@ -129,4 +129,4 @@ class ResnetInception(Classifier):
         return x
 
 
-VARIANTS = {'resnet_inception': {}}
+VARIANTS: dict[str, dict] = {'resnet_inception': {}}

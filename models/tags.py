@@ -1,8 +1,7 @@
-"""Published weights by tag, and how pictures must be prepared for them.
+"""Published weights by tag, and the preprocessing that they expect.
 
-`pretrained_tags.csv` holds what timm 1.0.31 records of each tag; a model's first line is the tag
-that timm takes by default. The weights of a tag are the Hugging Face repository
-`timm/<model>.<tag>`.
+`pretrained_tags.csv` holds what timm 1.0.31 records about each tag. A model's first line is timm's
+default tag. The weights of a tag are in the Hugging Face repository `timm/<model>.<tag>`.
 """
 
 import csv
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from models.weight_files import FILES
 
-STATISTICS = {  # mean and standard deviation of the colours, of values in 0..1
+STATISTICS = {  # mean and standard deviation per colour channel, for values in 0..1
     'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     'clip': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -24,9 +23,9 @@ STATISTICS = {  # mean and standard deviation of the colours, of values in 0..1
 class Tag:
     """One set of published weights.
 
-    image_size is in pixels; crop_pct is the share of the resized picture that is kept; crop_mode
-    is 'center' (resize the shorter side, cut the centre out) or 'squash' (change the aspect);
-    classes is 0 where the weights have no classifier.
+    `image_size` is in pixels. `crop_pct` is the fraction of each side that the centre crop keeps.
+    `crop_mode` is 'center' (resize the shorter side, crop the centre) or 'squash' (resize both
+    sides). `classes` is 0 if the weights have no classifier.
     """
 
     model: str
@@ -46,12 +45,12 @@ class Tag:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of red, green, blue; of values in 0..1."""
+        """Mean of red, green and blue, for values in 0..1."""
         return STATISTICS[self.statistics][0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of red, green, blue; of values in 0..1."""
+        """Standard deviation of red, green and blue, for values in 0..1."""
         return STATISTICS[self.statistics][1]
 
 
@@ -68,7 +67,7 @@ def _table() -> dict[str, tuple[Tag, ...]]:
 
 
 def tags_of(model: str) -> tuple[Tag, ...]:
-    """The published weights of a model, its default first; () if there are none."""
+    """The published weights of a model, the default first; () if there are none."""
     return _table().get(model, ())
 
 
@@ -78,11 +77,11 @@ def find_tag(model: str, source: str) -> Tag | None:
     Args:
         model: a name of `create_model`.
         source: 'default', a tag ('a1_in1k'), 'model.tag', a repository ('timm/model.tag'), or a
-            file; of a file whose name is no tag the model's default is taken, because all
-            weights of a family are prepared in much the same way.
+            file. A file whose name is not a tag means the model's default, because all weights of
+            a family expect much the same preprocessing.
 
     Returns:
-        None if the model has no published weights, or a repository of somebody else is meant.
+        None if the model has no published weights, or `source` is somebody else's repository.
     """
     known, path = tags_of(model), Path(source)
     is_file = path.suffix in FILES

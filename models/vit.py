@@ -2,7 +2,7 @@
 
 Paths of the parameters are those of timm's state_dict: `patch_embed.proj`, `cls_token`,
 `pos_embed`, `blocks.<i>.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2}`, `norm` or
-`fc_norm`, `head`; only `weight` is called `kernel` (linear, convolution) or `scale` (norms).
+`fc_norm`, `head`; only `weight` is called `kernel` (linear, convolution) or `scale` (norms) here.
 """
 
 import functools
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.attention import Attention
 from models.convolutions import conv2d
 from models.errors import ModelError, unknown
-from models.images import check_images, patch_grid
+from models.image_sizes import check_images, patch_grid
 from models.layers import (
-    Attention,
     Dropout,
     LayerScale,
     Mlp,
@@ -27,7 +27,7 @@ from models.layers import (
     normal,
     timm_normal,
 )
-from models.stacking import stack_blocks
+from models.scan_layers import stack_blocks
 from models.transformer import Transformer
 
 POOLS = ('token', 'avg')
@@ -38,7 +38,7 @@ POSITIONS = ('learned', 'sincos2d')
 def sincos2d(grid: tuple[int, int], dim: int, temperature: float = 10000.0) -> np.ndarray:
     """Fixed position embeddings, float32 [rows * columns, dim] (Chen et al., arXiv 2104.02057).
 
-    A quarter of the channels each: sine and cosine of the column, sine and cosine of the row.
+    The four quarters of the channels are sine and cosine of the column, sine and cosine of the row.
     """
     frequency = temperature ** (-np.arange(dim // 4) / (dim // 4))
     rows, columns = np.mgrid[:grid[0], :grid[1]].reshape(2, -1, 1) * frequency
@@ -50,20 +50,20 @@ class PatchEmbed(nnx.Module):
     """One linear map of each patch: [B, H, W, C] -> [B, H/p, W/p, dim]."""
 
     def __init__(self, patch: int, channels: int, dim: int, *, dtype, rngs: nnx.Rngs):
-        # The variance that torch gives a convolution, uniform in +-1/sqrt(fan_in).
-        deviation = (3 * channels * patch ** 2) ** -0.5
+        # The variance of torch's convolutions, which start uniform in +-1/sqrt(fan_in).
+        stddev = (3 * channels * patch ** 2) ** -0.5
         self.proj = conv2d(channels, dim, patch, stride=patch, padding='VALID', bias=True,
-                           kernel_init=normal(deviation), dtype=dtype, rngs=rngs)
+                           kernel_init=normal(stddev), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.proj(x, rngs)
 
 
 class ConvStem(nnx.Module):
-    """Stride-2 3x3 convolutions with BatchNorm and ReLU, then a 1x1: [B, H, W, C] -> same grid
-    as PatchEmbed. It trains more stably and needs less data (Xiao et al., arXiv 2106.14881).
+    """3x3 convolutions of stride 2 with BatchNorm and ReLU, then a 1x1: [B, H, W, C] -> the grid
+    of PatchEmbed. It trains more stably and needs less data (Xiao et al., arXiv 2106.14881).
 
-    The widths double at each layer and end at `dim`.
+    The widths double from layer to layer and end at `dim`.
     """
 
     def __init__(self, patch: int, channels: int, dim: int, *, dtype, rngs: nnx.Rngs):
@@ -86,7 +86,7 @@ class ConvStem(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each normalised first and added to its input: [B, N, D] -> same."""
+    """Pre-norm attention and MLP, each with a residual connection: [B, N, D] -> same."""
 
     def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, act: str, qkv_bias: bool,
                  init_values: float | None, attn_drop: float, proj_drop: float, drop_path: float,
@@ -99,7 +99,7 @@ class Block(nnx.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act=act, drop=proj_drop,
                        weight_init=weight_init, dtype=dtype, rngs=rngs)
         self.scaled = init_values is not None
-        if self.scaled:
+        if init_values is not None:
             self.ls1 = LayerScale(dim, init_values)
             self.ls2 = LayerScale(dim, init_values)
         self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
@@ -120,15 +120,15 @@ class VisionTransformer(Transformer):
         in_channels: channels of the images (timm: in_chans).
         drop_path: rate of stochastic depth in the last block, 0 in the first (timm:
             drop_path_rate).
-        init_values: start of the layer scale; None for no layer scale.
-        stem: 'patch', or 'conv' for a convolutional stem of the same total stride.
-        pos_embed: 'learned', or 'sincos2d' for a fixed table (the class token gets none).
+        init_values: initial value of the layer scale; None for no layer scale.
+        stem: 'patch', or 'conv' for a convolutional stem with the same total stride.
+        pos_embed: 'learned', or 'sincos2d' for a fixed table (none for the class token).
         global_pool: 'token' (the class token) or 'avg' (the mean of the patches, then fc_norm).
-        act: of the MLP, a key of layers.ACTIVATIONS.
+        act: activation of the MLP, a key of `layers.ACTIVATIONS`.
         weight_init: '' (timm's) or 'jax' (Xavier's); see `layers.linear_init`.
-        dtype: of the heavy arithmetic; parameters, norms, softmax and logits stay float32.
-        attn_impl: 'auto', 'xla' or 'cudnn'; see `layers.attend`.
-        scan: keep all blocks stacked under one scan, for a compile time without regard to depth.
+        dtype: of matrix products; parameters, norms, softmax and logits stay float32.
+        attn_impl: 'auto', 'xla' or 'cudnn'; see `attention.attend`.
+        scan: stack all blocks under one scan, so that the compile time does not grow with depth.
         remat: recompute the activations of each block in the gradient, for less memory.
     """
 
@@ -149,8 +149,8 @@ class VisionTransformer(Transformer):
             raise ModelError("global_pool='token' needs the class token: set class_token=True or "
                              "global_pool='avg'.")
         if pos_embed == 'sincos2d' and embed_dim % 4:
-            raise ModelError(f"pos_embed='sincos2d' needs a width divisible by 4, and embed_dim is "
-                             f"{embed_dim}.")
+            raise ModelError(f"pos_embed='sincos2d' needs an embed_dim divisible by 4, and "
+                             f"embed_dim is {embed_dim}: use another width.")
         self.img_size, self.grid = patch_grid(img_size, patch_size)
         self.in_channels = in_channels
         self.num_features = embed_dim
@@ -176,14 +176,14 @@ class VisionTransformer(Transformer):
         self.scan, self.remat = scan, remat
         if scan:
             self.blocks = stack_blocks(self.blocks)
-        # As in timm the last norm comes before the class token is taken, but after the mean.
+        # As in timm, the last norm comes before the class token is taken but after the mean.
         if global_pool == 'token':
             self.norm = layer_norm(embed_dim, rngs=rngs)
         else:
             self.fc_norm = layer_norm(embed_dim, rngs=rngs)
 
     def embed(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Images [B, H, W, C] -> tokens [B, N, D] of the first block, the class token (if any)
+        """Images [B, H, W, C] -> tokens [B, N, D] for the blocks, the class token (if any)
         first."""
         check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
@@ -198,7 +198,7 @@ class VisionTransformer(Transformer):
         return self.pos_drop(x, rngs)
 
     def finish(self, x: jax.Array) -> jax.Array:
-        """Tokens [B, N, D] after the last block -> those that are pooled."""
+        """Tokens [B, N, D] of the last block -> tokens to pool, same shape."""
         return self.norm(x).astype(x.dtype) if self.global_pool == 'token' else x
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -215,7 +215,7 @@ _SIZES = {  # width, depth, heads
     'large': (1024, 24, 16),
     'huge': (1280, 32, 16),
 }
-_VARIANTS = {  # patch and image sizes for which timm has a model
+_VARIANTS = {  # (patch size, image size) of timm's models
     'tiny': ((16, 224), (16, 384)),
     'small': ((8, 224), (16, 224), (16, 384), (32, 224), (32, 384)),
     'base': ((8, 224), (16, 224), (16, 384), (32, 224), (32, 384)),

@@ -1,4 +1,4 @@
-"""Files of weights: names, shapes and arrays, read one at a time and never unpickled."""
+"""Weight files: names, shapes and arrays, read one at a time and never unpickled."""
 
 import hashlib
 import os
@@ -16,23 +16,23 @@ from models.errors import ModelError
 
 Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], str]
 FILES = ('.safetensors', '.pth', '.pt', '.bin')
-# Reading touches the pages of a mapped file; opening it anew after so many bytes gives them back.
+# Pages of a mapped file stay in memory once read; reopening it after so many bytes frees them.
 _MAPPED_BYTES = 1 << 28
 
 
 def open_weights(source: str | os.PathLike) -> Opened:
-    """Opens weights without reading them.
+    """Opens weights without reading the arrays.
 
     Args:
-        source: a .safetensors file; a .pth, .pt or .bin file (needs torch, which reads it in its
-            weights-only mode); or a Hugging Face repository `owner/name` that has a
-            model.safetensors, taken from the local cache if it is there.
+        source: a .safetensors file; a .pth, .pt or .bin file (needs torch and its weights-only
+            mode); or a Hugging Face repository `owner/name` with a model.safetensors, which is
+            taken from the local cache if it is there.
 
     Returns:
         (shapes by key, a function from key to array, a name for messages)
 
     Raises:
-        ModelError: there is no such file, it is damaged or of another kind, or the repository
+        ModelError: there is no such file, it is damaged or has another format, or the repository
             cannot be reached.
     """
     text = os.fspath(source)
@@ -46,8 +46,8 @@ def open_weights(source: str | os.PathLike) -> Opened:
         return _open_safetensors(path)
     if path.suffix in FILES[1:]:
         return _open_torch(path)
-    raise ModelError(f'{text!r} is no .safetensors and no .pth file: convert the weights to '
-                     f'.safetensors.')
+    raise ModelError(f'{text!r} is not a .safetensors, .pth, .pt or .bin file: convert the weights '
+                     f'to .safetensors.')
 
 
 def _is_repository(text: str) -> bool:
@@ -57,21 +57,22 @@ def _is_repository(text: str) -> bool:
 
 
 def download(repository: str) -> Path:
-    """The model.safetensors of a Hugging Face repository, from the cache or the network, held
-    against the SHA-256 that the hub states.
+    """The model.safetensors of a Hugging Face repository, from the cache or the network.
+
+    The file is checked against the SHA-256 that the hub states.
 
     Raises:
-        ModelError: huggingface_hub is missing, the file is neither cached nor reachable, or it is
-            not the one that the hub states.
+        ModelError: huggingface_hub is not installed, the file is neither cached nor reachable, or
+            its SHA-256 is another one.
     """
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise ModelError(f'{repository!r} is on Hugging Face, and huggingface_hub is not '
                          f'installed: pip install huggingface_hub.') from None
-    try:  # what is cached needs no network, not even to ask for a newer version
+    try:  # a cached file needs no network, not even to look for a newer version
         path = Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
-    except Exception:  # not cached: ask the network, whose errors are of many types
+    except Exception:  # not cached; the errors have many types
         path = _fetch(repository)
     _check_digest(path, repository)
     return path
@@ -91,9 +92,11 @@ def _fetch(repository: str) -> Path:
 
 
 def _check_digest(path: Path, repository: str) -> None:
-    """The client itself only looks at the size of what comes by plain HTTP. A large file lies in
-    its cache under its SHA-256, to which the name leads as a link; where a file system knows no
-    links there is nothing to hold it against."""
+    """Checks a large file against the SHA-256 that names it in the cache of the client.
+
+    The client itself checks only the size of what it gets by plain HTTP. In its cache the file name
+    is a link to the SHA-256; on a file system without links there is nothing to check against.
+    """
     stated = os.path.basename(os.readlink(path)) if path.is_symlink() else ''
     if not re.fullmatch('[0-9a-f]{64}', stated):
         return
@@ -102,11 +105,11 @@ def _check_digest(path: Path, repository: str) -> None:
     if found != stated:
         raise ModelError(f'The weights {repository!r} in {str(path)!r} are damaged (their SHA-256 '
                          f'is not the one that Hugging Face states): delete '
-                         f'{os.path.realpath(path)!r}, and they are fetched again.')
+                         f'{os.path.realpath(path)!r}, and start again to fetch them.')
 
 
 def _check_network() -> None:
-    """Asks for the address of the hub: without a network, its client would retry for minutes."""
+    """Looks up the address of the hub: without a network its client would retry for minutes."""
     from huggingface_hub.constants import ENDPOINT
     if not getproxies():
         socket.getaddrinfo(urlparse(ENDPOINT).hostname, None)
@@ -147,13 +150,13 @@ def _open_torch(path: Path) -> Opened:
         raise ModelError(f'Reading {str(path)!r} needs torch, which is not installed: install it, '
                          f'or convert the file to .safetensors.') from None
     try:
-        # Files of before torch 1.6 are no zip archives and cannot be mapped.
+        # Files from before torch 1.6 are not zip archives and cannot be mapped.
         weights = torch.load(path, map_location='cpu', weights_only=True,
                              mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # pickle, zip and torch each have errors of their own
+    except Exception as error:  # pickle, zip and torch each raise errors of their own
         raise ModelError(f'{str(path)!r} could not be read as plain weights '
-                         f'({" ".join(str(error).split())[:160]}): convert it to .safetensors '
-                         f'where you trust it.') from None
+                         f'({" ".join(str(error).split())[:160]}): if you trust it, convert it to '
+                         f'.safetensors.') from None
     for wrapper in ('state_dict', 'model', 'model_ema'):
         if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
             weights = weights[wrapper]

@@ -1,4 +1,4 @@
-"""The small CNN: shapes, batch statistics, refusals."""
+"""The small CNN: shapes, batch statistics, errors."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ train = jax.jit(lambda model, x: model(x))
 
 @jax.jit
 def statistics_after(model, x):
-    """Batch statistics of the model once it has been called."""
+    """Batch statistics of the model after one call."""
     model(x)
     return dict(nnx.to_flat_state(nnx.state(model, nnx.BatchStat)))
 
@@ -38,11 +38,11 @@ def test_shapes(kwargs, shape, maps):
     assert jax.eval_shape(lambda m, x: m(x), model, x).shape == (2, 5)
 
 
-def test_running_statistics_move_a_tenth_of_the_way_in_training_only():
+def test_running_statistics_move_by_a_tenth_and_in_training_only():
     model = small(stages=1)
     x = 3 + 2 * images(16, 8, 8, 3)
     after, still = statistics_after(model, x), statistics_after(eval_view(model), x)
-    # The stem sees 2x2 pixels as one of four times the channels: row by row, then column.
+    # The stem turns each 2x2 patch into channels: by rows, then by columns.
     cells = np.concatenate([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
     maps = model.conv1(jax.numpy.asarray(cells))
     assert np.allclose(after['bn1', 'mean'], 0.1 * maps.mean((0, 1, 2)), atol=1e-5)
@@ -51,22 +51,22 @@ def test_running_statistics_move_a_tenth_of_the_way_in_training_only():
         assert (np.asarray(value) == (path[-1] == 'var')).all(), path
 
 
-def test_inference_of_an_image_does_not_depend_on_its_batch_but_training_does():
+def test_logits_depend_on_the_rest_of_the_batch_in_training_only():
     model = small(stages=2)
     x = images(8, 32, 32, 3)
     assert np.allclose(infer(model, x)[:2], infer(model, x[:2]), atol=1e-5)
     assert np.abs(train(model, x)[:2] - train(model, x[:2])).max() > 1e-3
 
 
-def test_variance_survives_a_large_mean():
-    # E[x^2] - E[x]^2 in float32 would give 0 or less for this one.
+def test_variance_is_accurate_for_a_large_mean():
+    # E[x^2] - E[x]^2 in float32 would be 0 or less here.
     x = 1e4 + images(64, 8, 8, 8)
     assert np.allclose(np.std(train(small(stages=1).bn1, x), axis=(0, 1, 2)), 1, atol=0.05)
 
 
 @pytest.mark.parametrize('kwargs, words', [
     (dict(width=0), 'width=0'), (dict(stages=0), 'stages=0'), (dict(depth=0), 'depth=0')])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError, match=words):
         small(**kwargs)
 

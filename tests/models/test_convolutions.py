@@ -1,4 +1,4 @@
-"""Our forms of a convolution: each against XLA's, in value and gradient, and when it is taken."""
+"""Our forms of a convolution: values and gradients against XLA's, and when each form is used."""
 
 import functools
 
@@ -16,8 +16,8 @@ on_cpu = pytest.mark.skipif(jax.default_backend() != 'cpu', reason='these forms 
 CASES = {
     'pointwise': (5, 7, 1, {}, (4, 6)),
     'pointwise, bias': (5, 7, 1, dict(bias=True), (4, 6)),
-    'whole': (5, 7, (2, 3), dict(stride=(2, 3), padding='VALID', bias=True), (4, 6)),
-    'whole, edges left out': (64, 7, 2, dict(stride=2, padding='VALID'), (5, 7)),
+    'patchify': (5, 7, (2, 3), dict(stride=(2, 3), padding='VALID', bias=True), (4, 6)),
+    'patchify, without edges': (64, 7, 2, dict(stride=2, padding='VALID'), (5, 7)),
     'depthwise': (6, 6, 3, dict(groups=6, bias=True), (7, 5)),
     'depthwise, stride 2': (6, 6, 3, dict(groups=6, stride=2), (8, 6)),
     'depthwise, stride 2, odd sides': (6, 6, 5, dict(groups=6, stride=2), (7, 9)),
@@ -26,27 +26,27 @@ CASES = {
         6, 6, 3, dict(groups=6, stride=2, padding=((0, 1), (2, 0))), (6, 8)),
     'depthwise, one number as padding': (6, 6, 3, dict(groups=6, padding=2), (5, 4)),
     'depthwise, 1x1': (6, 6, 1, dict(groups=6), (3, 3)),
-    'patches': (64, 8, 3, dict(bias=True), (3, 3)),
-    'patches, one pixel': (64, 8, 3, {}, (1, 1)),
-    'patches, stride 2, odd sides': (64, 8, 3, dict(stride=2), (5, 3)),
-    'patches, SAME, stride 2': (64, 8, 3, dict(stride=2, padding='SAME'), (4, 6)),
-    'patches, VALID, long kernel': (64, 8, (1, 5), dict(padding='VALID'), (2, 8)),
-    'patches, 1x1, stride 2': (64, 8, 1, dict(stride=2), (4, 4)),
+    'im2col': (64, 8, 3, dict(bias=True), (3, 3)),
+    'im2col, one pixel': (64, 8, 3, {}, (1, 1)),
+    'im2col, stride 2, odd sides': (64, 8, 3, dict(stride=2), (5, 3)),
+    'im2col, SAME, stride 2': (64, 8, 3, dict(stride=2, padding='SAME'), (4, 6)),
+    'im2col, VALID, long kernel': (64, 8, (1, 5), dict(padding='VALID'), (2, 8)),
+    'im2col, 1x1, stride 2': (64, 8, 1, dict(stride=2), (4, 4)),
     'convolution': (6, 8, 3, {}, (3, 3)),
     'convolution, larger grid': (64, 8, 3, {}, (2, 5)),
     'convolution, groups': (64, 64, 3, dict(groups=2), (3, 3)),
-    'convolution, more than one channel a group': (6, 12, 3, dict(groups=6), (3, 3)),
+    'convolution, more than one channel per group': (6, 12, 3, dict(groups=6), (3, 3)),
     'convolution, dilated': (6, 6, 3, dict(groups=6, dilation=2), (5, 5)),
-    'convolution, wrapped around': (6, 6, 3, dict(groups=6, padding='CIRCULAR'), (4, 4)),
+    'convolution, circular padding': (6, 6, 3, dict(groups=6, padding='CIRCULAR'), (4, 4)),
     'convolution, 1x1 with padding': (5, 7, 1, dict(padding=((1, 1), (0, 2))), (3, 3)),
 }
 OURS = [case for case in CASES if not case.startswith('convolution')]
-QUICK = {'xla_backend_optimization_level': 0}  # compiling takes longer than the rest
+QUICK = {'xla_backend_optimization_level': 0}  # most of the time is compilation
 cases = pytest.mark.parametrize('case', CASES)
 
 
 def build(case, **more):
-    """(a convolution, images for it)"""
+    """(a convolution, images of its size)"""
     a, b, kernel, settings, sides = CASES[case]
     conv = conv2d(a, b, kernel, **settings, **more, rngs=nnx.Rngs(0))
     draw = np.random.default_rng(1)
@@ -56,7 +56,7 @@ def build(case, **more):
 
 
 def both(conv, x):
-    """(outputs, gradients of parameters and images) of our form, and of XLA's convolution."""
+    """[(outputs, gradients of parameters and images)] of our form and of XLA's convolution."""
     graphdef, params = nnx.split(conv)
 
     def value_and_gradients(call):
@@ -73,7 +73,7 @@ def both(conv, x):
 
 @functools.cache
 def outcomes():
-    """`both` of every case, from one compilation."""
+    """`both` for every case, compiled once."""
     built = {case: build(case) for case in OURS}
     with jax.default_matmul_precision('highest'):
         return jax.device_get(jax.jit(lambda built: {
@@ -94,21 +94,21 @@ def test_values_and_gradients_are_those_of_a_convolution(case):
 
 @on_cpu
 @cases
-def test_the_form_is_the_quick_one(case):
+def test_a_cpu_gets_the_fastest_form(case):
     conv, x = build(case)
     assert conv._form(x) == case.partition(',')[0]
 
 
 @cases
-def test_other_machines_convolve_unless_it_is_one_product(case, monkeypatch):
+def test_other_machines_convolve_unless_it_is_one_matrix_product(case, monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     conv, x = build(case)
     form = case.partition(',')[0]
-    assert conv._form(x) == (form if form in ('pointwise', 'whole') else 'convolution')
+    assert conv._form(x) == (form if form in ('pointwise', 'patchify') else 'convolution')
 
 
-@pytest.mark.parametrize('case', ['pointwise, bias', 'whole', 'depthwise', 'patches'])
-def test_half_precision_is_computed_and_returned_in_half(case):
+@pytest.mark.parametrize('case', ['pointwise, bias', 'patchify', 'depthwise', 'im2col'])
+def test_half_precision_stays_half(case):
     conv, x = build(case, dtype=jnp.bfloat16)
     (ours, our_gradients), (theirs, _) = jax.jit(both, compiler_options=QUICK)(conv, x)
     assert ours.dtype == theirs.dtype == jnp.bfloat16
@@ -119,9 +119,9 @@ def test_half_precision_is_computed_and_returned_in_half(case):
 
 
 @on_cpu
-def test_the_shifted_pictures_hold_no_whole_convolution():
-    # The point of the forms: XLA's slow operation is gone, from the gradient too.
-    for case in ('depthwise, stride 2', 'patches'):
+def test_our_forms_contain_no_convolution_of_xla():
+    # That is their purpose, in the gradient too.
+    for case in ('depthwise, stride 2', 'im2col'):
         conv, x = build(case)
         graphdef, params = nnx.split(conv)
         program = jax.make_jaxpr(jax.grad(

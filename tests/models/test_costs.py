@@ -1,4 +1,4 @@
-"""The table of costs: it is whole, it holds, and its units are what it says."""
+"""The table of costs is complete and current, and its units are as documented."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from models import list_models
 from models.costs import costs, image_size, measure
 
 
-def test_every_model_is_in_the_table_and_nothing_else():
+def test_the_table_has_exactly_the_models():
     assert list(costs()) == list_models()
 
 
 @pytest.mark.parametrize('name', ['cnn_basic', 'small_cnn', 'resnet20'])
-def test_the_table_holds(name):
+def test_the_table_is_current(name):
     assert measure(name) == costs()[name]
 
 
@@ -20,7 +20,7 @@ def test_the_table_holds(name):
     ('efficientnet_b0', 5_288_548, 0.39), ('vit_base_patch16_224', 86_567_656, 17.6),
     ('eva02_large_patch14_448', 305_080_232, 362),
 ])
-def test_a_multiply_add_is_two_operations(name, parameters, multiply_adds):
+def test_a_multiply_add_counts_as_two_operations(name, parameters, multiply_adds):
     cost = costs()[name]
     assert cost.parameters == parameters
     assert cost.gflops == pytest.approx(2 * multiply_adds, rel=0.06)
@@ -31,5 +31,5 @@ def test_a_multiply_add_is_two_operations(name, parameters, multiply_adds):
     ('inception_resnet_v2', 299), ('tf_efficientnet_b4', 380), ('resnet32_cifar', 32),
     ('resnet_inception', 64), ('cnn_final', 64),
 ])
-def test_the_size_is_that_which_a_model_is_made_for(name, side):
+def test_the_image_size_is_the_one_that_a_model_is_made_for(name, side):
     assert image_size(name) == costs()[name].image_size == side

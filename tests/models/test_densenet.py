@@ -1,4 +1,4 @@
-"""DenseNets: sizes, options, older names, refusals. Parity with timm is in test_parity.py."""
+"""DenseNets: sizes, options, older keys, errors. Parity with timm is in test_parity.py."""
 
 import re
 
@@ -27,16 +27,16 @@ def images(*shape, seed=0):
 
 @jax.jit
 def gradients(model, x, key):
-    """(gradients of a sum over the outputs, batch statistics after the call)"""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    """(gradients of a weighted sum of the outputs, batch statistics after the call)"""
+    graph, params, batch_stats = nnx.split(model, nnx.Param, ...)
 
-    def loss(params, rest):
-        model = nnx.merge(graph, params, rest, copy=True)
+    def loss(params, batch_stats):
+        model = nnx.merge(graph, params, batch_stats, copy=True)
         y = model(x, rngs=nnx.Rngs(dropout=key))
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), \
             nnx.state(model, nnx.BatchStat)
 
-    return jax.grad(loss, has_aux=True)(params, rest)
+    return jax.grad(loss, has_aux=True)(params, batch_stats)
 
 
 @pytest.mark.parametrize('name, parameters, features', [
@@ -49,7 +49,7 @@ def test_number_of_parameters_and_features(name, parameters, features):
     assert model.num_features == features
 
 
-def test_a_block_keeps_its_input_and_a_transition_averages_whole_pairs_of_pixels():
+def test_a_block_keeps_its_input_and_a_transition_averages_2x2_patches():
     settings = dict(dtype=None, rngs=nnx.Rngs(0))
     x = images(2, 5, 7, 6)
     block = DenseBlock(6, depth=2, growth=4, bn_size=2, drop=0.0, remat=False, **settings)
@@ -72,7 +72,7 @@ def test_the_last_norm_is_followed_by_a_relu():
     assert np.allclose(infer(model, x), maps.mean((1, 2)), atol=1e-6)
 
 
-def test_remat_changes_neither_gradients_nor_statistics_nor_what_is_dropped():
+def test_remat_changes_neither_gradients_nor_statistics_nor_dropout():
     x, key = images(4, 16, 16, 3), jax.random.key(1)
     settings = dict(block_config=(2,), proj_drop_rate=0.3)
     plain, again = (gradients(tiny(0, remat=remat, **settings), x, key) for remat in (False, True))
@@ -94,7 +94,7 @@ def test_half_precision_keeps_parameters_statistics_and_logits_in_float32():
     assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
 
-def test_weights_with_the_older_names_are_taken():
+def test_weights_with_older_keys_are_loaded():
     model, other = tiny(), tiny(seed=1)
     weights = to_timm(other)
     older = {re.sub(r'(denselayer\d+\.[a-z]+)([12])', r'\1.\2', key): value
@@ -106,7 +106,7 @@ def test_weights_with_the_older_names_are_taken():
     assert all(np.array_equal(ours[key], value) for key, value in weights.items())
 
 
-def test_the_smallest_image_is_the_one_that_leaves_a_pixel_for_the_last_block():
+def test_the_smallest_image_leaves_one_pixel_for_the_last_block():
     model = tiny(block_config=(1, 1, 1))
     forward = lambda side: jax.eval_shape(
         lambda m: m.forward_features(jnp.zeros((1, side, 40, 3))), model)
@@ -124,6 +124,6 @@ def test_the_smallest_image_is_the_one_that_leaves_a_pixel_for_the_last_block():
     (dict(proj_drop_rate=-0.1), 'proj_drop_rate=-0.1'),
     (dict(drop_path=0.1), "setting 'drop_path' is not known"),
 ])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError, match=words):
         tiny(**kwargs)

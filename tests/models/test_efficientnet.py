@@ -1,4 +1,4 @@
-"""EfficientNets and MobileNets: tables, options, training, refusals."""
+"""EfficientNets and MobileNets: tables, options, training, errors."""
 
 import dataclasses
 
@@ -34,16 +34,16 @@ def blocks_of(model):
 
 @jax.jit
 def step(model, x):
-    """(gradients, batch statistics afterwards) of a training step."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    """(gradients, batch statistics after the step) of a training step."""
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, ...)
 
-    def loss(params, rest):
-        model = nnx.merge(graphdef, params, rest, copy=True)
+    def loss(params, batch_stats):
+        model = nnx.merge(graphdef, params, batch_stats, copy=True)
         logits = model(x, rngs=nnx.Rngs(dropout=3))
         value = (jax.nn.log_softmax(logits) * jnp.arange(3)).sum()
         return value, nnx.state(model, nnx.BatchStat)
 
-    return jax.grad(loss, has_aux=True)(params, rest)
+    return jax.grad(loss, has_aux=True)(params, batch_stats)
 
 
 @pytest.mark.parametrize('name, count', [
@@ -63,14 +63,14 @@ def test_tensorflow_models_differ_in_padding_and_epsilon_only():
     assert model.conv_stem.padding == model.blocks[2][0].conv_dw.padding == 'SAME'
 
 
-def test_channels_are_rounded_to_eights_but_never_lose_a_tenth():
+def test_channels_are_rounded_to_multiples_of_8_and_never_lose_a_tenth():
     assert [round_channels(n) for n in (1, 18, 19, 44, 92, 184)] == [8, 24, 24, 48, 96, 184]
 
 
 @pytest.mark.parametrize('name, reduced', [
     ('efficientnet_b0', [4, 4, 6]), ('mobilenetv3_large_100', [8, 16, 16])])
-def test_what_the_squeeze_is_a_quarter_of(name, reduced):
-    # The inputs of the blocks have 16, 16 and 24 channels, their insides 16, 40 and 64.
+def test_the_squeeze_has_a_quarter_of_the_right_channels(name, reduced):
+    # The blocks have 16, 16 and 24 input channels, and 16, 40 and 64 inside.
     model = nnx.eval_shape(lambda: tiny(name))
     gates = [block.se for block in blocks_of(model) if getattr(block, 'se', None)]
     assert [gate.conv_reduce.kernel.shape[-1] for gate in gates] == reduced
@@ -92,7 +92,7 @@ def test_shapes(name, kwargs, shape, maps):
 
 
 def test_mobilenet_v3_pools_before_its_last_convolution():
-    # The convolution is linear but its activation is not, so the order shows.
+    # The activation is not linear, so the order matters.
     model = tiny('mobilenetv3_large_100', 0, stages=TINY[3:])
     model.conv_head.bias[...] = jnp.linspace(-4, 4, 40)
     maps = images(2, 2, 2, 32)
@@ -101,14 +101,14 @@ def test_mobilenet_v3_pools_before_its_last_convolution():
     assert np.allclose(pooled, y * np.clip(y + 3, 0, 6) / 6, atol=1e-5)
 
 
-def test_depthwise_kernels_start_with_the_deviation_of_their_own_fan_out():
+def test_depthwise_kernels_are_initialised_by_their_own_fan_out():
     model = tiny(stages=((Blocks('separable', 1, 5, 1, 1, 8),),), stem_size=320)
     kernel = model.blocks[0][0].conv_dw.kernel[...]
     assert kernel.shape == (5, 5, 1, 320)
     assert np.isclose(kernel.std(), (2 / 25) ** 0.5, rtol=0.05)
 
 
-def test_drop_path_grows_by_the_block_and_only_touches_what_has_a_shortcut():
+def test_drop_path_grows_with_depth_and_acts_only_on_blocks_with_a_shortcut():
     model = tiny(drop_path=0.6)
     blocks = blocks_of(model)
     assert np.allclose([block.drop_path.rate for block in blocks], np.arange(6) / 10)
@@ -124,21 +124,21 @@ def test_drop_path_grows_by_the_block_and_only_touches_what_has_a_shortcut():
         jax.eval_shape(lambda m, x: m(x), model, images(2, 32, 32, 3))
 
 
-def test_every_parameter_learns_and_remat_changes_nothing_but_memory():
+def test_every_parameter_has_a_gradient_and_remat_changes_none():
     stages = tuple((dataclasses.replace(row, repeats=1),) for (row,) in TINY)
     x = images(8, 16, 16, 3)
-    model, thrifty = (tiny(stages=stages, drop_path=0.1, remat=remat) for remat in (False, True))
-    (grads, after), again = step(model, x), step(thrifty, x)
+    model, recomputed = (tiny(stages=stages, drop_path=0.1, remat=remat) for remat in (False, True))
+    (grads, after), again = step(model, x), step(recomputed, x)
     for path, grad in nnx.to_flat_state(grads):
         assert np.abs(grad[...]).max() > 0, path
     before = jax.tree.leaves(nnx.state(model, nnx.BatchStat))
     assert not any(np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(after)))
     for a, b in zip(jax.tree.leaves((grads, after)), jax.tree.leaves(again)):
         assert np.allclose(a, b, atol=1e-5 + 1e-4 * np.abs(a).max())
-    assert 'remat' in str(jax.make_jaxpr(step)(thrifty, x))
+    assert 'remat' in str(jax.make_jaxpr(step)(recomputed, x))
 
 
-def test_half_precision_stays_near_single():
+def test_half_precision_is_close_to_single():
     infer = jax.jit(lambda model, x: eval_view(model)(x))
     x = images(4, 32, 32, 3)
     single = infer(tiny('mobilenetv3_large_100', 0), x)
@@ -157,7 +157,7 @@ def test_half_precision_stays_near_single():
     (dict(drop_path=1.5), 'drop_path='),
     (dict(stages=((Blocks('invert', 1, 3, 1, 1, 16),),)), "'invert'.*'inverted'"),
 ])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError, match=words):
         tiny(**kwargs)
 

@@ -12,7 +12,7 @@ from models.pretrained import load_timm, resample_positions, to_timm
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
 infer = jax.jit(lambda model, x: eval_view(model)(x))
-turn = jax.jit(rotate)
+rotated = jax.jit(rotate)
 
 
 def tiny(name='eva02_base_patch14_224', num_classes=5, **kwargs):
@@ -27,9 +27,9 @@ grids = pytest.mark.parametrize('grid', [(4, 4), (3, 5), (1, 7)])
 
 
 @grids
-def test_rotations_keep_norms_and_leave_the_class_token_alone(grid):
+def test_rotations_keep_norms_and_do_not_change_the_class_token(grid):
     x = images(2, 1 + grid[0] * grid[1], 3, 8)
-    y = np.asarray(turn(x, rotary_table(grid, 8)))
+    y = np.asarray(rotated(x, rotary_table(grid, 8)))
     assert np.array_equal(y[:, 0], x[:, 0])
     assert np.array_equal(y[:, 1], x[:, 1])  # the corner is the origin
     assert np.allclose(np.linalg.norm(y, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-6)
@@ -37,10 +37,10 @@ def test_rotations_keep_norms_and_leave_the_class_token_alone(grid):
 
 
 @grids
-def test_products_of_query_and_key_depend_on_their_offset_only(grid):
+def test_products_of_query_and_key_depend_only_on_their_offset(grid):
     table = rotary_table(grid, 8)
     query, key = images(2, 1, 1, 1, 8)
-    query, key = (np.asarray(turn(np.broadcast_to(z, (1, table.shape[1], 1, 8)), table))[0, :, 0]
+    query, key = (np.asarray(rotated(np.broadcast_to(z, (1, table.shape[1], 1, 8)), table))[0, :, 0]
                   for z in (query, key))
     products = np.asarray(query @ key.T, np.float64)
     place = np.stack(np.unravel_index(np.arange(len(query)), grid), -1)
@@ -51,22 +51,22 @@ def test_products_of_query_and_key_depend_on_their_offset_only(grid):
     assert len({round(values[0], 5) for values in offsets.values()}) == len(offsets)
 
 
-def test_positions_are_stretched_to_the_grid_of_pretraining():
+def test_positions_are_scaled_to_the_grid_of_pretraining():
     coarse = rotary_table((8, 8), 16).reshape(2, 8, 8, 16)
     fine = rotary_table((16, 16), 16).reshape(2, 16, 16, 16)
     assert np.allclose(coarse, fine[:, ::2, ::2], atol=1e-6)
-    # The first half turns with the row, by 1 radian for the first pair of a grid of 16.
+    # The first half rotates with the row; on a grid of 16 the first pair by 1 radian per row.
     assert np.allclose(fine[0, 3, :, :2], np.sin(3), atol=1e-6)
     assert np.allclose(fine[1, :, 5, 8:10], np.cos(5), atol=1e-6)
 
 
-def test_rotated_attention_tells_places_apart_without_position_embeddings():
+def test_rotated_attention_depends_on_positions_without_position_embeddings():
     x = images(2, 32, 32, 3)
     swapped = np.concatenate([x[:, 16:], x[:, :16]], 1)
     for rotates in (True, False):
         model = tiny(use_rot_pos_emb=rotates, depth=1)
         model.pos_embed[...] = jnp.asarray(np.zeros((1, 5, 32), np.float32))
-        for block in model.blocks:  # larger scores, so that attention is not near uniform
+        for block in model.blocks:  # larger scores, so that attention is not almost uniform
             for layer in (block.attn.q_proj, block.attn.k_proj):
                 layer.kernel[...] = jnp.asarray(20 * np.asarray(layer.kernel[...]))
         logits = np.asarray(infer(model, np.concatenate([x, swapped])))
@@ -78,7 +78,7 @@ def test_rotated_attention_tells_places_apart_without_position_embeddings():
     dict(name='eva02_tiny_patch14_224'),  # packed SwiGLU, fused projections
     dict(name='eva_giant_patch14_224', img_size=(32, 48), in_channels=1),  # GELU, no rotations
 ])
-def test_the_other_variants_give_finite_logits(kwargs):
+def test_the_other_variants_return_finite_logits(kwargs):
     model = tiny(**kwargs)
     logits = infer(model, images(2, *model.img_size, model.in_channels))
     assert logits.shape == (2, 5)
@@ -86,7 +86,7 @@ def test_the_other_variants_give_finite_logits(kwargs):
     assert np.abs(logits[0] - logits[1]).max() > 0
 
 
-def test_only_queries_and_values_have_biases_and_only_large_models_a_norm_inside():
+def test_only_queries_and_values_have_biases_and_only_large_models_have_an_inner_norm():
     def names(name):
         model = nnx.eval_shape(lambda: tiny(name, 0))
         return {'.'.join(map(str, path)).removeprefix('blocks.0.')
@@ -100,15 +100,15 @@ def test_only_queries_and_values_have_biases_and_only_large_models_a_norm_inside
     assert not {'attn.qkv.bias', 'mlp.norm.scale'} & (small | giant)
 
 
-def test_residual_branches_start_smaller_the_deeper_they_are():
-    for name, wide in (('eva02_base_patch14_224', 'fc1_g'), ('eva_giant_patch14_224', 'fc1')):
+def test_deeper_residual_branches_start_smaller():
+    for name, first in (('eva02_base_patch14_224', 'fc1_g'), ('eva_giant_patch14_224', 'fc1')):
         for layer, block in enumerate(tiny(name, 0, embed_dim=64, depth=3).blocks, 1):
             for last in (block.attn.proj, block.mlp.fc2):
                 assert np.std(last.kernel[...]) == pytest.approx(0.02 * (2 * layer) ** -0.5, rel=.1)
-            assert np.std(getattr(block.mlp, wide).kernel[...]) == pytest.approx(0.02, rel=0.1)
+            assert np.std(getattr(block.mlp, first).kernel[...]) == pytest.approx(0.02, rel=0.1)
 
 
-def test_weights_of_224_pixels_serve_another_size():
+def test_weights_for_224_pixels_fit_another_size():
     draw = np.random.default_rng(0)
     weights = {key: draw.standard_normal(value.shape).astype(np.float32)
                for key, value in to_timm(tiny(img_size=224, depth=1)).items()}
@@ -166,7 +166,7 @@ def test_settings_of_the_large_model():
     (dict(embed_dim=24), ['embed_dim=24', 'num_heads=4', 'multiple of 4']),
     (dict(dtype='float8'), ["'float8'"]),
 ])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError) as error:
         nnx.eval_shape(lambda: tiny(**kwargs))
     for word in words:

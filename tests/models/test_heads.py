@@ -28,18 +28,19 @@ def paths(model):
     return {'.'.join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
 
-def test_no_head_gives_the_pooled_features():
+def test_without_a_head_a_model_returns_pooled_features():
     model = small(0)
     features = infer(model, X)
     assert features.shape == (4, model.num_features) == (4, 8)
-    headed = small(3)
-    assert np.allclose(features, pooled(headed, X), atol=1e-6)
-    assert np.allclose(infer(headed, X), features @ headed.head.kernel[...] + headed.head.bias[...],
+    with_head = small(3)
+    assert np.allclose(features, pooled(with_head, X), atol=1e-6)
+    head = with_head.head
+    assert np.allclose(infer(with_head, X), features @ head.kernel[...] + head.bias[...],
                        atol=1e-6)
     assert not any('head' in path for path in paths(model))
 
 
-def test_named_heads_give_a_dict():
+def test_named_heads_return_a_dict():
     model = small({'mask': 3, 'age': 2})
     logits = infer(model, X)
     assert {name: value.shape for name, value in logits.items()} == {'mask': (4, 3), 'age': (4, 2)}
@@ -55,7 +56,7 @@ def test_mlp_is_linear_act_linear():
     assert np.allclose(infer(model, X), hidden @ last.kernel[...] + last.bias[...], atol=1e-6)
 
 
-def test_mlp_of_several_widths():
+def test_an_mlp_can_have_several_hidden_widths():
     model = small(3, head='mlp', head_hidden=(7, 5))
     assert [layer.kernel.shape for layer in model.head.hidden] == [(8, 7), (7, 5)]
     assert model.head.out.kernel.shape == (5, 3)
@@ -63,7 +64,7 @@ def test_mlp_of_several_widths():
 
 
 @pytest.mark.parametrize('head', ['linear', 'mlp'])
-def test_zero_init_gives_zero_logits(head):
+def test_zero_init_starts_with_zero_logits(head):
     assert not small(3, head=head, head_init='zeros').head(jnp.ones((2, 8))).any()
 
 
@@ -97,6 +98,6 @@ def test_new_heads_replace_the_old_ones():
     (3, dict(head_init='zero'), "'zero'.*'zeros'"),
     (3, dict(drop_rate=1.5), 'drop_rate=1.5'),
 ])
-def test_a_bad_value_is_named(num_classes, kwargs, words):
+def test_a_wrong_value_is_named(num_classes, kwargs, words):
     with pytest.raises(ModelError, match=words):
         small(num_classes, **kwargs)

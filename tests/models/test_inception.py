@@ -1,4 +1,4 @@
-"""Inception-ResNet-v2: its pieces and its shapes (the numbers are test_parity's matter)."""
+"""Inception-ResNet-v2: parts, shapes, errors. Parity with timm is in test_parity.py."""
 
 import functools
 
@@ -14,7 +14,7 @@ from models.inception_resnet_v2 import AvgPool, Mixed5b, Residual, max_pool
 
 @functools.cache
 def abstract(num_classes=5, **kwargs):
-    """The model without its arrays, which would take a quarter of a GB."""
+    """The model without its arrays, which would take 250 MB."""
     return nnx.eval_shape(lambda: create_model(
         'inception_resnet_v2', num_classes, rngs=nnx.Rngs(0), **dict(depth=1) | kwargs))
 
@@ -24,11 +24,11 @@ def features(model, *shape):
     return jax.eval_shape(lambda model, x: model.forward_features(x), model, x)
 
 
-def test_the_number_of_parameters_is_timms():
+def test_the_number_of_parameters_is_that_of_timm():
     def count(module):
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
-    model = abstract()  # has one block of each kind, and a head for 5 classes
+    model = abstract()  # one block of each kind, and a head for 5 classes
     more = [depth - 1 for depth in model_settings('inception_resnet_v2')['depth']]
     blocks = [stage[0] for stage in (model.repeat, model.repeat_1, model.repeat_2)]
     total = count(model) + sum(n * count(block) for n, block in zip(more, blocks)) + 995 * 1537
@@ -44,7 +44,7 @@ def test_shapes(kwargs, shape, maps, dtype):
     assert got.shape == maps and got.dtype == dtype
 
 
-def test_the_mean_leaves_out_what_is_outside():
+def test_average_pooling_does_not_count_padding():
     x = np.random.default_rng(0).standard_normal((1, 4, 5, 2)).astype(np.float32)
     want = [[x[0, max(i - 1, 0):i + 2, max(j - 1, 0):j + 2].mean((0, 1)) for j in range(5)]
             for i in range(4)]
@@ -52,7 +52,7 @@ def test_the_mean_leaves_out_what_is_outside():
     assert np.allclose(AvgPool(2)(jnp.asarray(x))[0], np.asarray(want)[::2, ::2], atol=1e-6)
 
 
-def test_max_pool_is_that_of_the_windows_inside():
+def test_max_pool_uses_only_windows_inside_the_image():
     x = jax.random.normal(jax.random.key(0), (2, 8, 9, 3))
     assert np.array_equal(max_pool(x), nnx.max_pool(x, (3, 3), (2, 2)))
 
@@ -75,7 +75,7 @@ def test_drop_path_grows_to_the_last_block():
     assert np.allclose([block.drop_path.rate for block in blocks], [0, 0.1, 0.2, 0.3])
 
 
-def test_remat_wraps_every_block_and_no_more():
+def test_remat_wraps_every_block_and_nothing_else():
     x = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
     for remat, count in ((False, 0), (True, 7)):
         graphdef, state = nnx.split(abstract(remat=remat))
@@ -84,14 +84,14 @@ def test_remat_wraps_every_block_and_no_more():
         assert len(found) == count
 
 
-def test_mixed_5b_keeps_the_size_and_makes_320_channels():
+def test_mixed_5b_keeps_the_size_and_returns_320_channels():
     block = nnx.eval_shape(lambda: Mixed5b(dtype=jnp.float32, rngs=nnx.Rngs(0)))
     x = jax.ShapeDtypeStruct((1, 5, 6, 192), jnp.float32)
     assert jax.eval_shape(lambda block, x: block(x), block, x).shape == (1, 5, 6, 320)
 
 
 @pytest.mark.parametrize('depth', [0, (1, 2), (1, 2, 0), (1, 2, 1.5)])
-def test_a_bad_depth_is_named(depth):
+def test_a_wrong_depth_is_named(depth):
     with pytest.raises(ModelError, match=r'depth=.*3 stages'):
         abstract(depth=depth)
 

@@ -1,4 +1,4 @@
-"""Shared layers: dropout, drop path, attention."""
+"""Shared layers: dropout, drop path, initialisers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import ModelError, create_model, eval_view
-from models.layers import ACTIVATIONS, Attention, Dropout, attend, drop_path_rates, normal
+from models.layers import ACTIVATIONS, Dropout, drop_path_rates, normal
 
 infer = jax.jit(lambda model, x: eval_view(model)(x))
 train = jax.jit(
@@ -22,16 +22,16 @@ def test_drop_path_keeps_or_drops_whole_examples_and_keeps_the_mean():
     assert (y == y[:, :1, :1]).all()
     kept = y[:, 0, 0] > 0
     assert np.allclose(y[kept], 1 / 0.7)
-    # 4,000 draws at rate .3: the deviation of the share is .0072
+    # 4,000 draws at rate .3: the standard deviation of the fraction is .0072
     assert abs(kept.mean() - 0.7) < 5 * 0.0072
 
 
 def test_dropout_draws_each_entry_and_keeps_the_dtype():
     y = Dropout(0.5)(jnp.ones((10, 1000), jnp.bfloat16), nnx.Rngs(dropout=0))
     assert y.dtype == jnp.bfloat16
-    share = (np.asarray(y, np.float32) > 0).mean(-1)
-    assert (abs(share - 0.5) < 0.1).all()
-    assert share.std() > 0
+    kept = (np.asarray(y, np.float32) > 0).mean(-1)
+    assert (abs(kept - 0.5) < 0.1).all()
+    assert kept.std() > 0
 
 
 def test_two_layers_draw_differently_from_one_rngs():
@@ -51,7 +51,7 @@ def test_drop_path_rates_rise_in_equal_steps_from_zero(last, depth):
 @pytest.mark.parametrize('kwargs', [
     dict(drop_path=0.5), dict(drop_rate=0.1), dict(attn_drop_rate=0.1), dict(proj_drop_rate=0.1),
     dict(pos_drop_rate=0.1)])
-def test_each_rate_acts_in_training_asks_for_a_key_and_is_off_in_inference(kwargs):
+def test_each_rate_needs_a_key_in_training_and_is_off_in_inference(kwargs):
     sizes = dict(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2)
     model = create_model('vit_tiny_patch16_224', 3, rngs=nnx.Rngs(0), **sizes, **kwargs)
     plain = create_model('vit_tiny_patch16_224', 3, rngs=nnx.Rngs(0), **sizes)
@@ -64,46 +64,12 @@ def test_each_rate_acts_in_training_asks_for_a_key_and_is_off_in_inference(kwarg
     assert np.allclose(infer(model, x), infer(plain, x), atol=1e-6)
 
 
-def plain_attention(q, k, v):
-    q, k, v = (np.asarray(a, np.float64).transpose(0, 2, 1, 3) for a in (q, k, v))
-    scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
-
-
-def test_attention_equals_a_plain_softmax():
-    q, k, v = (3 * jax.random.normal(jax.random.key(i), (2, 7, 3, 8)) for i in range(3))
-    with jax.default_matmul_precision('highest'):
-        assert np.allclose(jax.jit(attend)(q, k, v), plain_attention(q, k, v), atol=1e-5)
-
-
-def test_the_written_out_softmax_of_attention_dropout_equals_the_fused_one():
-    layer = Attention(16, 4, attn_drop=1e-9, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (2, 9, 16))
-    with jax.default_matmul_precision('highest'):
-        with_drop = jax.jit(lambda layer, x: layer(x, nnx.Rngs(dropout=0)))(layer, x)
-        without = infer(layer, x)
-    assert np.allclose(with_drop, without, atol=1e-6)
-
-
-def test_attention_mixes_tokens_within_a_head_only():
-    layer = Attention(16, 4, rngs=nnx.Rngs(0))
-    layer.proj.kernel[...] = jnp.eye(16)
-    x = jax.random.normal(jax.random.key(0), (1, 5, 16))
-    kernel = layer.qkv.kernel[...]
-    before = infer(layer, x)
-    # Head 2 reads columns 8 to 11 of each of q, k and v.
-    layer.qkv.kernel[...] = kernel.at[:, jnp.array([8, 24, 40])].add(1.0)
-    changed = np.abs(np.asarray(infer(layer, x) - before)).max((0, 1)) > 1e-6
-    assert set(np.flatnonzero(changed)) == {8, 9, 10, 11}
-
-
-def test_gelu_is_the_exact_one():
+def test_gelu_is_exact():
     # 0.5 * x * (1 + erf(x / sqrt(2))); the tanh form gives .841192 at 1.
     assert np.isclose(ACTIVATIONS['gelu'](1.0), 0.8413447, atol=1e-6)
 
 
-def test_initial_values_have_the_asked_deviation_and_depend_on_the_key():
+def test_initial_values_have_the_given_standard_deviation_and_depend_on_the_key():
     init = normal(0.02)
     a, b = (np.asarray(init(jax.random.key(seed), (150, 70))) for seed in (0, 1))
     assert abs(a.std() / 0.02 - 1) < 0.04

@@ -1,4 +1,4 @@
-"""Low-rank adapters: what they leave alone, what they add, merging, files, refusals."""
+"""Low-rank adapters: what they add, what they do not change, merging, weights, errors."""
 
 import functools
 
@@ -39,7 +39,7 @@ def adapted(model, layers=LAYERS, seed=1, **kwargs):
 
 
 def trained(model, seed=2):
-    """The model, its adapters moved as by training."""
+    """The model with changed adapters, as after training."""
     draw = np.random.default_rng(seed)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.LoRAParam)):
         variable.set_value(variable[...] + jnp.asarray(
@@ -57,7 +57,7 @@ def same(a, b):
 
 
 class Layers(nnx.Module):
-    """One of each kind."""
+    """One layer of each kind."""
 
     def __init__(self):
         rngs = nnx.Rngs(5)
@@ -71,7 +71,7 @@ class Layers(nnx.Module):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_new_adapters_leave_the_function_and_trained_ones_the_kernels(scan):
+def test_new_adapters_change_no_output_and_trained_ones_no_kernel(scan):
     model = tiny(scan=scan)
     before, logits = variables(model), infer(model, X)
     adapted(model)
@@ -101,19 +101,18 @@ def test_merged_kernels_compute_the_same_and_unmerging_is_exact(scan):
 
 def test_the_adapter_adds_alpha_over_rank_times_x_a_b():
     x = np.random.default_rng(3).standard_normal((2, 6, 6, 6)).astype(np.float32)
-    shifts = {'linear': (1, 1), 'pointwise': (1, 1), 'strided': (1, 1), 'patches': (2, 3),
-              'padded': (3, 3)}
-    # What each layer makes of the same pixels.
-    call = quick(lambda layers, x: {name: getattr(layers, name)(x) for name in shifts})
+    windows = {'linear': (1, 1), 'pointwise': (1, 1), 'strided': (1, 1), 'patches': (2, 3),
+               'padded': (3, 3)}
+    call = quick(lambda layers, x: {name: getattr(layers, name)(x) for name in windows})
     plain, model = Layers(), trained(adapted(Layers(), '.*', rank=2, alpha=5.0))
     merged = trained(adapted(Layers(), '.*', rank=2, alpha=5.0))
     merge_lora(merged)
     before, after, folded = (call(layers, x) for layers in (plain, model, merged))
-    for name, (height, width) in shifts.items():
+    for name, (height, width) in windows.items():
         layer = getattr(model, name)
         a, b = np.asarray(layer.lora_a[...]), np.asarray(layer.lora_b[...])
         pixels = x[:, ::2, ::2] if name == 'strided' else x
-        if name == 'padded':  # a frame of one pixel: 8x8, of which two 3x3 fit a side
+        if name == 'padded':  # 6x6 padded to 8x8, of which the 3x3 windows cover 6x6
             pixels = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, :6, :6]
         batch, rows, columns, channels = pixels.shape
         cut = pixels.reshape(batch, rows // height, height, columns // width, width, channels)
@@ -122,7 +121,7 @@ def test_the_adapter_adds_alpha_over_rank_times_x_a_b():
         assert np.allclose(folded[name], after[name], atol=1e-5), name
 
 
-def test_layers_that_see_each_pixel_once_can_have_one():
+def test_layers_that_read_each_pixel_once_can_have_an_adapter():
     assert set(adaptable(Layers())) == {'linear', 'pointwise', 'strided', 'patches', 'padded'}
     cnn = nnx.eval_shape(lambda: create_model('small_cnn', 3, rngs=nnx.Rngs(0), stages=2))
     assert set(adaptable(cnn)) == {'stages/1/0/shortcut'}
@@ -132,7 +131,7 @@ def test_layers_that_see_each_pixel_once_can_have_one():
     assert add_lora(model, 'linear', rngs=nnx.Rngs(0)) == ['linear']
 
 
-def test_new_adapters_have_a_zero_b_and_an_a_of_the_fan_in():
+def test_in_new_adapters_b_is_zero_and_a_is_scaled_by_the_fan_in():
     model = adapted(tiny(scan=True, embed_dim=64), 'blocks/.*|patch_embed/.*', rank=8)
     weights = lora_weights(model)
     assert weights['blocks/attn/qkv/lora_a'].shape == (2, 64, 8)
@@ -142,10 +141,10 @@ def test_new_adapters_have_a_zero_b_and_an_a_of_the_fan_in():
     for key, fan_in in (('blocks/attn/qkv', 64), ('blocks/mlp/fc2', 256),
                         ('patch_embed/proj', 768)):
         assert np.std(weights[f'{key}/lora_a']) == pytest.approx(fan_in ** -0.5, rel=0.1)
-    assert not np.array_equal(*weights['blocks/attn/qkv/lora_a'])  # one draw a block
+    assert not np.array_equal(*weights['blocks/attn/qkv/lora_a'])  # one draw per block
 
 
-def test_only_adapters_are_saved_and_another_model_takes_them():
+def test_only_adapters_are_saved_and_another_model_loads_them():
     source = trained(adapted(tiny()))
     weights = lora_weights(source)
     assert set(weights) == set(variables(source)) - set(variables(tiny()))
@@ -167,7 +166,7 @@ def test_adapters_that_do_not_fit_are_all_listed_at_once():
     with pytest.raises(ModelError) as error:
         load_lora(model, weights)
     for words in ('blocks/0/attn/qkv/lora_a is missing', 'blocks/7/attn/qkv/lora_a is unexpected',
-                  'patch_embed/proj/lora_b is [4, 32] and should be [3, 32]', '3 in all'):
+                  'patch_embed/proj/lora_b is [4, 32] and should be [3, 32]', '3 in total'):
         assert words in str(error.value)
     assert same(variables(model), before)
 
@@ -181,7 +180,7 @@ def test_dropout_of_the_adapter_acts_in_training_only():
     assert np.array_equal(infer(model, X), infer(plain, X))
     with pytest.raises(ModelError, match='no random key'):
         jax.eval_shape(lambda model: model(X), model)
-    # Only the adapter's input drops: where it adds nothing, nothing changes.
+    # Dropout is on the adapter's input only: where the adapter adds nothing, nothing changes.
     new = adapted(tiny(scan=True), 'blocks/attn/qkv', dropout=0.5)
     assert np.allclose(train(new, X, 1), infer(new, X), atol=1e-6)
 
@@ -198,7 +197,7 @@ def test_half_precision_stays_half(scan):
         assert jax.eval_shape(layer, jnp.zeros((1, 6, 6, 6))).dtype == jnp.bfloat16
 
 
-def test_published_weights_load_before_or_after():
+def test_published_weights_can_be_loaded_after_adapters_are_added():
     weights = to_timm(tiny(seed=4))
     model = trained(adapted(tiny()))
     adapters = lora_weights(model)
@@ -208,13 +207,13 @@ def test_published_weights_load_before_or_after():
 
 
 @pytest.mark.parametrize('layers, kwargs, words', [
-    ('blocks/.*/mlq', {}, ["layers='blocks/.*/mlq'", 'are 9, such as blocks/0/attn/proj']),
-    ('attn/qkv', {}, ['no layer']),  # a part of the path is not enough
+    ('blocks/.*/mlq', {}, ["layers='blocks/.*/mlq'", 'has 9 such layers (blocks/0/attn/proj, ']),
+    ('attn/qkv', {}, ['no layer']),  # it has to match the whole path
     ('blocks/(', {}, ["'blocks/('", 'regular expression']),
     ('.*', dict(rank=0), ['rank=0', 'at least 1']),
     ('.*', dict(dropout=1.0), ['dropout of LoRA=1.0']),
 ])
-def test_a_bad_value_is_named_and_nothing_is_adapted(layers, kwargs, words):
+def test_a_wrong_value_is_named_and_nothing_is_adapted(layers, kwargs, words):
     model = tiny()
     before = nnx.graphdef(model)
     with pytest.raises(ModelError) as error:

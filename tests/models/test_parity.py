@@ -1,4 +1,4 @@
-"""Every model that timm has, against the logits that timm computed.
+"""Our models against timm's, by the logits that timm computed.
 
 `pytest tests/models/test_parity.py -m "slow or not slow" --update-docs` writes docs/parity.md.
 """
@@ -15,7 +15,7 @@ from models import list_models
 from models.pretrained import resample_positions
 
 DOCS = Path(__file__).parents[2] / 'docs' / 'parity.md'
-BOUND = 2e-5  # of the deviation of timm's logits
+BOUND = 2e-5  # in standard deviations of timm's logits
 # One of each family, quick to compile; the others are marked slow.
 QUICK = ('resnet18', 'resnet50', 'wide_resnet50_2', 'densenet121', 'efficientnet_b0',
          'tf_efficientnet_b4', 'tf_efficientnetv2_s', 'mobilenetv2_100', 'mobilenetv3_large_100',
@@ -39,8 +39,8 @@ def test_logits_are_those_of_timm(name):
                   f'| {found:.1e} |')
 
 
-def test_the_table_in_the_docs_holds(request):
-    """Runs last: writes the table when asked to, and always checks that it is whole."""
+def test_the_table_in_the_docs_is_complete_and_within_the_bound(request):
+    """Runs last: writes the table with --update-docs, and always checks that it is complete."""
     if request.config.getoption('--update-docs'):
         assert set(ROWS) == set(NAMES), 'run with -m "slow or not slow"'
         device = jax.devices()[0].device_kind
@@ -58,14 +58,14 @@ def test_the_table_in_the_docs_holds(request):
     assert all(float(value) <= BOUND for _, value in rows[1:])
 
 
-def test_every_name_of_timm_s_families_has_a_reference():
+def test_every_family_of_timm_has_a_reference():
     ours = {'cnn_basic', 'cnn_final', 'small_cnn', 'resnet_inception', 'resnet20', 'resnet32',
             'resnet20_cifar', 'resnet32_cifar'}  # not in timm
     models = {timm_reference.reference(name)[0]['model'] for name in NAMES}
     families = {re.sub(r'_?(patch\d+)?_?\d{3}$', '', name) for name in models}
     missing = [name for name in list_models() if name not in ours | models
                and re.sub(r'_?(patch\d+)?_?\d{3}$', '', name) not in families]
-    assert missing == ['vit_huge_patch14_224']  # the same code as vit_large, 2.5 GB of weights
+    assert missing == ['vit_huge_patch14_224']  # same code as vit_large, 2.5 GB of weights
 
 
 def test_position_embeddings_are_resampled_as_in_timm():

@@ -1,4 +1,4 @@
-"""The plain CNNs: pooling, normalisation, dropout, sizes, refusals."""
+"""The plain CNNs: pooling, normalisation, dropout, sizes, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,17 @@ def small(name, num_classes=3, **kwargs):
 
 
 def abstract(*args, **kwargs):
-    """The same without its arrays."""
+    """As `small`, but without arrays."""
     return nnx.eval_shape(lambda: small(*args, **kwargs))
 
 
 def logits_of(model, *shape, **kwargs):
-    """Shape and dtype of what the model makes of images of that shape."""
+    """Shape and dtype of the model's output for images of that shape."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     return jax.eval_shape(lambda model, x: model(x, **kwargs), model, x)
 
 
-def test_max_pool_takes_the_largest_of_four_and_leaves_odd_edges_out():
+def test_max_pool_takes_the_largest_of_four_pixels_and_ignores_odd_edges():
     x = jax.random.normal(jax.random.key(0), (2, 5, 8, 3))
     want = np.stack([np.asarray(x)[:, i:4:2, j::2] for i in (0, 1) for j in (0, 1)]).max(0)
     assert np.array_equal(max_pool(x), want)
@@ -36,25 +36,26 @@ def test_max_pool_takes_the_largest_of_four_and_leaves_odd_edges_out():
 @pytest.mark.parametrize('name, parameters, norms', [
     ('cnn_basic', 896 + 18_496 + 73_856 + 8_192 * 256 + 256, 0),
     ('cnn_final', 864 + 18_432 + 73_728 + 294_912 + 4_096 * 256 + 2 * (480 + 256), 5)])
-def test_the_named_ones(name, parameters, norms):
+def test_sizes_of_the_named_models(name, parameters, norms):
     model = nnx.eval_shape(lambda: create_model(name, 0, rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
     assert len(jax.tree.leaves(nnx.state(model, nnx.BatchStat))) == 2 * norms
 
 
-def test_dropout_of_the_blocks_the_dense_layer_and_the_head():
+def test_rates_of_dropout_in_blocks_dense_layer_and_head():
     model = abstract('cnn_final', drop_rate=0.2)
     assert [block.dropout.rate for block in model.blocks] == [0.3, 0.3]
     assert np.isclose(model.head_drop.rate, 1 - 0.5 * 0.8)
     assert np.isclose(abstract('cnn_final').head_drop.rate, 0.5)
 
 
-def test_a_step_is_a_function_of_the_key_and_reaches_every_parameter():
-    graphdef, params, rest = nnx.split(small('cnn_final', widths=(4,)), nnx.Param, ...)
+def test_a_step_depends_only_on_the_key_and_reaches_every_parameter():
+    graphdef, params, batch_stats = nnx.split(small('cnn_final', widths=(4,)), nnx.Param, ...)
     x = jax.random.normal(jax.random.key(0), (8, 8, 13, 3))
 
     def loss(params, key):
-        logits = nnx.merge(graphdef, params, rest, copy=True)(x, rngs=nnx.Rngs(dropout=key))
+        model = nnx.merge(graphdef, params, batch_stats, copy=True)
+        logits = model(x, rngs=nnx.Rngs(dropout=key))
         return (jax.nn.log_softmax(logits) * jnp.arange(3)).sum()
 
     step = jax.jit(jax.value_and_grad(loss))
@@ -64,7 +65,7 @@ def test_a_step_is_a_function_of_the_key_and_reaches_every_parameter():
         assert np.abs(grad[...]).max() > 0, path
 
 
-def test_dropout_needs_a_key_and_inference_none():
+def test_training_needs_a_key_for_dropout_and_inference_does_not():
     model = abstract('cnn_final')
     assert logits_of(eval_view(model), 2, 8, 13, 3).shape == (2, 3)
     with pytest.raises(ModelError, match='no random key'):
@@ -87,7 +88,7 @@ def test_shapes(kwargs, shape, maps, dtype):
         'a': ((2, 3), jnp.float32), 'b': ((2, 2), jnp.float32)}
 
 
-def test_a_branch_takes_the_maps_and_not_the_dense_layer():
+def test_a_branch_reads_the_feature_maps_and_not_the_dense_layer():
     model = abstract('cnn_basic', head='shallow')
     assert logits_of(model, 2, 8, 13, 3).shape == (2, 3)
 
@@ -107,7 +108,7 @@ def test_remat_wraps_every_block():
     (dict(img_size=3), 'img_size=3.*at least 4'),
     (dict(block_dropout=1.0), r'block_dropout=1\.0'), (dict(dense_dropout=-1), 'dense_dropout=-1'),
     (dict(act='rellu'), "'relu'")])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError, match=words):
         abstract('cnn_basic', **kwargs)
 

@@ -1,6 +1,6 @@
-"""Weights under timm's names: what fits, what is adapted, and one error for all that does not.
+"""Weights under timm's keys: what fits, what is adapted, and one error for all that does not.
 
-That the numbers are timm's is in test_parity.py.
+Parity with timm is in test_parity.py.
 """
 
 import jax
@@ -17,24 +17,24 @@ SMALL = dict(layers=(1, 1), channels=(8, 16), zero_init_last=False)
 CLASSES = 5
 
 
-built = {}
+splits = {}
 
 
-def shapes(name, num_classes, kwargs):
-    """A new model whose arrays are shapes; loading fills them."""
+def abstract(name, num_classes, kwargs):
+    """A new model with shapes in place of arrays, which loading fills in."""
     key = repr((name, num_classes, kwargs))
-    if key not in built:
-        built[key] = nnx.split(nnx.eval_shape(lambda: create_model(
+    if key not in splits:
+        splits[key] = nnx.split(nnx.eval_shape(lambda: create_model(
             name, num_classes, rngs=nnx.Rngs(0), **kwargs)))
-    return nnx.merge(*built[key], copy=True)
+    return nnx.merge(*splits[key], copy=True)
 
 
 def vit(num_classes=CLASSES, **kwargs):
-    return shapes('vit_tiny_patch16_224', num_classes, {**TINY, **kwargs})
+    return abstract('vit_tiny_patch16_224', num_classes, {**TINY, **kwargs})
 
 
 def resnet(num_classes=CLASSES, **kwargs):
-    return shapes('resnet18', num_classes, {**SMALL, **kwargs})
+    return abstract('resnet18', num_classes, {**SMALL, **kwargs})
 
 
 def weights_for(model, seed=0):
@@ -56,7 +56,7 @@ def message(model, weights, **kwargs):
 
 
 @pytest.mark.parametrize('build', [vit, resnet])
-def test_a_model_without_a_head_takes_the_rest(build):
+def test_a_model_without_a_head_loads_everything_else(build):
     whole = build()
     weights, bare = weights_for(whole), build(0)
     load_timm(bare, weights)
@@ -66,7 +66,7 @@ def test_a_model_without_a_head_takes_the_rest(build):
 
 
 @pytest.mark.parametrize('build', [vit, resnet])
-def test_loading_and_giving_back_changes_no_bit(build):
+def test_loading_and_exporting_changes_no_bit(build):
     model = build()
     weights = weights_for(model)
     counters = {'bn1.num_batches_tracked': np.zeros((), np.int64)}
@@ -98,7 +98,7 @@ def test_half_precision_weights_become_float32():
 
 
 def test_the_model_does_not_share_memory_with_the_given_arrays():
-    def aligned(value):  # as those of a mapped file, which JAX can take as they are
+    def aligned(value):  # like arrays of a mapped file, which JAX can use without a copy
         memory = np.empty(value.size + 16, np.float32)
         start = -memory.ctypes.data % 64 // 4
         memory[start:start + value.size] = value.ravel()
@@ -113,7 +113,7 @@ def test_the_model_does_not_share_memory_with_the_given_arrays():
     assert same(to_timm(model), before)
 
 
-def test_missing_unexpected_and_misshaped_keys_are_in_one_error_and_nothing_is_loaded():
+def test_one_error_lists_missing_unexpected_and_misshaped_keys_and_nothing_is_loaded():
     model = vit()
     load_timm(model, weights_for(model))
     before, weights = to_timm(model), weights_for(model, seed=1)
@@ -123,32 +123,32 @@ def test_missing_unexpected_and_misshaped_keys_are_in_one_error_and_nothing_is_l
     text = message(model, weights)
     for words in ('the given dict', 'VisionTransformer', 'norm.bias is missing',
                   'blocks.0.mlp.fc1.weight is [128, 31] and should be [128, 32]',
-                  'fc_norm.weight is unexpected', '3 in all'):
+                  'fc_norm.weight is unexpected', '3 in total'):
         assert words in text
     assert '\n' not in text
     assert same(to_timm(model), before)
 
 
-def test_each_kind_alone_is_refused():
+def test_each_kind_of_problem_alone_is_an_error():
     weights = weights_for(vit())
     missing = {key: value for key, value in weights.items() if key != 'norm.bias'}
     for change, words in ((missing, 'norm.bias is missing'),
                           ({**weights, 'extra': np.zeros(1)}, 'extra is unexpected'),
                           ({**weights, 'norm.bias': np.zeros(31)}, 'is [31] and should be [32]')):
-        assert f'{words} (1 in all)' in message(vit(), change)
+        assert f'{words} (1 in total)' in message(vit(), change)
 
 
-def test_the_weights_of_another_model_show_some_of_each_kind():
+def test_weights_of_another_model_give_examples_of_each_kind_of_problem():
     text = message(vit(depth=12), weights_for(resnet()) | {'cls_token': np.zeros((1, 1, 8))})
     assert 'blocks.0.attn.proj.bias is missing' in text
     assert 'cls_token is [1, 1, 8] and should be [1, 1, 32]' in text
     assert 'bn1.bias is unexpected' in text
     expected = len(weights_for(vit(depth=12))) + len(weights_for(resnet()))
-    assert f'({expected} in all)' in text
+    assert f'({expected} in total)' in text
     assert len(text) < 2000
 
 
-def test_another_number_of_classes_is_refused_with_both_keys_named():
+def test_another_number_of_classes_is_an_error_that_names_both_keys():
     text = message(vit(), weights_for(vit(7)))
     assert 'head.weight is [7, 32] and should be [5, 32]' in text
     assert 'head.bias is [7] and should be [5]' in text
@@ -158,7 +158,7 @@ def test_another_number_of_classes_is_refused_with_both_keys_named():
 
 @pytest.mark.parametrize('build, fc', [(vit, 'head'), (resnet, 'fc')])
 @pytest.mark.parametrize('theirs', [0, 7, CLASSES])
-def test_a_head_that_is_reset_stays_and_the_rest_is_loaded(build, fc, theirs):
+def test_reset_keeps_the_head_and_loads_everything_else(build, fc, theirs):
     model = build()
     load_timm(model, weights_for(model))
     ours, weights = to_timm(model), weights_for(build(theirs), seed=1)
@@ -167,7 +167,7 @@ def test_a_head_that_is_reset_stays_and_the_rest_is_loaded(build, fc, theirs):
     assert same(to_timm(model), expected)
 
 
-def test_named_heads_and_branches_are_reset_too():
+def test_reset_keeps_named_heads_and_branches_too():
     for kwargs in (dict(head='shallow'), dict(head='mlp'), dict(head_pool='separate')):
         for classes in (3, {'age': 3, 'mask': 2}):
             model = vit(classes, **kwargs)
@@ -181,7 +181,7 @@ def test_named_heads_and_branches_are_reset_too():
     assert 'heads.age.weight is missing' in message(vit({'age': 3}), weights_for(vit(7)))
 
 
-def test_a_resized_head_takes_the_first_classes():
+def test_resize_loads_the_first_classes():
     for theirs, fc, build in ((7, 'head', vit), (3, 'fc', resnet)):
         model = build()
         load_timm(model, weights_for(model))
@@ -201,14 +201,14 @@ def test_a_resized_head_takes_the_first_classes():
 @pytest.mark.parametrize('build, stem', [(vit, 'patch_embed.proj.weight'),
                                          (resnet, 'conv1.weight')])
 @pytest.mark.parametrize('channels', [1, 2, 4, 7])
-def test_a_stem_for_colours_serves_another_number_of_channels(build, stem, channels):
+def test_a_stem_for_colours_is_adapted_to_another_number_of_channels(build, stem, channels):
     model, weights = build(in_channels=channels), weights_for(build())
     notes = load_timm(model, weights)
     assert notes == [f'{stem} adapted from 3 to {channels} channels']
     kernel = weights[stem]
     if channels == 1:
         expected = kernel[:, 0:1] + kernel[:, 1:2] + kernel[:, 2:3]
-    else:  # the colours in turn; a grey picture gives the same sum
+    else:  # the colours in turn; the sum for a grey image stays the same
         expected = np.stack([kernel[:, i % 3] for i in range(channels)], 1) * 3 / channels
     assert np.allclose(to_timm(model)[stem], expected, rtol=1e-6, atol=1e-6)
     if channels == 7:
@@ -216,7 +216,7 @@ def test_a_stem_for_colours_serves_another_number_of_channels(build, stem, chann
                                                   np.zeros((8, 7, 7, 7), np.float32)})
 
 
-def test_positions_go_to_another_grid_and_the_class_token_keeps_its_own():
+def test_positions_are_resampled_except_that_of_the_class_token():
     weights = weights_for(vit(img_size=64))
     weights['pos_embed'][0, 1:] = np.arange(4).repeat(4)[:, None]  # rows 0..3
     model = vit(img_size=(64, 96))
@@ -224,10 +224,10 @@ def test_positions_go_to_another_grid_and_the_class_token_keeps_its_own():
     loaded = to_timm(model)['pos_embed']
     assert np.array_equal(loaded[:, 0], weights['pos_embed'][:, 0])
     assert np.allclose(loaded[0, 1:].reshape(4, 6, 32), np.arange(4)[:, None, None], atol=1e-5)
-    # Without a class token, or of a table that is not square, nothing can be resampled.
+    # A table that is not square, without the class token, cannot be resampled.
     bad = {**weights, 'pos_embed': np.zeros((1, 7, 32), np.float32)}
     assert 'pos_embed is [1, 7, 32] and should be [1, 25, 32]' in message(model, bad)
 
 
-def test_an_unknown_head_mode_offers_the_nearest():
+def test_an_unknown_head_mode_suggests_the_closest():
     assert "'resset' is not known: did you mean 'reset'" in message(vit(), {}, head='resset')

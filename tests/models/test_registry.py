@@ -1,4 +1,4 @@
-"""create_model and eval_view: names, settings, and the way of a training step."""
+"""create_model and eval_view: names, settings, and how a training step uses them."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def images(*shape):
     return jax.random.normal(jax.random.key(0), shape)
 
 
-def test_an_unknown_name_offers_the_nearest():
+def test_an_unknown_name_suggests_the_closest():
     with pytest.raises(ModelError, match=r"'vit_tinny_patch16_224'.*'vit_tiny_patch16_224'"):
         create_model('vit_tinny_patch16_224', rngs=nnx.Rngs(0))
     with pytest.raises(ModelError, match=r'use one of .*small_cnn'):
@@ -39,24 +39,24 @@ def test_an_unknown_name_offers_the_nearest():
     ('vit_tiny_patch16_224', 'drop_path_rate', 'drop_path'),
     ('vit_tiny_patch16_224', 'head_hiden', 'head_hidden'),
 ])
-def test_an_unknown_setting_is_named_with_the_nearest(name, wrong, right):
+def test_an_unknown_setting_is_named_with_the_closest(name, wrong, right):
     with pytest.raises(ModelError, match=f"{name}.*'{wrong}'.*'{right}'"):
         create_model(name, 3, rngs=nnx.Rngs(0), **{wrong: 1})
 
 
-def test_settings_show_the_values_of_the_name_not_of_the_family():
+def test_settings_are_those_of_the_name_and_not_of_the_family():
     assert model_settings('vit_tiny_patch16_384')['embed_dim'] == 192
     assert model_settings('vit_tiny_patch16_384')['img_size'] == 384
     assert model_settings('small_cnn')['head'] == 'linear'
 
 
-def test_every_name_can_be_built_without_memory():
+def test_every_model_can_be_built_abstractly():
     assert 'small_cnn' in list_models()
     assert len(list_models('vit_*_patch14_*')) == 2
     families = set()
     for name, (family, _) in MODELS.items():
         settings = {'depth': 1} if model_settings(name).get('depth') else {}
-        if settings or family not in families:  # the deep ones take seconds: one a family
+        if settings or family not in families:  # deep models take seconds: one per family
             model = nnx.eval_shape(lambda name=name, settings=settings: create_model(
                 name, 7, rngs=nnx.Rngs(0), **settings))
             assert model.head.kernel.shape == (model.num_features, 7)
@@ -75,60 +75,62 @@ def test_same_seed_same_parameters(name):
 
 @small_models
 def test_all_state_is_parameters_and_batch_statistics_in_float32(name):
-    _, params, stats, rest = nnx.split(small(name), nnx.Param, nnx.BatchStat, ...)
-    assert not jax.tree.leaves(rest)
-    assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype('float32')}
+    _, params, batch_stats, others = nnx.split(small(name), nnx.Param, nnx.BatchStat, ...)
+    assert not jax.tree.leaves(others)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, batch_stats))} == {jnp.dtype('float32')}
 
 
 @small_models
-def test_a_jitted_step_learns_and_carries_the_statistics(name):
-    graphdef, params, rest = nnx.split(small(name), nnx.Param, ...)
+def test_a_jitted_step_learns_and_updates_the_batch_statistics(name):
+    graphdef, params, batch_stats = nnx.split(small(name), nnx.Param, ...)
     x, y = images(8, 16, 16, 3), jnp.arange(8) % 3
 
-    def loss(params, rest, key):
-        model = nnx.merge(graphdef, params, rest, copy=True)
+    def loss(params, batch_stats, key):
+        model = nnx.merge(graphdef, params, batch_stats, copy=True)
         logits = model(x, rngs=nnx.Rngs(dropout=key))
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
-        return loss, nnx.split(model, nnx.Param, ...)[2]
+        return loss, nnx.state(model, nnx.BatchStat)
 
     @jax.jit
-    def step(params, rest, key):
-        (value, rest), grads = jax.value_and_grad(loss, has_aux=True)(params, rest, key)
+    def step(params, batch_stats, key):
+        (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(
+            params, batch_stats, key)
         params = jax.tree.map(lambda p, g: p - 0.02 * jnp.sign(g), params, grads)
-        return params, rest, value, grads
+        return params, batch_stats, value, grads
 
-    first = jax.tree.leaves(rest)
+    first = jax.tree.leaves(batch_stats)
     losses = []
     for i in range(30):
-        params, rest, value, grads = step(params, rest, jax.random.key(i))
+        params, batch_stats, value, grads = step(params, batch_stats, jax.random.key(i))
         losses.append(float(value))
     assert losses[-1] < 0.5 * losses[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert all(not np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(rest)))
-    logits = jax.jit(lambda p, r: eval_view(nnx.merge(graphdef, p, r))(x))(params, rest)
+    assert all(not np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(batch_stats)))
+    logits = jax.jit(lambda *state: eval_view(nnx.merge(graphdef, *state))(x))(params, batch_stats)
     assert logits.shape == (8, 3)
 
 
 @small_models
 def test_every_parameter_gets_a_gradient(name):
-    # Scale 0 at the end of a block hides the layers before it: start from scale 1.
+    # A scale of 0 at the end of a block hides the layers before it, so we start from 1.
     model = small(name)
     for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         if path[-1] == 'scale':
             param[...] = jnp.ones_like(param[...])
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, ...)
     x = images(4, 16, 16, 3)
 
-    def total(params, rest):
-        logits = nnx.merge(graphdef, params, rest, copy=True)(x, rngs=nnx.Rngs(dropout=3))
+    def total(params, batch_stats):
+        model = nnx.merge(graphdef, params, batch_stats, copy=True)
+        logits = model(x, rngs=nnx.Rngs(dropout=3))
         return (jax.nn.log_softmax(logits) * jnp.arange(3)).sum()
 
-    for path, grad in nnx.to_flat_state(jax.jit(jax.grad(total))(params, rest)):
+    for path, grad in nnx.to_flat_state(jax.jit(jax.grad(total))(params, batch_stats)):
         assert np.abs(grad[...]).max() > 0, path
 
 
 @small_models
-def test_the_view_shares_variables_and_leaves_the_model_in_training_mode(name):
+def test_the_view_shares_variables_and_the_model_stays_in_training_mode(name):
     model = small(name)
     view = eval_view(model)
     x = images(2, 16, 16, 3)

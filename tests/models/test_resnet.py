@@ -1,4 +1,4 @@
-"""ResNets: sizes, shortcuts, pooling, options, refusals. Parity with timm is in test_parity.py."""
+"""ResNets: sizes, shortcuts, pooling, options, errors. Parity with timm is in test_parity.py."""
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,16 @@ def images(*shape, seed=0):
 
 @jax.jit
 def gradients(model, x, key):
-    """(gradients of a sum over the outputs, batch statistics after the call)"""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    """(gradients of a weighted sum of the outputs, batch statistics after the call)"""
+    graph, params, batch_stats = nnx.split(model, nnx.Param, ...)
 
-    def loss(params, rest):
-        model = nnx.merge(graph, params, rest, copy=True)
+    def loss(params, batch_stats):
+        model = nnx.merge(graph, params, batch_stats, copy=True)
         y = model(x, rngs=nnx.Rngs(dropout=key))
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), \
             nnx.state(model, nnx.BatchStat)
 
-    return jax.grad(loss, has_aux=True)(params, rest)
+    return jax.grad(loss, has_aux=True)(params, batch_stats)
 
 
 @pytest.mark.parametrize('name, classes, parameters, features', [
@@ -42,7 +42,7 @@ def gradients(model, x, key):
     ('resnet50', 1000, 25557032, 2048),
     ('resnet101', 1000, 44549160, 2048),
     ('wide_resnet50_2', 1000, 68883240, 2048),
-    # 0.27 and 0.46 million in the paper's table 6
+    # 0.27 and 0.46 million in table 6 of the paper
     ('resnet20_cifar', 10, 269722, 64),
     ('resnet32_cifar', 10, 464154, 64),
 ])
@@ -60,7 +60,7 @@ def test_max_pool_equals_the_window_reduction_and_so_does_its_gradient(height, w
     def plain(x):
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
-    x = images(2, height, width, 3) - 3  # below zero: padding by zeros would win
+    x = images(2, height, width, 3) - 3  # below zero, where padding with zeros would win
     weights = images(*plain(x).shape, seed=1)
     assert np.array_equal(max_pool(x), plain(x))
     ours, theirs = (jax.jit(lambda x, w, f=f: jax.vjp(f, x)[1](w)[0])(x, weights)
@@ -91,7 +91,7 @@ def test_shortcut_a_takes_every_other_pixel_and_adds_channels_of_zeros():
     assert layer.downsample is None
 
 
-def test_remat_changes_neither_gradients_nor_statistics_nor_what_is_dropped():
+def test_remat_changes_neither_gradients_nor_statistics_nor_dropout():
     settings = dict(layers=(2,), channels=(4,), block='bottleneck', drop_path=0.4,
                     zero_init_last=False)
     x, key = images(4, 16, 16, 3), jax.random.key(1)
@@ -119,7 +119,7 @@ def test_half_precision_keeps_parameters_statistics_and_logits_in_float32():
     assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
 
-def test_without_classes_the_pooled_maps_come_out_and_the_small_stem_keeps_the_resolution():
+def test_without_classes_a_model_returns_pooled_maps_and_the_3x3_stem_keeps_the_resolution():
     model, x = tiny(0, stem='3x3'), images(2, 9, 8, 3)
     maps = jax.jit(lambda m, x: eval_view(m).forward_features(x))(model, x)
     assert maps.shape == (2, 5, 4, 8)
@@ -135,7 +135,7 @@ def test_without_classes_the_pooled_maps_come_out_and_the_small_stem_keeps_the_r
     (dict(base_width=128), 'base_width=128'),
     (dict(drop_path=1.0), 'drop_path=1.0'),
 ])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError, match=words):
         tiny(**kwargs)
 

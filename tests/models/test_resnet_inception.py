@@ -1,4 +1,4 @@
-"""The ResNet of inception modules: size, windows, start, options, refusals."""
+"""The ResNet of inception modules: size, windows, initial values, options, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,13 @@ def features(model, *shape):
 
 
 def block(long=3, **kwargs):
-    made = InceptionBlock(8, long=long, dtype=jnp.float32, rngs=nnx.Rngs(0),
-                          **dict(act='gelu', drop_path=0.0) | kwargs)
-    made.eval()
-    return made
+    layer = InceptionBlock(8, long=long, dtype=jnp.float32, rngs=nnx.Rngs(0),
+                           **dict(act='gelu', drop_path=0.0) | kwargs)
+    layer.eval()
+    return layer
 
 
-def test_it_is_light():
+def test_the_model_is_small():
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract(), nnx.Param)))
     assert 3e6 < count < 5e6
 
@@ -43,27 +43,28 @@ def test_shapes(kwargs, shape, maps, dtype):
 
 def test_a_block_starts_as_its_activation():
     x = jnp.arange(-100.0, 100).reshape(1, 5, 5, 8)
-    out = jax.jit(lambda made, x: made(x))(block(act='relu'), x)
+    out = jax.jit(lambda layer, x: layer(x))(block(act='relu'), x)
     assert np.allclose(out, np.maximum(x, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize('long', [3, 5])
-def test_a_block_sees_its_windows_with_all_its_parameters(long):
-    made = block(long)
-    made.project_bn.scale[...] = jnp.ones(8)
-    graphdef, params, rest = nnx.split(made, nnx.Param, ...)
+def test_a_block_sees_all_its_windows_and_uses_all_parameters(long):
+    layer = block(long)
+    layer.project_bn.scale[...] = jnp.ones(8)
+    graphdef, params, batch_stats = nnx.split(layer, nnx.Param, ...)
     x = jax.random.normal(jax.random.key(0), (1, 9, 9, 8))
     of_params, of_x = jax.jit(jax.grad(
-        lambda params, x: nnx.merge(graphdef, params, rest)(x)[0, 4, 4].sum(), (0, 1)))(params, x)
+        lambda params, x: nnx.merge(graphdef, params, batch_stats)(x)[0, 4, 4].sum(),
+        (0, 1)))(params, x)
     want = np.zeros((9, 9), bool)
-    want[4 - long // 2:5 + long // 2, 4 - long // 2:5 + long // 2] = True  # row, then column
-    want[2:7:2, 2:7:2] = True  # the dilated one
+    want[4 - long // 2:5 + long // 2, 4 - long // 2:5 + long // 2] = True  # the row and the column
+    want[2:7:2, 2:7:2] = True  # the dilated window
     assert np.array_equal(np.abs(of_x[0]).sum(-1) > 0, want)
     for path, grad in nnx.to_flat_state(of_params):
         assert np.abs(grad[...]).max() > 0, path
 
 
-def test_remat_wraps_every_block_and_no_more():
+def test_remat_wraps_every_block_and_nothing_else():
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     for remat, count in ((False, 0), (True, 5)):
         graphdef, state = nnx.split(abstract(width=8, depth=(1, 1, 2, 1), remat=remat))
@@ -82,7 +83,7 @@ def test_drop_path_grows_with_depth_and_needs_a_key():
 @pytest.mark.parametrize('kwargs, words', [
     (dict(width=10), 'width=10'), (dict(depth=(1, 2)), r'depth=\(1, 2\).*4 stages'),
     (dict(act='rellu'), "'relu'")])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError, match=words):
         abstract(**kwargs)
 

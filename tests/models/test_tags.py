@@ -1,4 +1,4 @@
-"""Published weights: the table, and which tag a user means."""
+"""Published weights: the table, and which tag a source means."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from models.tags import STATISTICS, find_tag, tags_of
 EVERY = [tag for name in list_models() for tag in tags_of(name)]
 
 
-def test_every_line_of_the_table_belongs_to_a_model_and_can_be_used():
+def test_every_line_of_the_table_is_valid_and_belongs_to_a_model():
     table = Path(tags.__file__).with_name('pretrained_tags.csv').read_text().splitlines()
     assert len(table) - 1 == len(EVERY) == len({(tag.model, tag.tag) for tag in EVERY})
     for tag in EVERY:
@@ -21,7 +21,7 @@ def test_every_line_of_the_table_belongs_to_a_model_and_can_be_used():
         assert size in (None, tag.image_size), tag
 
 
-def test_the_large_eva_wants_the_statistics_of_clip_and_the_whole_picture():
+def test_the_large_eva_expects_the_statistics_of_clip_and_the_whole_image():
     default = find_tag('eva02_large_patch14_448', 'default')
     assert default.tag == 'mim_in22k_ft_in22k_in1k' and default.classes == 1000
     assert default.mean == (0.48145466, 0.4578275, 0.40821073)
@@ -32,7 +32,7 @@ def test_the_large_eva_wants_the_statistics_of_clip_and_the_whole_picture():
         assert all(tag.statistics == 'clip' for tag in tags_of(name))
 
 
-def test_statistics_that_are_not_those_of_imagenet():
+def test_tags_with_other_statistics_than_those_of_imagenet():
     assert find_tag('eva_giant_patch14_336', 'm30m_ft_in22k_in1k').statistics == 'imagenet'
     assert find_tag('eva_giant_patch14_336', 'clip_ft_in1k').statistics == 'clip'
     assert find_tag('inception_resnet_v2', 'default').mean == (0.5, 0.5, 0.5)
@@ -47,7 +47,7 @@ def test_statistics_that_are_not_those_of_imagenet():
     'resnet18.a3_in1k.safetensors', '/weights/resnet18.a3_in1k.pth', 'a/b.c/resnet18.a3_in1k.bin',
     'weights/a3_in1k.pt',
 ])
-def test_a_tag_a_repository_and_a_file_named_like_it_mean_the_tag(source):
+def test_a_tag_a_repository_or_a_file_with_its_name_means_the_tag(source):
     tag = find_tag('resnet18', source)
     assert (tag.tag, tag.image_size) == ('a3_in1k', 160)
     assert tag.repository == 'timm/resnet18.a3_in1k'
@@ -55,7 +55,7 @@ def test_a_tag_a_repository_and_a_file_named_like_it_mean_the_tag(source):
 
 @pytest.mark.parametrize('source', ['default', 'mine.safetensors', '/runs/model.pth', 'x.bin',
                                     'resnet50.a3_in1k.safetensors'])
-def test_the_default_and_files_of_no_tag_mean_the_first_line(source):
+def test_the_default_and_files_without_a_tag_mean_the_first_line(source):
     assert find_tag('resnet18', source) == tags_of('resnet18')[0]
     assert find_tag('resnet18', source).tag == 'a1_in1k'
 
@@ -66,5 +66,5 @@ def test_the_default_and_files_of_no_tag_mean_the_first_line(source):
     ('resnet18', 'somebody/weights'), ('small_cnn', 'default'), ('small_cnn', 'x.safetensors'),
     ('no_model', 'default'),
 ])
-def test_what_is_of_no_tag(name, source):
+def test_other_sources_mean_no_tag(name, source):
     assert find_tag(name, source) is None

@@ -1,7 +1,7 @@
-"""One step of training against torch and timm: loss, logits, updates and running statistics.
+"""One training step against torch and timm: loss, logits, updates and running statistics.
 
-The reference was computed in float64 (reference/make_train_step.py), so the tolerances are those
-of our float32 alone.
+The reference was computed in float64 (reference/make_train_step.py), so the tolerances cover only
+the rounding of our float32.
 """
 
 import sys
@@ -24,7 +24,7 @@ from make_train_step import LEARNING_RATE, MODELS, batch, digest
 
 @jax.jit
 def train_step(model, images, labels):
-    """(loss, logits, the model with SGD's updates as its parameters, its new statistics)"""
+    """(loss, logits, the model with new statistics, and SGD's updates in place of parameters)"""
     graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
 
     def loss_of(params, statistics):
@@ -40,7 +40,7 @@ def train_step(model, images, labels):
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_a_step_of_training_equals_that_of_torch(name):
+def test_a_training_step_equals_that_of_torch(name):
     reference = np.load(FOLDER / f'train_{name}.npz', allow_pickle=False)
     model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
     old = {key: by_recipe(key, to_torch(target.variable.shape), 0)
@@ -57,15 +57,15 @@ def test_a_step_of_training_equals_that_of_torch(name):
     assert set(added) == set(reference['keys'].tolist())
     for key, expected in zip(reference['keys'].tolist(), reference['digests']):
         ours, root = digest(added[key]), added[key].size ** 0.5
-        # In units of the root mean square of what is added. The floor is for biases that the
-        # next BatchNorm takes out again: their gradient is zero but for rounding.
+        # In units of the root mean square of the change. The floor is for biases that the next
+        # BatchNorm cancels: their gradient is zero except for rounding.
         unit = expected[1] / root + 1e-5
         assert abs(ours[1] - expected[1]) < 1e-4 * unit * root, f'norm of {key}'
         assert abs(ours[0] - expected[0]) < 3e-4 * unit * root, f'sum of {key}'
         assert np.abs(ours[2:] - expected[2:]).max() < 3e-4 * unit, f'entries of {key}'
 
 
-def test_running_variance_takes_the_unbiased_one_and_the_output_the_biased_one():
+def test_the_running_variance_is_unbiased_and_the_output_uses_the_biased_one():
     x = np.random.default_rng(0).normal(2, 3, (3, 1, 2, 4)).astype(np.float32)
     norm = batch_norm(4, rngs=nnx.Rngs(0))
     y = norm(jnp.asarray(x))
@@ -73,7 +73,7 @@ def test_running_variance_takes_the_unbiased_one_and_the_output_the_biased_one()
     assert np.allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
     assert np.allclose(norm.mean[...], 0.1 * mean, atol=1e-6)
     assert np.allclose(norm.var[...], 0.9 + 0.1 * var * 6 / 5, atol=1e-5)
-    norm(jnp.asarray(x[:1, :, :1]))  # one value a channel: its variance is taken as 0, not NaN
+    norm(jnp.asarray(x[:1, :, :1]))  # one value per channel: its variance is 0, not NaN
     assert np.allclose(norm.var[...], 0.9 * (0.9 + 0.1 * var * 6 / 5), atol=1e-5)
     before = norm.var[...]
     nnx.view(norm, use_running_average=True)(jnp.asarray(x))

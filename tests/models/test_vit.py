@@ -1,4 +1,4 @@
-"""The ViT against timm's logits, and its options."""
+"""The ViT: logits against timm's, options, errors."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def images(*shape, seed=0):
 
 
 def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
-    """The weight that the reference was computed with: a function of key, shape and seed."""
+    """The weight that the reference was computed with, from key, shape and seed."""
     draw = np.random.default_rng(zlib.crc32(key.encode()) + seed)
     normal = draw.standard_normal(shape).astype(np.float32)
     if key.endswith('.weight'):
@@ -36,7 +36,7 @@ def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
 
 
 def fill_from_recipe(model, state_dict: dict[str, list[int]], seed: int):
-    """Puts the reference's weights into the model; every key and parameter has to be used."""
+    """Loads the weights of the reference; every key and every parameter has to be used."""
     params = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     for key, shape in state_dict.items():
         path = tuple(int(part) if part.isdigit() else part for part in key.split('.'))
@@ -77,7 +77,7 @@ def test_number_of_parameters_is_that_of_timm():
     dict(stem='conv'),
     dict(img_size=(32, 48)),
 ])
-def test_options_give_finite_logits_of_the_right_shape(kwargs):
+def test_options_return_finite_logits_of_the_right_shape(kwargs):
     model = tiny(**kwargs)
     x = images(2, *model.img_size, model.in_channels)
     logits = infer(model, x)
@@ -86,7 +86,7 @@ def test_options_give_finite_logits_of_the_right_shape(kwargs):
     assert np.abs(logits[0] - logits[1]).max() > 0
 
 
-def test_the_class_token_reads_the_class_token_and_avg_does_not_pool_it():
+def test_token_pools_the_class_token_and_avg_leaves_it_out():
     tokens = images(2, 17, 32)
     assert np.array_equal(tiny().pool(tokens), tokens[:, 0])
     mean = tiny(global_pool='avg').pool(tokens.at[:, 0].set(100.0))
@@ -101,8 +101,7 @@ def test_conv_stem_has_the_grid_of_the_patches():
         assert grid.shape == (1, 32 // patch, 32 // patch, 32)
 
 
-def test_only_mapped_positions_tell_patches_apart():
-    # Without position embeddings the pooled logits ignore the order of the patches.
+def test_the_order_of_patches_matters_only_with_position_embeddings():
     model = tiny(class_token=False, global_pool='avg')
     x = images(1, 32, 32, 3)
     swapped = jnp.concatenate([x[:, 16:], x[:, :16]], 1)
@@ -119,8 +118,8 @@ def test_sincos_table_is_bounded_and_has_distinct_rows():
     assert np.allclose(table[0], [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4)
 
 
-def test_patches_are_first_cut_by_rows_then_by_columns():
-    # The first patch row differs from the second in the row channels only.
+def test_patches_are_ordered_by_rows_then_by_columns():
+    # The first row of patches differs from the second only in the channels of the row.
     table = sincos2d((2, 2), 8)
     assert np.array_equal(table[0, :4], table[2, :4])
     assert np.array_equal(table[0, 4:], table[1, 4:])
@@ -148,7 +147,7 @@ def test_bfloat16_computes_in_half_and_keeps_parameters_in_float32():
     (dict(dtype='float8'), ["'float8'", "'float16'"]),
     (dict(drop_path=1.0), ['drop_path=1.0']),
 ])
-def test_a_bad_value_is_named(kwargs, words):
+def test_a_wrong_value_is_named(kwargs, words):
     with pytest.raises(ModelError) as error:
         tiny(**kwargs)
     for word in words:

@@ -1,4 +1,4 @@
-"""Files of weights and repositories: what can be read, and a sentence for what cannot."""
+"""Weight files and repositories: what can be read, and the error for what cannot."""
 
 import hashlib
 import pickle
@@ -33,7 +33,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
 
 
-def sentence(source):
+def error_of(source):
     with pytest.raises(ModelError) as error:
         read_all(source)
     text = str(error.value)
@@ -78,14 +78,14 @@ def test_a_model_is_filled_from_a_file(tmp_path):
     lambda data: data[:-5],  # cut short
     lambda data: data[:6],
     lambda data: b'',
-    lambda data: data[:8] + b'\xff' * 20 + data[28:],  # the header is no JSON
+    lambda data: data[:8] + b'\xff' * 20 + data[28:],  # the header is not JSON
     lambda data: b'\xff' * 8 + data[8:],  # the header is longer than the file
     lambda data: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
 ])
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = stored(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
-    text = sentence(path)
+    text = error_of(path)
     assert str(path) in text and 'not a readable safetensors file' in text
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_breaks_while_it_is_read_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('wrapper', [None, 'state_dict', 'model', 'model_ema'])
 @pytest.mark.parametrize('zipped', [True, False])
-def test_torch_files_are_read_also_those_of_before_its_zip_format(tmp_path, wrapper, zipped):
+def test_torch_files_are_read_even_those_from_before_its_zip_format(tmp_path, wrapper, zipped):
     torch = pytest.importorskip('torch')
     weights = {key: torch.tensor(value) for key, value in WEIGHTS.items()}
     weights['fc.bias'] = weights['fc.bias'].bfloat16()
@@ -127,14 +127,14 @@ class Bomb:
 
 
 @pytest.mark.parametrize('saver', ['pickle', 'torch'])
-def test_a_pickle_that_is_more_than_weights_is_refused_and_not_executed(tmp_path, saver):
+def test_a_pickle_with_more_than_weights_is_refused_and_not_executed(tmp_path, saver):
     torch = pytest.importorskip('torch')
     path, trace = tmp_path / 'weights.pth', tmp_path / 'executed'
     if saver == 'pickle':
         path.write_bytes(pickle.dumps({'fc.weight': Bomb(trace)}, protocol=2))
     else:
         torch.save({'fc.weight': torch.zeros(2), 'optimizer': Bomb(trace)}, path)
-    text = sentence(path)
+    text = error_of(path)
     assert str(path) in text and '.safetensors' in text
     assert not trace.exists()
 
@@ -144,16 +144,16 @@ def test_torch_files_without_weights_are_refused(tmp_path):
     path = tmp_path / 'weights.pth'
     for content in ([1, 2], {'epoch': 3}, torch.zeros(3)):
         torch.save(content, path)
-        assert 'holds no state_dict' in sentence(path)
+        assert 'holds no state_dict' in error_of(path)
     path.write_bytes(b'<html>404</html>')
-    assert str(path) in sentence(path)
+    assert str(path) in error_of(path)
 
 
-def test_without_torch_its_files_need_converting(tmp_path, monkeypatch):
+def test_without_torch_its_files_have_to_be_converted(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     path = tmp_path / 'weights.pth'
     path.write_bytes(b'x')
-    assert 'needs torch' in sentence(path)
+    assert 'needs torch' in error_of(path)
 
 
 @pytest.mark.parametrize('source, words', [
@@ -162,21 +162,21 @@ def test_without_torch_its_files_need_converting(tmp_path, monkeypatch):
     ('resnet18', "'resnet18' is neither"),
     ('a/b/c', "'a/b/c' is neither"),
 ])
-def test_what_is_no_file_and_no_repository_is_told_without_asking_the_network(
+def test_neither_a_file_nor_a_repository_is_an_error_without_asking_the_network(
         source, words, monkeypatch):
     monkeypatch.setattr(files, 'download', lambda name: pytest.fail('asked the network'))
-    assert words in sentence(source)
+    assert words in error_of(source)
 
 
 def test_folders_and_other_files_are_refused(tmp_path):
-    assert 'is neither a file' in sentence(tmp_path)
+    assert 'is neither a file' in error_of(tmp_path)
     path = tmp_path / 'weights.npz'
     path.write_bytes(b'x')
-    assert 'weights.npz' in sentence(path)
+    assert 'weights.npz' in error_of(path)
 
 
 def hub(monkeypatch, fetch):
-    """Puts `fetch(repository, file, local_files_only=False)` in the place of Hugging Face."""
+    """Replaces Hugging Face by `fetch(repository, file, local_files_only=False)`."""
     monkeypatch.setattr('huggingface_hub.hf_hub_download', fetch)
     monkeypatch.setattr(socket, 'getaddrinfo', lambda *_: [])
 
@@ -196,7 +196,7 @@ def test_a_cached_repository_is_read_without_the_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('cached', [True, False])
-def test_what_came_is_held_against_the_digest_that_the_hub_states(tmp_path, monkeypatch, cached):
+def test_a_file_is_checked_against_the_digest_that_the_hub_states(tmp_path, monkeypatch, cached):
     blob = tmp_path / hashlib.sha256(stored(tmp_path).read_bytes()).hexdigest()
     stored(tmp_path).rename(blob)
     pointer = tmp_path / 'model.safetensors'
@@ -212,15 +212,15 @@ def test_what_came_is_held_against_the_digest_that_the_hub_states(tmp_path, monk
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    text = sentence('timm/resnet18.a1_in1k')
+    text = error_of('timm/resnet18.a1_in1k')
     assert 'SHA-256' in text and str(blob) in text
-    blob.rename(tmp_path / 'f00d')  # as a small file is called, by its Git hash
+    blob.rename(tmp_path / 'f00d')  # like a small file, which has the name of its Git hash
     pointer.unlink()
     pointer.symlink_to(tmp_path / 'f00d')
     assert set(open_weights('timm/resnet18.a1_in1k')[0]) == set(WEIGHTS)
 
 
-def test_what_is_not_cached_is_fetched_once(tmp_path, monkeypatch):
+def test_a_file_that_is_not_cached_is_fetched(tmp_path, monkeypatch):
     def fetch(repository, file, local_files_only=False):
         if local_files_only:
             raise FileNotFoundError('not in the cache')
@@ -230,12 +230,12 @@ def test_what_is_not_cached_is_fetched_once(tmp_path, monkeypatch):
     assert set(open_weights('timm/resnet18.a1_in1k')[0]) == set(WEIGHTS)
 
 
-def test_without_a_network_the_sentence_says_what_to_do(monkeypatch):
+def test_without_a_network_the_error_says_what_to_do(monkeypatch):
     def fetch(repository, file, local_files_only=False):
         raise OSError('Network is unreachable\nMax retries exceeded ' + 'x' * 500)
 
     hub(monkeypatch, fetch)
-    text = sentence('timm/resnet18.a1_in1k')
+    text = error_of('timm/resnet18.a1_in1k')
     for words in ("'timm/resnet18.a1_in1k'", 'not in the local cache', 'Network is unreachable',
                   'download model.safetensors'):
         assert words in text
@@ -243,7 +243,7 @@ def test_without_a_network_the_sentence_says_what_to_do(monkeypatch):
 
 
 @pytest.mark.parametrize('proxies', [{}, {'https': 'http://proxy.example:3128'}])
-def test_without_names_of_hosts_nothing_is_fetched_unless_there_is_a_proxy(monkeypatch, proxies):
+def test_without_name_resolution_nothing_is_fetched_unless_there_is_a_proxy(monkeypatch, proxies):
     asked = []
 
     def fetch(repository, file, local_files_only=False):
@@ -256,10 +256,10 @@ def test_without_names_of_hosts_nothing_is_fetched_unless_there_is_a_proxy(monke
     hub(monkeypatch, fetch)
     monkeypatch.setattr(socket, 'getaddrinfo', resolve)
     monkeypatch.setattr(files, 'getproxies', lambda: proxies)
-    assert ('no route' if proxies else 'not known') in sentence('timm/resnet18.a1_in1k')
+    assert ('no route' if proxies else 'not known') in error_of('timm/resnet18.a1_in1k')
     assert asked == [True, False][:1 + bool(proxies)]
 
 
-def test_without_huggingface_hub_it_is_named(monkeypatch):
+def test_a_missing_huggingface_hub_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    assert 'pip install huggingface_hub' in sentence('timm/resnet18.a1_in1k')
+    assert 'pip install huggingface_hub' in error_of('timm/resnet18.a1_in1k')

@@ -1,9 +1,8 @@
-"""What timm computed with weights that follow a recipe, and the same weights for our models.
+"""Logits that timm computed with weights from a recipe, and the same weights for our models.
 
-`reference/<model>.json` (or `meta` in the npz) lists the state_dict (key: shape), the input and
-the seed s; `reference/<model>.npz` holds timm's logits. The weights themselves are not stored:
-each follows from its key, its shape and s, so that a reference takes kilobytes.
-`reference/make.py` writes more.
+`reference/<model>.json` (or `meta` in the npz) lists the state_dict (key: shape), the input and the
+seed; `reference/<model>.npz` holds timm's logits. The weights are not stored: each follows from
+its key, its shape and the seed, so a reference takes kilobytes. `reference/make.py` writes more.
 """
 
 import json
@@ -23,7 +22,7 @@ infer = jax.jit(lambda model, x: eval_view(model)(x))
 
 
 def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
-    """The weight of that key, float32."""
+    """The weight of a key, float32 (int64 for num_batches_tracked)."""
     if key.endswith('num_batches_tracked'):
         return np.zeros(shape, np.int64)
     rng = np.random.default_rng(zlib.crc32(key.encode()) + seed)
@@ -40,7 +39,7 @@ def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
 
 
 def reference(name: str) -> tuple[dict, np.ndarray]:
-    """(what is known of it: model, kwargs, seed, input, state_dict; timm's logits [B, C])"""
+    """(meta data: model, kwargs, seed, input, state_dict; timm's logits [B, C])"""
     stored = np.load(FOLDER / f'{name}.npz', allow_pickle=False)
     text = str(stored['meta']) if 'meta' in stored else (FOLDER / f'{name}.json').read_text()
     return json.loads(text), stored['logits']
@@ -65,8 +64,8 @@ def reference_images(meta: dict) -> np.ndarray:
 
 
 def build(meta: dict, **kwargs):
-    """Our model with the weights of a reference; no random initialisation is computed."""
-    # timm's EVA-02 tiny to large at 224 px come without a classifier.
+    """Our model with the weights of a reference, without computing random ones first."""
+    # timm's EVA-02 models for 224 px have no classifier.
     num_classes = 0 if meta['model'].startswith('eva02') and \
         'head.weight' not in meta['state_dict'] else 1000
     model = nnx.eval_shape(lambda: create_model(
@@ -76,7 +75,7 @@ def build(meta: dict, **kwargs):
 
 
 def difference(name: str) -> tuple[float, int]:
-    """(largest difference of our logits to timm's, in deviations of timm's; parameters)"""
+    """(largest difference of the logits in standard deviations of timm's; parameters)"""
     meta, logits = reference(name)
     model = build(meta)
     with jax.default_matmul_precision('highest'):

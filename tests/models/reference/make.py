@@ -1,7 +1,7 @@
 """Writes references from an installed timm: python tests/models/reference/make.py [NAME ...]
 
-A NAME is a model of timm, with settings after a colon: vit_large_patch16_224:depth=2@224 (the
-number after @ is the side of the input). Without names, those of EXTRAS are made. Needs torch and
+A NAME is a model of timm with settings after a colon and the side of the input after @:
+vit_large_patch16_224:depth=2@224. Without names it writes those of EXTRAS. It needs torch and
 timm. The weights follow the recipe of timm_reference.by_recipe and are not stored.
 """
 
@@ -30,7 +30,7 @@ EXTRAS = (
 
 
 def make(text: str, seed: int = 0) -> None:
-    """Writes <model>[-<settings>].npz: logits, and the meta data as JSON text."""
+    """Writes <model>[-<settings>].npz: the logits, and the meta data as JSON text."""
     text, _, side = text.partition('@')
     name, _, settings = text.partition(':')
     kwargs = {key: int(value) for key, value in

@@ -1,10 +1,10 @@
-"""Writes train_<model>.npz: one step of training as torch and timm compute it, in float64.
+"""Writes train_<model>.npz: one training step as torch and timm compute it, in float64.
 
     python tests/models/reference/make_train_step.py
 
-Weights by the recipe with seed 0, a batch of eight images, training mode without dropout, mean
-cross-entropy, one step of SGD without momentum. Of what the step adds to a parameter or a running
-statistic the file keeps the sum, the L2 norm and eight entries.
+Weights from the recipe with seed 0, a batch of eight images, training mode without dropout, mean
+cross-entropy, one step of SGD without momentum. For each parameter and running statistic the file
+holds the sum, the L2 norm and eight entries of its change.
 """
 
 import sys
@@ -27,14 +27,14 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digest(value: np.ndarray) -> np.ndarray:
-    """Ten numbers of an array: its sum, its norm, and eight entries from first to last."""
+    """Ten numbers: the sum and the norm of an array, and eight entries from first to last."""
     flat = np.asarray(value, np.float64).ravel()
     entries = flat[np.linspace(0, flat.size - 1, 8).astype(int)]
     return np.concatenate([[flat.sum(), np.linalg.norm(flat)], entries])
 
 
 def step(name: str, dtype: str = 'float64'):
-    """(loss, logits of the training forward, {key: what the step adds to that tensor})"""
+    """(loss, logits in training mode, {key: change of that tensor})"""
     import timm
     import torch
     model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0)

@@ -1,8 +1,10 @@
 """Equal blocks one after another, or stacked under one scan.
 
-Under a scan the parameters of all blocks lie in one module with a leading axis [depth], and XLA
-compiles the block once: the compile time no longer grows with the depth. The numbers are the same.
+Under a scan one module holds the parameters of all blocks, with a leading axis [depth], and XLA
+compiles the block once: the compile time no longer grows with depth. The results are the same.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +15,17 @@ from models.layers import run_block
 
 
 def stack_blocks(blocks: nnx.List) -> nnx.Module:
-    """One block whose variables are those of all blocks on a new first axis.
+    """One block whose variables are those of all blocks, stacked on a new first axis.
 
-    The blocks must be alike but for their values; rates of drop path may differ, since
-    `run_blocks` hands them in.
+    The blocks may differ only in their values and in their rates of drop path, which `run_blocks`
+    passes in.
     """
     parts = [nnx.split(block) for block in blocks]
     return nnx.merge(parts[-1][0], jax.tree.map(lambda *leaves: jnp.stack(leaves),
                                                 *(state for _, state in parts)))
 
 
-def unstacked(blocks: nnx.Module, depth: int) -> list[nnx.Module]:
+def unstack_blocks(blocks: nnx.Module, depth: int) -> list[Any]:
     """The inverse of `stack_blocks`."""
     graphdef, state = nnx.split(blocks)
     return [nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
@@ -31,7 +33,7 @@ def unstacked(blocks: nnx.Module, depth: int) -> list[nnx.Module]:
 
 
 def stack_params(params: dict) -> dict:
-    """A pure dict of parameters with `blocks/<i>/...` as one with `blocks/...` of a scan."""
+    """A pure dict of parameters: `blocks/<i>/...` becomes the stacked `blocks/...`."""
     blocks = [params['blocks'][i] for i in sorted(params['blocks'])]
     return params | dict(blocks=jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks))
 
@@ -44,10 +46,10 @@ def unstack_params(params: dict) -> dict:
 
 
 def split_batch(x: jax.Array) -> jax.Array:
-    """x, split along its first axis over all devices of the mesh that is in use, if one is.
+    """Shards x along its first axis over all devices of the current mesh, if there is one.
 
-    In a loop over layers whose weights are split, XLA would rather collect the activations of the
-    whole batch than the weights.
+    In a loop over layers with sharded weights, XLA would otherwise gather the activations of the
+    whole batch instead of the weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or len(x) % mesh.size:
@@ -55,17 +57,18 @@ def split_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
-def run_blocks(blocks: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *extras,
+def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
                rates: tuple[float, ...], scan: bool, remat: bool) -> jax.Array:
-    """x through every block; `extras` go to each of them.
+    """Passes x through all blocks: [B, N, D] -> same.
 
     Args:
-        blocks: a list of blocks, or with `scan` what `stack_blocks` made of it.
+        blocks: a list of blocks; with `scan`, the result of `stack_blocks`.
         x: tokens [B, N, D].
-        rngs: for dropout, None where nothing is dropped.
+        rngs: for dropout, or None.
+        extras: further arguments of every block.
         rates: rate of drop path of each block.
-        scan: the blocks are stacked.
-        remat: recompute activations in the gradient instead of keeping them.
+        scan: whether the blocks are stacked.
+        remat: recompute the activations of each block in the gradient, for less memory.
     """
     if not scan:
         for block in blocks:
@@ -82,6 +85,6 @@ def run_blocks(blocks: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *extras,
         block_rngs = None if key is None else nnx.Rngs(dropout=key)
         return block(x, block_rngs, *extras, drop_path=rate if any(rates) else None), None
 
-    # prevent_cse is for code outside of a scan, where XLA would undo the recomputation.
+    # prevent_cse is for code outside a scan, where XLA would undo the recomputation.
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
     return jax.lax.scan(body, x, (state, jnp.array(rates, jnp.float32), keys))[0]

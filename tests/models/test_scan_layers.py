@@ -1,4 +1,4 @@
-"""Blocks under a scan and blocks that are computed again: the same numbers as plain blocks."""
+"""Blocks under a scan and recomputed blocks give the results of plain blocks."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ from flax import nnx
 from models import ModelError, create_model, eval_view
 from models.layers import Dropout
 from models.pretrained import load_timm, to_timm
-from models.stacking import run_blocks, stack_blocks, stack_params, unstack_params
+from models.scan_layers import run_blocks, stack_blocks, stack_params, unstack_params
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
 NAMES = ('vit_tiny_patch16_224', 'eva02_tiny_patch14_224')
@@ -43,14 +43,14 @@ def loss(params, graphdef):
     return (jax.nn.log_softmax(logits) * jnp.arange(5)).sum(), logits
 
 
-# Nearly all of the time goes into compiling.
+# Nearly all of the time is compilation.
 graded = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1,
                  compiler_options={'xla_backend_optimization_level': 0})
 
 
 @functools.cache
 def outcome(name, **settings):
-    """(logits, gradients by unstacked path) with `weights(name)`."""
+    """(logits, unstacked gradients) with `weights(name)`."""
     graphdef = nnx.graphdef(abstract(name, **settings))
     params = stack_params(weights(name)) if settings.get('scan') else weights(name)
     (_, logits), gradients = jax.device_get(graded(params, graphdef))
@@ -58,14 +58,14 @@ def outcome(name, **settings):
 
 
 def close(a, b, tolerance):
-    """Every leaf within `tolerance` of its largest entry; the paths have to be the same."""
+    """Whether the paths agree, and all leaves up to `tolerance` of their largest entry."""
     pairs = jax.tree.map(lambda x, y: np.abs(x - y).max() <= tolerance * np.abs(y).max() + 1e-9,
                          a, b)
     return all(jax.tree.leaves(pairs))
 
 
 @families
-def test_a_scan_gives_the_logits_and_gradients_of_plain_blocks(name):
+def test_a_scan_has_the_logits_and_gradients_of_plain_blocks(name):
     (logits, gradients), (others, other_gradients) = outcome(name), outcome(name, scan=True)
     assert np.abs(logits - others).max() < 1e-5
     assert close(other_gradients, gradients, 1e-5)
@@ -74,7 +74,7 @@ def test_a_scan_gives_the_logits_and_gradients_of_plain_blocks(name):
 
 @families
 @pytest.mark.parametrize('scan', [False, True])
-def test_recomputing_gives_the_same_logits_and_gradients(name, scan):
+def test_recomputed_blocks_have_the_logits_and_gradients_of_plain_blocks(name, scan):
     logits, gradients = outcome(name)
     others, other_gradients = outcome(name, scan=scan, remat=True)
     assert np.abs(logits - others).max() < 1e-5
@@ -83,7 +83,7 @@ def test_recomputing_gives_the_same_logits_and_gradients(name, scan):
 
 @families
 @pytest.mark.parametrize('scan', [False, True])
-def test_every_block_is_recomputed_and_under_a_scan_there_is_one(name, scan):
+def test_every_block_is_recomputed_and_a_scan_has_one(name, scan):
     def program(**settings):
         model = abstract(name, scan=scan, **settings)
         graphdef = nnx.graphdef(model)
@@ -95,7 +95,7 @@ def test_every_block_is_recomputed_and_under_a_scan_there_is_one(name, scan):
     assert marks == [0, 1 if scan else 2]
 
 
-def test_parameters_are_stacked_in_order_and_back():
+def test_parameters_are_stacked_in_order_and_unstacked_again():
     params = {'head': {'bias': np.ones(3)},
               'blocks': {i: {'fc': {'bias': np.full(2, i), 'kernel': np.full((2, 3), i)}}
                          for i in (10, 11, *range(10))}}  # 10 comes after 9, not after 1
@@ -111,7 +111,7 @@ def test_parameters_are_stacked_in_order_and_back():
 
 @families
 @pytest.mark.parametrize('depth', [1, 2])
-def test_a_scanned_model_takes_and_gives_the_weights_of_timm(name, depth):
+def test_a_scanned_model_loads_and_exports_the_weights_of_timm(name, depth):
     plain = build(name, seed=1, depth=depth)
     scanned = abstract(name, depth=depth, scan=True)
     load_timm(scanned, to_timm(plain))
@@ -122,10 +122,10 @@ def test_a_scanned_model_takes_and_gives_the_weights_of_timm(name, depth):
     assert all(np.array_equal(back[key], value) for key, value in to_timm(plain).items())
 
 
-def test_a_layer_that_is_missing_from_the_weights_is_named():
+def test_a_layer_that_the_weights_lack_is_named():
     weights = to_timm(build(NAMES[0]))
     del weights['blocks.1.mlp.fc1.bias']
-    with pytest.raises(ModelError, match=r'blocks\.1\.mlp\.fc1\.bias is missing \(1 in all\)'):
+    with pytest.raises(ModelError, match=r'blocks\.1\.mlp\.fc1\.bias is missing \(1 in total\)'):
         load_timm(abstract(NAMES[0], scan=True), weights)
 
 
@@ -152,12 +152,12 @@ def add_up(blocks, key, *, train=True, remat=False, count=4000):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_each_block_drops_examples_at_its_own_rate_and_on_its_own(scan):
+def test_each_block_drops_examples_independently_and_at_its_own_rate(scan):
     blocks = nnx.List(Step(value, rate) for value, rate in zip((1.0, 7.5, 50.0), RATES))
     blocks = stack_blocks(blocks) if scan else blocks
     sums = np.asarray(add_up(blocks, jax.random.key(0)))
     assert np.array_equal(sums[:, 0], sums[:, 1])  # an example is dropped as a whole
-    # Kept steps count 1 / (1 - rate) times: 1, 10 and 100.
+    # A kept step is scaled by 1 / (1 - rate): 1, 10 and 100.
     outcomes, counts = np.unique(sums[:, 0].round(3), return_counts=True)
     assert outcomes.tolist() == [1, 11, 101, 111]
     assert np.abs(counts / 4000 - [0.125, 0.375, 0.125, 0.375]).max() < 0.03
@@ -167,7 +167,7 @@ def test_each_block_drops_examples_at_its_own_rate_and_on_its_own(scan):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_what_was_dropped_stays_dropped_when_it_is_computed_again(scan):
+def test_recomputed_blocks_drop_the_same_examples(scan):
     blocks = nnx.List(Step(value, rate) for value, rate in zip((1.0, 7.5, 50.0), RATES))
     graphdef, params = nnx.split(stack_blocks(blocks) if scan else blocks)
 
@@ -188,7 +188,7 @@ def test_extras_reach_every_block(scan, remat):
     assert np.array_equal(y, [[36, 66]])
 
 
-def test_a_scanned_model_in_training_needs_a_key_where_it_drops():
+def test_a_scanned_model_with_drop_path_needs_a_key_in_training():
     model = abstract(NAMES[0], scan=True, drop_path=0.5)
     with pytest.raises(ModelError, match=r'rate 0\.5'):
         jax.eval_shape(lambda model: model(X), model)

@@ -1,4 +1,4 @@
-"""Sizes of images: what a model was built for, and what it is given."""
+"""Image sizes: what a model is built for, and whether given images have that size."""
 
 import jax
 
@@ -7,10 +7,13 @@ from models.errors import ModelError
 
 def patch_grid(img_size: int | tuple[int, int], patch: int
                ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((height, width) in pixels, (rows, columns) of patches).
+    """Checks an image size against a patch size, both in pixels.
+
+    Returns:
+        ((height, width) in pixels, (rows, columns) of patches)
 
     Raises:
-        ModelError: the image cannot be cut into whole patches.
+        ModelError: such an image cannot be cut into whole patches.
     """
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(size) != 2 or any(side < patch or side % patch for side in size):
@@ -20,10 +23,10 @@ def patch_grid(img_size: int | tuple[int, int], patch: int
 
 
 def check_images(x: jax.Array, size: tuple[int, int], channels: int) -> None:
-    """Refuses images that are not [B, *size, channels].
+    """Checks that images are [B, *size, channels].
 
     Raises:
-        ModelError: they are not.
+        ModelError: they have another shape.
     """
     if x.shape[1:] != (*size, channels):
         raise ModelError(
@@ -33,11 +36,12 @@ def check_images(x: jax.Array, size: tuple[int, int], channels: int) -> None:
 
 
 def check_any_size(x: jax.Array, channels: int, least: int = 1, fewer: str = '') -> None:
-    """Refuses images that are not [B, H, W, channels] with sides of at least `least` pixels;
-    `fewer` names the setting that would let smaller ones in.
+    """Checks that images are [B, H, W, channels] with sides of at least `least` pixels.
+
+    `fewer` names the setting that has to be smaller for smaller images.
 
     Raises:
-        ModelError: they are not.
+        ModelError: they have another shape, or are smaller.
     """
     if x.ndim != 4 or x.shape[-1] != channels or min(x.shape[1:3]) < least:
         sides = f' with sides of at least {least} pixels' if least > 1 else ''

@@ -1,0 +1,151 @@
+"""Self-attention by XLA, or on NVIDIA GPUs by cuDNN's flash attention.
+
+JAX (0.10 to 0.12) passes an odd number of tokens to cuDNN in inference but refuses it in the
+gradient, and most Vision Transformers have an odd number: a class token and an even number of
+patches. So odd sequences are padded by one masked token here, in training and inference alike.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.errors import ModelError, unknown
+from models.layers import Dropout, Linear, linear_init
+
+IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
+# JAX passes more channels per head to cuDNN on some GPUs; this many work on all since Ampere.
+_SURE_DIM = 128
+
+
+def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None,
+           rngs: nnx.Rngs | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v: three arrays [B, N, H, d] -> [B, N, H, d].
+
+    The softmax is computed in float32. Dropout of the weights needs the weights themselves: where
+    `drop` is active the softmax is written out and `impl` has no effect.
+
+    Args:
+        query, key, value: of one shape and floating-point dtype.
+        impl: 'xla'; 'cudnn', which runs on NVIDIA GPUs only and never falls back to XLA; or 'auto',
+            which is cuDNN in programs for NVIDIA GPUs if it takes such arrays (half precision, d a
+            multiple of 8 up to 128, Ampere or later) and XLA otherwise. The choice depends on the
+            platform that a program is lowered for, not on this process. A single program for
+            several platforms needs 'xla'.
+        drop: dropout of the attention weights.
+        rngs: for `drop`.
+
+    Raises:
+        ModelError: `impl` is not known; or it is 'cudnn' and cuDNN does not take such arrays.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise unknown('attn_impl', impl, IMPLEMENTATIONS)
+    if drop is not None and drop.rate and not drop.deterministic:
+        weights = attention_weights(query, key).astype(value.dtype)
+        return jnp.einsum('bhqk,bkhd->bqhd', drop(weights, rngs), value)
+    if impl == 'xla':
+        return xla_attention(query, key, value)
+    refusal = cudnn_refusal(query)
+    if impl == 'cudnn' and refusal:
+        raise ModelError(f"attn_impl='cudnn' cannot work here ({refusal}): use attn_impl='auto', "
+                         f"which takes cuDNN where it can.")
+    if impl == 'cudnn':
+        return cudnn_attention(query, key, value)
+    if refusal or query.shape[-1] > _SURE_DIM:
+        return xla_attention(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, cuda=cudnn_attention,
+                                      default=xla_attention)
+
+
+def attention_weights(query, key) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) in float32: two arrays [B, N, H, d] -> [B, H, N, N]."""
+    scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+
+
+xla_attention = functools.partial(jax.nn.dot_product_attention, implementation='xla')
+
+
+def cudnn_attention(query, key, value, *, implementation: str = 'cudnn') -> jax.Array:
+    """Attention by cuDNN, [B, N, H, d] -> same; an odd N is padded by one token and cut again.
+
+    Values and gradients are those of the N tokens. As a key the padding is masked by the length
+    of the sequences, which needs no [N, N] mask. As a query it is computed like any other, since
+    cuDNN would leave a masked row undefined; its output is cut off, so its gradient is zero.
+
+    `implementation='xla'` computes the same on any platform, for tests.
+    """
+    attention = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+    batch, tokens = query.shape[:2]
+    if tokens % 2 == 0:
+        return attention(query, key, value)
+    query, key, value = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in (query, key, value))
+    # Where the batch is split over devices, each may still get all lengths: they are equal, so
+    # it does not matter which of them cuDNN reads.
+    lengths = jnp.full(batch, tokens, jnp.int32)
+    return attention(query, key, value, key_value_seq_lengths=lengths)[:, :tokens]
+
+
+def cudnn_refusal(query: jax.Array) -> str:
+    """Why cuDNN does not take arrays like `query` [B, N, H, d], in training and inference; '' if it
+    does."""
+    _, tokens, heads, dim = query.shape
+    return _jax_refusal((1, tokens, heads, dim), query.dtype) or _gpu_refusal()
+
+
+@functools.lru_cache(maxsize=64)
+def _jax_refusal(shape: tuple[int, ...], dtype) -> str:
+    """The error of JAX when it traces the gradient, or ''.
+
+    The limits depend on the versions of JAX and cuDNN and on the GPU, so we ask JAX instead of
+    repeating them. Nothing is computed.
+    """
+    def loss(*arrays):
+        return cudnn_attention(*arrays).sum()
+
+    try:
+        jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), *[jax.ShapeDtypeStruct(shape, dtype)] * 3)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return ' '.join(str(error).split()).rstrip('.')
+    return ''
+
+
+@functools.cache
+def _gpu_refusal() -> str:
+    """What JAX does not check: cuDNN has no flash attention for GPUs before Ampere."""
+    capability = str(getattr(jax.devices()[0], 'compute_capability', ''))  # '8.0' on an A100
+    if capability[:1].isdigit() and float(capability) < 8:
+        return f'this GPU has compute capability {capability}, and flash attention needs 8.0'
+    return ''
+
+
+class Attention(nnx.Module):
+    """Self-attention over tokens, [B, N, dim] -> same, with one projection for q, k and v."""
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
+                 proj_drop: float = 0.0, impl: str = 'auto', weight_init: str = '', dtype=None,
+                 rngs: nnx.Rngs):
+        if dim % num_heads:
+            raise ModelError(f'embed_dim={dim} cannot be split over num_heads={num_heads}: '
+                             f'choose a number of heads that divides it.')
+        if impl not in IMPLEMENTATIONS:
+            raise unknown('attn_impl', impl, IMPLEMENTATIONS)
+        init = linear_init(weight_init, dim, dim)  # q, k and v are three layers side by side
+        linear = functools.partial(Linear, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim, use_bias=qkv_bias)
+        self.proj = linear(dim, dim)
+        self.attn_drop = Dropout(attn_drop, what='attn_drop_rate')
+        self.proj_drop = Dropout(proj_drop, what='proj_drop_rate')
+        self.num_heads = num_heads
+        self.impl = impl
+
+    def project(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, ...]:
+        """Query, key and value, each [B, N, H, d]."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x, rngs).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = attend(*self.project(x, rngs), impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)
