@@ -1,6 +1,8 @@
-"""`size=tiny`: any experiment made small, to see within a minute on a CPU that all of it runs."""
+"""`size=tiny`: any experiment made small, to check within a minute on a CPU that all of it runs."""
 
 from ml_collections import ConfigDict
+
+from configs.common import split_arg
 
 SIZE = 32
 SMALL = dict(name='small_cnn', width=8, stages=3)
@@ -12,8 +14,8 @@ def make_tiny(config: ConfigDict, **model) -> ConfigDict:
 
     Args:
         config: of the experiment.
-        **model: settings of the small model that replace or join those of `SMALL`; with `name`
-            they are all of them.
+        **model: settings of the small model. They are added to those of `SMALL`; if they have a
+            `name`, they replace all of them.
     """
     doodles = config.data.doodles
     doodles.classes = min(doodles.classes, 4)
@@ -32,15 +34,26 @@ def make_tiny(config: ConfigDict, **model) -> ConfigDict:
     return config
 
 
-def is_tiny(config: ConfigDict) -> bool:
-    """Whether `make_tiny` has been here."""
-    return config.image.size == SIZE
+def is_tiny(arg: str | None) -> bool:
+    """Whether the arguments of a config, the text after the colon of --config=FILE:..., ask for
+    `size=tiny`.
+
+    The arguments decide, and not a value in the config: an override may set any value, and a real
+    study may have 32 px too.
+    """
+    return split_arg(arg, 'size')[0].get('size') == 'tiny'
 
 
-def stand_ins(config: ConfigDict, models: dict[str, dict]) -> dict[str, dict]:
-    """Arms of a study that differ in the model, {arm: config.model}; in a tiny study a small CNN
-    of another width stands in for each."""
-    if is_tiny(config):
+def stand_ins(config: ConfigDict, arg: str | None, models: dict[str, dict]) -> dict[str, dict]:
+    """The arms of a study that differ in the model: {arm: changes}.
+
+    Args:
+        config: of the study.
+        arg: the arguments of its config. In a tiny study, small CNNs of different widths take the
+            place of the models.
+        models: {arm: config.model}.
+    """
+    if is_tiny(arg):
         kept = {key: value for key, value in config.model.items() if key.startswith('head')}
         models = {arm: {**SMALL, **kept, 'width': 4 + number}
                   for number, arm in enumerate(models)}

@@ -1,9 +1,9 @@
 """RandAugment and TrivialAugment: transforms drawn from a list, with given strengths.
 
-An operation of the list is a function (strength, sign, size) -> (group, step), strength in
-[0, 1], sign 1 or -1. Ranges are those of the papers as torchvision has them; they differ between
-the two. The drawn steps join the groups of `input_pipeline.transforms`: the geometric ones still
-make one warp, the tone curves one table.
+An operation of the list is a function (strength, sign, size) -> (group, step), with strength in
+[0, 1] and sign 1 or -1. The ranges are those of the papers, as in torchvision; they differ between
+the two methods. The drawn steps join the groups of `input_pipeline.transforms`: geometric steps
+still make one warp, and tone curves one table.
 """
 
 from input_pipeline import color, filters, geometry
@@ -36,7 +36,7 @@ def _posterize(lost):
 
 def _operations(shear: float, translate: dict, rotate: float, blend: float, posterize: int
                 ) -> tuple:
-    """The fourteen operations; the first one does nothing."""
+    """The fourteen operations; the first does nothing."""
     return (
         None,
         _shear(0, shear), _shear(1, shear),
@@ -61,13 +61,13 @@ def _draw(rng, size, operations, strength):
 
 
 def _rand_augment(rng, size, num_ops, magnitude, bins):
-    """Cubuk et al. 2020: `num_ops` operations of one strength, magnitude / (bins - 1)."""
+    """Cubuk et al. 2020: `num_ops` operations with the same strength, magnitude / (bins - 1)."""
     strength = min(magnitude / (bins - 1), 1)
     return [step for _ in range(num_ops) for step in _draw(rng, size, _RAND, strength)]
 
 
 def _trivial_augment(rng, size, bins):
-    """Müller and Hutter 2021 ("wide"): one operation of a random strength."""
+    """Müller and Hutter 2021 ("wide"): one operation with a random strength."""
     return _draw(rng, size, _TRIVIAL, rng.integers(bins) / (bins - 1))
 
 

@@ -1,8 +1,8 @@
-"""Batches by their numbers, made ahead by threads or by worker processes.
+"""Batches by number, made ahead by threads or by worker processes.
 
-Where an iterator stands is the number of its next batch and nothing else, so a run goes on with
-other threads and workers than it began with. Workers leave signals to the run, which ends them;
-they end too when the run is gone, however that came. One that dies is started again.
+The state of an iterator is just the number of its next batch, so a resumed run may use other
+numbers of threads and workers. Workers ignore SIGINT and SIGTERM, because the run ends them. They
+also end when the run disappears, for whatever reason. Workers that die are started again.
 """
 
 import contextlib
@@ -19,18 +19,19 @@ import grain
 
 from input_pipeline.errors import WorkerError
 
-RESTARTS = 3  # of dead workers, before the run ends
+RESTARTS = 3  # how often dead workers are started again before the run ends
 _log = logging.getLogger(__name__)
 
 
 class Batches(grain.DatasetIterator):
-    """batch(first), batch(first + 1), ..., batch(stop - 1).
+    """An iterator over batch(first), batch(first + 1), ..., batch(stop - 1).
 
-    `get_state()` is {'next_index': number of the next one}, exact for any number of threads and
-    workers. Close it, or its workers stay.
+    `get_state()` is {'next_index': number of the next batch}, exact for any number of threads and
+    workers. Close the iterator, or its workers keep running.
 
     Raises, from next():
-        WorkerError: workers died more than RESTARTS times. And whatever `batch` raises.
+        WorkerError: workers died more than RESTARTS times.
+        Any exception that `batch` raises.
     """
 
     def __init__(self, batch: Callable[[int], dict], stop: int, *, first: int = 0, threads: int,
@@ -50,7 +51,7 @@ class Batches(grain.DatasetIterator):
                 with _blocked_signals() if self._workers else contextlib.nullcontext():
                     batch = next(self._started())
             except RuntimeError as error:
-                self._answer(error)
+                self._handle(error)
                 continue
             self._next += 1
             return batch
@@ -59,20 +60,20 @@ class Batches(grain.DatasetIterator):
         if self._closed:
             raise ValueError('The iterator is closed.')
         if self._iterator is None:
-            # A record of Grain's is a whole batch: what Grain does with a record costs as much as
-            # half a decoding.
+            # One Grain record is a whole batch, because Grain's work per record costs half as much
+            # as decoding a picture.
             records = grain.MapDataset.range(self._next, self._stop).map(self._batch)
             dataset = records.to_iter_dataset(grain.ReadOptions(
                 num_threads=max(self._threads, 1), prefetch_buffer_size=max(self._prefetch, 1)))
             if self._workers:
                 dataset = dataset.mp_prefetch(
                     grain.MultiprocessingOptions(num_workers=self._workers),
-                    worker_init_fn=_leave_with_the_run)
+                    worker_init_fn=_exit_with_the_run)
             self._iterator = iter(dataset)
         return self._iterator
 
-    def _answer(self, error: RuntimeError) -> None:
-        """Lets dead workers be started again; other errors go on."""
+    def _handle(self, error: RuntimeError) -> None:
+        """Prepares a restart if workers died; raises any other error again."""
         found = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
         if not self._workers or not found:
             raise error
@@ -81,11 +82,11 @@ class Batches(grain.DatasetIterator):
         self._deaths += 1
         if self._deaths > RESTARTS:
             raise WorkerError(
-                f'A data worker {how}, the {self._deaths}th that died: see what it said, and if '
+                f'A data worker {how}, the {self._deaths}th that died: read its output above; if '
                 f'it ran out of memory, lower config.loader.workers or config.image.cache_mb and '
                 f'start again with the same --workdir.') from None
-        _log.warning('A data worker %s: all are started again (%d of %d times).', how, self._deaths,
-                     RESTARTS)
+        _log.warning('A data worker %s: all workers are started again (%d of %d times).', how,
+                     self._deaths, RESTARTS)
         self._drop()
 
     def _drop(self) -> None:
@@ -94,18 +95,21 @@ class Batches(grain.DatasetIterator):
         self._iterator = None
 
     def start_prefetch(self) -> None:
-        """Begins to work ahead, if that is the work of threads; workers wait for the first call."""
+        """Begins to make batches ahead, if threads make them; workers start at the first batch."""
         if not self._workers:
             self._started().start_prefetch()
 
     def get_state(self) -> dict:
+        """{'next_index': number of the next batch}."""
         return {'next_index': self._next}
 
     def set_state(self, state: dict) -> None:
+        """Continues from what `get_state` returned."""
         self._drop()
         self._next = state['next_index']
 
     def close(self) -> None:
+        """Ends the threads or workers."""
         self._closed = True
         self._drop()
 
@@ -115,13 +119,15 @@ def _prepare_for_workers() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags that we don't define.
-    resource_tracker.ensure_running()  # its start unblocks the signals, so now
+    resource_tracker.ensure_running()  # started here, because its start unblocks the signals
 
 
 @contextlib.contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Threads and processes that begin in the block never see SIGINT and SIGTERM: Ctrl-C goes to
-    every process of a terminal, and some clusters send SIGTERM to all."""
+    """Threads and processes that start in the block never see SIGINT and SIGTERM.
+
+    Ctrl-C goes to every process of a terminal, and some clusters send SIGTERM to all processes.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -129,7 +135,8 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_with_the_run(index: int, count: int) -> None:
+def _exit_with_the_run(index: int, count: int) -> None:
+    """Ends this worker when the process that started it has ended."""
     def wait() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)

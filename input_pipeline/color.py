@@ -1,9 +1,9 @@
-"""Colour as one table: neighbouring tone curves compose into 256 entries a channel.
+"""Colour as one table: neighbouring tone curves compose into 256 entries per channel.
 
-A tone curve is a table, or a function from the histogram of the picture at that point to a
-table. The histogram of a picture behind a table follows from the one before it, so that even
-contrast, autocontrast and equalize need no look at the pixels between them. What mixes channels
-or places (saturation, hue, CLAHE, ...) is a step of its own between two tables.
+A tone curve is a table, or a function from the picture's current histogram to a table. The
+histogram after a table follows from the histogram before it, so even contrast, autocontrast and
+equalize need not look at the pixels in between. Steps that mix channels or neighbouring pixels
+(saturation, hue, CLAHE, ...) run on their own between two tables.
 
 Pictures are RGB uint8 [H, W, 3]; a table is uint8 [3, 256], a histogram int64 [3, 256].
 """
@@ -28,17 +28,17 @@ class Adaptive:
 
 
 def _table(values: np.ndarray) -> np.ndarray:
-    """Levels of any shape that broadcasts to [3, 256], rounded and clipped."""
+    """A table from levels of any shape that broadcasts to [3, 256], rounded and clipped."""
     return np.broadcast_to(np.clip(np.rint(values), 0, 255).astype(np.uint8), (3, 256))
 
 
 def brightness(factor: float) -> np.ndarray:
-    """Every level times `factor`."""
+    """Multiplies every level by `factor`."""
     return _table(_LEVELS * factor)
 
 
 def contrast(factor: float) -> Adaptive:
-    """The distance from the picture's mean grey times `factor`."""
+    """Multiplies the difference from the picture's mean grey by `factor`."""
     def curve(histogram):
         mean = _GREY @ (histogram @ _LEVELS) / histogram[0].sum()
         return _table(mean + (_LEVELS - mean) * factor)
@@ -46,7 +46,7 @@ def contrast(factor: float) -> Adaptive:
 
 
 def gamma_correction(exponent: float) -> np.ndarray:
-    """255 * (level / 255) ** exponent: above 1 is darker."""
+    """255 * (level / 255) ** exponent; exponents above 1 darken."""
     return _table(255 * (_LEVELS / 255) ** exponent)
 
 
@@ -56,12 +56,12 @@ def posterize(bits: int) -> np.ndarray:
 
 
 def solarize(threshold: float) -> np.ndarray:
-    """Inverts the levels from `threshold` on."""
+    """Inverts the levels that are `threshold` or more."""
     return _table(np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS))
 
 
 def autocontrast() -> Adaptive:
-    """Stretches each channel to 0...255."""
+    """Stretches each channel to 0 to 255."""
     def curve(histogram):
         low = (histogram > 0).argmax(1)[:, None]
         high = 255 - (histogram[:, ::-1] > 0).argmax(1)[:, None]
@@ -105,16 +105,19 @@ def _clahe(image: np.ndarray, clip_limit: float, tiles: int) -> np.ndarray:
 
 
 def saturation(factor: float) -> partial:
-    """The distance from grey times `factor`: 0 is grey, 1 the picture."""
+    """Multiplies the difference from grey by `factor`: 0 gives grey, 1 changes nothing."""
     return partial(_saturated, factor=factor)
 
 
 def apply(image: np.ndarray, steps: Sequence) -> np.ndarray:
-    """Applies tone curves and other steps in order; neighbouring curves in one look-up.
+    """Applies tone curves and other steps in order, neighbouring curves in one look-up.
 
     Args:
         image: uint8 [H, W, 3]; it is not written to.
         steps: tables, `Adaptive` curves, and functions from picture to picture.
+
+    Returns:
+        uint8 [H, W, 3]; the picture itself if there are no steps.
     """
     table = histogram = None
     for step in steps:

@@ -1,4 +1,4 @@
-"""A picture of what transforms do: one row a transform or a curriculum stage."""
+"""A picture of what transforms do: one row per transform or curriculum stage."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,8 +8,8 @@ import numpy as np
 from input_pipeline import transforms
 from input_pipeline.curriculum import Stage
 from input_pipeline.loader import example_rng
+from input_pipeline.pull_maps import Size
 from input_pipeline.transforms import Transform
-from input_pipeline.warp import Size
 
 _GAP, _CAPTION = 4, 16  # px
 
@@ -20,12 +20,12 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
     """Draws each row's transforms for each picture, under a caption.
 
     Args:
-        pictures: RGB uint8 [h, w, 3], one a column.
+        pictures: RGB uint8 [h, w, 3], one per column.
         rows: caption -> transforms.
         size: (height, width) of the model's input.
-        border: what a warp sees outside, a key of `warp.BORDERS`.
-        seed, epoch, keys: of `loader.example_rng`, a key a picture: with those of a run the
-            sheet shows what it trains on. Without keys: 0, 1, ...
+        border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
+        seed, epoch, keys: as in `loader.example_rng`, with one key per picture. With those of a
+            run, the sheet shows what it trains on. Without keys they are 0, 1, ...
 
     Returns:
         RGB uint8 [H, W, 3], on white.
@@ -48,7 +48,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
 
 
 def stage_rows(stages: Sequence[Stage]) -> dict[str, tuple[Transform, ...]]:
-    """The rows of a curriculum: its stages, named by their transforms."""
+    """{caption: transforms} of the stages of a curriculum; a caption lists the transforms."""
     return {f'{number} (step {stage.start}): '
             + (' '.join(item.kind for item in stage.transforms) or 'no transforms'):
             stage.transforms for number, stage in enumerate(stages)}

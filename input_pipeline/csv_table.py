@@ -1,7 +1,7 @@
-"""A CSV read strictly: UTF-8 with or without a byte order mark, any line ends; comma, semicolon
-or tab between the fields.
+"""Strict reading of CSV files: UTF-8 with or without a byte order mark, any line ends, and a comma,
+semicolon or tab between the fields.
 
-It is read with the standard library and not with pandas, because an error must name the line.
+They are read with the standard library and not with pandas, because an error must name the line.
 """
 
 import csv
@@ -16,9 +16,13 @@ from input_pipeline.errors import DataError
 def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
     """(line where it starts, fields) of every line that is not empty, the header first.
 
+    Args:
+        path: the file.
+        what: the beginning of an error's sentence, before the path.
+
     Raises:
-        DataError: begins with `what`; the file is absent, empty, not UTF-8 or no sound CSV, or
-            has a column twice.
+        DataError: the file is absent, empty, not UTF-8 or not a valid CSV, or has two columns of
+            the same name.
     """
     rows, line = [], 1
     try:
@@ -30,7 +34,7 @@ def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
                 raise DataError(f'{what} {path!r} is not UTF-8, perhaps UTF-16: save it as '
                                 f'"CSV UTF-8".')
             file.seek(0)
-            # Decided by the header: a sniffer would be misled by commas in a value.
+            # The header decides: commas in a value would mislead a sniffer.
             bare = re.sub('"[^"]*"', '', first)
             reader = csv.reader(file, delimiter=max(',;\t', key=bare.count), strict=True)
             for row in reader:
@@ -40,13 +44,13 @@ def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise DataError(f'{what} {path!r} is not UTF-8: save it as "CSV UTF-8".') from None
     except csv.Error as error:
-        raise DataError(f'{what} {path!r} is no sound CSV near line {line} ({error}): '
+        raise DataError(f'{what} {path!r} is not a valid CSV near line {line} ({error}): '
                         f'correct it.') from None
     except OSError as error:
         raise DataError(f'{what} {path!r} cannot be opened ({error.strerror}): '
                         f'check its path.') from None
     if not rows:
-        raise DataError(f'{what} {path!r} is empty: its first line names the columns.')
+        raise DataError(f'{what} {path!r} is empty: name the columns in its first line.')
     seen = set()
     for name in map(str.strip, rows[0][1]):
         if name and name in seen:
@@ -56,19 +60,24 @@ def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
 
 
 def quoting_for(table: pd.DataFrame) -> int:
-    """How to quote a table that is written: all of it where a text holds a bare carriage return,
-    which writers leave as it is and readers take for the end of a line."""
+    """How to quote a table when it is written: a constant of the module `csv`.
+
+    All fields are quoted if a text contains a bare carriage return, because writers leave it
+    unquoted and readers take it for the end of a line.
+    """
     texts = (table[name] for name in table if table[name].dtype.kind not in 'biuf')
     bare = any(column.astype(str).str.contains('\r', regex=False).any() for column in texts)
     return csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
 
 
 def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Reads a CSV whose lines are all as long: (column names, fields of each row, line where each
-    row starts).
+    """Reads a CSV in which all lines have the same number of fields.
+
+    Returns:
+        The column names, the fields of each row, and the line where each row starts.
 
     Raises:
-        DataError: what `read_rows` refuses; a row of another length.
+        DataError: as `read_rows`, or a row has another number of fields.
     """
     rows = read_rows(path)
     header = [name.strip() for name in rows[0][1]]
@@ -78,5 +87,5 @@ def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
         if len(row) != len(header):
             raise DataError(
                 f'The file {path!r} has {len(row)} fields in line {line}, but {len(header)} '
-                f'columns: put quotes around values that hold a comma.')
+                f'columns: put quotes around values that contain a comma.')
     return header, [row for _, row in rows[1:]], [line for line, _ in rows[1:]]

@@ -1,8 +1,7 @@
-"""The curriculum: which transforms, and what share of the learning rate, at which step.
+"""The curriculum: which transforms, and which share of the learning rate, apply at which step.
 
-A stage is looked up from a step, and a step from an example's position in the endless
-order, so stages change without rebuilding the pipeline, and a resumed run is in the right
-stage by construction.
+A stage is looked up from a step, and a step from an example's position in the endless order. So
+stages change without rebuilding the pipeline, and a resumed run is always in the right stage.
 """
 
 import bisect
@@ -15,7 +14,13 @@ from input_pipeline.transforms import Transform, make_transform
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """From `start` (a step) until the next stage's start."""
+    """One stage; it lasts until the next stage starts.
+
+    Attributes:
+        start: the first step of the stage.
+        transforms: how training pictures are augmented.
+        lr_scale: factor of the learning rate, 0 or more.
+    """
 
     start: int
     transforms: tuple[Transform, ...]
@@ -32,7 +37,7 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
         to_steps: (duration, config key) -> steps from the start of the run.
 
     Raises:
-        DataError: an unknown key, a stage that ends before it starts, a bad transform.
+        DataError: an unknown key, a stage that ends before it starts, or an invalid transform.
     """
     if isinstance(curriculum, str) or not all(isinstance(entry, Mapping) for entry in curriculum):
         raise DataError(f'config.curriculum = {curriculum!r}: give a list of stages, such as '
@@ -59,11 +64,11 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
         end = to_steps(entry['until'], f'curriculum[{number}].until')
         if end <= start and not last:
             raise DataError(f'{where} ends at step {end}, and starts at step {start}: '
-                            f'give each stage a later `until` than the one before.')
+                            f'give each stage a later `until` than the stage before it.')
         start = end
     return tuple(stages) or (Stage(0, ()),)
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> int:
-    """The number of the stage that a step belongs to."""
+    """The number of the stage to which a step belongs."""
     return bisect.bisect_right(stages, step, key=lambda stage: stage.start) - 1

@@ -1,7 +1,7 @@
-"""A descriptor of pictures that needs no weights: gradients (HOG) and colours.
+"""Descriptors of pictures that need no weights, gradients (HOG) and colours, and their clusters.
 
-Good enough to group pictures that look alike, everywhere and offline; features of a trained
-model are better where there is one.
+They are good enough to group pictures that look alike, on any machine and offline. Features of
+a trained model are better where there is one.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from input_pipeline import decode, sources
+from input_pipeline import sources
 from input_pipeline.manifest import Manifest
-from input_pipeline.resampling import cluster_rows
+from input_pipeline.resize import resize
 
 _SIDE = 64  # pixels; cells of 8, blocks of 16: 7 x 7 blocks of 36 values
 _BINS = (8, 4, 4)  # hue, saturation, value
@@ -20,10 +20,12 @@ WIDTH = 7 * 7 * 36 + 8 * 4 * 4
 
 
 def describe(picture: np.ndarray) -> np.ndarray:
-    """RGB uint8 [H, W, 3] -> float32 [WIDTH]: histograms of oriented gradients (Dalal and Triggs
-    2005) of the picture squashed to 64 px, and a histogram of hue, saturation and value; each
-    half has norm 1."""
-    small = decode.resize(picture, (_SIDE, _SIDE))
+    """The descriptor of a picture: RGB uint8 [H, W, 3] -> float32 [WIDTH].
+
+    The first part holds histograms of oriented gradients (Dalal and Triggs 2005) of the picture
+    squashed to 64 px, the second a histogram of hue, saturation and value. Each part has norm 1.
+    """
+    small = resize(picture, (_SIDE, _SIDE))
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     hog = cv2.HOGDescriptor((_SIDE, _SIDE), (16, 16), (8, 8), (8, 8), 9).compute(grey).ravel()
     hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
@@ -33,14 +35,51 @@ def describe(picture: np.ndarray) -> np.ndarray:
 
 
 def with_clusters(manifest: Manifest, head: str, k: int, seed: int) -> Manifest:
-    """The manifest with the column cluster: KMeans of the descriptors within each class."""
+    """The manifest with the column `cluster`: k clusters of the descriptors within each class.
+
+    Args:
+        manifest: N rows.
+        head: the head whose classes count; '' for the first.
+        k, seed: as in `cluster_rows`.
+
+    Raises:
+        UnreadableImage: a picture cannot be read.
+    """
     labels = manifest.labels(head or manifest.heads[0])
     return manifest.with_column('cluster', cluster_rows(describe_all(manifest), labels, k, seed))
 
 
+def cluster_rows(features: np.ndarray, labels: np.ndarray, k: int = 10, seed: int = 0
+                 ) -> np.ndarray:
+    """KMeans within each class: values for the column that the resampling 'cluster' reads.
+
+    Args:
+        features: float [N, D].
+        labels: int [N]; -1 is unlabelled.
+        k: clusters per class; fewer where a class has fewer different rows.
+        seed: of KMeans.
+
+    Returns:
+        int32 [N]: the cluster within the class, or -1 for a row without a label.
+    """
+    from sklearn.cluster import KMeans
+    clusters = np.full(len(labels), -1, np.int32)
+    for label in np.unique(labels[labels >= 0]):
+        rows = np.flatnonzero(labels == label)
+        different = len(np.unique(features[rows], axis=0))
+        means = KMeans(min(k, different), n_init=3, random_state=seed)
+        clusters[rows] = means.fit_predict(features[rows])
+    return clusters
+
+
 def describe_all(manifest: Manifest, *, threads: int = 2,
                  progress: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Descriptors of every row, float32 [N, WIDTH].
+    """Descriptors of all rows, float32 [N, WIDTH].
+
+    Args:
+        manifest: N rows.
+        threads: how many work at once.
+        progress: called after each picture.
 
     Raises:
         UnreadableImage: a picture cannot be read.

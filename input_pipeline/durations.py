@@ -8,24 +8,31 @@ from input_pipeline.errors import DataError
 UNITS = ('epochs', 'steps', 'examples', 'percent')
 
 
+def is_duration(value: object) -> bool:
+    """Whether a value of a config is a duration: a mapping whose only key is one of the units."""
+    keys = set(value) if hasattr(value, 'keys') else set()  # a ConfigDict is not a Mapping
+    return len(keys) == 1 and keys <= set(UNITS)
+
+
 def to_steps(duration: Mapping, *, key: str, examples_per_epoch: int, batch_size: int,
              total_steps: int | None = None) -> int:
-    """A duration as a number of steps, rounded up to a whole one.
+    """A duration as a number of steps, rounded up to a whole step.
 
     Args:
-        duration: a mapping with exactly one of the units.
-        key: the config key it stands under, for the error.
+        duration: a mapping with exactly one of the units as its key.
+        key: the config key of the duration, for errors.
         examples_per_epoch: length of one epoch.
-        batch_size: examples a step.
-        total_steps: length of the whole run, that `percent` refers to; None for the run itself.
+        batch_size: examples per step.
+        total_steps: length of the whole run, to which `percent` refers; None if the duration is
+            that of the run itself.
 
     Raises:
-        DataError: no unit, two units, an unknown one, or a negative number.
+        DataError: there is no unit, more than one, an unknown one, or a negative number.
     """
     items = dict(duration)
     unit = next(iter(items), None)
     if len(items) != 1 or unit not in UNITS:
-        raise DataError(f'config.{key} = {items} is no duration: give exactly one of '
+        raise DataError(f'config.{key} = {items} is not a valid duration: give exactly one of '
                         f'{", ".join(UNITS)}, e.g. dict(epochs=5).')
     value = items[unit]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:

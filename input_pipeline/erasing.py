@@ -1,8 +1,8 @@
-"""Erasing: parts of the picture are covered, which teaches a model not to lean on one of them.
+"""Erasing: parts of the picture are covered, so that a model learns not to depend on one of them.
 
-Each draws a function from picture to picture. Pictures are RGB uint8 [H, W, 3]. Sizes are shares
-of the picture's sides or area; `fill` is one of FILLS: 'noise' is a random level a value, 'mean'
-the picture's mean colour.
+Each transform draws a function from picture to picture. Pictures are RGB uint8 [H, W, 3]. Sizes
+are shares of the picture's sides or area. `fill` is one of FILLS: 'noise' is a random level for
+each value, 'mean' the picture's mean colour.
 """
 
 import math
@@ -28,7 +28,7 @@ def _erased(image: np.ndarray, boxes: list, fill: str, seed: int) -> np.ndarray:
 
 
 def _random_erasing(rng, size, scale, ratio, fill):
-    """Zhong et al. 2020: one box of a random area and shape; ten tries to place it."""
+    """Zhong et al. 2020: one box of random area and shape, with ten tries to place it."""
     seed = int(rng.integers(2**63))
     for _ in range(10):
         area = rng.uniform(*scale) * size[0] * size[1]
@@ -43,7 +43,7 @@ def _random_erasing(rng, size, scale, ratio, fill):
 
 
 def _cutout(rng, size, share, fill):
-    """DeVries and Taylor 2017: a square about any pixel, cut at the border."""
+    """DeVries and Taylor 2017: a square around a random pixel, cut off at the border."""
     seed = int(rng.integers(2**63))
     side = max(1, round(share * min(size)))
     y, x = (int(at) for at in rng.integers(size))
@@ -53,7 +53,7 @@ def _cutout(rng, size, share, fill):
 
 
 def _coarse_dropout(rng, size, count, share, fill):
-    """Several boxes, each side a random share of the picture's."""
+    """Several boxes; each side is a random share of the picture's side."""
     seed = int(rng.integers(2**63))
     boxes = []
     for _ in range(rng.integers(count[0], count[1] + 1)):
@@ -64,7 +64,8 @@ def _coarse_dropout(rng, size, count, share, fill):
 
 
 def _grid_mask(rng, size, period, keep, fill):
-    """Chen et al. 2020, upright: squares of 1 - keep of a random period, at a random phase."""
+    """Chen et al. 2020, without rotation: a grid of squares at a random phase. The period is
+    random, and the side of a square is 1 - keep of it."""
     seed = int(rng.integers(2**63))
     step = max(2, round(rng.uniform(*period) * min(size)))
     hole = min(max(1, round((1 - keep) * step)), step - 1)

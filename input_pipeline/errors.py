@@ -1,4 +1,13 @@
-"""The exceptions by which the input pipeline ends a run with a sentence."""
+"""The exceptions by which the input pipeline ends a run with a sentence, and the end of such a
+sentence that says which word was likely meant."""
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterable
+
+_COMPARED = 5000  # known words looked through, which takes 30 us each
+_LENGTH = 100  # characters of a word that are compared
+_LISTED = 12
 
 
 class DataError(ValueError):
@@ -11,4 +20,48 @@ class DataError(ValueError):
 
 
 class WorkerError(RuntimeError):
-    """The processes that read pictures don't live: exit code 1."""
+    """The processes that read pictures died or do not answer: exit code 1."""
+
+
+def nearest(word: object, known: Iterable, n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known words that look most like `word`, the best first; often none.
+
+    Args:
+        word: what the user wrote, of any type.
+        known: the valid words, of any type; the first 5000 are looked at.
+        n: at most so many are returned.
+        cutoff: how alike a word must be, from 0 (anything) to 1 (the same), as in difflib.
+    """
+    known = [str(one) for one in itertools.islice(known, _COMPARED)]
+    return difflib.get_close_matches(str(word)[:_LENGTH], known, n=n, cutoff=cutoff)
+
+
+def did_you_mean(word: object, known: Iterable, *, n: int = 1, cutoff: float = 0.6,
+                 show: Callable[[str], str] = repr, otherwise: str | None = None) -> str:
+    """The end of an error's sentence: the valid words that were likely meant.
+
+        raise DataError(f'split.kind={kind!r} is unknown: {did_you_mean(kind, KINDS)}')
+
+    Args:
+        word, known, n, cutoff: as in `nearest`.
+        show: how one word is written, e.g. `'--{}'.format`; in quotes by default.
+        otherwise: the text where no known word is near. By default it lists the first 12 of them:
+            'use one of a, b, c.', without quotes.
+
+    Returns:
+        "did you mean 'over'?", "did you mean 'over' or 'under'?", or `otherwise`.
+    """
+    known = list(known)
+    near = nearest(word, known, n, cutoff)
+    if near:
+        return f'did you mean {" or ".join(map(show, near))}?'
+    if otherwise is not None:
+        return otherwise
+    return (f'use one of {", ".join(map(str, known[:_LISTED]))}'
+            f'{", ..." if len(known) > _LISTED else "."}')
+
+
+def perhaps(word: object, known: Iterable) -> str:
+    """" (did you mean 'over'?)", for the middle of a sentence; '' if no known word is near."""
+    hint = did_you_mean(word, known, otherwise='')
+    return hint and f' ({hint})'

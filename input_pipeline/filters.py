@@ -1,8 +1,8 @@
-"""Filters and noise: what looks at a pixel's neighbours, or at none.
+"""Filters and noise: they change each pixel by its neighbours or by random numbers.
 
 Pictures are RGB uint8 [H, W, 3]; lengths are pixels of the model's input. Morphology works on
-brightness, a channel at a time: `erode` lets dark strokes on white paper grow, `dilate` thins
-them, `open` closes gaps between dark strokes and `close` removes dark specks.
+the brightness of each channel: `erode` thickens dark strokes on white paper, `dilate` thins
+them, `open` closes gaps between dark strokes, and `close` removes dark specks.
 """
 
 import math
@@ -22,12 +22,12 @@ def _gaussian_blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _motion_blurred(image: np.ndarray, length: float, degrees: float) -> np.ndarray:
-    """Means along a segment of `length` px."""
+    """Each pixel becomes the mean along a segment of `length` px."""
     reach = math.ceil(length / 2)
     x, y = length / 2 * math.cos(math.radians(degrees)), length / 2 * math.sin(
         math.radians(degrees))
     kernel = np.zeros((2 * reach + 1,) * 2, np.float32)
-    for t in np.linspace(-1, 1, 8 * reach + 1):  # a point's weight goes to its four neighbours
+    for t in np.linspace(-1, 1, 8 * reach + 1):  # a point's weight is shared by four neighbours
         column, row = math.floor(x * t), math.floor(y * t)
         across, down = x * t - column, y * t - row
         for i, weight_y in ((row, 1 - down), (row + 1, down)):
@@ -45,7 +45,7 @@ def _sharpened(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def sharpness(factor: float) -> partial:
-    """The distance from a lightly smoothed picture times `factor`: 1 is the picture."""
+    """Scales the difference from a lightly smoothed picture: with `factor` 1 nothing changes."""
     return partial(_sharpened, factor=factor)
 
 
@@ -55,7 +55,7 @@ def _normal_quantiles() -> np.ndarray:
 
 
 def _noisy(image: np.ndarray, std: float, seed: int) -> np.ndarray:
-    # 65,536 quantiles by 16 random bits: three times as fast as normal numbers.
+    # 16 random bits choose one of 65,536 quantiles: three times as fast as normal numbers.
     bits = np.random.Generator(np.random.PCG64(seed)).integers(0, 2**16, image.shape, np.uint16)
     noise = _normal_quantiles()[bits] * np.float32(std * 255)
     return cv2.add(image, noise, dtype=cv2.CV_8U)
@@ -67,11 +67,11 @@ def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _morphed(image: np.ndarray, functions: tuple, side: int) -> np.ndarray:
-    """Least or largest values over squares of `side` px."""
+    """Minima or maxima over squares of `side` px."""
     kernel, anchor = np.ones((side, side), np.uint8), side // 2
     for function in functions:
         image = function(image, kernel, anchor=(anchor, anchor))
-        anchor = side - 1 - anchor  # the second square mirrored, or even sides would shift
+        anchor = side - 1 - anchor  # the second square is mirrored, or even sides would shift
     return image
 
 

@@ -1,6 +1,6 @@
-"""Geometric transforms: each draws one pull map of `input_pipeline.warp`.
+"""Geometric transforms: each draws one pull map (pull_maps.py).
 
-Lengths are shares of the side or pixels of the model's input; angles are degrees.
+Lengths are shares of the side, or pixels of the model's input; angles are degrees.
 """
 
 import functools
@@ -9,29 +9,29 @@ import math
 
 import numpy as np
 
-from input_pipeline import warp
-from input_pipeline.warp import Projective, Size
+from input_pipeline import pull_maps
+from input_pipeline.pull_maps import Projective, Size
 
 
 def rotation(degrees: float, size: Size) -> Projective:
     """Turns the picture about its centre, counter-clockwise."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return warp.about_centre([[cos, sin], [-sin, cos]], size)
+    return pull_maps.about_centre([[cos, sin], [-sin, cos]], size)
 
 
 def translation(x: float, y: float, size: Size) -> Projective:
-    """Pushes the picture by pixels."""
-    return warp.about_centre([[1.0, 0.0], [0.0, 1.0]], size, (x, y))
+    """Moves the picture by (x, y) pixels."""
+    return pull_maps.about_centre([[1.0, 0.0], [0.0, 1.0]], size, (x, y))
 
 
 def shearing(x: float, y: float, size: Size) -> Projective:
-    """Leans the picture by the factors (tangents) x, then y."""
-    return warp.about_centre([[1 + x * y, x], [y, 1.0]], size)
+    """Shears the picture by the factors (tangents of the angles) x, then y."""
+    return pull_maps.about_centre([[1 + x * y, x], [y, 1.0]], size)
 
 
 @functools.lru_cache(maxsize=16)
 def _mirror(x: float, y: float, size: Size) -> Projective:
-    return warp.about_centre([[x, 0.0], [0.0, y]], size)
+    return pull_maps.about_centre([[x, 0.0], [0.0, y]], size)
 
 
 def _hflip(rng, size):
@@ -44,12 +44,12 @@ def _vflip(rng, size):
 
 def _transpose(rng, size):
     ratio = size[1] / size[0]
-    return warp.about_centre([[0.0, ratio], [1 / ratio, 0.0]], size)
+    return pull_maps.about_centre([[0.0, ratio], [1 / ratio, 0.0]], size)
 
 
 def _rotate90(rng, size):
     quarter, ratio = rng.integers(4), size[1] / size[0]
-    return warp.about_centre([
+    return pull_maps.about_centre([
         [[1.0, 0.0], [0.0, 1.0]], [[0.0, ratio], [-1 / ratio, 0.0]],
         [[-1.0, 0.0], [0.0, -1.0]], [[0.0, -ratio], [1 / ratio, 0.0]]][quarter], size)
 
@@ -61,12 +61,12 @@ def _rotate(rng, size, degrees):
 def _scale(rng, size, factor, aspect):
     zoom = math.exp(rng.uniform(-1, 1) * math.log(factor))
     stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(aspect))
-    return warp.about_centre([[zoom * stretch, 0.0], [0.0, zoom / stretch]], size)
+    return pull_maps.about_centre([[zoom * stretch, 0.0], [0.0, zoom / stretch]], size)
 
 
 def _zoom(rng, size, factor):
     zoom = math.exp(rng.uniform(*np.log(factor)))
-    return warp.about_centre([[zoom, 0.0], [0.0, zoom]], size)
+    return pull_maps.about_centre([[zoom, 0.0], [0.0, zoom]], size)
 
 
 def _shear(rng, size, degrees):
@@ -80,7 +80,7 @@ def _shift(rng, size, share):
 
 
 def _perspective(rng, size, distortion):
-    """Every corner moves inwards by at most distortion / 2 of the sides, as in torchvision."""
+    """Every corner moves inwards by at most distortion / 2 of each side, as in torchvision."""
     height, width = size
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * (width - 1, height - 1)
     inwards = rng.uniform(0, distortion / 2, (4, 2)) * (width, height)
@@ -88,7 +88,7 @@ def _perspective(rng, size, distortion):
 
 
 def homography(points: np.ndarray, sources: np.ndarray) -> Projective:
-    """The pull map that sends four points [4, 2] to four others."""
+    """The pull map that takes four output points [4, 2] from the input points `sources` [4, 2]."""
     rows, right = [], []
     for (x, y), (u, v) in zip(points, sources):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -97,31 +97,31 @@ def homography(points: np.ndarray, sources: np.ndarray) -> Projective:
 
 
 def _optical_distortion(rng, size, k):
-    return warp.Radial(rng.uniform(-k, k), size)
+    return pull_maps.Radial(rng.uniform(-k, k), size)
 
 
 def _crop(rng, size, share, x, y):
     """A window of `share` of the sides, at x (0 left, 1 right) and y (0 top, 1 bottom)."""
-    return warp.box((1 - share) * x, (1 - share) * y, share, share, size)
+    return pull_maps.box((1 - share) * x, (1 - share) * y, share, share, size)
 
 
 def _center_crop(rng, size, share):
-    return warp.box((1 - share) / 2, (1 - share) / 2, share, share, size)
+    return pull_maps.box((1 - share) / 2, (1 - share) / 2, share, share, size)
 
 
 def _random_crop(rng, size, share, padding):
     """A window of `share` of the sides, anywhere in the frame with `padding` px around it."""
     pad_y, pad_x = padding / size[0], padding / size[1]
     left, top = rng.uniform(0, 1, 2)
-    return warp.box(left * (1 + 2 * pad_x - share) - pad_x,
+    return pull_maps.box(left * (1 + 2 * pad_x - share) - pad_x,
                     top * (1 + 2 * pad_y - share) - pad_y, share, share, size)
 
 
 def _random_resized_crop(rng, size, scale, ratio, source):
-    """Szegedy et al. 2015 as in torchvision: ten tries, then the largest window in the centre.
+    """Szegedy et al. 2015, as in torchvision: ten tries, then the largest window in the centre.
 
-    `scale` is the window's share of the area and `ratio` its width / height, in the pixels of
-    the source picture (height, width).
+    `scale` is the window's share of the area and `ratio` its width / height, both in pixels of
+    the source picture, whose (height, width) is `source`.
     """
     rows, columns = source
     for _ in range(10):
@@ -136,14 +136,14 @@ def _random_resized_crop(rng, size, scale, ratio, source):
         width = max(1, min(columns, round(rows * ratio[1])))
         height = max(1, min(rows, round(columns / ratio[0])))
         top, left = (rows - height) // 2, (columns - width) // 2
-    return warp.box(left / columns, top / rows, width / columns, height / rows, size)
+    return pull_maps.box(left / columns, top / rows, width / columns, height / rows, size)
 
 
 def _elastic(rng, size, alpha, sigma):
     """Simard et al. 2003: uniform noise, blurred by a Gaussian of `sigma`, times `alpha`.
 
-    Drawn as a cubic B-spline with the variance of that Gaussian (spacing sigma * sqrt(3)),
-    scaled to the standard deviation that the blurred noise has.
+    It is drawn as a cubic B-spline with the variance of that Gaussian (spacing sigma * sqrt(3)),
+    scaled to the standard deviation of the blurred noise.
     """
     spacing = sigma * math.sqrt(3)
     deviation = alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
@@ -151,13 +151,14 @@ def _elastic(rng, size, alpha, sigma):
     noise = rng.random([2, *(math.ceil(side / spacing) + 5 for side in size)], np.float32)
     noise -= 0.5
     noise *= math.sqrt(12) * deviation / spline_gain
-    return warp.Elastic(noise, spacing, size)
+    return pull_maps.Elastic(noise, spacing, size)
 
 
 def _grid_distortion(rng, size, steps, limit):
     numbers = rng.uniform(1 - limit, 1 + limit, 2 * steps).tolist()
     y, x = ([0.0, *itertools.accumulate(part)] for part in (numbers[:steps], numbers[steps:]))
-    return warp.Grid(np.array(x) * ((size[1] - 1) / x[-1]), np.array(y) * ((size[0] - 1) / y[-1]))
+    return pull_maps.Grid(np.array(x) * ((size[1] - 1) / x[-1]),
+                          np.array(y) * ((size[0] - 1) / y[-1]))
 
 
 # kind: (draw, defaults, allowed range of each parameter)
@@ -171,7 +172,7 @@ KINDS = {
     'zoom': (_zoom, dict(p=1.0, factor=(0.8, 1.2)), dict(factor=(0.1, 10))),
     'shear': (_shear, dict(p=1.0, degrees=10.0), dict(degrees=(0, 60))),
     'shift': (_shift, dict(p=1.0, share=0.1), dict(share=(0, 1))),
-    # Beyond 0.6 the horizon of a picture may lie inside its frame.
+    # Above 0.6 the horizon of the picture may lie inside the frame.
     'perspective': (_perspective, dict(p=0.5, distortion=0.5), dict(distortion=(0, 0.6))),
     'optical_distortion': (_optical_distortion, dict(p=1.0, k=0.2), dict(k=(0, 0.3))),
     'crop': (_crop, dict(p=1.0, share=0.875, x=0.5, y=0.5),

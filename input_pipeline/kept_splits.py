@@ -1,7 +1,7 @@
-"""A run that goes on keeps its split: what it has trained on, it never tests.
+"""A resumed run keeps its split: it never tests on what it has trained on.
 
-The data may have changed since, and so may the libraries that cut them: the same seed gives
-another split then.
+The data may have changed since the start, and so may the libraries that split them. The same
+seed then gives another split.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from input_pipeline.manifest import Manifest
 
 
 def split_digest(ids: Iterable[str], sides: Iterable[str]) -> str:
-    """SHA-256 over which id is on which side, in any order of the rows."""
+    """SHA-256 over which id is on which side; the order of the rows does not matter."""
     hasher = hashlib.sha256()
     for pair in sorted(zip(ids, sides)):
         for part in pair:
@@ -25,19 +25,19 @@ def split_digest(ids: Iterable[str], sides: Iterable[str]) -> str:
 
 def keep_sides(manifest: Manifest, given: np.ndarray, known: Mapping[str, str], *, grouped: bool
                ) -> np.ndarray:
-    """The side of each row where nothing is drawn anew.
+    """The side of each row of a resumed run, where nothing is drawn again.
 
-    Known rows stay where they were; new ones are where they are given, else where their group is,
-    else they train.
+    Known rows stay on their side. A new row goes to the side that the user gives, else to the
+    side of its group, else to train.
 
     Args:
-        manifest: N rows, today's.
-        given: [N], the side that the user gave a row; '' for none.
-        known: {id: side}.
-        grouped: whether a group must be on one side.
+        manifest: N rows, those of today.
+        given: [N], the side that the user gives a row; '' for none.
+        known: {id: side} as the run was started.
+        grouped: whether all rows of a group must be on one side.
 
     Raises:
-        DataError: a known row is given on another side now, or a group on two.
+        DataError: a known row is now given on another side, or a group is on two sides.
     """
     table = manifest.table
     before = np.array([known.get(name, '') for name in table['id']], object)
@@ -46,7 +46,7 @@ def keep_sides(manifest: Manifest, given: np.ndarray, known: Mapping[str, str], 
         first = moved[0]
         raise DataError(f'{len(moved)} pictures are on another side than when the run was started '
                         f'({table["id"].iloc[first]!r} was in {before[first]}, and is now in '
-                        f'{given[first]}): put them back, or start anew.')
+                        f'{given[first]}): put them back, or start a new run.')
     side = np.where(before != '', before, given)
     if grouped and 'group' in table:
         group = table['group'].to_numpy(object)
@@ -55,7 +55,7 @@ def keep_sides(manifest: Manifest, given: np.ndarray, known: Mapping[str, str], 
             if name and where and of_group.setdefault(name, where) != where:
                 raise DataError(f'The group {name!r} has pictures in {of_group[name]} and in '
                                 f'{where} since the run was started: put the groups back, or '
-                                f'start anew.')
+                                f'start a new run.')
         side = np.array([where or of_group.get(name, '') for name, where in zip(group, side)],
                         object)
     side[side == ''] = 'train'

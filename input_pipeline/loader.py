@@ -1,7 +1,7 @@
 """The Grain graph: from a Manifest to batches of uint8 pictures.
 
 Training walks an endless order of positions (order.py): position p belongs to step
-p // batch_size, and a batch may straddle two epochs. What an example looks like is a pure
+p // batch_size, and a batch may extend over two epochs. What an example looks like is a pure
 function of (seed, epoch, id, copy): threads, workers, hosts, folds and resuming change nothing.
 """
 
@@ -18,29 +18,84 @@ from input_pipeline.batches import Batches
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.order import Order, Walk
-from input_pipeline.pictures import ImageSpec, Pictures, View
+from input_pipeline.pictures import Pictures, PreprocessSpec, View
 
-# What a random stream is for: streams of different purposes never meet.
+# The purpose of a random stream: streams of different purposes never meet.
 _AUGMENT = 2
 _PLAIN = curricula.Stage(0, ())
-# Examples drawn at a time: it is faster to do the same again than things in turn. The files of
-# crops are held meanwhile.
+# Examples drawn at a time: repeating one kind of work is faster than alternating between two.
+# The files of crops stay in memory meanwhile.
 _AHEAD = 8
+# Batches made ahead at most outside of training, where batches are often larger.
+_EVAL_PREFETCH = 4
 
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderSpec:
+    """How batches are made (config.loader, and two keys of other sections).
+
+    Attributes:
+        threads: threads that read, decode and warp, per process or per worker.
+        workers: processes that make training batches; 0: the threads of this process do.
+        prefetch: batches made ahead, at most 4 of them outside of training.
+        cache_mb: MiB of decoded pictures that are kept in memory (pictures.py).
+        unreadable: what becomes of a picture that can no longer be read: 'error' raises. With
+            'drop', training shows the next readable picture of its class (of the first head)
+            with that picture's labels, and evaluation masks the row.
+    """
+
+    threads: int = 2
+    workers: int = 0
+    prefetch: int = 8
+    cache_mb: float = 0
+    unreadable: str = 'error'
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The part of every batch that one process loads: number `index` of `count` equal parts."""
+
+    index: int = 0
+    count: int = 1
+
+    def positions(self, batch: int, batch_size: int) -> range:
+        """The positions of this part of a batch; `batch_size` is that of all processes."""
+        local = batch_size // self.count
+        first = batch * batch_size + self.index * local
+        return range(first, first + local)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a training shows, from its first step to its last.
+
+    Attributes:
+        stages: the curriculum.
+        steps: length of the run.
+        seed: of the augmentation, and of the order if none is given.
+        order: position -> (epoch, row, copy), from `resampling.make_order`; None: each row once
+            per epoch.
+    """
+
+    stages: Sequence[curricula.Stage]
+    steps: int
+    seed: int
+    order: Order | None = None
+
+
 def example_keys(manifest: Manifest) -> np.ndarray:
-    """A number of 64 bits for each row, from its id alone: uint64 [N]. An example keeps it in
-    whatever split or order it stands."""
+    """A 64-bit number for each row, from its id alone: uint64 [N]. It does not depend on the
+    split or the order of the rows."""
     return np.array([int.from_bytes(hashlib.blake2b(
         name.encode('utf-8', 'surrogateescape'), digest_size=8).digest(), 'little')
         for name in manifest.table['id']], np.uint64)
 
 
 def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Generator:
-    """The generator of one example's augmentation in one epoch; `copy` tells apart the times
-    that over-sampling shows it there."""
+    """The generator of one example's augmentation in one epoch; `copy` numbers the times that
+    over-sampling shows the example in that epoch."""
     philox = np.random.Philox(counter=np.array([0, 0, copy, key], np.uint64),
                               key=np.array([seed, (_AUGMENT << 56) | epoch], np.uint64))
     return np.random.Generator(philox)
@@ -49,8 +104,9 @@ def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Gen
 class _Replacements:
     """Which pictures can no longer be read, and what is shown in their place.
 
-    A row is replaced by the next readable one of its class (of the first head; after the last
-    comes the first), with that row's labels: a function of the row and of the files alone.
+    A row is replaced by the next readable row of its class (of the first head; after the last
+    comes the first), with that row's labels. So the replacement depends only on the row and on
+    the files.
     """
 
     def __init__(self, manifest: Manifest, found: dict[int, int]):
@@ -61,7 +117,7 @@ class _Replacements:
 
     def __call__(self, row: int, show: Callable[[int], np.ndarray], pictures: Pictures,
                  error: decode.UnreadableImage) -> tuple[int, np.ndarray]:
-        """(the row in its place, its picture)"""
+        """(the row shown in its place, that row's picture)"""
         same = np.flatnonzero(self._labels == self._labels[row])
         after = np.searchsorted(same, row, 'right')
         for other in (*same[after:].tolist(), *same[:after].tolist()):
@@ -70,7 +126,7 @@ class _Replacements:
             except decode.UnreadableImage:
                 continue
             token = object()
-            if self._said.setdefault((row, other), token) is token:  # once, of several threads
+            if self._said.setdefault((row, other), token) is token:  # one of several threads
                 self.found[row] = other
                 _log.warning('Image %r %s: %r is shown in its place (%d replaced so far).',
                              pictures.location(row), error.reason, pictures.location(other),
@@ -83,7 +139,7 @@ class _Replacements:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainBatch:
-    """step -> batch of this process; a class because worker processes pickle it."""
+    """step -> this process's part of the batch; a class because worker processes pickle it."""
 
     pictures: Pictures
     columns: Mapping[str, np.ndarray]
@@ -92,18 +148,15 @@ class _TrainBatch:
     stages: Sequence[curricula.Stage]
     seed: int
     batch_size: int
-    shard: tuple[int, int]
+    shard: Shard
     replacements: _Replacements | None
 
     def __call__(self, step: int) -> dict:
-        index, count = self.shard
-        local = self.batch_size // count
-        first = int(step) * self.batch_size + index * local
+        positions = self.shard.positions(int(step), self.batch_size)
         stage = self.stages[curricula.stage_at(self.stages, step)]
-        images, rows = _Stack(local), []
-        for start in range(first, first + local, _AHEAD):
-            examples = [self.order(position)
-                        for position in range(start, min(start + _AHEAD, first + local))]
+        images, rows = _Stack(len(positions)), []
+        for start in range(0, len(positions), _AHEAD):
+            examples = [self.order(position) for position in positions[start:start + _AHEAD]]
             for view, example in [(self._view(stage, *one), one) for one in examples]:
                 row, picture = self._example(stage, view, *example)
                 rows.append(row)
@@ -116,7 +169,7 @@ class _TrainBatch:
         try:
             return self.pictures.draw(row, stage, rng)
         except decode.UnreadableImage:
-            return None  # `_example` meets the same
+            return None  # `_example` meets the same error and handles it
 
     def _example(self, stage: curricula.Stage, view: View | None, epoch: int, row: int, copy: int
                  ) -> tuple[int, np.ndarray]:
@@ -133,7 +186,7 @@ class _TrainBatch:
 
 
 class _Stack:
-    """Pictures, written into one array as they come."""
+    """An array that pictures are written into, one after another."""
 
     def __init__(self, length: int):
         self.array: np.ndarray | None = None
@@ -153,17 +206,15 @@ class _EvalBatch:
     columns: Mapping[str, np.ndarray]
     num_rows: int
     batch_size: int
-    shard: tuple[int, int]
+    shard: Shard
     unreadable: str
     view: curricula.Stage
 
     def __call__(self, batch: int) -> dict:
-        index, count = self.shard
-        local = self.batch_size // count
-        rows = np.arange(local) + (int(batch) * self.batch_size + index * local)
+        rows = np.array(self.shard.positions(int(batch), self.batch_size))
         mask = rows < self.num_rows
         rows = np.minimum(rows, self.num_rows - 1)
-        images = _Stack(local)
+        images = _Stack(len(rows))
         for i, row in enumerate(rows.tolist()):
             try:
                 rng = np.random.default_rng(0) if self.view.transforms else None
@@ -173,7 +224,7 @@ class _EvalBatch:
                     raise
                 mask[i] = False
                 images.add(self.pictures.blank())
-                _log.warning('Image %r %s: its logits are 0, an answer by chance.',
+                _log.warning('Image %r %s: its logits are 0, which is a random guess.',
                              self.pictures.location(row), error.reason)
         return {'image': images.array, 'mask': mask, 'row': rows.astype(np.int32),
                 **{name: values[rows] for name, values in self.columns.items()}}
@@ -186,68 +237,71 @@ def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
     return columns
 
 
-def train_iterator(manifest: Manifest, spec: ImageSpec, stages: Sequence[curricula.Stage], *,
-                   steps: int, batch_size: int, seed: int, order: Order | None = None,
-                   shard: tuple[int, int] = (0, 1), threads: int = 2, workers: int = 0,
-                   prefetch: int = 8, cache_mb: float = 0, unreadable: str = 'error',
+def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, batch_size: int,
+                   shard: Shard = Shard(), loading: LoaderSpec = LoaderSpec(),
                    replaced: dict[int, int] | None = None) -> Batches:
-    """An iterator over `steps` training batches of one process.
+    """An iterator over the training batches of one process.
 
     Args:
         manifest: the training rows.
         spec: size and resizing of the pictures.
-        stages: the curriculum.
-        steps: length of the run.
-        batch_size: examples a step over all processes.
-        seed: of the augmentation, and of the order if none is given.
-        order: position -> (epoch, row, copy), of `resampling.make_order`; None: each row once an
-            epoch.
-        shard: (number of this process, how many processes).
-        threads, workers, prefetch: how the work is done; they change no pixel.
-        cache_mb: decoded pictures are kept in memory, up to so many MiB (pictures.py).
-        unreadable: what becomes of a picture that can no longer be read: 'error', or 'drop':
-            the next readable one of its class (of the first head) is shown, with its labels.
-        replaced: filled in with {row: row shown in its place}. Worker processes only log them.
+        course: stages, steps, seed and order.
+        batch_size: examples per step, over all processes.
+        shard: the part of each batch that this process loads.
+        loading: how batches are made; only `unreadable` may change what is shown.
+        replaced: is filled with {row: row shown in its place}. Worker processes only log them.
 
     Returns:
         Batches dict(image=uint8 [b, size, size, 3], 'label/<head>'=int32 [b], and weight=float32
-        [b] if the manifest has one), b = batch_size / processes. `get_state()` and `set_state()`
-        are exact for any number of threads.
+        [b] if the manifest has weights), b = batch_size / processes. `get_state()` and
+        `set_state()` are exact for any number of threads.
 
     Raises:
-        UnreadableImage, from the iterator: a picture, under 'error'.
-        DataError, from the iterator: all of a class, under 'drop'.
-        WorkerError, from the iterator: workers that die (batches.py).
+        UnreadableImage, from the iterator: a picture cannot be read, with unreadable='error'.
+        DataError, from the iterator: no picture of a class can be read, with 'drop'.
+        WorkerError, from the iterator: workers died too often (batches.py).
     """
+    order = course.order
     if order is None:
         count = len(manifest)
-        order = Order(Walk(count, seed, np.arange(count), np.array([count]), np.array([count])))
+        order = Order(Walk(count, course.seed, np.arange(count), np.array([count]),
+                           np.array([count])))
     replacements = None
-    if unreadable == 'drop':
+    if loading.unreadable == 'drop':
         replacements = _Replacements(manifest, {} if replaced is None else replaced)
     batch = _TrainBatch(
-        Pictures(manifest, spec, cache_mb), _columns(manifest), example_keys(manifest), order,
-        tuple(stages), seed, batch_size, shard, replacements)
-    return Batches(batch, steps, threads=threads, workers=workers, prefetch=prefetch)
+        Pictures(manifest, spec, loading.cache_mb), _columns(manifest), example_keys(manifest),
+        order, tuple(course.stages), course.seed, batch_size, shard, replacements)
+    return Batches(batch, course.steps, threads=loading.threads, workers=loading.workers,
+                   prefetch=loading.prefetch)
 
 
-def eval_dataset(manifest: Manifest, spec: ImageSpec, *, batch_size: int,
-                 shard: tuple[int, int] = (0, 1), threads: int = 2, prefetch: int = 4,
-                 cache_mb: float = 0, unreadable: str = 'error',
+def eval_dataset(manifest: Manifest, spec: PreprocessSpec, *, batch_size: int,
+                 shard: Shard = Shard(), loading: LoaderSpec = LoaderSpec(),
                  view: curricula.Stage = _PLAIN, pictures: Pictures | None = None
                  ) -> Callable[..., Batches]:
-    """A function that starts one pass over every example, in order, none dropped; given a number,
-    from that batch on. `view` is how every picture is shown: transforms that draw nothing.
-    `pictures` are those of the manifest, if several passes share what they keep.
+    """Prepares passes over every example, in order; none is dropped.
 
-    The last batch is filled up with rows of `mask=False`; with unreadable='drop' a picture that
-    broke since the start of the run is such a row too, else it is an error. Batches: as in
-    training, and mask=bool [b], row=int32 [b] (the row of the manifest).
+    Args:
+        manifest, spec, batch_size, shard: as in `train_iterator`.
+        loading: how batches are made; there are no worker processes.
+        view: how every picture is shown: transforms that draw no random numbers.
+        pictures: those of the manifest, where several passes share one cache.
+
+    Returns:
+        A function that starts one pass, from the batch of the given number on (0 by default).
+        Batches: as in training, with mask=bool [b] and row=int32 [b] (the row of the manifest).
+        The last batch is filled up with rows whose mask is False. With unreadable='drop', a
+        picture that can no longer be read is such a row too.
+
+    Raises:
+        UnreadableImage, from the iterator: a picture cannot be read, with unreadable='error'.
     """
-    batch = _EvalBatch(pictures or Pictures(manifest, spec, cache_mb), _columns(manifest),
-                       len(manifest), batch_size, shard, unreadable, view)
+    batch = _EvalBatch(pictures or Pictures(manifest, spec, loading.cache_mb), _columns(manifest),
+                       len(manifest), batch_size, shard, loading.unreadable, view)
     batches = -(-len(manifest) // batch_size)
-    return lambda first=0: Batches(batch, batches, first=first, threads=threads, prefetch=prefetch)
+    return lambda first=0: Batches(batch, batches, first=first, threads=loading.threads,
+                                   prefetch=min(loading.prefetch, _EVAL_PREFETCH))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,11 +327,24 @@ class _ViewBatch:
 
 
 def view_iterator(pictures: Pictures, manifest: Manifest, stage: curricula.Stage, *, epoch: int,
-                  seed: int, batch_size: int, batches: np.ndarray, threads: int = 2,
-                  prefetch: int = 4) -> Batches:
-    """Batches dict(image=uint8 [batch_size, size, size, 3]) of all rows in order, looking as
-    they do in training in that epoch and stage; only those with the given numbers. The last
-    batch of all is filled up with its last row."""
+                  seed: int, batch_size: int, batches: np.ndarray,
+                  loading: LoaderSpec = LoaderSpec()) -> Batches:
+    """The rows in order, as training shows them in one epoch.
+
+    Args:
+        pictures: those of the manifest.
+        manifest: N rows.
+        stage: of the curriculum.
+        epoch, seed: of the augmentation.
+        batch_size: examples per batch; this process loads all of them.
+        batches: int [B], the numbers of the batches to make.
+        loading: how batches are made; only threads and prefetch are used.
+
+    Returns:
+        Batches dict(image=uint8 [batch_size, size, size, 3]). The last batch of the manifest is
+        filled up with its last row.
+    """
     batch = _ViewBatch(pictures, example_keys(manifest), stage, epoch, seed, batch_size,
                        np.asarray(batches))
-    return Batches(batch, len(batches), threads=threads, prefetch=prefetch)
+    return Batches(batch, len(batches), threads=loading.threads,
+                   prefetch=min(loading.prefetch, _EVAL_PREFETCH))

@@ -1,4 +1,4 @@
-"""A long tail cut from balanced data, as the literature makes CIFAR-10-LT of CIFAR-10."""
+"""A long tail cut from balanced data, as the literature makes CIFAR-10-LT from CIFAR-10."""
 
 import numpy as np
 
@@ -7,8 +7,11 @@ from input_pipeline.manifest import Manifest, class_counts
 
 
 def tail_counts(largest: int, classes: int, imbalance: float) -> np.ndarray:
-    """Images of each class, int64 [C]: largest x imbalance^(-c / (C - 1)), rounded down (Cui et
-    al., arXiv 1901.05555): 5,000 images, 10 classes and imbalance 100 make 12,406."""
+    """Images per class, int64 [C]: largest x imbalance^(-c / (C - 1)), rounded down (Cui et al.,
+    arXiv 1901.05555).
+
+    With 5,000 images in the largest of 10 classes and an imbalance of 100, 12,406 images remain.
+    """
     if classes == 1:
         return np.array([largest])
     share = np.arange(classes) / (classes - 1)
@@ -17,18 +20,19 @@ def tail_counts(largest: int, classes: int, imbalance: float) -> np.ndarray:
 
 
 def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
-    """The manifest without the training rows that the long tail lacks.
+    """The manifest without the training rows that do not belong to the long tail.
 
     Classes keep their order: the first is the largest. Other splits stay whole.
 
     Args:
-        manifest: with the column split.
-        options: imbalance (largest / smallest class; 1 for no cut), largest (images of the
-            first class; 0 for as many as the smallest class has), head ('' for the first).
-        seed: of the choice.
+        manifest: has the column `split`.
+        options: `config.data.long_tail`: imbalance (largest / smallest class; 1 for no cut),
+            largest (images of the first class; 0 for as many as the smallest class has now),
+            head (the head whose classes count; '' for the first).
+        seed: seed of the choice.
 
     Raises:
-        DataError: imbalance below 1, an unknown head, or a class with too few images.
+        DataError: the imbalance is below 1, the head is unknown, or a class has too few images.
     """
     if options['imbalance'] == 1 and not options['largest']:
         return manifest

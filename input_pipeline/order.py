@@ -1,8 +1,8 @@
 """The endless order of training: position -> (epoch, row, copy).
 
-A plan says how often each row comes in epoch e, a pure function of (seed, e), and `Order`
-shuffles that. Nothing is copied. Every epoch of a plan has the same number of examples, so
-that a look-up costs a division, wherever a run resumes.
+A plan says how often each row comes in epoch e, as a pure function of (seed, e), and `Order`
+shuffles these rows. Nothing is copied. Every epoch of a plan has the same number of examples,
+so a look-up costs one division, wherever a run resumes.
 """
 
 import dataclasses
@@ -10,23 +10,23 @@ import threading
 
 import numpy as np
 
-# What a random stream is for; the loader has others.
+# The purposes of random streams; the loader uses other numbers.
 _ORDER, _WALK, _WEIGHTED = 1, 3, 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Walk:
-    """Every cell (mostly: a class) gets its quota, and its rows come equally often.
+    """Every cell (usually a class) gets its quota, and its rows come equally often.
 
-    How often two rows of a cell come differs by at most one, within any epoch and over all
-    epochs up to any. The walk goes through one permutation of the cell after another.
+    The numbers of times that two rows of a cell come differ by at most one, within any epoch and
+    over all epochs so far. The walk goes through one permutation of the cell after another.
 
     Attributes:
         num_rows: rows of the manifest.
         seed: of the permutations.
         rows: int [M], the rows that take part, cell after cell.
-        sizes: int [C], rows of each cell.
-        quotas: int [C], examples of each cell in an epoch; 0 for an empty cell.
+        sizes: int [C], rows per cell.
+        quotas: int [C], examples of each cell per epoch; 0 for an empty cell.
     """
 
     num_rows: int
@@ -37,14 +37,14 @@ class Walk:
 
     @property
     def length(self) -> int:
-        """Examples of an epoch."""
+        """Examples per epoch."""
         return int(self.quotas.sum())
 
     def counts(self, epoch: int) -> np.ndarray:
-        """How often each row comes in an epoch, int32 [num_rows]."""
+        """How often each row comes in this epoch, int32 [num_rows]."""
         sizes = np.maximum(self.sizes, 1)
         every = (2 * self.quotas + sizes) // (2 * sizes)
-        # Beyond `every`, some rows come once more or once less: at most half of the cell.
+        # Some rows come once more or once less than `every` times: at most half of the cell.
         extra = self.quotas - every * sizes
         counts = np.zeros(self.num_rows, np.int32)
         counts[self.rows] = np.repeat(every, self.sizes)
@@ -57,7 +57,8 @@ class Walk:
 
 
 def _walk(seed: int, cell: int, size: int, step: int, epoch: int) -> np.ndarray:
-    """Places epoch * step ... (epoch + 1) * step of an endless row of permutations of 0..size-1.
+    """Entries epoch * step to (epoch + 1) * step of an endless sequence of permutations of
+    0..size-1.
 
     No number comes twice in the result; `step` is at most size / 2.
     """
@@ -65,8 +66,8 @@ def _walk(seed: int, cell: int, size: int, step: int, epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, _WALK, cell, number)).permutation(size)
 
     def start_of(number: int, before: int) -> np.ndarray:
-        # The numbers that the same epoch took from the end of the permutation before move
-        # back, but not into the end of this one: so that end depends on no permutation before.
+        # The numbers that this epoch has already taken from the end of the previous permutation
+        # move back, but not into the end of this one. So that end depends on no earlier one.
         taken = np.zeros(size, bool)
         taken[permutation(number - 1)[size - before:]] = True
         zone = permutation(number)
@@ -91,10 +92,10 @@ class Systematic:
 
     Attributes:
         num_rows: rows of the manifest.
-        seed: of the rounding, which is drawn anew each epoch.
+        seed: of the rounding, which is drawn again each epoch.
         rows: int [M], the rows that may come.
-        expected: float64 [M], positive; adds up to `length`.
-        length: examples of an epoch.
+        expected: float64 [M], how often each comes per epoch; positive, adds up to `length`.
+        length: examples per epoch.
     """
 
     num_rows: int
@@ -104,10 +105,10 @@ class Systematic:
     length: int
 
     def counts(self, epoch: int) -> np.ndarray:
-        """How often each row comes in an epoch, int32 [num_rows]."""
+        """How often each row comes in this epoch, int32 [num_rows]."""
         rng = np.random.default_rng((self.seed, _WEIGHTED, epoch))
         order = rng.permutation(len(self.rows))
-        # Half units keep a whole number of expected examples away from the rounding's edge.
+        # The half unit keeps whole numbers of expected examples away from the rounding's edge.
         shift = (rng.integers(2**20) + 0.5) / 2**20
         edges = np.floor(np.cumsum(self.expected[order]) + shift).astype(np.int64)
         edges[-1] = self.length
@@ -122,9 +123,9 @@ Plan = Walk | Systematic
 class Order:
     """The endless order of training: position -> (epoch, row, copy). O(1), shuffled each epoch.
 
-    Before position `start` every row comes once an epoch; there the plan takes over, in the
-    middle of an epoch if it must be, and epochs are counted on. `copy` (0, 1, ...) tells apart
-    the times that a row comes in one epoch: they need augmentations of their own.
+    Before position `start` every row comes once per epoch. There the plan takes over, if
+    necessary in the middle of an epoch, and the count of epochs continues. `copy` (0, 1, ...)
+    numbers the times that a row comes in one epoch: each needs its own augmentation.
     """
 
     def __init__(self, plan: Plan, start: int = 0):
@@ -160,7 +161,7 @@ class Order:
                 copies = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
                 copies = copies.astype(np.int32)[shuffle]
             drawn = rows[shuffle], copies
-            # Threads work on two neighbouring epochs at most.
+            # Threads never work on more than two neighbouring epochs.
             self._epochs = dict(list(self._epochs.items())[-1:]) | {epoch: drawn}
             return drawn
 

@@ -1,21 +1,20 @@
-"""What a step looks at: the pictures of a manifest, resized or as a stage of the curriculum shows
-them.
+"""What a step sees: the pictures of a manifest, resized or as a curriculum stage shows them.
 
 Evaluation, and a stage without transforms, see the picture resized to the model's input.
-Transforms work on the file itself, with resizing and all geometry in one look-up, and a JPEG
-need not be decoded in full for that:
+Transforms work on the file itself, with resizing and all geometry in one look-up, so a JPEG
+often need not be decoded in full:
 
-- In a stage without crops, a half or a quarter is enough if it has 7/8 of the input's sides. The
-  result is as near to the file as after resizing, sharper, and takes less time. Files below that
-  are enlarged first. Under another image.resize than squash, image.interpolation than area, or with
-  image.crop_pct, the picture is resized first.
-- A crop shows a part larger, so nothing that it shows may be lost. Under the other modes of
-  resizing its frame is the padded or centre-cropped picture, except with `random_resized_crop`,
-  whose frame is the whole picture, as in timm's training.
+- In a stage without crops, a half or a quarter of the file's size is enough if it has 7/8 of the
+  input's sides. The result is as near to the file as after resizing, is sharper, and takes less
+  time. Smaller files are enlarged first. If image.resize is not squash, image.interpolation is not
+  area, or image.crop_pct is below 1, the picture is resized first.
+- A crop enlarges a part of the picture, so nothing of that part may be lost. If image.resize is
+  not squash, its frame is the padded or centre-cropped picture. The exception is
+  `random_resized_crop`, whose frame is the whole picture, as in timm's training.
 
-Pictures are kept in memory as a stage needs them, as long as there is room: resized, decoded for
-a stage without crops (both only if all resized ones would fit), or whole, if the file has at most
-twice the input's sides. Those of an earlier stage make room.
+Pictures are kept in memory in the form that a stage needs, as long as there is room: resized,
+decoded for a stage without crops (both only if all resized pictures would fit), or whole, if the
+file has at most twice the input's sides. Pictures of an earlier stage are removed to make room.
 """
 
 import dataclasses
@@ -29,18 +28,32 @@ import numpy as np
 from input_pipeline import decode, sources, transforms, warp
 from input_pipeline.curriculum import Stage
 from input_pipeline.manifest import Manifest
-from input_pipeline.warp import Part, Size
+from input_pipeline.pull_maps import Part, Size
+from input_pipeline.resize import resize, resize_target
 
 _CROPS = ('random_resized_crop', 'random_crop', 'center_crop', 'crop')
-# The share of the input's sides that a picture decoded at a half may fall short to.
+# The least share of the input's sides that a picture decoded at a reduced scale may have.
 _ENOUGH = 7 / 8
 
-cv2.setNumThreads(0)  # Grain's threads are the parallelism; OpenCV's would fight them.
+cv2.setNumThreads(0)  # Grain's threads work in parallel; OpenCV's would compete with them.
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageSpec:
-    """How a picture becomes the model's input (config.image)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessSpec:
+    """How a picture becomes the model's input (config.image).
+
+    The device applies mean and std; everything else happens here.
+
+    Attributes:
+        size: height and width of the model's input, pixels.
+        resize: a mode of `resize.resize`: 'squash', 'pad' or 'crop'.
+        border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
+        interpolation: as in `resize.resize`: 'area', 'bilinear' or 'bicubic'.
+        crop_pct: the share of the resized picture that is kept, above 0 to 1.
+        reduced_decode: whether large JPEGs may be decoded at a half, a quarter or an eighth of
+            their size.
+        mean, std: of (x / 255 - mean) / std, one number each for red, green and blue.
+    """
 
     size: int
     resize: str = 'squash'
@@ -48,10 +61,12 @@ class ImageSpec:
     interpolation: str = 'area'
     crop_pct: float = 1.0
     reduced_decode: bool = True
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
 class _Cache:
-    """Pictures by purpose and row, up to so many bytes. Thread-safe; a copy in another process
+    """Pictures by purpose and row, up to `limit` bytes. Thread-safe; a copy in another process
     starts empty."""
 
     def __init__(self, limit: float):
@@ -64,7 +79,7 @@ class _Cache:
         return self._kept.get(purpose, {}).get(row)
 
     def keep(self, purpose: str, row: int, picture: np.ndarray) -> None:
-        """Keeps a picture if there is room; those of other purposes make room."""
+        """Keeps a picture if there is room; pictures of other purposes are removed for it."""
         if picture.nbytes > self._limit:
             return
         with self._lock:
@@ -75,7 +90,7 @@ class _Cache:
                 self._kept = {purpose: kept} if kept else {}
                 self._bytes = sum(one.nbytes for one in kept.values())
             if self._bytes + picture.nbytes <= self._limit:
-                # A view would keep all that it is cut from.
+                # A view would keep the whole array that it is cut from.
                 picture = picture if picture.base is None else picture.copy()
                 self._kept.setdefault(purpose, {})[row] = picture
                 self._bytes += picture.nbytes
@@ -85,8 +100,14 @@ class _Cache:
 
 
 class View(NamedTuple):
-    """How one example is shown: the drawn plan (None: as evaluation sees it), and for crops (the
-    file, its whole picture if that is decoded, whether it is framed)."""
+    """How one example is shown.
+
+    Attributes:
+        row: of the manifest.
+        plan: the drawn transforms; None shows the picture as evaluation sees it.
+        crop: for crops, (the bytes of the file, the whole picture if it is already decoded,
+            whether the crop works on the padded or centre-cropped picture).
+    """
 
     row: int
     plan: transforms.Plan | None = None
@@ -96,11 +117,11 @@ class View(NamedTuple):
 class Pictures:
     """The pictures of a manifest by row.
 
-    Thread-safe: two threads may decode the same row, and both get the same pixels. What is kept
-    in memory (up to `cache_mb` MiB) changes no pixel.
+    Thread-safe: two threads may decode the same row, and both get the same pixels. The pictures
+    kept in memory (up to `cache_mb` MiB) do not change any pixel.
     """
 
-    def __init__(self, manifest: Manifest, spec: ImageSpec, cache_mb: float = 0):
+    def __init__(self, manifest: Manifest, spec: PreprocessSpec, cache_mb: float = 0):
         self._locations = manifest.table['location'].to_numpy()
         self._root = manifest.root
         self._spec = spec
@@ -110,7 +131,7 @@ class Pictures:
         self._fits = len(manifest) * spec.size**2 * 3 <= limit
 
     def location(self, row: int) -> str:
-        """Where the row's picture is."""
+        """The location of the row's picture."""
         return self._locations[row]
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -123,24 +144,28 @@ class Pictures:
         reduced = spec.reduced_decode and spec.interpolation == 'area'
         picture = sources.read_image(
             self._root, self._locations[row],
-            decode.resize_target(size, spec.crop_pct) if reduced else None)
-        picture = decode.resize(picture, size, spec.resize, interpolation=spec.interpolation,
-                                crop_pct=spec.crop_pct)
+            resize_target(size, spec.crop_pct) if reduced else None)
+        picture = resize(picture, size, spec.resize, interpolation=spec.interpolation,
+                         crop_pct=spec.crop_pct)
         if self._fits:
             self._cache.keep('resized', row, picture)
         return picture
 
     def augmented(self, row: int, stage: Stage, rng: np.random.Generator, exact: bool = False
                   ) -> np.ndarray:
-        """`show(draw(...))`. With `exact`, transforms without crops work on the picture as
-        evaluation sees it."""
+        """`show(draw(...))`; with `exact`, transforms without crops work on the picture that
+        evaluation sees."""
         view = self.draw(row, stage, rng)
         if exact and view.plan and not view.crop:
             return transforms.apply(view.plan, self[row], self._size, self._spec.border)
         return self.show(view)
 
     def draw(self, row: int, stage: Stage, rng: np.random.Generator) -> View:
-        """What a stage makes of a row; only for crops its file is read."""
+        """How a stage shows a row. The file is read here only for crops.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+        """
         if not stage.transforms:
             return View(row)
         crops = [item.kind for item in stage.transforms
@@ -154,7 +179,11 @@ class Pictures:
         return View(row, plan, (data, whole, framed))
 
     def show(self, view: View) -> np.ndarray:
-        """uint8 [size, size, 3]; the caller must not write to it."""
+        """The picture of a view, uint8 [size, size, 3]; the caller must not write to it.
+
+        Raises:
+            UnreadableImage: the picture cannot be read.
+        """
         spec, size, plan = self._spec, self._size, view.plan
         if plan is None:
             return self[view.row]
@@ -162,18 +191,18 @@ class Pictures:
             picture, part = self._unresized(view.row)
             return transforms.apply(plan, picture, size, spec.border, part)
         data, whole, framed = view.crop
-        # Not below the input's size: a chain that shrinks the whole may show parts of it larger.
+        # At least the input's size: a chain that shrinks the whole may enlarge parts of it.
         needed = tuple(map(max, transforms.source_size(plan, size), size))
         part = (1, 1)
         if whole is None:
-            least = decode.resize_target(needed, spec.crop_pct) if framed else needed
+            least = resize_target(needed, spec.crop_pct) if framed else needed
             whole, part = self._decoded(view.row, data, least, tight=not framed)
         if framed:
             part = (1, 1)
-            # A larger frame, but no larger than the file is in it.
+            # A larger frame, but not larger than the file is in it.
             limit = (max if spec.resize == 'pad' else min)(whole.shape[:2])
             side = max(min(*needed, math.floor(limit * spec.crop_pct)), spec.size)
-            whole = decode.resize(whole, (side, side), spec.resize, crop_pct=spec.crop_pct)
+            whole = resize(whole, (side, side), spec.resize, crop_pct=spec.crop_pct)
         return transforms.apply(plan, whole, size, spec.border, part)
 
     @property
@@ -181,20 +210,21 @@ class Pictures:
         return self._spec.size, self._spec.size
 
     def _decoded(self, row: int, data: bytes, least: Size, tight: bool) -> tuple[np.ndarray, Part]:
-        """(the picture, the part of it that is no padding)"""
+        """(the picture, the part of it that is not padding)"""
         picture = decode.decode(data, name=self._locations[row], tight=tight,
                                 min_size=least if self._spec.reduced_decode else None)
         height, width = picture.shape[:2]
         full = decode.size_of(data)
         if full in (None, (height, width)):
             return picture, (1, 1)
-        # A reduced JPEG is padded: its last pixels stand for as many of the file's as the others.
+        # A reduced JPEG is padded: its last pixels stand for as many pixels as the others do,
+        # even where the file has fewer.
         scale = next(n for n in (2, 4, 8)
                      if (-(-full[0] // n), -(-full[1] // n)) == (height, width))
         return picture, (full[0] / (scale * height), full[1] / (scale * width))
 
     def _unresized(self, row: int) -> tuple[np.ndarray, Part]:
-        """(the picture of a stage without crops, of any size; the part of it that is no padding)"""
+        """(the picture for a stage without crops, of any size; the part that is not padding)"""
         spec, size = self._spec, self._size
         if spec.resize != 'squash' or spec.crop_pct < 1 or spec.interpolation != 'area':
             return self[row], (1, 1)
@@ -208,7 +238,7 @@ class Pictures:
             data = sources.read_bytes(self._root, self._locations[row])
             picture, part = self._decoded(row, data, least, tight=True)
         if min(picture.shape[:2]) < least[0]:
-            picture = decode.resize(picture, size)
+            picture = resize(picture, size)
         picture, more = warp.halved(picture, size)
         part = part[0] * more[0], part[1] * more[1]
         if self._fits:
@@ -218,7 +248,10 @@ class Pictures:
         return picture, part
 
     def _source(self, row: int) -> tuple[bytes, np.ndarray | None, Size]:
-        """(the file, its whole picture unless decoding may depend on what is needed, (h, w))."""
+        """(the bytes of the file, the whole picture, (h, w) of the picture).
+
+        The picture is None where a reduced scale may be enough; the crop decides.
+        """
         kept = self._cache.get('whole', row)
         if kept is not None:
             return b'', kept, kept.shape[:2]
@@ -236,5 +269,5 @@ class Pictures:
         return data, whole, whole.shape[:2]
 
     def blank(self) -> np.ndarray:
-        """What stands for a picture that cannot be read, uint8 [size, size, 3]."""
+        """A black picture in place of one that cannot be read, uint8 [size, size, 3]."""
         return np.zeros((*self._size, 3), np.uint8)

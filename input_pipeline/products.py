@@ -1,8 +1,8 @@
 """Labels of several heads as one product class, and a product class as several labels.
 
 A picture of (mask: worn, gender: female, age: 30-60) belongs to the product class
-'worn/female/30-60'; one head of 18 classes or three heads of 3, 2 and 3 say the same, and which
-one learns it better is an experiment.
+'worn/female/30-60'. One head of 18 classes and three heads of 3, 2 and 3 classes say the same;
+an experiment shows which learns better.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ def combine_heads(manifest: Manifest, heads: Sequence[str]) -> Manifest:
     """The manifest with these heads as one, named 'a/b' with classes 'x/y'.
 
     Every combination is a class, in the order of `np.ravel_multi_index`, whether it occurs or
-    not; a row that lacks one of the labels lacks the product. Other heads stay.
+    not. A row without one of the labels has no product label. Other heads stay.
 
     Raises:
-        DataError: a head that is not there, or fewer than two.
+        DataError: a head does not exist, or there are fewer than two.
     """
     _check(manifest, heads)
     sizes = [len(manifest.classes[head]) for head in heads]
@@ -42,20 +42,21 @@ def combine_heads(manifest: Manifest, heads: Sequence[str]) -> Manifest:
 
 
 def separate_head(manifest: Manifest, head: str, names: Sequence[str]) -> Manifest:
-    """The manifest with a head whose classes read 'x/y' as heads of these names.
+    """The manifest with a head, whose classes are called 'x/y', separated into heads with these
+    names.
 
     Raises:
-        DataError: the head is not there, or a class has another number of parts.
+        DataError: the head does not exist, or a class has another number of parts.
     """
     if head not in manifest.classes:
-        raise DataError(f'There is no head {head!r} to separate: there are '
+        raise DataError(f'There is no head {head!r} to separate: use one of '
                         f'{", ".join(manifest.heads)}.')
     parts = [name.split(SEPARATOR) for name in manifest.classes[head]]
     for name, split in zip(manifest.classes[head], parts):
         if len(split) != len(names):
             raise DataError(f'The class {name!r} of head {head!r} has {len(split)} parts, and '
-                            f'data.separate names {len(names)} ({", ".join(names)}): name one '
-                            f'a part.')
+                            f'data.separate names {len(names)} ({", ".join(names)}): give one '
+                            f'name per part.')
     labels = manifest.labels(head)
     table, classes = manifest.table.drop(columns=[f'label/{head}']), {}
     for i, name in enumerate(names):
@@ -68,8 +69,11 @@ def separate_head(manifest: Manifest, head: str, names: Sequence[str]) -> Manife
 
 
 def product_log_probs(logits: Mapping[str, np.ndarray], heads: Sequence[str]) -> np.ndarray:
-    """Logits of separate heads -> log probabilities of the product classes, taking the heads as
-    independent: {head: [N, C_h]} -> float64 [N, prod C_h], in the order of `combine_heads`."""
+    """Log probabilities of the product classes from the logits of separate heads.
+
+    The heads count as independent: {head: [N, C_h]} -> float64 [N, prod C_h], in the order of
+    `combine_heads`.
+    """
     total = np.zeros((len(logits[heads[0]]), 1))
     for head in heads:
         total = (total[:, :, None] + _log_softmax(logits[head])[:, None, :]).reshape(
@@ -78,8 +82,9 @@ def product_log_probs(logits: Mapping[str, np.ndarray], heads: Sequence[str]) ->
 
 
 def marginal_log_probs(logits: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Logits of product classes -> log probabilities of each head, summed over the others:
-    [N, prod C_h] -> {head: float64 [N, C_h]}."""
+    """Log probabilities of each head, summed over the other heads, from logits of product classes:
+    [N, prod C_h] -> {head: float64 [N, C_h]}. `sizes` is {head: C_h} in the order of the product.
+    """
     cube = np.exp(_log_softmax(logits)).reshape(len(logits), *sizes.values())
     found = {}
     for axis, head in enumerate(sizes, 1):

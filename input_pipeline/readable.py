@@ -1,4 +1,4 @@
-"""Are all files readable? Asked once before training, in parallel, and remembered."""
+"""Are all files readable? Checked once before training, in parallel; the answers are cached."""
 
 import concurrent.futures
 import hashlib
@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from input_pipeline.decode import UnreadableImage, problem
+from input_pipeline.atomic_files import atomic_open
+from input_pipeline.decode import UnreadableImage
+from input_pipeline.diagnosis import problem
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, class_counts
 from input_pipeline.sources import DRAWN, read_bytes, scheme_of, stamp
@@ -29,16 +31,16 @@ def check_readable(manifest: Manifest, *, policy: str = 'error', cache_dir: str 
 
     Args:
         manifest: drawn pictures (doodles, digits) are not checked.
-        policy: 'error' refuses unreadable files, 'drop' goes on without their rows.
-        cache_dir: where answers are kept, by path, size and modification time (in an
-            archive: checksum); None keeps none. An answer for an unchanged file is not
-            asked for twice.
+        policy: 'error' refuses unreadable files, 'drop' continues without their rows.
+        cache_dir: folder in which answers are kept, by path, size and modification time (in
+            an archive: checksum), so that an unchanged file is checked only once; None keeps
+            no answers.
         workers: threads; None for a number that fits the machine.
-        progress: called with (files done, files) now and then.
+        progress: called with (files done, files) from time to time.
 
     Raises:
-        DataError: unreadable files under 'error'; under 'drop', no image is left, or
-            none of some class.
+        DataError: files are unreadable, with 'error'; no image is left in total or in some
+            class, with 'drop'.
     """
     if policy not in POLICIES:
         raise DataError(f'data.unreadable={policy!r} is unknown: use one of {", ".join(POLICIES)}.')
@@ -51,27 +53,31 @@ def check_readable(manifest: Manifest, *, policy: str = 'error', cache_dir: str 
     found = (f'{len(bad)} of {asked} images in {manifest.root!r} cannot be read '
              f'({shown}{more})')
     if policy == 'error':
-        raise DataError(f'{found}: restore them, or go on without them by '
+        raise DataError(f'{found}: restore them, or continue without them with '
                         f'--config.data.unreadable=drop.')
     _log.warning('%s: they are dropped.', found)
     keep = np.ones(len(manifest), bool)
     keep[list(bad)] = False
     kept = manifest.select(keep)
     if not len(kept):
-        raise DataError(f'{found}: no image is left, check data.folder, data.csv or data.images.')
+        raise DataError(f'{found} and no image is left: check data.folder, data.csv or '
+                        f'data.images.')
     for head, names in manifest.classes.items():
         gone = np.flatnonzero((class_counts(manifest, head) > 0) & (class_counts(kept, head) == 0))
         if len(gone):
             raise DataError(f'Class {names[gone[0]]!r} of head {head!r} has no readable image '
-                            f'left ({shown}{more}): restore some or take the class out.')
+                            f'left ({shown}{more}): restore some or remove the class.')
     return kept
 
 
 def unreadable(manifest: Manifest, *, cache_dir: str | None = None, workers: int | None = None,
                progress: Callable[[int, int], None] | None = None) -> tuple[dict[int, str], int]:
-    """Which rows cannot be read and why, such as 'is truncated', and how many files were asked.
+    """Which rows cannot be read.
 
-    Args: as of `check_readable`.
+    Args: as in `check_readable`.
+
+    Returns:
+        {row: reason, such as 'is truncated'}, and how many files were checked.
     """
     locations = manifest.table['location'].tolist()
     rows = [row for row, location in enumerate(locations) if scheme_of(location) not in DRAWN]
@@ -84,7 +90,7 @@ def unreadable(manifest: Manifest, *, cache_dir: str | None = None, workers: int
 
 def _check_files(root: str, locations: list[str], cache_dir: str | None, workers: int,
                  progress: Callable[[int, int], None] | None) -> list[str]:
-    """What is wrong with each file, '' for nothing."""
+    """What is wrong with each file; '' if nothing is."""
     path = _cache_path(root, cache_dir)
     known = _read_cache(path)
     fresh: dict[str, list] = {}
@@ -100,7 +106,7 @@ def _check_files(root: str, locations: list[str], cache_dir: str | None, workers
             reasons += answers
             if progress is not None:
                 progress(len(reasons), len(locations))
-    finally:  # what was found before an interrupt is kept too
+    finally:  # answers found before an interrupt are kept too
         pool.shutdown(wait=True, cancel_futures=True)
         if path and fresh:
             _write_cache(path, known | fresh)
@@ -117,7 +123,7 @@ def _check_file(root: str, location: str, known: dict, fresh: dict) -> str:
     except UnreadableImage as error:
         return error.reason
     reason = problem(data)
-    # Not remembered above: a file that cannot be opened may be there again next time.
+    # Cached only here: a file that cannot be opened may be there again next time.
     fresh[location] = [*now, reason]
     return reason
 
@@ -130,7 +136,7 @@ def _cache_path(root: str, cache_dir: str | None) -> str:
 
 
 def _read_cache(path: str) -> dict[str, list]:
-    """Location -> [size in bytes, mtime in ns, reason]; {} if there is no sound cache."""
+    """Location -> [size in bytes, mtime in ns, reason]; {} if there is no valid cache."""
     if not path:
         return {}
     try:
@@ -147,10 +153,8 @@ def _read_cache(path: str) -> dict[str, list]:
 def _write_cache(path: str, files: dict[str, list]) -> None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f'{path}.{os.getpid()}.tmp'  # two runs may share the folder
-        with open(temporary, 'w', encoding='utf-8') as file:
+        with atomic_open(path, shared=True) as file:  # two runs may share the folder
             json.dump({'version': _VERSION, 'files': files}, file)
-        os.replace(temporary, path)
     except OSError as error:  # a read-only or full disk must not stop a run
         _log.warning('The answers of the readability check could not be kept in %r (%s).',
                      path, error.strerror)

@@ -1,12 +1,12 @@
-"""Cubic B-splines of two axes, at the points of a grid: narrow matrix products."""
+"""Cubic B-splines over two axes at the points of a grid, as narrow matrix products."""
 
 import functools
 
 import cv2
 import numpy as np
 
-# Multiply-adds up to which OpenBLAS stays on the calling thread: the loader has threads enough,
-# and on busy cores a product that waits for a second one takes ten times as long.
+# Multiply-adds up to which OpenBLAS stays on the calling thread. The loader has enough threads, and
+# on busy cores a product that waits for a second thread takes ten times as long.
 _PRODUCT = 2**18
 
 
@@ -15,10 +15,11 @@ def on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray, spacing: flo
     """Two splines at every (x[j], y[i]).
 
     Args:
-        coefficients: float32 [2, rows, columns], of control points `spacing` apart, the first two
-            of which lie before 0.
-        x, y: monotone; two control points on either side of each.
-        phases: points are rounded to so many parts of `spacing`.
+        coefficients: float32 [2, rows, columns], of control points `spacing` apart; the first two
+            lie before 0.
+        x, y: monotone, with two control points on either side of each value.
+        spacing: distance of the control points in pixels.
+        phases: points are rounded to this fraction of `spacing`.
 
     Returns:
         float32 [2, len(y), len(x)].
@@ -39,7 +40,7 @@ def on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray, spacing: flo
     while block > 1 and block * (block * pitch + 5) * len(x) > _PRODUCT:
         block //= 2
     for start in range(0, len(y), block):
-        # Only four control points bear on a row: the product of a block of rows is narrow.
+        # Only four control points affect a row, so the product for a block of rows is narrow.
         end = min(start + block, len(y))
         low, high = sorted((first.item(start), first.item(end - 1)))
         np.matmul(basis[start:end, low:high + 4], across[:, low:high + 4], out=out[:, start:end])
@@ -47,8 +48,8 @@ def on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray, spacing: flo
 
 
 def _basis(at: np.ndarray, width: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
-    """(what each of `width` control points weighs at places [N] in phases, float32 [N, width];
-    the first that weighs anything, int [N])"""
+    """(weight of each of `width` control points at the places `at` [N], in phases, float32
+    [N, width]; the first control point whose weight is not 0, int [N])"""
     first, phase = np.divmod(np.rint(at).astype(np.int32) + phases, phases)
     windows, length = _windows(width, phases)
     phase *= length
@@ -59,8 +60,8 @@ def _basis(at: np.ndarray, width: int, phases: int) -> tuple[np.ndarray, np.ndar
 
 @functools.lru_cache(maxsize=8)
 def _windows(width: int, phases: int) -> tuple[np.ndarray, int]:
-    """(all windows of `width` in a row of rows, length of a row); a row holds the four weights of
-    a phase between `width` zeros."""
+    """(all windows of `width` values over the concatenated rows, length of a row); each row has
+    the four weights of one phase between `width` zeros."""
     t = np.arange(phases) / phases
     rows = np.zeros((len(t), 2 * width + 4), np.float32)
     weights = rows[:, width:width + 4]

@@ -1,31 +1,30 @@
-"""Which images train, which validate, which test: a column `split` of the Manifest.
+"""Which images train, which validate and which test: the column `split` of the Manifest.
 
 Splits are stratified by one head and grouped (a person, a drawer or a set of near
-duplicates is never on two sides), or they are given. They are a function of the seed and
-of the ids, not of the order of the rows. Rows without a label of the head that is
-stratified by train, unless their group or a given split says otherwise: they cannot be
-scored.
+duplicates is never on two sides), or they are given. They depend on the seed and on the
+ids, not on the order of the rows. Rows without a label of the stratified head cannot be
+scored, so they train, unless their group or a given split says otherwise.
 """
 
 import csv
-import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.atomic_files import atomic_open
 from input_pipeline.csv_table import read_csv
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, nearest
 from input_pipeline.kept_splits import keep_sides
 from input_pipeline.manifest import SPLITS, Manifest
+from input_pipeline.sections import checked_section
 from input_pipeline.sources.csv_file import column, split_name
 from input_pipeline.stratify import Pool, count_images, draw_folds, draw_share, make_pool
 
 KINDS = ('holdout', 'kfold', 'given')
-DEFAULTS = {
-    'kind': 'holdout', 'val': 0.15, 'test': 0.15, 'folds': 5, 'fold': 0, 'grouped': True,
-    'head': '', 'file': '', 'val_groups': (), 'test_groups': (), 'seed': None}
+KEYS = ('kind', 'val', 'test', 'folds', 'fold', 'grouped', 'head', 'file', 'val_groups',
+        'test_groups', 'seed')
 
 _log = logging.getLogger(__name__)
 
@@ -35,39 +34,42 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
     """The manifest with the column `split` ('train', 'val' or 'test') in every row.
 
     Args:
-        manifest: a group of '' is a group of one row.
-        split: any of the keys of `DEFAULTS`:
+        manifest: a row whose group is '' is a group of its own.
+        split: `config.split`, with all of the keys in `KEYS`:
             kind: 'holdout' takes the shares `test` and `val`; 'kfold' takes the test
-                side, and fold number `fold` of `folds` from the rest is 'val'; 'given'
+                side, and fold number `fold` of `folds` of the rest is 'val'; 'given'
                 takes the manifest's own column or `file`, a CSV with `id` and `split`.
-                A source that has splits keeps them under 'holdout' too, and under
-                'kfold' its test side.
-            val, test: shares of the rows that no list, file or column has placed. Given
-                splits without 'val' get it from 'train'.
-            grouped: False lets a group fall on two sides.
-            head: stratify by it; '' for the first.
-            val_groups, test_groups: groups (a sequence, or text with commas) that are
-                these sides, whatever the kind; that side's share is then not taken. '8'
+                A source that has splits keeps them under 'holdout' too, and its test
+                side under 'kfold'.
+            val, test: shares of the rows that no list, file or column has placed. If
+                given splits have no 'val', it is taken from 'train'.
+            folds, fold: whole numbers; `fold` counts from 0.
+            grouped: False allows a group on two sides.
+            head: the head to stratify by; '' for the first.
+            val_groups, test_groups: groups (a sequence, or text with commas) that make up
+                these sides, whatever the kind; no share is taken for such a side. '8'
                 finds the group '08' if no other group is the number 8.
-            seed: instead of the argument.
-        seed: of what is drawn.
-        known: {id: side} of a run that goes on: nothing is drawn, see `keep_sides`.
+            seed: replaces the argument; None keeps it.
+        seed: seed of the draw, a whole number of 0 or more.
+        known: {id: side} of a resumed run: nothing is drawn, see `keep_sides`.
 
     Raises:
-        DataError: a wrong value; a split that cannot be made; see `assert_disjoint`.
+        DataError: a wrong value, or a split that cannot be made; see also `assert_disjoint`.
     """
     options = _checked_options(split)
     seed = seed if options['seed'] is None else options['seed']
     if not isinstance(seed, int) or seed < 0:
-        raise DataError(f'split.seed={seed!r} is no seed: use a whole number of 0 or more.')
+        raise DataError(f'split.seed={seed!r} is not a valid seed: use a whole number of 0 or '
+                        f'more.')
     head = options['head'] or manifest.heads[0]
     if head not in manifest.classes:
-        raise DataError(f'split.head={head!r} is no head: use one of {", ".join(manifest.heads)}.')
+        raise DataError(f'split.head={head!r} is not a head: use one of '
+                        f'{", ".join(manifest.heads)}.')
     order = np.argsort(manifest.table['id'].to_numpy(str), kind='stable')
     ordered = manifest.select(order)
     pool = make_pool(ordered, head, grouped=options['grouped'])
 
-    side, given = _given_sides(ordered, options)  # '' is free: to be drawn, else train
+    side, given = _given_sides(ordered, options)  # '' is free: it may be drawn, else it trains
     for name, rows in _listed_rows(ordered, options).items():
         side[side == name] = ''
         side[rows] = name
@@ -86,9 +88,9 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
         if not given:
             _fill(side, 'test', pool, options['test'], (seed, 1))
         elif not (side == 'val').any() and options['val']:
-            _log.info('The given splits have no val: split.val=%g of train becomes it.',
+            _log.info('The given splits have no val: it takes the share split.val=%g of train.',
                       options['val'])
-        # Both are shares of the same rows, of which test has now been taken.
+        # Both are shares of the same rows, and test has already been taken from them.
         share = options['val'] * before / max(1, free())
         _fill(side, 'val', pool, share, (seed, 2))
     side[side == ''] = 'train'
@@ -101,7 +103,7 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
 
 
 def _fill(side: np.ndarray, name: str, pool: Pool, share: float, seed: tuple[int, ...]) -> None:
-    """Draws a side from the free rows, unless it has rows already or is not wanted."""
+    """Draws a side from the free rows, unless it already has rows or is not wanted."""
     free = side == ''
     if share and free.any() and not (side == name).any():
         side[draw_share(pool, free, share, seed)] = name
@@ -111,8 +113,8 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
     """Checks the column `split`.
 
     Raises:
-        DataError: a row without a split; nothing to train on; a group on two sides
-            (unless grouped is False); a class which has images, but none to train on.
+        DataError: a row without a split; no rows to train on; a group on two sides
+            (unless grouped is False); a class that has images, but none to train on.
     """
     side = manifest.table['split'].to_numpy(object)
     wrong = [row for row, name in enumerate(side) if name not in SPLITS]
@@ -121,7 +123,7 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
                         f'{side[wrong[0]]!r}: use {", ".join(SPLITS)}.')
     if not (side == 'train').any():
         raise DataError('The train split is empty: lower split.val and split.test, or check '
-                        'the splits that the data give.')
+                        'the splits that come with the data.')
     if grouped and 'group' in manifest.table:
         pairs = manifest.table.loc[manifest.table['group'] != '', ['group', 'split']]
         pairs = pairs.drop_duplicates()
@@ -130,7 +132,7 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
             sides = sorted(pairs.loc[pairs['group'] == torn.iloc[0], 'split'], key=SPLITS.index)
             raise DataError(
                 f'The group {torn.iloc[0]!r} is in {" and ".join(sides)} '
-                f'({torn.nunique()} such groups in all): correct the given splits, or allow it '
+                f'({torn.nunique()} such groups in total): correct the given splits, or allow it '
                 f'by split.grouped=False.')
     for head, names in manifest.classes.items():
         labels = manifest.labels(head)
@@ -145,10 +147,10 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
 
 
 def parts_of(manifest: Manifest, split: Mapping) -> dict[str, Manifest]:
-    """{'train', 'val', 'test': rows}; val and test may be empty if config.split asks for 0 of it.
+    """{'train', 'val', 'test': rows}. Val or test may be empty if config.split sets its share to 0.
 
     Raises:
-        DataError: another split has no rows.
+        DataError: any other split has no rows.
     """
     return {name: split_of(manifest, name, may_be_empty=name != 'train' and not split[name])
             for name in SPLITS}
@@ -158,53 +160,56 @@ def split_of(manifest: Manifest, name: str, *, may_be_empty: bool = False) -> Ma
     """The rows of one split, in their order.
 
     Raises:
-        DataError: an unknown split, or one without rows unless it may be empty.
+        DataError: the split is unknown, or has no rows and must not be empty.
     """
     if name not in SPLITS:
         raise DataError(f'The split {name!r} is unknown: use {", ".join(SPLITS)}.')
     rows = (manifest.table['split'] == name).to_numpy()
     if not rows.any() and not may_be_empty:
-        raise DataError(f'The split {name!r} has no images: give it some by split.{name}, '
+        raise DataError(f'The split {name!r} has no images: give it some with split.{name}, '
                         f'split.{name}_groups or the splits of the data.')
     return manifest.select(rows)
 
 
-def save_splits(manifest: Manifest, path: str, gone: Sequence[Mapping[str, str]] = ()) -> None:
-    """Writes a CSV with id, split, group and the class names; `split.file` reads it back. `gone`
-    are rows, as it has them, that are in it and no longer in the manifest."""
+def save_splits(manifest: Manifest, path: str | os.PathLike,
+                gone: Sequence[Mapping[str, str]] = ()) -> None:
+    """Writes a CSV with id, split, group and the class names, which `split.file` reads back.
+
+    Args:
+        manifest: has the column `split`.
+        path: the file; it appears whole or not at all.
+        gone: rows of an earlier such file, {column: text}, that are no longer in the manifest.
+            They are written after the others.
+    """
     table = manifest.table
     columns = {'id': table['id'], 'split': table['split']}
     if 'group' in table:
         columns['group'] = table['group']
     for head, names in manifest.classes.items():
         columns[f'label/{head}'] = [names[i] if i >= 0 else '' for i in manifest.labels(head)]
-    temporary = f'{path}.{os.getpid()}.tmp'
-    with open(temporary, 'w', encoding='utf-8', newline='') as file:
-        # Everything quoted: a file name may hold a bare carriage return.
+    with atomic_open(path, shared=True, durable=True) as file:
+        # Everything is quoted, because a file name may contain a bare carriage return.
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
         writer.writerow(columns)
         writer.writerows(zip(*columns.values()))
         writer.writerows([row.get(name, '') for name in columns] for row in gone)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _given_sides(manifest: Manifest, options: dict) -> tuple[np.ndarray, bool]:
-    """(side of each row, '' for none or train; whether sides are given)."""
+    """(side of each row, '' for none or train; whether the user or the data give sides)."""
     if options['file']:
         side = _sides_of_file(manifest, options['file'])
     elif 'split' in manifest.table:
         side = manifest.table['split'].to_numpy(object).copy()
         if options['kind'] == 'holdout':
-            _log.info('The data bring splits of their own, which are used.')
+            _log.info('The data come with their own splits, which are used.')
     elif options['kind'] != 'given':
         return np.full(len(manifest), '', object), False
     elif options['val_groups'] or options['test_groups']:
         side = np.full(len(manifest), '', object)
     else:
-        raise DataError('split.kind=given, but the data bring no splits: name a CSV with id and '
-                        'split by split.file, or groups by split.test_groups.')
+        raise DataError('split.kind=given, but the data have no splits: name a CSV with id and '
+                        'split in split.file, or groups in split.test_groups.')
     side[side == 'train'] = ''
     return side, True
 
@@ -229,13 +234,13 @@ def _sides_of_file(manifest: Manifest, path: str) -> np.ndarray:
 
 
 def _listed_rows(manifest: Manifest, options: dict) -> dict[str, np.ndarray]:
-    """Mask of the rows of the groups that are listed, for each side that lists some."""
+    """{side: mask of the rows of its listed groups}, for each side that lists groups."""
     keys = {name: f'split.{name}_groups' for name in ('val', 'test')
             if options[f'{name}_groups']}
     if not keys:
         return {}
     if 'group' not in manifest.table:
-        raise DataError(f'{keys.popitem()[1]} needs groups, which the data do not have: set '
+        raise DataError(f'{keys.popitem()[1]} needs groups, but the data have none: set '
                         f'data.group_regex or data.columns.group.')
     column = manifest.table['group'].astype(str)
     known = sorted(set(column) - {''})
@@ -244,7 +249,7 @@ def _listed_rows(manifest: Manifest, options: dict) -> dict[str, np.ndarray]:
     both = set(groups.get('val', ())) & set(groups.get('test', ()))
     if both:
         raise DataError(f'The group {min(both)!r} is in split.val_groups and in '
-                        f'split.test_groups: leave it out of one of them.')
+                        f'split.test_groups: remove it from one of them.')
     return {name: column.isin(listed).to_numpy() for name, listed in groups.items()}
 
 
@@ -254,19 +259,14 @@ def _find_group(known: list[str], name: str, key: str) -> str:
     same = [g for g in known if g.isdecimal() and name.isdecimal() and int(g) == int(name)]
     if len(same) == 1:
         return same[0]
-    near = same or difflib.get_close_matches(name, known, n=5) or known[:5]
-    verdict = 'could be several' if same else 'is none'
+    near = same or nearest(name, known, n=5) or known[:5]
+    verdict = 'could be several' if same else 'is not one'
     raise DataError(f'{key} names the group {name!r}, which {verdict} of the {len(known)} '
                     f'groups: choose from {", ".join(map(repr, near))}, ...')
 
 
 def _checked_options(split: Mapping) -> dict:
-    for key in split:
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(key, DEFAULTS, n=1)
-            raise DataError(f'split.{key} is unknown: use '
-                            f'{near[0] if near else ", ".join(DEFAULTS)}.')
-    options = DEFAULTS | dict(split)
+    options = checked_section(split, KEYS, 'split')
     if options['kind'] not in KINDS:
         raise DataError(f'split.kind={options["kind"]!r} is unknown: use {", ".join(KINDS)}.')
     for key in ('val_groups', 'test_groups'):
@@ -276,18 +276,19 @@ def _checked_options(split: Mapping) -> dict:
         options[key] = tuple(str(g).strip() for g in groups if str(g).strip())
     for key in ('val', 'test'):
         if not 0 <= options[key] < 1:
-            raise DataError(f'split.{key}={options[key]} is no share: use 0 to below 1.')
+            raise DataError(f'split.{key}={options[key]} is not a valid share: use a number from '
+                            f'0 to below 1.')
     if options['kind'] == 'holdout' and options['val'] + options['test'] >= 1:
         raise DataError(f'split.val={options["val"]} and split.test={options["test"]} leave '
                         f'nothing to train on: lower one of them.')
     if options['kind'] == 'kfold':
         if options['val_groups']:
             raise DataError('split.val_groups has no meaning with split.kind=kfold, where each '
-                            'fold validates in turn: leave one of them out.')
+                            'fold validates in turn: remove one of the two.')
         folds, fold = options['folds'], options['fold']
         if not isinstance(folds, int) or folds < 2:
-            raise DataError(f'split.folds={folds} cannot be: use 2 or more.')
+            raise DataError(f'split.folds={folds} is not valid: use a whole number of 2 or more.')
         if not isinstance(fold, int) or not 0 <= fold < folds:
-            raise DataError(f'split.fold={fold!r} is none of the {folds} folds: '
+            raise DataError(f'split.fold={fold!r} is not one of the {folds} folds: '
                             f'use 0 to {folds - 1}.')
     return options

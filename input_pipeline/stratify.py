@@ -1,8 +1,8 @@
-"""Draws rows of a Manifest: stratified by a head, groups whole, every class kept in train.
+"""Draws rows of a Manifest: stratified by a head, groups kept whole, every class kept in train.
 
-Groups of several rows are dealt by scikit-learn's StratifiedGroupKFold. Rows that are no
-group fill each class up to its share afterwards: that is exact, works for classes of two
-images, and spares the splitter, which takes seconds for 100,000 groups.
+Groups of several rows are distributed by scikit-learn's StratifiedGroupKFold. Single rows then
+fill each class up to its share. That is exact, works for classes of two images, and spares the
+splitter, which takes seconds for 100,000 groups.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """What a draw needs to know of the N rows of a manifest.
+    """What a draw needs to know about the N rows of a manifest.
 
     Attributes:
-        labels: int [N], of the head that is stratified by; -1 is never drawn.
-        groups: int [N], below N; rows of one number stay together.
+        labels: int [N], of the stratified head; rows with -1 are never drawn.
+        groups: int [N], 0 to N - 1; rows with the same number stay together.
         tokens: int [heads, N], number of the class among the classes of all heads, or -1.
-        names: class names of the head.
-        ids: of the rows, for errors.
+        names: class names of the stratified head.
+        ids: ids of the rows, for errors.
     """
 
     labels: np.ndarray
@@ -38,7 +38,7 @@ class Pool:
 
 
 def make_pool(manifest: Manifest, head: str, *, grouped: bool) -> Pool:
-    """The pool of a manifest; with `grouped` the rows of one group stay together."""
+    """The pool of a manifest; with `grouped` the rows of each group stay together."""
     groups = np.arange(len(manifest))
     if grouped and 'group' in manifest.table:
         names = manifest.table['group'].to_numpy(str)
@@ -55,13 +55,22 @@ def make_pool(manifest: Manifest, head: str, *, grouped: bool) -> Pool:
 
 
 def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]) -> np.ndarray:
-    """Mask [N] of about `share` of the labelled ones of the masked rows [N].
+    """Draws about a share of the labelled rows.
 
-    Unlabelled rows follow their group. Of a few large groups the share can only be as
-    near as they allow.
+    Unlabelled rows follow their group. With few large groups, the result comes only as near
+    to the share as the groups allow.
+
+    Args:
+        pool: N rows.
+        rows: bool [N], the rows to draw from.
+        share: 0 to 1.
+        seed: of the draw.
+
+    Returns:
+        bool [N], the rows drawn.
 
     Raises:
-        DataError: a class of one image, or nothing that may be drawn.
+        DataError: a class has one image, or nothing may be drawn.
     """
     usable = _usable(pool, rows)
     wanted = share * usable.sum()
@@ -70,7 +79,7 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
     single = usable & ~multiple
     chosen = _draw_groups(pool, usable, multiple, share, rng)
     if single.any() and chosen.sum() > 1.5 * wanted:
-        chosen[:] = False  # groups too large for the share: single rows come nearer
+        chosen[:] = False  # the groups are too large for the share: single rows come nearer
     have = _class_counts(pool, single)
     want = np.clip(share * _class_counts(pool, usable) - _class_counts(pool, chosen), 0, have)
     total = max(round(wanted), 1) - chosen.sum()
@@ -86,12 +95,12 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
 
 
 def draw_folds(pool: Pool, rows: np.ndarray, folds: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Fold of each row, int [N]; -1 for rows outside of the mask or never held out.
+    """Fold of each row, int [N]; -1 for rows outside the mask `rows` or never held out.
 
-    Without any one fold every class still has rows in the others.
+    Whichever fold is held out, every class has rows in the others.
 
     Raises:
-        DataError: a class of one image, or more folds than can be made.
+        DataError: a class has one image, or there are more folds than can be made.
     """
     usable = _usable(pool, rows)
     rng = np.random.default_rng(seed)
@@ -110,7 +119,7 @@ def draw_folds(pool: Pool, rows: np.ndarray, folds: int, seed: tuple[int, ...]) 
             counts[fold[row]] += 1
             totals[fold[row]] += 1
     for number in range(folds):
-        # A class that lies whole in one fold gives a group to the smallest other one.
+        # A class that lies wholly in one fold gives a group to the smallest other fold.
         chosen = fold == number
         for group in np.unique(pool.groups[chosen & ~_spare_classes(pool, usable, chosen)]):
             totals = np.bincount(fold[usable], minlength=folds)
@@ -139,11 +148,11 @@ def count_images(count: int) -> str:
 
 
 def _usable(pool: Pool, rows: np.ndarray) -> np.ndarray:
-    """Those of the masked rows that may be held out."""
+    """Mask of the rows in the mask `rows` that may be held out."""
     labelled = rows & (pool.labels >= 0)
     if not labelled.any():
-        raise DataError('No image that is to be split has a label of the head that is '
-                        'stratified by: choose another split.head or label images.')
+        raise DataError('None of the images to be split has a label of the stratified head: '
+                        'choose another split.head or label images.')
     alone = np.flatnonzero(_class_counts(pool, pool.labels >= 0) == 1)
     row = np.flatnonzero(labelled & np.isin(pool.labels, alone))
     if len(row):
@@ -151,7 +160,7 @@ def _usable(pool: Pool, rows: np.ndarray) -> np.ndarray:
         raise DataError(f'Class {pool.names[pool.labels[row[0]]]!r} has one image '
                         f'({pool.ids[row[0]]!r}){more} and cannot be split: add images or leave '
                         f'the class out.')
-    # A group that alone has some class must train.
+    # If only one group has a class, that group must train.
     bound = np.zeros(len(rows), bool)
     for tokens in pool.tokens:
         here = labelled & (tokens >= 0)
@@ -160,17 +169,18 @@ def _usable(pool: Pool, rows: np.ndarray) -> np.ndarray:
         bound[pairs[1][first[groups == 1]]] = True
     usable = labelled & ~bound[pool.groups]
     if not usable.any():
-        raise DataError('Every group holds a class that no other group has, so that none can be '
+        raise DataError('Every group holds a class that no other group has, so none can be '
                         'held out: add images, or set split.grouped=False.')
     kept = labelled.sum() - usable.sum()
     if kept:
-        _log.info('%s stay in train: their group alone holds some class.', count_images(kept))
+        _log.info('%s stay in train, because only their group has some class.',
+                  count_images(kept))
     return usable
 
 
 def _draw_groups(pool: Pool, usable: np.ndarray, multiple: np.ndarray, share: float,
                  rng: np.random.Generator) -> np.ndarray:
-    """Mask of the groups of several rows that come nearest to the share."""
+    """Mask of a choice of the groups of several rows that comes nearest to the share."""
     none = np.zeros(len(usable), bool)
     most = _most_folds(pool, multiple)
     if most < 2:
@@ -186,18 +196,18 @@ def _draw_groups(pool: Pool, usable: np.ndarray, multiple: np.ndarray, share: fl
 
 
 def _deal_groups(pool: Pool, rows: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold of each of the masked rows, int [N], -1 elsewhere; fewer folds if need be."""
+    """Fold of each row in the mask `rows`, int [N], -1 elsewhere; fewer folds if necessary."""
     fold = np.full(len(rows), -1)
     folds = min(folds, _most_folds(pool, rows))
     if folds < 2:
         fold[rows] = 0
         return fold
-    from sklearn.model_selection import StratifiedGroupKFold  # half a second: only who asks pays
+    from sklearn.model_selection import StratifiedGroupKFold  # half a second, only where needed
 
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
     places = np.flatnonzero(rows)
     with warnings.catch_warnings():
-        # Classes smaller than the number of folds are fine: _spare_classes looks after them.
+        # Classes smaller than the number of folds are fine: _spare_classes handles them.
         warnings.filterwarnings('ignore', message='The least populated class')
         for number, (_, held) in enumerate(
                 splitter.split(places, pool.labels[rows], pool.groups[rows])):
@@ -206,7 +216,7 @@ def _deal_groups(pool: Pool, rows: np.ndarray, folds: int, rng: np.random.Genera
 
 
 def _most_folds(pool: Pool, rows: np.ndarray) -> int:
-    """The splitter wants no more folds than groups, nor than images of the largest class."""
+    """The splitter allows no more folds than groups, nor than images of the largest class."""
     return min(len(np.unique(pool.groups[rows])), _class_counts(pool, rows).max())
 
 
@@ -219,14 +229,14 @@ def _class_counts(pool: Pool, rows: np.ndarray) -> np.ndarray:
 
 
 def _vanished(pool: Pool, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Classes of any head that only the chosen ones of the rows have."""
+    """Tokens of the classes, of any head, that only the chosen rows among `rows` have."""
     def present(mask):
         return np.bincount(pool.tokens[:, mask].ravel() + 1, minlength=pool.tokens.max() + 2) > 0
     return np.flatnonzero((present(rows & chosen) & ~present(rows & ~chosen))[1:])
 
 
 def _spare_classes(pool: Pool, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """`chosen` without the smallest groups that must stay so that no class vanishes."""
+    """`chosen` without the smallest groups whose removal keeps every class in the rest."""
     chosen = chosen.copy()
     while len(gone := _vanished(pool, rows, chosen)):
         having = chosen & (pool.tokens == gone[0]).any(axis=0)
@@ -238,9 +248,9 @@ def _spare_classes(pool: Pool, rows: np.ndarray, chosen: np.ndarray) -> np.ndarr
 
 def _round_to_total(want: np.ndarray, have: np.ndarray, total: int,
                     rng: np.random.Generator) -> np.ndarray:
-    """Whole numbers near `want`, at most `have`, of this sum where that is possible."""
+    """Whole numbers near `want`, at most `have`, whose sum is `total` where that is possible."""
     take = np.floor(want).astype(int)
-    # Largest remainders first; ties at random, or the first classes would win them all.
+    # Largest remainders first. Ties are broken at random, or the first classes would win them all.
     for index in np.lexsort((rng.permutation(len(want)), take - want)):
         take[index] += take.sum() < total and take[index] < have[index]
     return take

@@ -2,7 +2,7 @@
 
     dict(kind='rotate', degrees=15, p=0.5)
 
-A transform belongs to a group, and the groups are applied in this order, whatever the stage's:
+Each transform belongs to a group. The groups are always applied in this order:
 
 1. geometry (`geometry.py`): one warp,
 2. color (`color.py`): neighbouring tone curves in one table,
@@ -12,30 +12,33 @@ A transform belongs to a group, and the groups are applied in this order, whatev
 Within a group the order of the stage is kept. `rand_augment` and `trivial_augment`
 (`auto_augment.py`) add to the groups where they stand.
 
-Numbers are drawn in the order of the stage: for each transform one uniform number for its `p`
-if that is below 1, then, if it is used, its own parameters. So a picture is a pure function of
-the generator, the stage and the sizes.
+Random numbers are drawn in the order of the stage. Each transform draws one uniform number for
+its `p` if that is below 1, and then, if it is applied, its own parameters. So a picture is a pure
+function of the generator, the stage and the sizes.
 
 To add a transform, write a function draw(rng, size, **parameters) that returns a pull map, a
 tone curve or a function from picture to picture, and its line in the KINDS of its file.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import auto_augment, color, erasing, filters, geometry, warp
-from input_pipeline.errors import DataError
-from input_pipeline.warp import Size
+from input_pipeline import auto_augment, color, erasing, filters, geometry, pull_maps, warp
+from input_pipeline.errors import DataError, did_you_mean
+from input_pipeline.pull_maps import Size
 
 
 class Kind(NamedTuple):
-    """How to draw one kind of transform, the defaults of its parameters, what they may be.
+    """How to draw one kind of transform.
 
-    The draws of the group 'auto' return a list of (group, step).
+    Attributes:
+        draw: (rng, size, **parameters) -> the step; in the group 'auto' a list of (group, step).
+        defaults: of the parameters and of `p`.
+        ranges: the allowed range or words of each parameter.
+        group: a key of GROUPS.
     """
 
     draw: Callable
@@ -48,13 +51,13 @@ GROUPS = {'geometry': geometry.KINDS, 'color': color.KINDS, 'filter': filters.KI
           'erasing': erasing.KINDS, 'auto': auto_augment.KINDS}
 TRANSFORMS: dict[str, Kind] = {
     name: Kind(*kind, group) for group, kinds in GROUPS.items() for name, kind in kinds.items()}
-# Kinds that also want the source picture's (height, width).
+# Kinds that also need the source picture's (height, width).
 _NEED_SOURCE = {'random_resized_crop'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """One transform with all of its parameters; `p` is the probability of its use."""
+    """One transform with all of its parameters; it is applied with the probability `p`."""
 
     kind: str
     p: float
@@ -63,7 +66,7 @@ class Transform:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What happens to one picture: the drawn steps of each group."""
+    """What happens to one picture: the steps drawn for each group."""
 
     geometry: list = dataclasses.field(default_factory=list)
     color: list = dataclasses.field(default_factory=list)
@@ -76,8 +79,8 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
 
     Args:
         spec: the kind alone, or a mapping with `kind` and parameters. A parameter whose default
-            is a pair takes a pair (least, most), or one number for both.
-        where: the config path, for errors.
+            is a pair takes a pair (least, most), or one number that stands for both.
+        where: the config key, for errors.
 
     Raises:
         DataError: an unknown kind or parameter, or a value outside its range.
@@ -85,17 +88,15 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
     spec = {'kind': spec} if isinstance(spec, str) else dict(spec)
     kind = spec.pop('kind', None)
     if kind not in TRANSFORMS:
-        near = difflib.get_close_matches(str(kind), TRANSFORMS, n=1) or list(TRANSFORMS)
         raise DataError(f'{where}: there is no transform {kind!r}; '
-                        f'did you mean {" or ".join(near)}?')
+                        f'{did_you_mean(kind, TRANSFORMS, show=str)}')
     _, defaults, ranges, _ = TRANSFORMS[kind]
     ranges = {'p': (0, 1), **ranges}
     params = dict(defaults)
     for key, value in spec.items():
         if key not in defaults:
-            near = difflib.get_close_matches(key, defaults, n=1) or list(defaults)
             raise DataError(f'{where}: {kind} has no parameter {key!r}; '
-                            f'did you mean {" or ".join(near)}?')
+                            f'{did_you_mean(key, defaults, show=str)}')
         params[key] = _checked(value, defaults[key], ranges[key], f'{where}: {kind} with {key}=')
     p = params.pop('p')
     return Transform(kind, p, params)
@@ -133,8 +134,8 @@ def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size
         transforms: of the stage.
         rng: the example's generator.
         size: (height, width) of the model's input.
-        source: that of the picture that `apply` will be given, or of the file it was shrunk
-            from; None: as `size`.
+        source: (height, width) of the picture that `apply` will get, or of the file from which
+            that picture was reduced; None: the same as `size`.
     """
     plan = Plan()
     for item in transforms:
@@ -149,17 +150,16 @@ def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size
 
 
 def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
-          part: warp.Part = (1, 1)) -> np.ndarray:
+          part: pull_maps.Part = (1, 1)) -> np.ndarray:
     """Applies a plan; the picture is not written to.
 
     Args:
-        plan: of `draw`, for the same `size`.
-        picture: RGB uint8 [h, w, 3] of any size: the whole of it is what the maps see, squashed
-            to `size`. To lose nothing in a crop it should be at least as large as
-            `source_size(plan, size)`.
+        plan: drawn by `draw` for the same `size`.
+        picture: RGB uint8 [h, w, 3] of any size; the maps see all of it, squashed to `size`. For
+            a crop without loss it should be at least as large as `source_size(plan, size)`.
         size: (height, width) of the result.
-        border: what a warp sees outside, a key of `warp.BORDERS`.
-        part: of the picture that is no padding, as in `warp.warp`.
+        border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
+        part: the part of the picture that is not padding, as in `warp.warp`.
 
     Returns:
         RGB uint8 [height, width, 3].
@@ -172,6 +172,6 @@ def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
 
 
 def source_size(plan: Plan, size: Size) -> Size:
-    """The (height, width) of a picture of which one pixel makes at most one of the result."""
-    spans = warp.detail(plan.geometry, size)
+    """(height, width) of a source picture large enough that the plan enlarges no pixel of it."""
+    spans = pull_maps.detail(plan.geometry, size)
     return tuple(max(1, round(side / max(span, 1e-6))) for side, span in zip(size, spans))

@@ -3,8 +3,8 @@
     python main.py study --config=configs/studies/curriculum.py:folder=PATH --workdir=DIR
     python main.py study --config=configs/studies/curriculum.py:size=tiny
 
-Six arms x five seeds; arguments as those of configs/sketch_vit.py, but for its curriculum= and
-flips=. `size=tiny` is a look at the way of it, a minute on two CPU cores.
+Six arms x five seeds; the arguments are those of the data. `size=tiny` is a quick trial: a minute
+on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs.tiny import make_tiny
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, size='full')
     size = common.choose('size', args.pop('size'), ('full', 'tiny'))
     config = sketch_vit.get_config()

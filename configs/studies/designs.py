@@ -1,8 +1,8 @@
 """Ways to choose the arms of a study, for `study()` of a config file.
 
-An arm is {dotted.path: value}; arms named by hand are {name: {dotted.path: value}}. Each of these
-gives the base itself, {}, first, which makes it the baseline. An arm that says what the base has
-anyway is left out by the study.
+An arm is {dotted.path: value}; arms named by hand are {name: {dotted.path: value}}. Each design
+gives the base itself, {}, first, which makes it the baseline. The study leaves out an arm that
+equals the base.
 
     def study():
         yield from one_factor_at_a_time({'schedule.name': ('cosine', 'step', 'exponential'),
@@ -16,11 +16,11 @@ import numpy as np
 from scipy.stats import qmc
 
 Arms = Iterator[dict]
-Range = Callable[[float], object]  # a share of 0..1 to a value
+Range = Callable[[float], object]  # from a share, 0 to 1, to a value
 
 
 def one_factor_at_a_time(factors: Mapping[str, Sequence]) -> Arms:
-    """The base, then each value of each path with all else as in the base."""
+    """The base, then each value of each path, with everything else as in the base."""
     yield {}
     for path, values in factors.items():
         for value in values:
@@ -35,7 +35,7 @@ def grid(factors: Mapping[str, Sequence]) -> Arms:
 
 
 def pairs(changes: Mapping[str, Mapping]) -> dict[str, dict]:
-    """'base', each of the named changes alone, and each two of them together as 'one + other'.
+    """'base', each of the named changes alone, and every two of them together as 'one + other'.
 
     Raises:
         ValueError: two of them set the same path.
@@ -54,18 +54,18 @@ def random_search(ranges: Mapping[str, Range], n: int, seed: int = 0) -> Arms:
 
 
 def quasi_random(ranges: Mapping[str, Range], n: int, seed: int = 0) -> Arms:
-    """The base, then n points of a scrambled Halton sequence, which leave fewer gaps. The first n
-    of more points are the same."""
+    """The base, then n points of a scrambled Halton sequence, which leaves fewer gaps. With a
+    larger n, the first points stay the same."""
     yield from _points(ranges, qmc.Halton(len(ranges), rng=seed).random(n))
 
 
 def linear(low: float, high: float) -> Range:
-    """Evenly between the two, three digits."""
+    """Evenly between the two; three significant digits."""
     return lambda share: _rounded(low + share * (high - low))
 
 
 def logarithmic(low: float, high: float) -> Range:
-    """Evenly in the logarithm, three digits: for learning rates and weight decay."""
+    """Evenly in the logarithm; three significant digits: for learning rates and weight decay."""
     return lambda share: _rounded(low * (high / low) ** share)
 
 

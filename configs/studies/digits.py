@@ -1,6 +1,8 @@
-"""The smallest study: three ways to train a small CNN on real handwritten digits, seconds a run.
+"""The smallest study: three ways to train a small CNN on real handwritten digits.
 
     python main.py study --config=configs/studies/digits.py
+
+A run takes seconds.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     config = common.get_config()
     config.data.source = 'digits'
     common.choose_data(config, common.parse_arg(arg))

@@ -1,9 +1,9 @@
-"""How much L2 in the gradient, for DenseNet-121 on dishes.
+"""How much L2 in the gradient: DenseNet-121 on dishes.
 
     python main.py study --config=configs/studies/food_l2.py:folder=PATH
     python main.py study --config=configs/studies/food_l2.py:size=tiny
 
-The base and the arguments are those of configs/food_densenet.py.
+The base config and its arguments are those of configs/food_densenet.py.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from configs import food_densenet
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     return food_densenet.get_config(arg)
 
 

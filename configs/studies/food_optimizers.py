@@ -1,10 +1,10 @@
-"""Which optimizer for DenseNet-121 on dishes, all at one learning rate.
+"""Optimizers for DenseNet-121 on dishes, all at one learning rate.
 
     python main.py study --config=configs/studies/food_optimizers.py:folder=PATH
     python main.py study --config=configs/studies/food_optimizers.py:size=tiny
 
-The base and the arguments are those of configs/food_densenet.py. One rate for all is what such
-tables show, and it is unfair to SGD: `main.py lr_find` finds each one's own.
+The base config and its arguments are those of configs/food_densenet.py. One rate for all is
+what such tables show, and it is unfair to SGD: `main.py lr_find` finds the rate of each optimizer.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from configs import food_densenet
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     config = food_densenet.get_config(arg)
     config.study.baseline = 'adam'
     return config

@@ -1,10 +1,10 @@
-"""A second, unbalanced set of dishes from the weights of the first: sampling, weights, mixup.
+"""A second, unbalanced set of dishes, from the weights of the first: sampling, weights, mixup.
 
     python main.py study --config=configs/studies/food_sampling.py:folder=OTHER,from=runs/food
     python main.py study --config=configs/studies/food_sampling.py:size=tiny
 
-`from=` is a run of configs/food_densenet.py, whose arguments these are; without it the weights are
-ImageNet's. The metric is the mean F1 of the classes.
+`from=` is a run of configs/food_densenet.py; the other arguments are those of that config. Without
+it the weights are those of ImageNet. The metric is the mean F1 of the classes.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from configs import food_densenet
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     config = food_densenet.get_config(arg)
     config.optimizer.name = 'adam'
     config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999

@@ -1,20 +1,20 @@
-"""Illustrations: 17 changes for each of two models, 34 runs a seed.
+"""Illustrations: 17 settings of each of two models, 34 runs per seed.
 
     python main.py study --config=configs/studies/illustration.py:folder=PATH,rare=owl+newt \\
         --config.data.decisions=runs/illustration_curate/decisions.csv
     python main.py study --config=configs/studies/illustration.py:size=tiny
 
-The base is configs/illustration_resnet.py, whose arguments are known here too: 600 of each class an
-epoch, AdamW, clipping, plateau, augmentation. `rare=` names the classes that come two or three
-times an epoch (of the doodles the last ones); without it, and without decisions, the arms that need
-them are left out. The metric is the mean F1.
+The base config and its arguments are those of configs/illustration_resnet.py: 600 images per class
+and epoch, AdamW, clipping, plateau, augmentation. `rare=` names the classes that two of the arms
+show two or three times per epoch (of the doodles the last classes); without it, and without
+decisions, the arms that need them are left out. The metric is the mean F1.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, illustration_resnet, tiny
 
-MODELS = {  # and what stands in for them in size=tiny, as the first compiles for 15 s
+MODELS = {  # and what stands in for them with size=tiny, since the first compiles for 15 s
     'resnet_inception': dict(name='small_cnn', width=4, stages=2),
     'cnn_final': dict(name='cnn_final', widths=(4, 8), dense=16),
 }
@@ -22,7 +22,7 @@ RARE_DOODLES = ('fish', 'cup', 'snail', 'chair', 'sun', 'scissors', 'bird')
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     own, rest = common.split_arg(arg, 'rare')
     config = illustration_resnet.get_config(rest)
     rare = own['rare'].split('+') if own.get('rare') else ()
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def study(config: ConfigDict) -> dict[str, dict]:
+def study(config: ConfigDict, arg: str | None = None) -> dict[str, dict]:
     """The arms, by name."""
     sampling = illustration_resnet.SAMPLINGS
     none = sampling['none']
@@ -64,6 +64,6 @@ def study(config: ConfigDict) -> dict[str, dict]:
         changes['no photographs'] = {'data.doodles.photos': 0.0}
     elif config.data.decisions:
         changes['photographs kept'] = {'data.decisions': ()}
-    small = tiny.is_tiny(config)
+    small = tiny.is_tiny(arg)
     return {f'{name}, {what}': {'model': stand_in if small else dict(name=name), **change}
             for name, stand_in in MODELS.items() for what, change in changes.items()}

@@ -3,8 +3,8 @@
     python main.py study --config=configs/studies/long_tail.py:folder=cifar10.zip
     python main.py study --config=configs/studies/long_tail.py:size=tiny
 
-The base and the arguments are those of configs/cifar_lt.py, whose method=crt goes on from a trained
-run and is no arm here.
+The base config and its arguments are those of configs/cifar_lt.py. Its method=crt starts from a
+trained run and is not an arm here.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ METHODS = {name: changes for name, changes in cifar_lt.METHODS.items() if name !
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     own, rest = common.split_arg(arg, 'size')
     config = cifar_lt.get_config(rest)
     if common.choose('size', own.get('size', 'full'), ('full', 'tiny')) == 'tiny':

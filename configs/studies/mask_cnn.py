@@ -4,8 +4,8 @@
         --config.data.decisions=runs/mask_curate/decisions.csv
     python main.py study --config=configs/studies/mask_cnn.py:size=tiny
 
-The base is configs/mask_cnn.py with model=cnn_basic (no BatchNorm, no dropout), patience 3, batches
-of 32 and a constant rate; its arguments are known here too. The metric is the mean F1.
+The base config and its arguments are those of configs/mask_cnn.py, with model=cnn_basic (no
+BatchNorm, no dropout), patience 3, batches of 32 and a constant rate. The metric is the mean F1.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs import mask_cnn
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     config = mask_cnn.get_config(arg)
     config.model = dict(name='cnn_basic')
     config.schedule.name = 'constant'

@@ -1,4 +1,4 @@
-"""Mask, gender and age: one product class or branches a label, and what helps the rare ages.
+"""Mask, gender and age: one product class or one branch per label, and what helps rare ages.
 
     python main.py curate --config=configs/people_multihead.py:csv=train.csv,images=PATH \\
         --workdir=runs/people_borders
@@ -7,10 +7,10 @@
     python main.py study --config=configs/studies/people_models.py:csv=train.csv,images=PATH
     python main.py study --config=configs/studies/people_models.py:size=tiny
 
-The base is configs/people_multihead.py with model=a, whose arguments are known here too. The metric
-is the F1 of all labels as one class, whichever way they were learnt. These arguments add arms:
+The base config and its arguments are those of configs/people_multihead.py, with model=a. The metric
+is the F1 of all labels as one class, however they were learnt. These arguments add arms:
 
-    from=runs/people_a      a's frozen backbone under the branches of c
+    from=runs/people_a      the frozen backbone of a under the branches of c
     decisions=FILE          without the ages at a border: runs/people_borders/decisions.csv
     faces=PACKED            the same pictures packed with --config.pack.preprocess=face,background
 """
@@ -21,11 +21,11 @@ from configs import common, people_multihead
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     own, rest = common.split_arg(arg, 'from', 'decisions', 'faces')
     config = people_multihead.get_config(rest)
     config.study.metric = 'test.f1_macro_product'
-    # For study(), whose other arms take none of them.
+    # Read by study(); all arms but the one that each is for reset it.
     config.init['from'] = own.get('from', '')
     config.data.decisions = (own['decisions'],) if 'decisions' in own else ()
     config.data.packed = own.get('faces', config.data.packed)

@@ -3,10 +3,10 @@
     python main.py study --config=configs/studies/sketch.py:folder=PATH --workdir=runs/sketch_study
     python main.py study --config=configs/studies/sketch.py:size=tiny
 
-The base is configs/sketch_eva.py with a linear head on the frozen backbone, 20 epochs without
-augmentation; arguments are that config's. Five folds of one seed, which are the pairs of the table;
-the test score of an arm is the mean of its folds, and `main.py vote` gives that of their vote. The
-ResNets train as a whole, at 224 px. On a GPU only, but for size=tiny.
+The base config and its arguments are those of configs/sketch_eva.py, with a linear head on the
+frozen backbone and 20 epochs without augmentation. Each arm runs five folds of one seed, by which
+the table pairs the arms; its test score is the mean of its folds, and `main.py vote` gives that of
+their vote. All layers of the ResNets train, at 224 px. It needs a GPU, except with size=tiny.
 """
 
 from ml_collections import ConfigDict
@@ -18,26 +18,26 @@ RESNETS = ('resnet18', 'resnet50', 'wide_resnet50_2')
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The base of all arms; arg is what stands after the colon of --config=FILE:..."""
+    """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     config = sketch_eva.get_config(f'head=linear,curriculum=none{"," + arg if arg else ""}')
     config.study.seeds = (0,)
-    config.study.folds = (0,) if tiny.is_tiny(config) else tuple(range(config.split.folds))
+    config.study.folds = (0,) if tiny.is_tiny(arg) else tuple(range(config.split.folds))
     return config
 
 
-def study(config: ConfigDict) -> dict[str, dict]:
+def study(config: ConfigDict, arg: str | None = None) -> dict[str, dict]:
     """The arms, by name."""
     def step(every, epochs):
         found = {'schedule.name': 'step', 'schedule.every': dict(percent=100 * every / epochs)}
-        return found if tiny.is_tiny(config) else found | {'duration': dict(epochs=epochs)}
+        return found if tiny.is_tiny(arg) else found | {'duration': dict(epochs=epochs)}
 
     def augmented(*transforms, **stage):
         return {'curriculum': (dict(transforms=list(transforms), **stage),)}
 
-    resnets = tiny.stand_ins(config, {
+    resnets = tiny.stand_ins(config, arg, {
         f'{name}, mlp': dict(name=name, **sketch_eva.HEADS['mlp']) for name in RESNETS})
     whole = {'finetune.table': (), 'schedule.lr': 1e-4, 'optimizer.weight_decay': 0.05}
-    if not tiny.is_tiny(config):
+    if not tiny.is_tiny(arg):
         whole['image.size'] = 224
     return {
         'linear': {},

@@ -1,5 +1,5 @@
-"""Pictures whose value lies at the border of a label, such as ages 57 to 59 beside '60 and older':
-left out or given less weight by a rule.
+"""Pictures whose value lies at the border of a label, such as ages 57 to 59 next to '60 and older':
+rules leave them out or give them less weight.
 
 A rule is dict(column='age', between=(57, 59), action='drop'), dict(column='age', between=(57, 59),
 weight=0.5), or dict(column='source', values=('web', 'scan'), action='review').
@@ -10,25 +10,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.curation.decisions import ACTIONS, Finding
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, perhaps
 from input_pipeline.manifest import Manifest
-from input_pipeline.sources import did_you_mean
 
 _KEYS = ('column', 'between', 'values', 'action', 'weight')
 
 
 def find_borders(manifest: Manifest, rules: Sequence[Mapping],
                  columns: Mapping[str, Sequence[str]] | None = None) -> Finding:
-    """Applies the rules; where several hold, the strongest action and the product of the weights.
+    """Applies the rules. Where several apply, the strongest action and the product of the weights
+    count.
 
     Args:
-        manifest: its heads may be columns too, with their classes as values.
-        rules: with `column`, either `between` (two numbers, both included) or `values`, and an
-            `action` of 'drop' or 'review', or a `weight` of 0 to 1.
-        columns: more columns, values in the order of the manifest.
+        manifest: N rows; its heads may be used as columns too, with their classes as values.
+        rules: each has a `column`, either `between` (two numbers, both included) or `values`, and
+            either an `action` ('drop' or 'review') or a `weight` (0 to 1).
+        columns: more columns, {name: values in the order of the manifest}.
 
     Raises:
-        DataError: a rule with an unknown key, column or value.
+        DataError: a rule has an unknown key, column or value.
     """
     count = len(manifest)
     strength, weight = np.zeros(count, int), np.full(count, np.nan)
@@ -56,7 +56,7 @@ def find_borders(manifest: Manifest, rules: Sequence[Mapping],
 
 
 def missing_columns(manifest: Manifest, rules: Sequence[Mapping]) -> list[str]:
-    """Columns of rules that the manifest does not have."""
+    """Columns that the rules name and the manifest does not have."""
     known = {*manifest.table, *manifest.heads}
     return [rule['column'] for rule in rules if rule.get('column', '') not in {*known, ''}]
 
@@ -64,7 +64,7 @@ def missing_columns(manifest: Manifest, rules: Sequence[Mapping]) -> list[str]:
 def _check(key: str, rule: Mapping) -> None:
     unknown = sorted(set(rule) - set(_KEYS))
     if unknown:
-        raise DataError(f'{key}.{unknown[0]} is unknown{did_you_mean(unknown[0], _KEYS)}: '
+        raise DataError(f'{key}.{unknown[0]} is unknown{perhaps(unknown[0], _KEYS)}: '
                         f'use {", ".join(_KEYS)}.')
     if not rule.get('column'):
         raise DataError(f'{key}.column is missing: name the column.')
@@ -74,7 +74,7 @@ def _check(key: str, rule: Mapping) -> None:
         pair = rule['between']
         sound = len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair)
         if not sound or pair[0] > pair[1]:
-            raise DataError(f'{key}.between={pair!r} is no range: give (low, high).')
+            raise DataError(f'{key}.between={pair!r} is not a valid range: give (low, high).')
     if ('action' in rule) == ('weight' in rule):
         raise DataError(f"{key} must have one of action='drop' or 'review' and weight=0.5.")
     if 'action' in rule and rule['action'] not in ('drop', 'review'):
@@ -93,7 +93,7 @@ def _values(manifest: Manifest, columns: Mapping, name: str, key: str) -> np.nda
         found = manifest.table[name]
     else:
         known = [*manifest.table, *manifest.heads, *columns]
-        raise DataError(f'{key}.column={name!r} does not exist{did_you_mean(name, known)}: '
+        raise DataError(f'{key}.column={name!r} does not exist{perhaps(name, known)}: '
                         f'use a column of the table or a head.')
     return np.array([str(value).strip() for value in found], object)
 

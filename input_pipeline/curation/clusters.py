@@ -1,10 +1,10 @@
-"""Clusters of features: KMeans with k by silhouette, DBSCAN with eps from the knee of distances."""
+"""Clusters of features: KMeans with k by the silhouette, DBSCAN with eps by the distances' knee."""
 
 import numpy as np
 
-_WIDTH = 64  # components that are kept: distances in more say little and cost much
-_SAMPLE = 2000  # rows that a silhouette is computed of
-_MOST = 1_000_000  # distances looked at together
+_WIDTH = 64  # components that are kept: more say little about distances and cost much
+_SAMPLE = 2000  # rows from which a silhouette is computed
+_MAX_DISTANCES = 1_000_000  # distances computed at once
 
 
 def reduce(features: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -16,7 +16,7 @@ def reduce(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def kmeans(points: np.ndarray, *, most: int = 8, seed: int = 0) -> np.ndarray:
-    """Clusters by KMeans, int [N], with the k from 2 to `most` of the best silhouette."""
+    """Clusters by KMeans, int [N], with the k from 2 to `most` that has the best silhouette."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
     best, found = -np.inf, np.zeros(len(points), int)
@@ -32,12 +32,13 @@ def kmeans(points: np.ndarray, *, most: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def dbscan(points: np.ndarray, *, neighbours: int = 5, eps: float | None = None) -> np.ndarray:
-    """Clusters by DBSCAN (Ester et al. 1996), int [N]; -1 for points that are in none.
+    """Clusters by DBSCAN (Ester et al. 1996), int [N]; -1 for points that are in no cluster.
 
     Args:
         points: float [N, D].
-        neighbours: points within eps, itself included, that make a point the core of a cluster.
-        eps: the distance; None for the knee of the distances to the neighbour of that number.
+        neighbours: so many points within eps, itself included, make a point the core of a
+            cluster.
+        eps: the distance; None for the knee of the distances to neighbour number `neighbours`.
     """
     from sklearn.cluster import DBSCAN
     if eps is None:
@@ -47,11 +48,12 @@ def dbscan(points: np.ndarray, *, neighbours: int = 5, eps: float | None = None)
 
 
 def neighbour_distances(points: np.ndarray, number: int) -> np.ndarray:
-    """Distance of each point to its neighbour of this number (itself is the first), float [N]."""
+    """Distance of each point to neighbour number `number`, float [N]; the point itself is the
+    first."""
     number = min(number, len(points))
     squares = np.einsum('nd,nd->n', points, points)
     found = np.empty(len(points))
-    step = max(1, _MOST // len(points))
+    step = max(1, _MAX_DISTANCES // len(points))
     for start in range(0, len(points), step):
         part = points[start:start + step]
         apart = squares[start:start + step, None] + squares - 2 * part @ points.T
@@ -60,8 +62,8 @@ def neighbour_distances(points: np.ndarray, number: int) -> np.ndarray:
 
 
 def knee(distances: np.ndarray) -> float:
-    """Where sorted distances turn upwards: the point farthest below the line from first to last
-    (Satopaa et al. 2011)."""
+    """The distance from which sorted distances rise steeply: the point farthest below the line
+    from the first to the last (Satopaa et al. 2011)."""
     rising = np.sort(distances)
     span = rising[-1] - rising[0]
     if span <= 0:

@@ -1,4 +1,5 @@
-"""What to do about duplicates: keep the best of a group, drop the rest; people settle conflicts."""
+"""Decisions about duplicates: the best of a group is kept and the rest dropped; if labels conflict,
+a person decides."""
 
 import numpy as np
 
@@ -14,9 +15,9 @@ _WORDS = {'bytes': 'the same file as', 'pixels': 'the same pixels as', 'near': '
 def to_finding(found: Duplicates, measures: Measures, manifest: Manifest) -> Finding:
     """Decisions about every row of the manifest that has a copy.
 
-    Of a group with one label all are dropped but one: of a given split the test side's, then the
-    labelled one, then the best. Of a group with different labels all are for review. The score
-    is the correlation with a copy, 1 for the same pixels.
+    In a group with one label, all rows but one are dropped: a row of the test or val side is kept
+    if splits are given, then a labelled row, then the best one. In a group with different labels,
+    all rows are for review. The score is the correlation with a copy, 1 for the same pixels.
     """
     group, ids = found.group, manifest.table['id'].to_numpy(object)
     count = group.max(initial=-1) + 1

@@ -1,22 +1,22 @@
-"""Decisions about pictures: a CSV with one line an image, which a person may correct.
+"""Decisions about pictures: a CSV with one line per image, which a person may correct.
 
-    id               of the manifest
-    action           'keep', 'drop' or 'review' (which keeps)
+    id               the id in the manifest
+    action           'keep', 'drop' or 'review' ('review' keeps the image)
     reason           in words
-    duplicate_group  pictures with one name are copies; '' for none
+    duplicate_group  images with the same name here are copies; '' for none
     twin             the id of the copy that is kept
-    given_label, suggested_label   what it is labelled, and what a detector says
-    label            another label that the user typed; '' leaves it
-    weight           factor of the example's weight in the loss; '' is 1
-    score/<detector> more is more suspicious; '' was not judged
+    given_label      the label in the data
+    suggested_label  the label that a detector suggests
+    label            a new label that the user typed; '' keeps the given one
+    weight           factor of the example's weight in the loss; '' means 1
+    score/<detector> higher is more suspicious; '' if the image was not scored
 
-Only id and action must be there; given_label, suggested_label, reason, twin and the scores are
-for reading. Other heads than the first are corrected in columns label/<head>.
+Only id and action are required; given_label, suggested_label, reason, twin and the scores are
+for information. Labels of heads other than the first are corrected in columns label/<head>.
 """
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,24 +24,29 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from input_pipeline.atomic_files import atomic_open
 from input_pipeline.csv_table import quoting_for, read_rows
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, perhaps
 from input_pipeline.manifest import Manifest
-from input_pipeline.sources import did_you_mean
 
-ACTIONS = ('keep', 'review', 'drop')  # the later is the stronger
+ACTIONS = ('keep', 'review', 'drop')  # from the weakest to the strongest
 _COLUMNS = ('id', 'action')
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one detector says of N rows, each field in their order.
+    """What one detector says about N rows.
 
-    detector: its name. score: float [N], more is more suspicious, NaN for not judged.
-    action: of ACTIONS, [N]. reason: in words, [N], '' where there is nothing to say.
-    group: name of the duplicate group, '' for none. twin: row of the copy that is kept, -1.
-    label: the class name suggested, ''. weight: factor, NaN for none. None: nothing of the kind.
+    Attributes:
+        detector: its name.
+        score: float [N], higher is more suspicious; NaN for a row that was not scored.
+        action: str [N], of ACTIONS.
+        reason: str [N], in words; '' where there is nothing to say.
+        group: str [N], name of the duplicate group, '' for none; None if the detector finds none.
+        twin: int [N], row of the copy that is kept, -1 for none; goes with `group`.
+        label: str [N], name of the suggested class, '' for none; None if it suggests none.
+        weight: float [N], factor of the weight, NaN for none; None if it gives no weights.
     """
 
     detector: str
@@ -55,12 +60,12 @@ class Finding:
 
 
 def decide(manifest: Manifest, findings: Sequence[Finding], *, head: str = '') -> pd.DataFrame:
-    """One row an image with the columns above: the strongest action, and every reason.
+    """One row per image with the columns above: the strongest action and every reason.
 
     Args:
         manifest: N rows.
-        findings: of N rows each.
-        head: whose labels are suggested ('': the first).
+        findings: of the detectors, N rows each.
+        head: the head whose labels are suggested; '' for the first.
     """
     count, head = len(manifest), head or manifest.heads[0]
     typed = 'label' if head == manifest.heads[0] else f'label/{head}'
@@ -93,36 +98,31 @@ def decide(manifest: Manifest, findings: Sequence[Finding], *, head: str = '') -
 
 def save_decisions(table: pd.DataFrame, path: str) -> None:
     """Writes the table of `decide` as CSV, whole or not at all."""
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        table.to_csv(temporary, index=False, lineterminator='\n', float_format='%.4g',
-                     quoting=quoting_for(table),
-                     encoding='utf-8', errors='surrogateescape')
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic_open(path, shared=True, errors='surrogateescape') as file:
+        table.to_csv(file, index=False, lineterminator='\n', float_format='%.4g',
+                     quoting=quoting_for(table))
 
 
 def read_decisions(path: str) -> pd.DataFrame:
-    """Reads a decisions CSV as text columns, and what a spreadsheet makes of it.
+    """Reads a decisions CSV, also one that a spreadsheet program saved, as text columns.
 
-    UTF-8 with or without a byte order mark, any line ends, comma, semicolon or tab; empty lines
-    and empty cells at a line's end may come and go.
+    It may be UTF-8 with or without a byte order mark, with any line ends and with commas,
+    semicolons or tabs. Empty lines, and empty or missing cells at the end of a line, do not matter.
 
     Raises:
         DataError: the file cannot be read, lacks a column, or has an unknown action, an id
-            twice, or a weight that is no number of 0 or more.
+            twice, or a weight that is not a number of 0 or more.
     """
     rows = [row for row in read_rows(path, 'The decisions file')
             if any(cell.strip() for cell in row[1])]
     if not rows:
-        raise DataError(f'The decisions file {path!r} is empty: its first line names the columns.')
+        raise DataError(f'The decisions file {path!r} is empty: name the columns in its first '
+                        f'line.')
     header = [name.strip() for name in rows[0][1]]
     for name in _COLUMNS:
         if name not in header:
             raise DataError(f'The decisions {path!r} have no column {name!r}'
-                            f'{did_you_mean(name, header)}: add it.')
+                            f'{perhaps(name, header)}: add it.')
     places = {name: place for place, name in enumerate(header) if name}
     lines = [line for line, _ in rows[1:]]
     table = pd.DataFrame({name: [row[place] if place < len(row) else '' for _, row in rows[1:]]
@@ -137,7 +137,7 @@ def read_decisions(path: str) -> pd.DataFrame:
     for line, action in zip(lines, table['action']):
         if action not in ACTIONS:
             raise DataError(f'The decisions {path!r} have the action {action!r} in line {line}'
-                            f'{did_you_mean(action, ACTIONS)}: use {", ".join(ACTIONS)}.')
+                            f'{perhaps(action, ACTIONS)}: use {", ".join(ACTIONS)}.')
     for column in table.columns.difference(['id']):
         table[column] = table[column].str.strip()
     if 'weight' in table:
@@ -147,14 +147,17 @@ def read_decisions(path: str) -> pd.DataFrame:
 
 
 def apply_decisions(manifest: Manifest, paths: Sequence[str]) -> Manifest:
-    """The manifest without the rows dropped, with labels, weights and groups as decided.
+    """The manifest without the dropped rows, with the labels, weights and groups decided on.
 
-    A duplicate group joins the groups of its pictures (persons, drawers) into one, as far as the
-    pictures are kept. Where files disagree about a picture, the last one holds, column by column.
+    A duplicate group joins the groups (persons, drawers) of its kept pictures into one. Where
+    files disagree about a picture, the last file counts, column by column.
+
+    Args:
+        manifest: the rows to decide on.
+        paths: decisions CSVs.
 
     Raises:
-        DataError: what `read_decisions` refuses, an id or label that does not exist, or nothing
-            is left.
+        DataError: as `read_decisions`, an id or label does not exist, or no row is left.
     """
     row_of = {name: row for row, name in enumerate(manifest.table['id'])}
     decided = pd.DataFrame(index=range(len(manifest)))
@@ -163,10 +166,10 @@ def apply_decisions(manifest: Manifest, paths: Sequence[str]) -> Manifest:
         for name in table['id']:
             if name not in row_of:
                 raise DataError(f'The decisions {path!r} have the id {name!r}, which the data do '
-                                f'not have{did_you_mean(name, row_of)}: delete the line, or '
-                                f'write the decisions for these data anew.')
+                                f'not have{perhaps(name, row_of)}: delete the line, or '
+                                f'write the decisions for these data again.')
         table.index = [row_of[name] for name in table['id']]
-        if 'duplicate_group' in table:  # files number their groups each for itself
+        if 'duplicate_group' in table:  # each file numbers its groups on its own
             group = table['duplicate_group']
             table['duplicate_group'] = (f'{number}/' + group).where(group != '', '')
         for column in table:
@@ -178,7 +181,7 @@ def apply_decisions(manifest: Manifest, paths: Sequence[str]) -> Manifest:
     kept = np.flatnonzero(decided['action'] != 'drop') if len(paths) else range(len(manifest))
     if not len(kept):
         raise DataError(f'The decisions {", ".join(map(repr, paths))} drop every image: '
-                        f'keep some.')
+                        f'keep some images.')
     _log.info('decided  %s of %s images dropped', f'{len(manifest) - len(kept):,}',
               f'{len(manifest):,}')
     manifest = manifest.select(kept)
@@ -215,8 +218,8 @@ def _relabelled(manifest: Manifest, table: pd.DataFrame, path: str) -> Manifest:
         number = {name: index for index, name in enumerate(manifest.classes[head])}
         for name, image in zip(given, table['id'][given.index]):
             if name not in number:
-                raise DataError(f'The decisions {path!r} label {image!r} {name!r}, which is no '
-                                f'class of the head {head!r}{did_you_mean(name, number)}: '
+                raise DataError(f'The decisions {path!r} label {image!r} as {name!r}, which is not '
+                                f'a class of the head {head!r}{perhaps(name, number)}: '
                                 f'correct it.')
         labels = manifest.labels(head).copy()
         labels[given.index] = [number[name] for name in given]
@@ -225,7 +228,7 @@ def _relabelled(manifest: Manifest, table: pd.DataFrame, path: str) -> Manifest:
 
 
 def _joined(manifest: Manifest, duplicates: np.ndarray) -> list[str]:
-    """The group of each row, once those that share a duplicate group are one."""
+    """The group of each row, after groups that share a duplicate group are joined."""
     count, ids = len(manifest), manifest.table['id'].to_numpy()
     given = manifest.table.get('group', pd.Series('', manifest.table.index)).astype(str).to_numpy()
     first, second = [], []
@@ -244,5 +247,5 @@ def _joined(manifest: Manifest, duplicates: np.ndarray) -> list[str]:
     alone = pd.Series(ids[shared]).groupby(component[shared]).min().to_dict()
     before, after = len(set(given[named])), len(names)
     if after < before:
-        _log.info('groups   %s became %s, for they share copies', f'{before:,}', f'{after:,}')
+        _log.info('groups   %s became %s, because they share copies', f'{before:,}', f'{after:,}')
     return [names.get(c) or (f'copies of {alone[c]}' if c in alone else '') for c in component]

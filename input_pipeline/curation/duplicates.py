@@ -1,9 +1,9 @@
-"""Pictures that are copies of each other: the same file, the same pixels, or nearly so.
+"""Pictures that are copies of each other: the same file, the same pixels, or nearly the same.
 
-Near duplicates (encoded anew, brighter, resized, cropped by up to about a tenth, turned or
-mirrored) are sought among pictures with similar hashes and among the nearest neighbours by
-gradients and by the features given, and believed only if the two pictures coincide once one is
-laid upon the other: drawings of one class look alike without being copies.
+Candidates for near duplicates (encoded again, brighter, resized, cropped by up to about a tenth,
+turned or mirrored) are pictures with similar hashes, and nearest neighbours by gradients and by
+the given features. A pair counts only if the two pictures coincide once one is laid over the
+other: drawings of one class look alike without being copies.
 """
 
 import dataclasses
@@ -22,28 +22,29 @@ from input_pipeline.curation.registration import lone_strokes, register
 
 KINDS = ('bytes', 'pixels', 'near')
 MIRRORED = 4  # of hashes.POSITIONS
-_WIDTH = 256  # of gradients after a projection, where there are many pictures
+_WIDTH = 256  # components of the gradients that are kept, from _MANY pictures on
 _MANY = 5000
-_ROWS = 256  # pictures whose neighbours are sought at once
-_AT_REST = 0.02  # of `registration.register`
-_LEAST_COSINE = 0.6  # of gradients of copies: .66 is the lowest hundredth among planted ones
+_ROWS = 256  # pictures whose neighbours are searched at once
+_AT_REST = 0.02  # motion, as in `registration.register`
+_MIN_COSINE = 0.6  # of the gradients of copies: 99 % of planted copies reach .66
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """What was found among N pictures.
+    """The duplicates among N pictures.
 
-    group: int64 [N], the number of the group a picture is in, from 0; -1 for none.
-    pairs: what joins them, the columns first and second (rows; a group of k pictures with one
-        file or the same pixels has k - 1 such pairs), kind (of KINDS), position (of
-        `hashes.POSITIONS`, of the second picture), correlation and residual (of near ones).
+    Attributes:
+        group: int64 [N], number of the group of each picture, from 0; -1 for none.
+        pairs: the pairs that form the groups. Columns: first and second (rows), kind (of KINDS),
+            position (the second picture's, of `hashes.POSITIONS`), correlation and residual (see
+            `register`). A group of k pictures with the same file or pixels has k - 1 such pairs.
     """
 
     group: np.ndarray
     pairs: pd.DataFrame
 
     def kinds(self) -> list[str]:
-        """Of each group the loosest kind of its pairs: 'near' if one of them is near."""
+        """The loosest kind of pair in each group: 'near' if one of its pairs is near."""
         found = np.zeros(self.group.max(initial=-1) + 1, int)
         np.maximum.at(found, self.group[self.pairs['first'].to_numpy(int)],
                       self.pairs['kind'].map(KINDS.index).to_numpy(int))
@@ -57,12 +58,13 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
     """Finds groups of duplicates.
 
     Args:
-        measures: of N pictures; those that could not be measured are in no group.
-        features: float [N, D] of a model, whose nearest neighbours are candidates too.
-        bits: hashes that differ in so many of 64 bits at most are candidates.
-        neighbours: nearest neighbours of a picture that are candidates, by each kind of feature.
-        correlation, residual: what a pair must reach at least, at most; see `register`.
-        threads: that compare.
+        measures: of N pictures; pictures that could not be measured are in no group.
+        features: float [N, D] of a model; nearest neighbours by them are candidates too.
+        bits: pictures whose hashes differ in at most this many of 64 bits are candidates.
+        neighbours: candidates per picture among its nearest neighbours, by each kind of feature.
+        correlation: the least correlation of a near pair; see `register`.
+        residual: the largest residual of a near pair; see `register`.
+        threads: how many compare at once.
         progress: called with (candidate pairs compared, candidate pairs).
     """
     pairs = _exact(measures.table)
@@ -90,7 +92,7 @@ def conflicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the pictures of each group have different labels, bool [G].
 
     Args:
-        group: int [N], of `Duplicates`.
+        group: int [N], from `Duplicates`.
         labels: int [N], of one head; -1 (unlabelled) conflicts with nothing.
     """
     known = pd.DataFrame(dict(group=group, label=labels))[(group >= 0) & (labels >= 0)]
@@ -99,12 +101,11 @@ def conflicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def best_of_group(group: np.ndarray, table: pd.DataFrame) -> np.ndarray:
-    """The row that is worth keeping of each group, int64 [G]: most pixels, then most bytes, then
-    the first.
+    """The row to keep of each group, int64 [G]: most pixels, then most bytes, then the first.
 
     Args:
-        group: int [N], of `Duplicates`.
-        table: of `Measures`.
+        group: int [N], from `Duplicates`.
+        table: the table of `Measures`.
     """
     order = np.lexsort((np.arange(len(group)), -table['bytes'].to_numpy(),
                         -(table['width'] * table['height']).to_numpy(), group))
@@ -115,7 +116,7 @@ def best_of_group(group: np.ndarray, table: pd.DataFrame) -> np.ndarray:
 def _exact(table: pd.DataFrame) -> list[tuple[int, int, str]]:
     """Pairs of the first row of each file or picture and its later copies."""
     pairs = {}
-    for column, kind in (('pixels', 'pixels'), ('sha256', 'bytes')):  # the stricter one wins
+    for column, kind in (('pixels', 'pixels'), ('sha256', 'bytes')):  # the stricter kind wins
         values = table[column].to_numpy(object)
         first: dict[str, int] = {}
         for row, value in enumerate(values):
@@ -129,13 +130,13 @@ def _groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
     links = coo_matrix((np.ones(len(pairs), bool), (first, second)), shape=(count, count))
     parts, label = connected_components(links, directed=False)
     sizes = np.bincount(label, minlength=parts)
-    numbers = np.where(sizes > 1, np.cumsum(sizes > 1) - 1, -1)  # in the order of first rows
+    numbers = np.where(sizes > 1, np.cumsum(sizes > 1) - 1, -1)  # in the order of their first rows
     return numbers[label].astype(np.int64)
 
 
 def _candidates(thumbs, hashes, features, bits: int, neighbours: int, threads: int
                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs worth a closer look (first, second, position of the second), each once a position."""
+    """Pairs to compare closely: (first, second, position of the second), each once per position."""
     i, j, distance = near_pairs(hashes, bits, threads=threads)
     keep = _nearest(i, j, distance, 2 * neighbours)
     i, j = i[keep], j[keep]
@@ -143,8 +144,8 @@ def _candidates(thumbs, hashes, features, bits: int, neighbours: int, threads: i
     found = [(i, j, turns)]
     if len(thumbs) > 1:
         plain, mirrored = _gradients(thumbs)
-        found += [_neighbours(plain, plain, neighbours, _LEAST_COSINE, 0),
-                  _neighbours(mirrored, plain, neighbours, _LEAST_COSINE, MIRRORED)]
+        found += [_neighbours(plain, plain, neighbours, _MIN_COSINE, 0),
+                  _neighbours(mirrored, plain, neighbours, _MIN_COSINE, MIRRORED)]
         if features is not None:
             given = features.astype(np.float32)
             given /= np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12)
@@ -155,7 +156,7 @@ def _candidates(thumbs, hashes, features, bits: int, neighbours: int, threads: i
 
 
 def _nearest(i, j, distance, most: int) -> np.ndarray:
-    """Which pairs are among the nearest `most` of one of their pictures, bool [M]."""
+    """Which pairs are among the `most` nearest pairs of one of their pictures, bool [M]."""
     picture, pair = np.concatenate([i, j]), np.tile(np.arange(len(i)), 2)
     order = np.lexsort((distance[pair], picture))
     ranked = picture[order]
@@ -188,7 +189,7 @@ def _gradients(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _neighbours(query: np.ndarray, known: np.ndarray, count: int, least: float, turn: int
                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of each row and the rows of `known` of the highest cosines, but itself."""
+    """Pairs of each row with the rows of `known`, except itself, that have the highest cosines."""
     count = min(count, len(known) - 1)
     found = []
     for start in range(0, len(query), _ROWS):

@@ -1,8 +1,8 @@
-"""Perceptual hashes: 64 bits that stay nearly the same when a picture is encoded anew.
+"""Perceptual hashes: 64 bits that stay nearly the same when a picture is encoded again.
 
-The hash tells which of the 8 x 8 lowest frequencies of a cosine transform lie above their
+A bit says whether one of the 8 x 8 lowest frequencies of a cosine transform lies above their
 median. A turned or mirrored picture has the same frequencies with other signs and places, so
-one transform gives the hashes of all eight of its positions.
+one transform gives the hashes of all eight positions.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,12 @@ POSITIONS = ('as it is', 'turned 90', 'turned 180', 'turned 270',
              'mirrored', 'mirrored, turned 90', 'mirrored, turned 180', 'mirrored, turned 270')
 _SIDE, _KEPT = 32, 8
 _SIGNS = np.where(np.arange(_KEPT) % 2, -1, 1).astype(np.float32)
-_ROWS, _COLUMNS = 16, 16384  # of a block of pairs: 2 MB, which stay in a core's cache
+_ROWS, _COLUMNS = 16, 16384  # of a block of pairs: 2 MB, which fit into a core's cache
 
 
 def position(picture: np.ndarray, number: int) -> np.ndarray:
-    """The picture [H, W, ...] in one of POSITIONS: mirrored left to right from 4 on, then
-    turned counter-clockwise."""
+    """The picture [H, W, ...] in position `number` of POSITIONS: mirrored left to right from 4 on,
+    then turned counter-clockwise."""
     return np.rot90(picture[:, ::-1] if number >= 4 else picture, number % 4)
 
 
@@ -37,17 +37,17 @@ def dct_hashes(grey: np.ndarray) -> np.ndarray:
 
 def near_pairs(hashes: np.ndarray, most: int, *, threads: int = 2,
                limit: int = 5_000_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of pictures of which one is near the other in some position.
+    """All pairs of pictures that are near each other in some position.
 
     Args:
-        hashes: uint64 [N, P], of `dct_hashes` or its first columns.
-        most: differing bits at most.
-        threads: blocks that are compared at once.
-        limit: pairs at most; if there are more, `most` is lowered until there are not.
+        hashes: uint64 [N, P], from `dct_hashes`, or its first columns.
+        most: the largest number of differing bits.
+        threads: how many blocks are compared at once.
+        limit: the largest number of pairs; if there are more, `most` is lowered.
 
     Returns:
         (first, second, distance), int64 [M] each, first < second; sorted, each pair once, with
-        its least distance.
+        its smallest distance in bits.
     """
     plain = np.ascontiguousarray(hashes[:, 0])
     others = np.ascontiguousarray(hashes.T)
@@ -75,7 +75,7 @@ def near_pairs(hashes: np.ndarray, most: int, *, threads: int = 2,
     parts, size = [], 0
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         for found in pool.map(compare, range(0, len(plain), _ROWS)):
-            parts += _up_to(most_now, found)  # for it may have fallen since they were compared
+            parts += _up_to(most_now, found)  # most_now may have fallen since they were compared
             size = sum(len(part[0]) for part in parts)
             while size > limit:
                 most_now -= 1

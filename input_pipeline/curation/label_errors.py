@@ -1,8 +1,8 @@
-"""Wrong labels, from what models say of pictures that they have not seen.
+"""Wrong labels, found by models that have not seen the pictures.
 
-Confident learning (Northcutt, Jiang and Chuang, JAIR 2021): a picture belongs to a class, as far
-as the model can tell, if its probability reaches what pictures with that label have on average.
-Pictures counted off the diagonal of labels against such classes are likely label errors.
+Confident learning (Northcutt, Jiang and Chuang, JAIR 2021): the model counts a picture as a class
+if the probability of that class reaches the average among pictures with that label. Pictures that
+are counted as another class than their label are likely label errors.
 """
 
 import dataclasses
@@ -18,11 +18,13 @@ SCORES = ('margin', 'self_confidence')
 
 @dataclasses.dataclass(frozen=True)
 class LabelErrors:
-    """What the probabilities say of N labels.
+    """What the probabilities say about N labels.
 
-    score: float [N], more is more suspicious, NaN for a row without a label or a prediction.
-    wrong: bool [N], off the diagonal. suggestion: int [N], the class that the model would give.
-    joint: int [C, C], rows labelled i that are counted as class j.
+    Attributes:
+        score: float [N], higher is more suspicious; NaN for a row without label or prediction.
+        wrong: bool [N], whether the row is counted as another class than its label.
+        suggestion: int [N], the class that the model suggests; -1 for none.
+        joint: int [C, C], number of rows labelled i that are counted as class j.
     """
 
     score: np.ndarray
@@ -37,9 +39,9 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray, *, score: s
 
     Args:
         labels: int [N], -1 for unlabelled.
-        probabilities: float [N, C], of models that have not seen the row; NaN for none.
+        probabilities: float [N, C], from models that have not seen the row; NaN for none.
         score: 'margin' is the log odds of the best other class against the label;
-            'self_confidence' is one minus the label's probability.
+            'self_confidence' is one minus the probability of the label.
     """
     labels = np.asarray(labels, int)
     count, classes = probabilities.shape
@@ -60,7 +62,7 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray, *, score: s
     else:
         values[rows] = 1 - own
     sums = np.bincount(labels[rows], own, minlength=classes)
-    # A class without a label is never confident.
+    # A class that no row is labelled as has no threshold, so no row is counted as it.
     thresholds = np.where(sums > 0, sums / np.maximum(np.bincount(labels[rows], minlength=classes),
                                                       1), np.inf)
     reached = np.where(probabilities[rows] >= thresholds, probabilities[rows], -1)
@@ -75,10 +77,10 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray, *, score: s
 
 
 def overlapping_classes(joint: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
-    """Pairs of classes whose pictures are counted as each other, the most mixed first.
+    """Pairs of classes whose pictures are counted as each other, the most confused pair first.
 
-    Columns: first, second, there (labelled first, counted second), back, share (of both
-    classes' confident pictures).
+    Columns: first, second, there (labelled first, counted as second), back (labelled second,
+    counted as first), share (there and back as a share of both classes' counted pictures).
     """
     both = joint + joint.T
     first, second = np.nonzero(np.triu(both, 1))
@@ -91,12 +93,12 @@ def overlapping_classes(joint: np.ndarray, names: Sequence[str]) -> pd.DataFrame
 
 
 def to_finding(found: LabelErrors, names: Sequence[str], *, drop: float) -> Finding:
-    """Decisions: rows counted off the diagonal are for review, or dropped from a score on.
+    """Decisions: rows with a wrong label are for review, or dropped if their score is high.
 
     Args:
-        found: of the labels.
+        found: from `find_label_errors`.
         names: of the classes.
-        drop: the score from which on a wrong label is dropped.
+        drop: the score from which a row with a wrong label is dropped.
     """
     names = np.array(names, object)
     action = np.full(len(found.wrong), 'keep', object)
@@ -109,13 +111,13 @@ def to_finding(found: LabelErrors, names: Sequence[str], *, drop: float) -> Find
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, *, classes: int, folds: int = 5,
                 seed: int = 0, groups: np.ndarray | None = None) -> np.ndarray:
-    """Probabilities [N, C] of a logistic regression on features, each row by one of other rows.
+    """Probabilities by logistic regressions, for each row by a model of other rows: float [N, C].
 
     Args:
-        features: float [N, D]; rows are brought to length 1 and reduced to 256 components.
-        labels: int [N]; -1 is unlabelled, judged but not learnt.
-        classes: C.
-        folds: how many.
+        features: float [N, D]; rows are scaled to length 1 and reduced to 256 components.
+        labels: int [N]; rows with -1 are unlabelled: predicted, but not trained on.
+        classes: the number of classes, C.
+        folds: the number of folds.
         seed: of the folds.
         groups: str [N], '' for none; a group (a drawer, copies) is never on both sides.
     """

@@ -1,26 +1,27 @@
-"""What can be told of a picture without a model: one row an image, in one pass over the files.
+"""What can be measured without a model: one row per image, in one pass over the files.
 
 Columns of the table (N rows, in the order of the manifest):
 
-    problem         why the picture could not be measured, '' if it could; else numbers are NaN
+    problem         why the picture could not be measured ('' if it could); then numbers are NaN
     width, height   pixels, after EXIF orientation; aspect = width / height
     mode            as stored, in Pillow's words ('RGB', 'L', 'P', 'CMYK', ...)
     file_type       'JPEG', 'PNG', ..., or 'drawn' for pictures without a file
-    bytes           of the file, 0 if drawn
+    bytes           size of the file, 0 if drawn
     brightness      mean of grey, 0 (black) to 1; contrast is its standard deviation
-    darkest, brightest  grey below, above which a hundredth of the pixels lies
+    darkest         grey level below which 1 % of the pixels lie, 0 to 1
+    brightest       grey level above which 1 % of the pixels lie, 0 to 1
     sharpness       variance of the Laplacian, grey levels squared
-    colourfulness   of Hasler and Suesstrunk (2003): 0 none, 15 slight, 33 moderate, 82 very
-    chroma          distance from grey in CIELAB that a hundredth of the picture exceeds
+    colourfulness   of Hasler and Suesstrunk (2003): 0 none, 15 slight, 33 moderate, 82 strong
+    chroma          distance from grey in CIELAB that 1 % of the picture exceeds
     edges           share of pixels on an edge (Canny, 100 and 200)
     flat            share of pixels whose 3 x 3 neighbourhood spans at most 4 grey levels
-    entropy         of the histogram of grey, bits, 0 to 8
-    white           share of pixels of which every channel is 240 or more
-    sha256          of the file's bytes ('' if drawn)
+    entropy         entropy of the histogram of grey, bits, 0 to 8
+    white           share of pixels in which every channel is 240 or more
+    sha256          digest of the file's bytes ('' if drawn)
     pixels          digest of the decoded pixels and their shape
 
-All but sizes are taken of the picture shrunk to 256 px (never enlarged), so that they can be
-compared; chroma of one shrunk to 64 px, where the noise of a JPEG is gone.
+Everything but the sizes is measured on the picture shrunk to 256 px (never enlarged), so that
+values can be compared; chroma is measured at 64 px, where the noise of a JPEG is gone.
 """
 
 import dataclasses
@@ -42,7 +43,8 @@ from input_pipeline.curation.picture_measures import (
     measure_picture,
     unmeasured,
 )
-from input_pipeline.decode import FORMATS, UnreadableImage, decode
+from input_pipeline.decode import UnreadableImage, decode
+from input_pipeline.image_headers import FORMATS
 from input_pipeline.manifest import Manifest
 
 _CHUNK = 32
@@ -50,10 +52,12 @@ _CHUNK = 32
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """The table (columns above), and of each row the hashes and a small picture.
+    """The measures of N pictures. Hashes and thumbs are 0 where a picture could not be measured.
 
-    hashes: uint64 [N, 8], of `hashes.dct_hashes`; thumbs: uint8 [N, 64, 64], grey, squashed to
-    a square. Both are 0 where a picture could not be measured.
+    Attributes:
+        table: the columns above.
+        hashes: uint64 [N, 8], see `hashes.dct_hashes`.
+        thumbs: uint8 [N, 64, 64], the pictures in grey, squashed to a square.
     """
 
     table: pd.DataFrame
@@ -64,7 +68,7 @@ class Measures:
         return len(self.table)
 
     def select(self, rows) -> 'Measures':
-        """Those of some rows (a boolean mask or positions), in that order."""
+        """The measures of some rows, given as a boolean mask or as positions, in that order."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Measures(self.table.iloc[rows].reset_index(drop=True), self.hashes[rows],
@@ -77,10 +81,10 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
 
     Args:
         manifest: N rows.
-        cache_dir: where measures are kept, by path, size and modification time (in an archive:
-            checksum); None keeps none. Drawn pictures are measured anew.
-        workers: threads; None for one a core.
-        progress: called with (pictures done, pictures) now and then.
+        cache_dir: folder in which measures are kept, by path, size and modification time (in an
+            archive: checksum); None keeps none. Drawn pictures are always measured again.
+        workers: threads; None for one per core.
+        progress: called with (pictures done, pictures) from time to time.
     """
     locations = manifest.table['location'].tolist()
     path = measures_cache.path_of(cache_dir, manifest.root)
@@ -97,7 +101,7 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
                 row = _measure_file(sources.read_bytes(manifest.root, location), location)
                 fresh[location] = stamp, row
             return row
-        except UnreadableImage as error:  # missing: it may be there again next time
+        except UnreadableImage as error:  # not cached: a missing file may be there next time
             return unmeasured(error.reason)
 
     rows: list[Row] = []
@@ -108,7 +112,7 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
             rows += found
             if progress is not None:
                 progress(len(rows), len(locations))
-    finally:  # what was measured before an interrupt is kept too
+    finally:  # measures taken before an interrupt are kept too
         pool.shutdown(wait=True, cancel_futures=True)
         if fresh:
             measures_cache.write(path, known.updated(fresh))

@@ -1,4 +1,4 @@
-"""Measures of files, remembered between runs in one .npz a data set."""
+"""Measures of files, kept between runs in one .npz per data set."""
 
 import hashlib
 import json
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from input_pipeline.atomic_files import atomic_open
 from input_pipeline.curation.picture_measures import NUMBERS, THUMB, WORDS, Row
 
-_VERSION = 1  # of the measures: other ones must not be mixed with these
+_VERSION = 1  # of the measures: those of other versions must not be mixed with these
 _SHAPES = {'stamps': (2,), 'numbers': (len(NUMBERS),), 'hashes': (8,), 'thumbs': (THUMB, THUMB)}
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Cache:
         self._row = {location: row for row, location in enumerate(locations)}
 
     def get(self, location: str, stamp: tuple[int, int]) -> Row | None:
-        """The measures of an unchanged file."""
+        """The measures of a file, if they are kept and the file has not changed."""
         row = self._row.get(location)
         if row is None or self._arrays['stamps'][row].tolist() != list(stamp):
             return None
@@ -33,7 +34,7 @@ class Cache:
                    self._arrays['hashes'][row], self._arrays['thumbs'][row])
 
     def updated(self, fresh: Mapping[str, tuple[tuple[int, int], Row]]) -> 'Cache':
-        """With rows added or replaced."""
+        """A cache with these rows added or replaced."""
         kept = [row for row, location in enumerate(self._locations) if location not in fresh]
         stamps, rows = zip(*fresh.values())
         added = {'stamps': stamps, 'numbers': [row.numbers for row in rows],
@@ -44,21 +45,15 @@ class Cache:
                       for name, array in self._arrays.items()})
 
     def save(self, path: str) -> None:
-        """Writes the file at once or not at all."""
+        """Writes the file, whole or not at all."""
         about = {'version': _VERSION, 'locations': self._locations, 'words': self._words}
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        temporary = f'{path}.{os.getpid()}.tmp'  # two runs may share the folder
-        try:
-            with open(temporary, 'wb') as file:
-                np.savez(file, about=text, **self._arrays)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with atomic_open(path, 'wb', shared=True) as file:  # two runs may share the folder
+            np.savez(file, about=text, **self._arrays)
 
 
 def path_of(cache_dir: str | None, root: str) -> str:
-    """The file for the pictures under `root`; '' without a folder."""
+    """The path of the cache for the pictures under `root`; '' if there is no cache folder."""
     if not cache_dir:
         return ''
     name = hashlib.sha256(root.encode('utf-8', 'surrogateescape')).hexdigest()[:12]
@@ -66,7 +61,7 @@ def path_of(cache_dir: str | None, root: str) -> str:
 
 
 def read(path: str) -> Cache:
-    """The file at `path`; an empty cache if there is no sound one."""
+    """The cache in the file at `path`; an empty cache if the file is absent or damaged."""
     types = {'stamps': np.int64, 'numbers': np.float64, 'hashes': np.uint64, 'thumbs': np.uint8}
     empty = Cache([], [], {name: np.empty((0, *shape), types[name])
                            for name, shape in _SHAPES.items()})
@@ -86,7 +81,7 @@ def read(path: str) -> Cache:
 
 
 def write(path: str, cache: Cache) -> None:
-    """Saves what `read` reads; a read-only or full disk must not stop a run."""
+    """Saves a cache for `read`. A read-only or full disk only causes a warning."""
     if not path:
         return
     try:

@@ -1,8 +1,8 @@
-"""Photographs among drawings, or drawings among photographs, by how pictures are made.
+"""Photographs among drawings, or drawings among photographs, found by how pictures are made.
 
-The directions in which the statistics of photographs differ from those of drawings are known, so
-no example is needed; a few marked ones sharpen the answer. Clusters of features, or the objects
-that a detector saw, are other ways.
+It is known in which directions the statistics of photographs differ from those of drawings, so
+no examples are needed; a few marked examples improve the result. Clusters of features, or the
+objects that a detector found, are other methods.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,7 @@ from input_pipeline.csv_table import read_csv
 from input_pipeline.curation import clusters
 from input_pipeline.curation.decisions import Finding
 from input_pipeline.curation.picture_statistics import NAMES
-from input_pipeline.errors import DataError
-from input_pipeline.sources import did_you_mean
+from input_pipeline.errors import DataError, perhaps
 from input_pipeline.sources.csv_file import column
 
 WANTED = ('drawings', 'photographs')
@@ -22,31 +21,32 @@ METHODS = ('statistics', 'kmeans', 'dbscan', 'objects')
 _MARKS = {'1': True, 'yes': True, 'true': True, 'photograph': True, 'photo': True,
           '0': False, 'no': False, 'false': False, 'drawing': False}
 
-# What tells photographs from drawings most surely: the sign of a photograph, and a difference
-# that means something, so that pictures that hardly differ are not spread out.
+# The statistics that separate photographs from drawings best: the sign of a photograph, and the
+# least difference that matters, so that pictures that hardly differ are not spread apart.
 _SIGNS = {'sharpness_0': (-1, .3), 'sharpness_1': (-1, .3), 'sharpness_2': (-1, .3),
           'flat_0': (-1, .2), 'grey_entropy': (1, 1.), 'sharpness_spread_0': (1, .15),
           'top_colors': (-1, .25), 'texture25_0': (1, .7), 'gentle_0': (1, .2),
           'live30_0': (1, .15)}
-_SURE = 0.9  # of the index: what drawings among drawings do not reach
-_CLEAR = 2.0  # times that: the odd ones are so far out on average that the index is enough
-_LEAST = 0.6  # times that: below it nothing is of the odd kind, as long as nothing is marked
-_INDEX = 0.5  # what the index counts beside the regression, as long as nothing is marked
+_SURE = 0.9  # an index that drawings among drawings do not reach
+_CLEAR = 2.0  # times that: if the odd rows are on average so far out, the index is enough
+_LEAST = 0.6  # times that: below it no row is of the odd kind, unless rows are marked
+_INDEX = 0.5  # weight of the index beside the regression, unless rows are marked
 _ROUNDS = 5
-_FEW = 5  # examples of the odd kind from which a classifier can learn
+_FEW = 5  # a classifier can learn from so many examples of the odd kind
 _MARK = 20.0  # weight of a marked row
 
 
 def index(values: np.ndarray) -> np.ndarray:
-    """How photographic each row is against the middle of all: float [N], 0 the middle.
+    """How photographic each row is, float [N]; the median of all rows has 0.
 
-    The mean of the most telling statistics in units of their spread. Photographs among drawings
-    have 1 to 3.
+    It is the mean of the statistics that separate best, in units of their spread. Photographs
+    among drawings have 1 to 3.
     """
     used = values[:, [NAMES.index(name) for name in _SIGNS]].astype(np.float64)
     signs, units = np.array(list(_SIGNS.values())).T
     away = used - np.median(used, axis=0)
-    scale = np.maximum(2.44 * np.median(np.abs(away), axis=0), units)  # nine tenths of a normal
+    # 2.44 median deviations contain nine tenths of a normal distribution.
+    scale = np.maximum(2.44 * np.median(np.abs(away), axis=0), units)
     return np.clip(away / scale * signs, -5, 5).mean(axis=1)
 
 
@@ -55,19 +55,21 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
                 seed: int = 0) -> np.ndarray:
     """Probability that a row is of the unwanted kind, float [N].
 
-    Rows far out on the index are of that kind. Where that is not clear, a logistic regression
-    learns the difference from them, judges every row by models that have not seen it, and a
-    mixture of two normals over its judgement and the index divides the rows anew, until nothing
-    changes. With marks it goes on from there, without the index. A marked row keeps its mark.
+    Rows far out on the index are of that kind. Where the index is not clear, logistic regressions
+    learn the difference from these rows and score every row by a model that has not seen it. A
+    mixture of two normals over this score and the index then divides the rows again, until
+    nothing changes. With marks, this continues from there without the index. A marked row keeps
+    its mark.
 
     Args:
-        values: of `picture_statistics.measure`, [N, K].
+        values: from `picture_statistics.measure`, [N, K].
         features: descriptors of the pictures, [N, D], for the regression.
-        marks: row -> whether it is a photograph, as the user says.
+        marks: {row: whether it is a photograph}, as the user says.
         wanted: what most rows are, 'drawings' or 'photographs'.
+        seed: of the folds of the regressions.
 
     Raises:
-        DataError: another `wanted`.
+        DataError: `wanted` is neither of the two.
     """
     away, bound = _away(values, wanted)
     rows = np.fromiter(marks or (), int)
@@ -84,7 +86,7 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
 
 def _divided(inputs: np.ndarray, away: np.ndarray, bound: float, odd: np.ndarray, rows: np.ndarray,
              known: np.ndarray, seed: int) -> np.ndarray:
-    """The rows divided anew until nothing changes, from odd on; some rows are known."""
+    """Divides the rows again until nothing changes, starting from `odd`; `rows` are `known`."""
     odd, weights = odd.copy(), np.ones(len(odd))
     odd[rows], weights[rows] = known, _MARK
     labels = odd > .5
@@ -106,12 +108,12 @@ def _divided(inputs: np.ndarray, away: np.ndarray, bound: float, odd: np.ndarray
 
 def of_clusters(values: np.ndarray, cluster: np.ndarray, *, wanted: str = 'drawings'
                 ) -> np.ndarray:
-    """1 for rows of clusters that lie as far out on the index as the unwanted kind, else 0.
+    """1 for rows whose cluster lies as far out on the index as the unwanted kind, else 0.
 
     Args:
-        values: of `picture_statistics.measure`, [N, K].
-        cluster: int [N] of any features; rows of -1 stand for themselves.
-        wanted: as for `photographs`.
+        values: from `picture_statistics.measure`, [N, K].
+        cluster: int [N], by any features; each row with -1 counts as its own cluster.
+        wanted: as in `photographs`.
     """
     away, bound = _away(values, wanted)
     found = (away > bound).astype(float)
@@ -122,13 +124,13 @@ def of_clusters(values: np.ndarray, cluster: np.ndarray, *, wanted: str = 'drawi
 
 def to_finding(odd: np.ndarray, *, wanted: str, drop: float, review: float,
                words: str = '') -> Finding:
-    """Decisions by the probability of being of the unwanted kind.
+    """Decisions from the probability of the unwanted kind.
 
     Args:
-        odd: float [N].
-        wanted: as for `photographs`.
-        drop, review: from these probabilities on.
-        words: the reason, instead of one from the probability.
+        odd: float [N], the probabilities.
+        wanted: as in `photographs`.
+        drop, review: the probabilities from which a row is dropped or is for review.
+        words: the reason for dropping; '' for the usual one.
     """
     action = np.where(odd >= drop, 'drop', np.where(odd >= review, 'review', 'keep')).astype(object)
     kind = 'a photograph' if wanted == 'drawings' else 'a drawing'
@@ -138,11 +140,13 @@ def to_finding(odd: np.ndarray, *, wanted: str, drop: float, review: float,
 
 
 def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
-    """Row -> whether it is a photograph, from a CSV with the columns id and photograph (yes or
-    no), or from a list of the ids of photographs with the heading id.
+    """{row: whether it is a photograph}, from a CSV.
+
+    The CSV has the columns id and photograph (yes or no), or only the column id with the ids of
+    photographs.
 
     Raises:
-        DataError: the file cannot be read, or names an id or mark that does not exist.
+        DataError: the file cannot be read, or has an id or a mark that does not exist.
     """
     header, lines, numbers = read_csv(path)
     place = column(path, header, 'id')
@@ -152,8 +156,8 @@ def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
     for line, number in zip(lines, numbers):
         where = f'The marks {path!r}, line {number},'
         if line[place] not in row_of:
-            raise DataError(f'{where} name the id {line[place]!r}, which the data do not have'
-                            f'{did_you_mean(line[place], row_of)}: correct it.')
+            raise DataError(f'{where} have the id {line[place]!r}, which the data do not have'
+                            f'{perhaps(line[place], row_of)}: correct it.')
         word = 'yes' if mark is None else line[mark].strip().lower()
         if word and word not in _MARKS:
             raise DataError(f'{where} have photograph={word!r}: use yes or no.')
@@ -163,11 +167,11 @@ def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
 
 
 def read_objects(path: str, ids: np.ndarray) -> np.ndarray:
-    """Objects that a detector saw in each picture, float [N], 0 where the CSV (id, objects) has
-    no line.
+    """Number of objects that a detector found in each picture, float [N], from a CSV with the
+    columns id and objects; 0 for a picture without a line.
 
     Raises:
-        DataError: the file cannot be read, or a count is no number of 0 or more.
+        DataError: the file cannot be read, or a count is not a number.
     """
     header, lines, numbers = read_csv(path)
     place, count = column(path, header, 'id'), column(path, header, 'objects')
@@ -182,17 +186,19 @@ def read_objects(path: str, ids: np.ndarray) -> np.ndarray:
 
 
 def _away(values: np.ndarray, wanted: str) -> tuple[np.ndarray, float]:
-    """(how far towards the unwanted kind each row lies, what the wanted kind does not reach)"""
+    """(how far towards the unwanted kind each row lies, a bound that the wanted kind does not
+    reach)"""
     if wanted not in WANTED:
         raise DataError(f'curate.photographs.wanted={wanted!r} is unknown: '
                         f'use {" or ".join(WANTED)}.')
     away = index(values) if wanted == 'drawings' else -index(values)
-    # The wanted kind's own spread shows on the side where the other kind is not.
+    # The spread of the wanted kind shows on the side where the other kind does not lie.
     return away, max(_SURE, 3 * float(np.median(away) - np.quantile(away, .16)))
 
 
 def _upper_share(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probability of the upper of two normals, fitted from these labels; it never falls."""
+    """Probability of the upper of two normals, fitted from these labels on. It never falls as the
+    scores rise."""
     from sklearn.mixture import GaussianMixture
     parts = scores[~labels], scores[labels]
     normals = GaussianMixture(
@@ -202,7 +208,7 @@ def _upper_share(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     share = normals.fit(scores[:, None]).predict_proba(scores[:, None])
     upper = int(np.argmax(normals.means_))
     found = share[:, upper].copy()
-    found[scores >= normals.means_[upper]] = 1  # a wide lower one would take the far end
+    found[scores >= normals.means_[upper]] = 1  # a wide lower normal would take the far end
     found[scores <= normals.means_[1 - upper]] = 0
     return found
 
@@ -217,7 +223,7 @@ def inputs_of(values: np.ndarray, features: np.ndarray | None = None, seed: int 
 
 def _out_of_fold(inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int
                  ) -> np.ndarray:
-    """Log odds of the label, of each row by a model of other rows, float [N]."""
+    """Log odds of the label, for each row by a model of other rows: float [N]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
     found = np.empty(len(labels))

@@ -1,4 +1,4 @@
-"""Numbers that tell of one picture without a model; measures.py has the table of them."""
+"""Measures of one picture without a model; measures.py describes them."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,14 @@ _SIDE = 256
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One picture's: numbers float64 [15], words, hashes uint64 [8], thumb uint8 [64, 64]."""
+    """The measures of one picture.
+
+    Attributes:
+        numbers: float64 [15], in the order of NUMBERS.
+        words: in the order of WORDS.
+        hashes: uint64 [8], see `hashes.dct_hashes`.
+        thumb: uint8 [64, 64], grey.
+    """
 
     numbers: np.ndarray
     words: tuple[str, ...]
@@ -27,7 +34,13 @@ class Row:
 
 def measure_picture(picture: np.ndarray, *, mode: str = 'RGB', file_type: str = 'drawn',
                     data: bytes = b'') -> Row:
-    """Measures RGB uint8 [H, W, 3], which was decoded from `data`."""
+    """Measures a picture.
+
+    Args:
+        picture: RGB uint8 [H, W, 3].
+        mode, file_type: as in measures.py.
+        data: the file from which it was decoded, b'' if there is none.
+    """
     height, width = picture.shape[:2]
     small = _shrunk(picture, _SIDE)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
@@ -55,7 +68,7 @@ def measure_picture(picture: np.ndarray, *, mode: str = 'RGB', file_type: str = 
 
 
 def thumb_of(grey: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] -> uint8 [64, 64], squashed."""
+    """The small picture of a picture in grey: uint8 [H, W] -> uint8 [64, 64], squashed."""
     shrinks = min(grey.shape) >= THUMB
     return cv2.resize(grey, (THUMB, THUMB),
                       interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,8 +1,8 @@
-"""How a picture is made: edges, areas of one colour, colours and texture, as numbers by name.
+"""How a picture is made, in numbers: edges, areas of one colour, colours and texture.
 
-A drawing has areas of one colour and edges as sharp as a pen's; a photograph has a lens that
-blurs edges, light that changes everywhere, and noise. In the spirit of Athitsos, Swain and
-Frankel (1997), Distinguishing photographs and graphics on the World Wide Web.
+A drawing has areas of one colour and edges as sharp as a pen's. In a photograph the lens blurs
+edges, the light changes everywhere, and there is noise. This follows the idea of Athitsos, Swain
+and Frankel (1997), Distinguishing photographs and graphics on the World Wide Web.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ import numpy as np
 from input_pipeline import sources
 from input_pipeline.manifest import Manifest
 
-SIDE = 128  # pixels of the longest side, at most
+SIDE = 128  # pixels, the largest size of the longest side
 _LEVELS = 3  # each half as large as the one before
-# Bins of the joint histograms: slope (grey levels a pixel), bend against slope, deviation around.
+# Bins of the joint histograms: slope (grey levels per pixel), bend / slope, deviation around.
 _SLOPES, _BENDS, _AROUND = (.5, 1.5, 4, 10, 24), (.3, .7, 1.2, 2), (1.5, 5, 15)
 
 
 def statistics(picture: np.ndarray) -> dict[str, float]:
-    """What edges, areas, colours and texture of RGB uint8 [H, W, 3] are like, by name."""
+    """Statistics, by name, of the edges, areas, colours and texture of RGB uint8 [H, W, 3]."""
     height, width = picture.shape[:2]
     ratio = SIDE / max(height, width)
     if ratio < 1:
@@ -69,13 +69,13 @@ def _edge_statistics(lab: np.ndarray) -> dict[str, float]:
         percent = f'{share * 100:.0f}'
         found[f'texture{percent}'] = np.log(np.quantile(spread[..., 0], share) + .5)
         found[f'tint{percent}'] = np.log(np.quantile(spread[..., 1] + spread[..., 2], share) + .5)
-    # Where a lens would have looked: slopes that are neither none nor steep, and change slowly.
+    # Places that look photographed: slopes that are neither flat nor steep, and change slowly.
     live = ((slope > 1) & (slope < 16) & (bend < slope)).astype(np.float32)
     for share in (.3, .5):
         found[f'live{share * 100:.0f}'] = float(np.mean(cv2.blur(live, (9, 9)) > share))
     found['noisy'] = float(np.mean(cv2.blur((bend > 2 * slope).astype(np.float32), (9, 9)) > .3))
     edges = slope >= max(np.quantile(slope, .9), 3)
-    # How fast the slope itself changes at edges: a pen's edge is one pixel wide, a lens's wider.
+    # How fast the slope itself changes at edges: a pen's edge is one pixel wide, a lens's is wider.
     sharp = np.log((bend[edges] + .5) / (slope[edges] + .5)) if edges.any() else np.ones(1)
     found |= {'sharpness': float(sharp.mean()), 'sharpness_spread': float(sharp.std())}
     steepest = slope >= max(np.quantile(slope, .98), 3)
@@ -86,7 +86,8 @@ def _edge_statistics(lab: np.ndarray) -> dict[str, float]:
 
 
 def _textures(light: np.ndarray) -> dict[str, float]:
-    """Roots of the shares of pixels in the joint bins of any two of slope, bend and deviation."""
+    """Square roots of the shares of pixels in the joint bins of slope and bend, slope and
+    deviation, and bend and deviation."""
     light = np.ascontiguousarray(light)
     slope, bend = _slope_and_bend(light)
     mean = cv2.blur(light, (9, 9))
@@ -109,7 +110,7 @@ def _slope_and_bend(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _count_colors(picture: np.ndarray, bits: int) -> np.ndarray:
-    """Pixels of each colour that occurs, at so many bits a channel."""
+    """Number of pixels of each colour that occurs, with `bits` bits per channel."""
     code = (picture >> (8 - bits)).astype(np.int32) @ np.array([1 << 2 * bits, 1 << bits, 1])
     counts = np.bincount(code.ravel())
     return counts[counts > 0]
@@ -125,7 +126,12 @@ NAMES = tuple(statistics(np.zeros((16, 16, 3), np.uint8)))
 
 def measure(manifest: Manifest, *, threads: int = 2,
             progress: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Statistics of every row, float32 [N, len(NAMES)].
+    """Statistics of all rows, float32 [N, len(NAMES)].
+
+    Args:
+        manifest: N rows.
+        threads: how many work at once.
+        progress: called after each picture.
 
     Raises:
         UnreadableImage: a picture cannot be read.

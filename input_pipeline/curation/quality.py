@@ -1,4 +1,4 @@
-"""Which pictures are of a poor or odd kind, by thresholds on their measures."""
+"""Which pictures are of poor quality or unusual, by thresholds on their measures."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from input_pipeline.errors import DataError
 
-# flag: (what is compared, whether it is found below the threshold)
+# flag: (the measure, whether values below the threshold are flagged)
 _RULES = {
     'black_and_white': (lambda table: table['chroma'], True),
     'dark': (lambda table: table['brightest'], True),
@@ -18,43 +18,43 @@ _RULES = {
     'tiny': (lambda table: np.minimum(table['width'], table['height']), True),
 }
 FLAGS = tuple(_RULES)
-# The least difference of a measure that means something.
+# The least difference of a measure that matters.
 _UNITS = {'brightness': 0.05, 'contrast': 0.05, 'colourfulness': 10.0, 'edges': 0.02, 'flat': 0.05,
           'entropy': 0.5, 'white': 0.05}
-_COMMON = 0.1  # share of the pictures from which on a flag describes the data, not a defect
+_COMMON = 0.1  # a flag that a larger share of the pictures has describes the data, not a defect
 _FAR = 3.0  # times the distance from the median that a tenth of the pictures exceeds
-_WORST = 3.0
+_WORST = 3.0  # the largest value by which a flag or measure counts
 
 
 def check(thresholds: Mapping[str, float]) -> None:
     """Checks that there is a threshold for every flag.
 
     Raises:
-        DataError: one is missing or no number above 0.
+        DataError: a threshold is missing or is not a number above 0.
     """
     for name in FLAGS:
         threshold = thresholds.get(name)
         number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
         if not number or not 0 < threshold < np.inf:
-            raise DataError(f'curate.quality.{name}={threshold!r} is no threshold: '
+            raise DataError(f'curate.quality.{name}={threshold!r} is not a valid threshold: '
                             f'give a number above 0.')
 
 
 def flags(table: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
-    """What each picture is flagged for: bool [N, FLAGS]; False where it could not be measured.
+    """The flags of each picture: bool [N, FLAGS]; False where it could not be measured.
 
     Args:
-        table: of `Measures`.
-        thresholds: flag -> threshold, as config.curate.quality has them; see `check`.
+        table: the table of `Measures`.
+        thresholds: {flag: threshold}, as in config.curate.quality; see `check`.
     """
     return _excesses(table, thresholds) >= 1
 
 
 def suspicions(table: pd.DataFrame, thresholds: Mapping[str, float]
                ) -> tuple[np.ndarray, list[str]]:
-    """How suspicious each picture is, float64 [N] from 0, and why, in words.
+    """How suspicious each picture is, float64 [N] of 0 or more, and why, in words.
 
-    A picture is suspicious for a flag that few others have, and for a measure far from that of
+    A picture is suspicious if it has a flag that few others have, or a measure far from that of
     nearly all others: photographs among drawings, scans among photographs.
     """
     excess = _excesses(table, thresholds)
@@ -75,7 +75,7 @@ def suspicions(table: pd.DataFrame, thresholds: Mapping[str, float]
 
 
 def _excesses(table: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
-    """How far beyond its threshold each value is: 1 at it, 2 at half or twice it, ..."""
+    """How far each value is beyond its threshold: 1 at the threshold, 2 at half or twice of it."""
     check(thresholds)
     found = {}
     for name, (value_of, below) in _RULES.items():

@@ -1,9 +1,9 @@
-"""Is one small picture a copy of another, perhaps cropped? Answered for many pairs at once.
+"""Is one small picture a copy of another, perhaps cropped? Many pairs are compared at once.
 
 A crop that was scaled back is a scale and a shift of each axis. They are found by Gauss-Newton
-steps on the correlation of the two pictures, which is blind to brightness and contrast (the
-enhanced correlation coefficient of Evangelidis and Psarakis, 2008), from coarse to fine; pairs
-that stay unlike are left behind on the way.
+steps on the correlation of the two pictures, which does not depend on brightness and contrast
+(the enhanced correlation coefficient of Evangelidis and Psarakis, 2008). The steps go from coarse
+to fine; pairs that stay unlike are given up on the way.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,35 +15,36 @@ from input_pipeline.curation.hashes import position
 
 # side in pixels, Gauss-Newton steps, and the correlation below which a pair is given up
 _LEVELS = ((16, 6, 0.85), (32, 5, 0.94), (64, 4, -1.0))
-_STARTS = (1.0, 0.92, 1.08)  # scales at the coarsest
-_SCALES = (0.8, 1.25)  # allowed, of an axis
-_ASPECT = 1.04  # of the two scales
-_SHIFT = 0.25  # of a side
-_OVERLAP = 0.7
-_BLUR = 0.8  # px: two resizings of one picture differ in its finest detail
+_STARTS = (1.0, 0.92, 1.08)  # scales tried first, at the coarsest level
+_SCALES = (0.8, 1.25)  # the range allowed for the scale of an axis
+_ASPECT = 1.04  # the largest ratio of the two scales
+_SHIFT = 0.25  # the largest shift, as a share of a side
+_OVERLAP = 0.7  # the least share of the picture that must overlap
+_BLUR = 0.8  # px: two resized versions of one picture differ in its finest detail
 _SPECKS = 8  # pixels of 64 x 64 that may differ by any amount
-_ONE_WAY = 0.15  # least / largest eigenvalue of the gradients' second moments
-_BLOCK = 256  # pairs
+_ONE_WAY = 0.15  # smallest / largest eigenvalue of the gradients' second moments
+_BLOCK = 256  # pairs compared at once
 _ONE_SCALE = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
 
 
 def register(thumbs: np.ndarray, first: np.ndarray, second: np.ndarray, positions: np.ndarray, *,
              threads: int = 2, progress=lambda done, total: None
              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How alike the two pictures of each pair are once they lie upon each other.
+    """How alike the two pictures of each pair are once one is laid over the other.
 
     Args:
         thumbs: uint8 [N, 64, 64].
         first, second: int [M], the pairs.
-        positions: int [M], of `hashes.POSITIONS`, in which the second picture is taken.
-        threads: blocks of pairs at once.
+        positions: int [M], the position of the second picture, of `hashes.POSITIONS`.
+        threads: how many blocks of pairs are compared at once.
         progress: called with (pairs done, pairs).
 
     Returns:
-        correlation float32 [M], -1 to 1 (of pairs that were given up, what they had reached);
-        residual float32 [M], the largest difference of a pixel but for the eight largest, in
-        standard deviations of the pictures; motion float32 [M], the largest change of a scale
-        (1: doubled) or shift (1: half a side). Both are infinite for pairs that were given up.
+        correlation: float32 [M], -1 to 1; for a pair that was given up, the value it had reached.
+        residual: float32 [M], the largest difference of a pixel except the eight largest, in
+            standard deviations of the pictures; infinite for a pair that was given up.
+        motion: float32 [M], the largest change of a scale (1: doubled) or shift (1: half a
+            side); infinite for a pair that was given up.
     """
     correlation = np.empty(len(first), np.float32)
     residual, motion = np.empty_like(correlation), np.empty_like(correlation)
@@ -61,9 +62,9 @@ def register(thumbs: np.ndarray, first: np.ndarray, second: np.ndarray, position
 
 
 def lone_strokes(thumbs: np.ndarray) -> np.ndarray:
-    """Which pictures, uint8 [N, 64, 64], hold little more than lines of one direction, bool [N].
+    """Which pictures, uint8 [N, 64, 64], contain little more than lines of one direction: bool [N].
 
-    Any two of them can be laid upon each other, so that they coincide proves nothing.
+    Any two of them can be laid over each other, so it proves nothing if they coincide.
     """
     found = np.zeros(len(thumbs), bool)
     for row, thumb in enumerate(thumbs):
@@ -79,7 +80,8 @@ def _register(thumbs, first, second, positions) -> tuple[np.ndarray, np.ndarray,
     best = np.full(len(first), -1, np.float32)
     residual, motion = np.full((2, len(first)), np.inf, np.float32)
     alive = np.arange(len(first))
-    warp = np.tile(np.array([1, 0, 1, 0], np.float32), (len(first), 1))  # scale, shift of x, of y
+    # Scale and shift of x, then of y.
+    warp = np.tile(np.array([1, 0, 1, 0], np.float32), (len(first), 1))
     for side, steps, least in _LEVELS:
         a = np.stack([_level(thumbs[k], side) for k in first[alive]])
         b = np.stack([position(_level(thumbs[k], side), turn)
@@ -135,7 +137,7 @@ def _step(a: np.ndarray, b: np.ndarray, warp: np.ndarray, *, both_scales: bool, 
     y_slope = (down_slope @ b @ across.transpose(0, 2, 1)) * (side / 2)
     slopes = np.stack([x_slope * at, x_slope, y_slope * at[:, None], y_slope], 1)
     slopes = slopes.reshape(count, 4, -1) * inside[:, None]
-    # Of the normalised picture: what only changes its mean or contrast is no motion.
+    # Slopes of the normalised picture: a change of its mean or contrast is not a motion.
     slopes -= (slopes.sum(2) / area[:, None])[..., None] * inside[:, None]
     slopes -= (slopes @ moved[..., None]) * moved[:, None]
     slopes /= size[:, None, None]
@@ -157,7 +159,7 @@ def _residual(a: np.ndarray, b: np.ndarray, warp: np.ndarray) -> np.ndarray:
 
 
 def _unit(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures [M, P] with mean 0 and norm 1 inside, and the norm they had."""
+    """The pictures [M, P] with mean 0 and norm 1 inside, and the norm that they had."""
     values = values.reshape(inside.shape)
     means = np.einsum('mp,mp->m', values, inside) / np.maximum(inside.sum(1), 1)
     values = (values - means[:, None]) * inside
@@ -171,8 +173,8 @@ def _axis(side: int) -> np.ndarray:
 
 
 def _samples(warp: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Linear interpolation: weights and their slopes [M, side, side] of each axis, down and
-    across, and float32 [M, P] that tells which pixels come from inside the picture."""
+    """Linear interpolation: the weights and their slopes [M, side, side] of each axis, down and
+    across, and a mask, float32 [M, P], of the pixels that come from inside the picture."""
     side, found, within = len(at), [], []
     for scale, shift in ((warp[:, 2:3], warp[:, 3:]), (warp[:, :1], warp[:, 1:2])):
         place = (scale * at + shift + 1) * (side / 2) - 0.5

@@ -1,15 +1,15 @@
-"""What is done to pictures once, before training, when they are packed.
+"""Steps that change pictures once, when they are packed, before any training.
 
     steps = make_steps([dict(kind='face', margin=0.4), dict(kind='background', fill='black')])
     picture, record = apply(steps, picture)
 
-The steps follow one another in the order given. Each of them says what it found in a record,
-which `packing.pack` writes into a table beside the pictures. A detector may find its object
-more often in one class than in another, and a model then learns the detector: look at
+The steps are applied in the given order. Each returns a record of what it found, which
+`packing.pack` writes into a table beside the pictures. A detector may find its object more often
+in one class than in another, and a model then learns the detector instead of the class: look at
 `fallback_by_class` before training.
 
 To add a step, write a function (picture, options, before) -> (picture, record), where `before`
-has the records of the steps before it by their name, and its line in `PREPROCESSORS`.
+has the records of the earlier steps by name, and add its line to `PREPROCESSORS`.
 """
 
 import dataclasses
@@ -21,18 +21,21 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, perhaps
 from input_pipeline.manifest import Manifest
 from input_pipeline.preprocessing import background, denoise, faces
-from input_pipeline.sources import did_you_mean
 
-_VERSION = 1  # of what the steps do: packing never goes on with pictures of another one
+_VERSION = 1  # of what the steps do: packing never continues with pictures of another version
 
 
 class Preprocessor(NamedTuple):
-    """A function, the defaults of its options, and what they may be.
+    """One kind of step.
 
-    Ranges: a tuple of words, a pair (least, most), or None for a switch or any text.
+    Attributes:
+        apply: (picture, options, records of the earlier steps) -> (picture, record).
+        defaults: of the options.
+        ranges: what each option may be: a tuple of words, a pair (least, most), or None for a
+            switch or any text.
     """
 
     apply: Callable[[np.ndarray, dict, Mapping[str, dict]], tuple[np.ndarray, dict]]
@@ -61,7 +64,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One preprocessor with all of its options; `name` is unique among the steps."""
+    """One step with all of its options; `name` is unique among the steps."""
 
     name: str
     kind: str
@@ -72,8 +75,8 @@ def make_steps(specs: Sequence[str | Mapping], where: str = 'pack.preprocess') -
     """Checks a list of steps and fills in their defaults.
 
     Args:
-        specs: the kind alone, or a mapping with `kind` and options.
-        where: the config path, for errors.
+        specs: for each step the kind alone, or a mapping with `kind` and options.
+        where: the config key, for errors.
 
     Raises:
         DataError: an unknown kind or option, or a value outside its range.
@@ -84,13 +87,13 @@ def make_steps(specs: Sequence[str | Mapping], where: str = 'pack.preprocess') -
         kind = spec.pop('kind', None)
         if kind not in PREPROCESSORS:
             raise DataError(f'{where}[{number}]: there is no preprocessor {kind!r}'
-                            f'{did_you_mean(str(kind), PREPROCESSORS)}: use one of '
+                            f'{perhaps(str(kind), PREPROCESSORS)}: use one of '
                             f'{", ".join(PREPROCESSORS)}.')
         _, defaults, ranges = PREPROCESSORS[kind]
         for key, value in spec.items():
             if key not in defaults:
                 raise DataError(f'{where}[{number}]: {kind} has no option {key!r}'
-                                f'{did_you_mean(key, defaults)}: use one of '
+                                f'{perhaps(key, defaults)}: use one of '
                                 f'{", ".join(defaults)}.')
             spec[key] = _checked(value, defaults[key], ranges[key],
                                  f'{where}[{number}]: {kind} with {key}=')
@@ -119,9 +122,9 @@ def _checked(value, default, allowed: tuple | None, name: str):
 
 
 def describe(steps: Sequence[Step]) -> list[dict]:
-    """The steps as JSON, which differs wherever the pictures could.
+    """The steps as JSON that differs whenever the pictures could differ.
 
-    It loads the detectors and models, so what is missing shows before the first picture.
+    This loads the detectors and models, so that missing files are found before the first picture.
 
     Raises:
         DataError: a detector or package is missing or damaged.
@@ -143,14 +146,15 @@ def describe(steps: Sequence[Step]) -> list[dict]:
 
 
 def apply(steps: Sequence[Step], image: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
-    """One picture through all steps; threads may do this at once.
+    """Applies all steps to one picture. Thread-safe.
 
     Args:
+        steps: from `make_steps`.
         image: RGB uint8 [H, W, 3]; it is not written to.
 
     Returns:
-        The picture, uint8 [h, w, 3], the same object if no step changed it, and its record:
-        '<step>/<what>' -> value.
+        The picture, uint8 [h, w, 3], which is the same object if no step changed it, and its
+        record: {'<step>/<what>': value}.
     """
     before: dict[str, dict] = {}
     for step in steps:
@@ -160,15 +164,16 @@ def apply(steps: Sequence[Step], image: np.ndarray) -> tuple[np.ndarray, dict[st
 
 
 def fallback_by_class(manifest: Manifest, records: pd.DataFrame, head: str) -> pd.DataFrame:
-    """The share of each class that a step could do nothing with.
+    """The share of the pictures of each class that a step could not process.
 
     Args:
         manifest: of the packed pictures.
-        records: of `packing.load_records`: a row a picture, with `id`.
-        head: whose classes.
+        records: from `array_records.load_records`: one row per picture, with `id`.
+        head: the head whose classes count.
 
     Returns:
-        A row a class, a column for each step that has a fallback; 0 to 1, NaN for no pictures.
+        One row per class and one column per step that has a fallback; 0 to 1, NaN for a class
+        without pictures.
     """
     columns = [name for name in records if name.endswith('/fallback')]
     failed = records.set_index('id').reindex(manifest.table['id'])[columns] != ''

@@ -1,7 +1,8 @@
-"""Finds what stands in front of a picture's background, and replaces the background.
+"""Finds the foreground of a picture, and replaces the background.
 
 GrabCut (Rother, Kolmogorov & Blake, SIGGRAPH 2004) needs no weights. It models the colours of
-both sides, so it is as good as they differ; rembg, an optional package, knows objects.
+foreground and background, so it works well only if they differ. rembg, an optional package,
+recognises objects.
 """
 
 import functools
@@ -19,8 +20,8 @@ BACKENDS = ('grabcut', 'rembg')
 FILLS = ('white', 'black', 'blur')
 STARTS = ('border', 'face')
 
-_GAUSSIANS = 5  # of each side in OpenCV's GrabCut, which needs as many pixels
-_SPECK = 0.1  # of the largest piece of foreground: smaller pieces and holes are mistakes
+_GAUSSIANS = 5  # OpenCV's GrabCut has five per side, and needs at least as many pixels
+_SPECK = 0.1  # pieces and holes below this share of the largest piece are mistakes
 _BLUR_SIDE = 64  # pixels at which the background is blurred
 _lock = threading.Lock()
 
@@ -28,23 +29,24 @@ _lock = threading.Lock()
 def replace_background(image: np.ndarray, options: dict,
                        before: Mapping[str, dict] = MappingProxyType({}),
                        ) -> tuple[np.ndarray, dict]:
-    """The picture with its background in white, black or blurred.
+    """The picture with a white, black or blurred background.
 
     Args:
         image: RGB uint8 [H, W, 3].
-        options: `fill`; `backend`: 'grabcut' or 'rembg'; `least`: the least share of
-            foreground, below which the picture is kept. Of GrabCut: `start`: from the 'border'
-            or from the 'face' (without one, the picture is kept); `border`: the width that is
-            background, of the shorter side; `core`: the diameter of the middle that is
-            foreground, of the picture's (0: none); `size`: pixels of the longest side at which
-            it works; `iterations`; `detector`: of the face. Of rembg: `model`, its name.
-        before: the records of the steps before; the face that a crop was made for is used.
+        options: `fill`: a word of FILLS; `backend`: 'grabcut' or 'rembg'; `least`: the share of
+            foreground below which the picture stays as it is. For GrabCut: `start`: start from
+            the 'border' or from the 'face' (without a face the picture stays as it is);
+            `border`: width of the margin that is background, as a share of the shorter side;
+            `core`: diameter of the middle that is foreground, as a share of the picture (0:
+            none); `size`: pixels of the longest side at which it works; `iterations`: how many;
+            `detector`: of the face. For rembg: `model`: its name.
+        before: the records of the earlier steps; the face of an earlier crop is used.
 
     Returns:
-        The picture, and the record: foreground (its share, 0 to 1), fallback.
+        The picture, uint8 [H, W, 3], and the record: foreground (its share, 0 to 1), fallback.
 
     Raises:
-        DataError: the backend or the detector is not there.
+        DataError: the backend or the detector is missing.
     """
     if options['backend'] == 'rembg':
         mask = _rembg(image, options['model'])
@@ -68,10 +70,11 @@ def grabcut(image: np.ndarray, options: dict, face: Sequence[float] | None = Non
     Args:
         image: RGB uint8 [H, W, 3].
         options: `border`, `core`, `size` and `iterations` of `replace_background`.
-        face: (left, top, width, height) in pixels to start from; None: from the border.
+        face: (left, top, width, height) in pixels, to start from; None: start from the border.
 
     Returns:
-        float32 [H, W], 0 to 1; between them only along edges, where a smaller mask was enlarged.
+        float32 [H, W], 0 or 1; values in between occur only along edges, where a smaller mask was
+        enlarged.
     """
     height, width = image.shape[:2]
     scale = min(1, options['size'] / max(height, width))
@@ -83,7 +86,7 @@ def grabcut(image: np.ndarray, options: dict, face: Sequence[float] | None = Non
         seeds = _face_seeds(size, [n * scale for n in face], options['border'])
     front = (seeds & 1).astype(bool)  # OpenCV: 0 background, 1 foreground, 2 and 3 probably
     if min(front.sum(), (~front).sum()) >= _GAUSSIANS:
-        # Its clusters start at random, from a generator that each thread has.
+        # Its clusters start at random; each thread has its own generator.
         cv2.setRNGSeed(0)
         cv2.grabCut(np.ascontiguousarray(small), seeds, None, np.zeros((1, 65)),
                     np.zeros((1, 65)), options['iterations'], cv2.GC_INIT_WITH_MASK)
@@ -113,7 +116,7 @@ def _border_seeds(size: tuple[int, int], border: float, core: float) -> np.ndarr
 
 
 def _face_seeds(size: tuple[int, int], face: Sequence[float], border: float) -> np.ndarray:
-    """The face is foreground, hair and shoulders probably, the border beside them is not."""
+    """The face is foreground, hair and shoulders probably are, the border beside them is not."""
     width, height = size
     left, top, across, down = face
     center = left + across / 2, top + down / 2
@@ -135,7 +138,7 @@ def _ellipse(seeds: np.ndarray, center, radii, value: int) -> None:
 
 
 def _without_specks(front: np.ndarray) -> np.ndarray:
-    """Without small pieces of foreground, and without small holes in the rest of it."""
+    """The mask without small pieces of foreground and without small holes."""
     if not front.any():
         return front
     pieces, areas = _pieces(front)
@@ -143,12 +146,13 @@ def _without_specks(front: np.ndarray) -> np.ndarray:
     front = (areas >= least)[pieces]
     pieces, areas = _pieces(~front)
     for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
-        areas[edge] = front.size  # no hole
+        areas[edge] = front.size  # a region at the edge is not a hole
     return front | (areas < least)[pieces]
 
 
 def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each pixel's piece (0: outside the mask), and the pieces' areas in pixels."""
+    """The number of each pixel's piece (0: outside the mask), and the areas of the pieces in
+    pixels."""
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
@@ -163,7 +167,8 @@ def _fill(image: np.ndarray, mask: np.ndarray, fill: str) -> np.ndarray:
 
 
 def _blurred_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The background alone, blurred over a tenth of the side: the front leaves no halo."""
+    """The background alone, blurred over a tenth of the side, so that the foreground leaves no
+    halo."""
     height, width = image.shape[:2]
     scale = min(1, _BLUR_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -184,7 +189,7 @@ def load_rembg(model: str) -> None:
     """Loads rembg's model once, for all threads.
 
     Raises:
-        DataError: rembg is not installed, or has no such model.
+        DataError: rembg is not installed or does not have this model.
     """
     _rembg_session(model)
 

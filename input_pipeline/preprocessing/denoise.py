@@ -11,7 +11,7 @@ def _morphology(operation: int):
     return smooth
 
 
-# A kernel of `size` pixels across; opening takes away bright specks and closing dark ones.
+# The kernel is `size` pixels wide; opening removes bright specks, closing removes dark ones.
 METHODS = {
     'median': cv2.medianBlur,
     'gaussian': lambda image, size: cv2.GaussianBlur(image, (size, size), 0),
@@ -25,12 +25,12 @@ def denoise(image: np.ndarray, options: dict, before=None) -> tuple[np.ndarray, 
 
     Args:
         image: RGB uint8 [H, W, 3].
-        options: `method`, a key of `METHODS`; `size`: pixels across the kernel, the next odd
-            number.
+        options: `method`: a key of `METHODS`; `size`: width of the kernel in pixels, made odd by
+            adding 1 if necessary.
         before: unused.
 
     Returns:
-        The picture, and the record: change, the mean difference in grey levels.
+        The picture, uint8 [H, W, 3], and the record: change, the mean difference in grey levels.
     """
     smooth = METHODS[options['method']](image, options['size'] | 1)
     return smooth, dict(change=round(float(cv2.absdiff(image, smooth).mean()), 4))

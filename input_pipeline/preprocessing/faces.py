@@ -1,8 +1,8 @@
-"""Finds faces, and crops a picture to the largest one.
+"""Finds faces, and crops a picture to the largest face.
 
-The cascades (Viola & Jones, CVPR 2001; LBP: Liao et al., ICB 2007) need no download and find
-few faces behind a mask or from the side; YuNet (Wu et al., MIR 2023) finds these, from an ONNX
-file that the user has.
+The cascades (Viola & Jones, CVPR 2001; LBP: Liao et al., ICB 2007) need no download, but miss most
+faces that wear a mask or are seen from the side. YuNet (Wu et al., MIR 2023) finds these too; it
+needs an ONNX file that the user provides.
 """
 
 import functools
@@ -17,12 +17,13 @@ from input_pipeline.errors import DataError
 DETECTORS = ('haar', 'lbp')
 FALLBACKS = ('keep', 'center')
 
-_SIDE = 320  # pixels of the longest side when faces are looked for
-# Cascades want some room around a face: of portraits that it fills, half are missed without.
+_SIDE = 320  # pixels of the longest side at which faces are searched
+# Cascades need some room around a face: without it they miss half of the portraits in which the
+# face fills the picture.
 _ROOM = 0.2
-_SHRINK = 1.1  # between the sizes at which a cascade looks
+_SHRINK = 1.1  # ratio of the sizes at which a cascade searches
 _NEIGHBORS, _SCORE = 4, 0.6
-_local = threading.local()  # detectors keep state while they look
+_local = threading.local()  # detectors keep state while they search
 
 
 def crop_to_face(image: np.ndarray, options: dict, before=None) -> tuple[np.ndarray, dict]:
@@ -30,19 +31,21 @@ def crop_to_face(image: np.ndarray, options: dict, before=None) -> tuple[np.ndar
 
     Args:
         image: RGB uint8 [H, W, 3].
-        options: `detector`: 'haar', 'lbp', a cascade's .xml or YuNet's .onnx; `margin`: added
-            on each side, of the face's; `square`: a square, moved and shrunk to lie inside;
-            `min_face`: the smallest side of a face, of the picture's shorter one; `least`: the
-            score from which a face counts (see `find_faces`), 0 for the detector's usual one;
-            `fallback` without a face: 'keep' the picture or its 'center' square.
+        options: `detector`: 'haar', 'lbp', the .xml file of a cascade or the .onnx file of
+            YuNet; `margin`: room added on each side, as a share of the face's side; `square`:
+            whether the crop is a square, moved and shrunk to lie inside the picture; `min_face`:
+            the smallest side of a face, as a share of the picture's shorter side; `least`: the
+            score from which a face counts (see `find_faces`), 0 for the detector's default;
+            `fallback`: what to do without a face: 'keep' the picture or take its 'center' square.
         before: unused.
 
     Returns:
-        The crop, and the record: found; left, top, width, height of the face and crop_left,
-        ... of the crop, in pixels of the picture given; score; faces (how many); fallback.
+        The crop, uint8 [h, w, 3], and the record: found; left, top, width, height of the face and
+        crop_left, ... of the crop, in pixels of the given picture; score; faces (how many);
+        fallback.
 
     Raises:
-        DataError: the detector is not there.
+        DataError: the detector is missing or damaged.
     """
     boxes, scores = find_faces(image, options['detector'], options['min_face'], options['least'])
     height, width = image.shape[:2]
@@ -71,15 +74,15 @@ def find_faces(image: np.ndarray, detector: str, min_face: float = 0.2,
     Args:
         image: RGB uint8 [H, W, 3].
         detector: see `crop_to_face`.
-        min_face: the smallest side of a face, of the picture's shorter one.
-        least: the least score; 0: 4 for cascades, 0.6 for YuNet.
+        min_face: the smallest side of a face, as a share of the picture's shorter side.
+        least: the least score; 0 means 4 for cascades and 0.6 for YuNet.
 
     Returns:
         Boxes (left, top, width, height), int [n, 4], pixels inside the picture, and scores,
-        float [n]: of cascades the number of windows that agree, of YuNet 0 to 1.
+        float [n]: for cascades the number of windows that agree, for YuNet 0 to 1.
 
     Raises:
-        DataError: the detector is not there.
+        DataError: the detector is missing or damaged.
     """
     height, width = image.shape[:2]
     scale = min(1, _SIDE / max(height, width))
@@ -100,10 +103,10 @@ def find_faces(image: np.ndarray, detector: str, min_face: float = 0.2,
 
 
 def detector_file(detector: str) -> str:
-    """The file that a detector is read from.
+    """The path of the file from which a detector is read.
 
     Raises:
-        DataError: there is no such detector or file, or its package is missing.
+        DataError: there is no such detector or file, or its package is not installed.
     """
     if detector == 'haar':
         folder = getattr(getattr(cv2, 'data', None), 'haarcascades', '')
@@ -125,7 +128,7 @@ def detector_file(detector: str) -> str:
                         f'.onnx file of YuNet.')
     path = os.path.abspath(os.path.expanduser(detector))
     if not os.path.isfile(path):
-        raise DataError(f'The face detector {detector!r} is no file: correct the path.')
+        raise DataError(f'The face detector {detector!r} is not a file: correct the path.')
     return path
 
 
@@ -133,7 +136,7 @@ def load_detector(detector: str):
     """This thread's detector: a cascade or a YuNet of OpenCV.
 
     Raises:
-        DataError: it is not there or damaged.
+        DataError: it is missing or damaged.
     """
     loaded = _local.__dict__.setdefault('detectors', {})
     if detector not in loaded:
@@ -151,12 +154,12 @@ def load_detector(detector: str):
 
 
 def _load_cascade(path: str):
-    # scikit-image's file misspells a tag, which its own reader never looks at and OpenCV needs.
+    # scikit-image's file misspells a tag that OpenCV needs; scikit-image itself never reads it.
     storage = cv2.FileStorage(_text(path).replace('featuhreParams', 'featureParams'),
                               cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
     cascade = cv2.CascadeClassifier()
     if not cascade.read(storage.getFirstTopLevelNode()):
-        raise cv2.error('no cascade of the present format')
+        raise cv2.error('not a cascade of the current format')
     return cascade
 
 
@@ -188,11 +191,12 @@ def _yunet(image: np.ndarray, detector: str, smallest: int,
 
 def _around(size: tuple[int, int], box: np.ndarray, margin: float,
             square: bool) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the crop around a box in a picture of (width, height)."""
+    """(left, top, width, height) of the crop around a box; `size` is the picture's (width, height).
+    """
     size = np.array(size)
     sides = np.ceil(box[2:] * (1 + 2 * margin)).astype(int)
     if square:
-        # Moved inside rather than filled up: an invented edge would tell faces near the border.
+        # Moved inside, not padded: an artificial edge would reveal faces near the border.
         side = min(sides.max(), size.min())
         first = np.clip(np.round(box[:2] + box[2:] / 2 - side / 2).astype(int), 0, size - side)
         last = first + side

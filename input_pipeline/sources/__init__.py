@@ -1,14 +1,12 @@
-"""Where pictures come from: one loader a kind, and `read_image` for their pixels.
+"""Where pictures come from: one module per kind of source, and `read_image` for their pixels.
 
-A source is a module with `load(**kwargs) -> Manifest`. Where its pictures are not files,
-their locations look like `scheme:rest`, and the module has either `read(location) -> uint8
-[H, W, 3]` (drawn pictures) or `read_bytes(root, location)` and `stamp(root, location)`
-(encoded ones). To add one: write the module, and add lines to `SOURCES`, `DRAWN`, `ENCODED`.
+A source is a module with `load(**kwargs) -> Manifest`. If its pictures are not files, their
+locations look like `scheme:rest`, and the module has either `read(location) -> uint8 [H, W, 3]`
+for drawn pictures, or `read_bytes(root, location)` and `stamp(root, location)` for encoded ones.
+To add a source, write the module and add lines to `SOURCES`, `DRAWN` and `ENCODED`.
 """
 
-import difflib
 import importlib
-import itertools
 import os
 import re
 import stat
@@ -17,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.decode import MAX_BYTES, UnreadableImage, decode, encode
-from input_pipeline.errors import DataError
+from input_pipeline.decode import MAX_BYTES, UnreadableImage, decode
+from input_pipeline.encode import encode
+from input_pipeline.errors import DataError, nearest, perhaps
 from input_pipeline.manifest import Manifest
 
 # kind -> (module, keyword arguments of its `load` from `config.data` and the seed)
@@ -35,29 +34,28 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
     'tfds': ('tfds', lambda data, seed: _pick(
         data, 'columns', name=data.get('tfds', ''), data_dir=data.get('tfds_dir') or '',
         splits=data.get('tfds_splits') or ())),
-    'packed': ('packed', lambda data, seed: {'path': data.get('packed', '')}),
+    'packed': ('array_records', lambda data, seed: {'path': data.get('packed', '')}),
 }
 # scheme -> module
 DRAWN = {'doodles': 'doodles', 'digits': 'digits'}
-ENCODED = {'zip': 'zip_archive', 'tfds': 'tfds', 'packed': 'packed'}
-_NO_WAITING = getattr(os, 'O_NONBLOCK', 0)  # opening a named pipe waits for a writer otherwise
-_COMPARED = 5000  # names looked through for a near one, which takes 30 us each
+ENCODED = {'zip': 'zip_archive', 'tfds': 'tfds', 'packed': 'array_records'}
+_NO_WAITING = getattr(os, 'O_NONBLOCK', 0)  # otherwise opening a named pipe waits for a writer
 
 
 def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
     """Builds the Manifest that `config.data` asks for.
 
     Args:
-        data: `source` (a key of `SOURCES`) and the keys of that source; other keys and
-            keys that are None are ignored.
-        seed: seed of sources that are drawn, unless they have one of their own.
+        data: `source` (a key of `SOURCES`) and the keys of that source. Other keys, and keys
+            that are None, are ignored.
+        seed: for drawn sources that have no seed of their own.
 
     Raises:
-        DataError: an unknown source, or whatever the source finds wrong.
+        DataError: the source is unknown, or finds something wrong with the data.
     """
     kind = data.get('source', '')
     if kind not in SOURCES:
-        raise DataError(f'data.source={kind!r} is no source{did_you_mean(str(kind), SOURCES)}: '
+        raise DataError(f'data.source={kind!r} is not a valid source{perhaps(kind, SOURCES)}: '
                         f'use one of {listed(SOURCES)}.')
     module, arguments = SOURCES[kind]
     return _module(module).load(**arguments(data, seed))
@@ -75,11 +73,11 @@ def read_image(manifest_root: str, location: str,
 
     Args:
         manifest_root: the manifest's `root`.
-        location: the row's.
+        location: the row's location.
         min_size: as in `decode`.
 
     Raises:
-        UnreadableImage: the file is missing or no readable image.
+        UnreadableImage: the file is missing or is not a readable image.
     """
     scheme = scheme_of(location)
     if scheme in DRAWN:
@@ -88,7 +86,7 @@ def read_image(manifest_root: str, location: str,
 
 
 def read_bytes(manifest_root: str, location: str) -> bytes:
-    """The encoded picture of one row of a Manifest; a drawn one becomes a PNG.
+    """The encoded picture of one row of a Manifest; a drawn picture becomes a PNG.
 
     Raises:
         UnreadableImage: it is missing or cannot be opened.
@@ -108,10 +106,10 @@ def read_bytes(manifest_root: str, location: str) -> bytes:
 
 
 def stamp(manifest_root: str, location: str) -> tuple[int, int]:
-    """Two numbers that change with an encoded picture: of a file, its bytes and mtime in ns.
+    """Two numbers that change with an encoded picture: a file's size in bytes and mtime in ns.
 
     Raises:
-        UnreadableImage: it is missing.
+        UnreadableImage: the file is missing.
     """
     scheme = scheme_of(location)
     if scheme:
@@ -145,7 +143,7 @@ def _unopened(path: str, location: str, error: Exception) -> UnreadableImage:
             location, f'cannot be opened ({getattr(error, "strerror", None) or error})')
     others = {unicodedata.normalize(form, path) for form in ('NFC', 'NFD')} - {path}
     return UnreadableImage.of(location, 'is missing' + (
-        ' (one is there whose name has its accents composed otherwise: Unicode NFC and NFD)'
+        ' (there is a file whose name composes its accents differently: Unicode NFC and NFD)'
         if any(map(os.path.exists, others)) else ''))
 
 
@@ -153,12 +151,12 @@ def groups_from_paths(paths: Sequence[str], pattern: str) -> list[str]:
     """Group of each path: the first capture group of `pattern`, else its whole match.
 
     Raises:
-        DataError: `pattern` is no regular expression, or some path does not match.
+        DataError: `pattern` is not a valid regular expression, or a path does not match.
     """
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise DataError(f'data.group_regex={pattern!r} is no regular expression '
+        raise DataError(f'data.group_regex={pattern!r} is not a valid regular expression '
                         f'({error}): correct it.') from None
     groups, missed = [], []
     for path in paths:
@@ -174,27 +172,19 @@ def groups_from_paths(paths: Sequence[str], pattern: str) -> list[str]:
     return groups
 
 
-def did_you_mean(name: str, known) -> str:
-    """', did you mean ...?' for the nearest known name, or '' if none is near."""
-    known = [str(one) for one in itertools.islice(known, _COMPARED)]
-    near = difflib.get_close_matches(name[:100], known, n=1)
-    return f' (did you mean {near[0]!r}?)' if near else ''
-
-
 def is_below(folder: str, path: str) -> bool:
-    """Whether a path lies in a folder or is it; both absolute and without '..'."""
+    """Whether a path lies in a folder or is that folder; both are absolute and without '..'."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def missing_path(path: str) -> str:
-    """Says how far an absent path exists and what is there with a similar name."""
+    """The end of a sentence about an absent path: how far it exists, and a similar name there."""
     parent, name = os.path.split(os.path.abspath(path))
     while not os.path.isdir(parent):
         parent, name = os.path.split(parent)
     try:
         with os.scandir(parent) as entries:
-            names = [entry.name for entry in itertools.islice(entries, _COMPARED)]
-        near = difflib.get_close_matches(name, names, n=1)
+            near = nearest(name, (entry.name for entry in entries))
     except OSError:
         near = []
     hint = f'; did you mean {os.path.join(parent, near[0])!r}?' if near else ''
@@ -206,7 +196,7 @@ def _first(names: Sequence[str], limit: int = 5) -> str:
 
 
 def listed(names) -> str:
-    """The first names, in one line."""
+    """Names in one line, at most 20 of them."""
     names = list(names)
     text = ', '.join(' '.join(name.split())[:60] for name in names[:20])
     return f'{text} and {len(names) - 20} more' if len(names) > 20 else text
@@ -221,5 +211,5 @@ def _pick(data: Mapping, *keys: str, **more) -> dict:
 
 
 def _module(name: str):
-    # Imported at need: a source nobody asked for must not cost start-up time.
+    # Imported on demand: a source that is not used must not cost start-up time.
     return importlib.import_module(f'input_pipeline.sources.{name}')

@@ -1,7 +1,7 @@
-"""A CSV file with one line an image.
+"""A CSV file with one line per image.
 
-How it is written: `csv_table`. All values are text: a class may be called `NA`, `None` or `007`.
-A manifest that was saved, as CSV or Parquet, is recognised by its columns.
+`csv_table` says how it may be written. All values are text: a class may be called `NA`, `None` or
+`007`. A saved manifest, as CSV or Parquet, is recognised by its columns.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ import posixpath
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.csv_table import read_csv
-from input_pipeline.errors import DataError
-from input_pipeline.manifest import Manifest, is_manifest, make_manifest
-from input_pipeline.manifest import load as load_manifest
+from input_pipeline.errors import DataError, perhaps
+from input_pipeline.manifest import Manifest, make_manifest
+from input_pipeline.manifest_files import is_manifest
+from input_pipeline.manifest_files import load as load_manifest
 from input_pipeline.sources import (
-    did_you_mean,
     groups_from_paths,
     is_below,
     listed,
@@ -24,7 +24,7 @@ from input_pipeline.sources import (
 )
 from input_pipeline.sources.folder import SPLIT_NAMES
 
-# What a column is called where config.data.columns does not say.
+# The names of a column that are looked for where config.data.columns gives none.
 COMMON_NAMES = {
     'image': ('image', 'image_path', 'path', 'file', 'filename', 'img_path'),
     'labels': ('label', 'class', 'target', 'category'),
@@ -40,23 +40,23 @@ _log = logging.getLogger(__name__)
 def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = None,
          classes: Sequence[str] | Mapping[str, Sequence[str]] = (),
          allow_outside: bool = False, group_regex: str = '', labelled: bool = True) -> Manifest:
-    """Manifest of a CSV file, in the order of its lines.
+    """The manifest of a CSV file, in the order of its lines.
 
     Args:
-        path: the CSV file, or a saved manifest (`manifest.save`).
-        images: the folder or zip archive that image paths are relative to; '' for the CSV's
+        path: the CSV file, or a saved manifest (`manifest_files.save`).
+        images: the folder or zip archive to which image paths are relative; '' for the CSV's
             own folder.
         columns: names of the columns `image`, `labels` (several separated by commas: one
             head each, named like its column), `id`, `group`, `weight`, `split`; '' or
             absent to look for a common name. A single label column is the head `class`.
             Without an id column the path, as written, is the id.
-        classes: class names in their order, of the one head or by head; () to take the
-            sorted values of the column. With it a CSV without labels may be read.
+        classes: class names in their order, of the only head or by head; () for the sorted
+            values of the column. With class names, a CSV without labels may be read.
         allow_outside: accept images outside of `images`.
         group_regex: takes the group from the path; see `folder.load`.
-        labelled: False: no column holds labels.
+        labelled: False if no column contains labels.
 
-    An empty label is -1, unlabelled.
+    An empty label means unlabelled, -1.
 
     Raises:
         DataError: names the file and, where there is one, the line and the value.
@@ -71,11 +71,12 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     if is_manifest(file, header) and not any((columns or {}).values()):
         return _saved(file, root if images else '', {}, classes, allow_outside, group_regex)
     if not rows:
-        raise DataError(f'The file {path!r} has no lines below its header: add one an image.')
+        raise DataError(f'The file {path!r} has no lines below its header: add one line per '
+                        f'image.')
     wanted = {role: (columns or {}).get(role) or '' for role in COMMON_NAMES}
     unknown = sorted(set(columns or {}) - set(COMMON_NAMES))
     if unknown:
-        raise DataError(f'data.columns.{unknown[0]} is unknown{did_you_mean(unknown[0], wanted)}: '
+        raise DataError(f'data.columns.{unknown[0]} is unknown{perhaps(unknown[0], wanted)}: '
                         f'use {", ".join(COMMON_NAMES)}.')
     optional = {'id', 'group', 'weight', 'split'} | ({'labels'} if classes else set())
     places = {role: _find(file, header, role, name, role in optional)
@@ -117,12 +118,12 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
 
 def _saved(file: str, images: str, columns, classes, allow_outside: bool,
            group_regex: str) -> Manifest:
-    """The manifest of a saved one; of the settings only those that keep its meaning."""
+    """A saved manifest, with the settings that keep its meaning; others are refused."""
     for key, value in (('columns', any((columns or {}).values())), ('classes', classes),
                        ('group_regex', group_regex)):
         if value:
-            raise DataError(f'data.{key} is set, but {file!r} is a saved manifest, which has '
-                            f'{key} of its own: unset it.')
+            raise DataError(f'data.{key} is set, but {file!r} is a saved manifest, which has its '
+                            f'own {key}: unset it.')
     manifest = load_manifest(file)
     if images:
         manifest = dataclasses.replace(manifest, root=images)
@@ -134,16 +135,30 @@ def _saved(file: str, images: str, columns, classes, allow_outside: bool,
 
 
 def column(path: str, header: Sequence[str], name: str, key: str = '') -> int:
-    """Position of the column `name`, or a DataError that names those which exist."""
+    """The position of the column `name`.
+
+    Args:
+        path: of the file, for errors.
+        header: the names of the columns.
+        name: of the column.
+        key: the config key that names it, for errors.
+
+    Raises:
+        DataError: there is no such column; the message lists the columns.
+    """
     if name not in header:
         what = f' ({key})' if key else ''
         raise DataError(f'The file {path!r} has no column {name!r}{what}'
-                        f'{did_you_mean(name, header)}: it has {listed(header)}.')
+                        f'{perhaps(name, header)}: it has {listed(header)}.')
     return header.index(name)
 
 
 def split_name(value: str, file: str, line: int) -> str:
-    """'train', 'val' or 'test' for any of the names of a split."""
+    """'train', 'val' or 'test' for any name of a split.
+
+    Raises:
+        DataError: the name is unknown; the message has the file and line.
+    """
     try:
         return SPLIT_NAMES[value.strip().lower()]
     except KeyError:
@@ -153,13 +168,16 @@ def split_name(value: str, file: str, line: int) -> str:
 
 def more_columns(path: str, names: Sequence[str], ids: Sequence[str],
                  columns: Mapping[str, str] | None = None) -> dict[str, list[str]]:
-    """Columns that `load` does not take along, as text in the order of ids ('' for no line).
+    """Columns that `load` does not read, as text in the order of the ids.
 
     Args:
         path: the CSV file.
-        names: of the columns.
-        ids: as `load` gives them.
-        columns: as for `load`.
+        names: names of the columns.
+        ids: ids as `load` gives them.
+        columns: as in `load`.
+
+    Returns:
+        {name: values}; '' for an id that has no line.
 
     Raises:
         DataError: the file cannot be read or has no such column.
@@ -183,12 +201,12 @@ def _existing(path: str, key: str, is_there) -> str:
         raise DataError(f'The path {path!r} ({key}) {missing_path(full)}: correct it.')
     if not is_there(full):
         kind = 'file' if is_there is os.path.isfile else 'folder'
-        raise DataError(f'The path {path!r} ({key}) is no {kind}: give the path of one.')
+        raise DataError(f'The path {path!r} ({key}) is not a {kind}: give the path of a {kind}.')
     return full
 
 
 def _find(file: str, header: list[str], role: str, name: str, optional: bool) -> list[int]:
-    """Positions of the columns of a role; [] for an optional one that is not there."""
+    """Positions of the columns of a role; [] for an optional column that is absent."""
     key = f'data.columns.{role}'
     if name:
         parts = [part.strip() for part in name.split(',')] if role == 'labels' else [name]
@@ -200,11 +218,11 @@ def _find(file: str, header: list[str], role: str, name: str, optional: bool) ->
     if optional:
         return []
     raise DataError(f'The file {file!r} has no column called {" or ".join(COMMON_NAMES[role])}: '
-                    f'name it by {key}, one of {listed(header)}.')
+                    f'set {key} to one of {listed(header)}.')
 
 
 class _Locator:
-    """Image paths, as written, -> locations: relative to the root, or absolute outside of it."""
+    """Turns image paths, as written, into locations: relative to the root, or absolute outside."""
 
     def __init__(self, root: str, allow_outside: bool, *, links: bool = True):
         self._root = os.path.abspath(root)
@@ -214,14 +232,14 @@ class _Locator:
 
     def __call__(self, name: str, file: str, line: int) -> str:
         if not name.strip() or '\0' in name:
-            raise DataError(f'{file!r}, line {line}: the image path {name!r} is empty or no path: '
-                            f'fill it in or delete the line.')
+            raise DataError(f'{file!r}, line {line}: the image path {name!r} is empty or not a '
+                            f'path: fill it in or delete the line.')
         full = os.path.normpath(os.path.join(self._root, name))
         is_inside = is_below(self._root, full)
         if not self._allow and (not is_inside or self._leads_out(full)):
             raise DataError(
                 f'{file!r}, line {line}: the image {name!r} lies outside of the images folder '
-                f'{self._root!r}: set data.images to a folder that holds all images, or '
+                f'{self._root!r}: set data.images to a folder that contains all images, or set '
                 f'data.allow_outside=True.')
         if not is_inside:
             return full
@@ -243,7 +261,7 @@ def _refuse_doubled(file: str, ids: list[str], lines: list[int]) -> None:
     for name, line in zip(ids, lines):
         if name in seen:
             raise DataError(f'The file {file!r} has the id {name!r} in line {seen[name]} and in '
-                            f'line {line}: give every line an id of its own, or delete one.')
+                            f'line {line}: give every line its own id, or delete one.')
         seen[name] = line
 
 
@@ -252,19 +270,19 @@ def _class_names(file: str, heads: Mapping[str, list[str]], classes) -> dict[str
         given = {head: tuple(map(str, names)) for head, names in classes.items()}
     elif classes and len(heads) > 1:
         raise DataError(f'data.classes is one list, but there are the heads {", ".join(heads)}: '
-                        f'give a list for each head by its name.')
+                        f'give one list per head, by its name.')
     else:
         given = dict.fromkeys(heads, tuple(map(str, classes))) if classes else {}
     for head in given:
         if head not in heads:
-            raise DataError(f'data.classes names the head {head!r}{did_you_mean(head, heads)}, '
-                            f'but the heads are {", ".join(heads)}.')
+            raise DataError(f'data.classes names the head {head!r}{perhaps(head, heads)}, '
+                            f'which does not exist: use {", ".join(heads)}.')
     names = {}
     for head, labels in heads.items():
         names[head] = given.get(head) or _occurring(file, head, labels)
         if not names[head]:
             raise DataError(f'The file {file!r} has no label at all for the head {head!r}: '
-                            f'fill the column in, or name the classes by data.classes.')
+                            f'fill the column in, or name the classes in data.classes.')
     return names
 
 
@@ -273,12 +291,12 @@ def _occurring(file: str, head: str, labels: list[str]) -> tuple[str, ...]:
     names = {label.strip() for label in set(labels)} - {''}
     missing = sorted(name for name in names if name.lower() == 'nan')
     if missing and len(names) > 1:
-        hint = ('leave the field of an image without a label empty, or name the classes by '
+        hint = ('leave the field empty for an image without a label, or name the classes in '
                 'data.classes')
         if all(_is_number(name) for name in names):
             raise DataError(f'The file {file!r} has the label {missing[0]!r} among numbers for the '
                             f'head {head!r}: {hint}.')
-        _log.warning('%s: %r counts as a class of the head %r; %s', file, missing[0], head, hint)
+        _log.warning('%s: %r counts as a class of the head %r; %s.', file, missing[0], head, hint)
     return tuple(sorted(names))
 
 
@@ -297,8 +315,8 @@ def _numbers(labels: list[str], names: tuple[str, ...], file: str, lines: list[i
     for label, line in zip(labels, lines):
         index = number.get(label.strip())
         if index is None:
-            raise DataError(f'{file!r}, line {line}: the label {label!r} is no class of the head '
-                            f'{head!r}{did_you_mean(label, names)}: correct it or add it to '
+            raise DataError(f'{file!r}, line {line}: the label {label!r} is not a class of the '
+                            f'head {head!r}{perhaps(label, names)}: correct it or add it to '
                             f'data.classes.')
         numbers.append(index)
     return numbers

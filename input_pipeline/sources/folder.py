@@ -1,10 +1,10 @@
 """A folder of pictures: `PATH/<class>/**/image.*`.
 
-The class of an image is its directory relative to PATH, so `Korean/character01/7.png`
-has the class `Korean/character01`. If PATH holds `train`, `val` (`valid`, `validation`)
-and `test` folders and no other images, these are the splits and the class is relative
-to them. Links are followed, but not out of PATH unless that is allowed. PATH may also be a zip
-archive, or a folder in one (`photos.zip/train`), which is read without unpacking it.
+The class of an image is its folder relative to PATH, so `Korean/character01/7.png` has the class
+`Korean/character01`. If PATH contains `train`, `val` (`valid`, `validation`) and `test` folders
+and no other images, these are the splits, and the class is relative to them. Links are followed,
+but out of PATH only if that is allowed. PATH may also be a zip archive, or a folder in one
+(`photos.zip/train`), which is read without unpacking it.
 """
 
 import collections
@@ -33,20 +33,20 @@ _log = logging.getLogger(__name__)
 
 def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS, labelled: bool = True,
          allow_outside: bool = False) -> Manifest:
-    """Manifest of a folder; `id` is the path relative to it, with forward slashes.
+    """The manifest of a folder; `id` is the path relative to it, with forward slashes.
 
     Args:
         path: the folder or zip archive.
-        group_regex: searched in that relative path; its first capture group (else the
-            whole match) is the group. '' for no groups.
-        extensions: of the files that are images, any case.
-        labelled: False: folders are no classes; images may lie anywhere, and have no labels.
+        group_regex: searched in the relative path; its first capture group (else the whole
+            match) is the group. '' for no groups.
+        extensions: file extensions of images, in upper or lower case.
+        labelled: False if folders are not classes: images may lie anywhere and have no labels.
         allow_outside: follow links that lead out of the folder.
 
     Raises:
-        DataError: no such folder, no images, an image without a class folder, a class
-            folder without an image, split folders mixed with others, a path which
-            `group_regex` does not match, a link that leads out of the folder.
+        DataError: the folder does not exist or has no images; an image has no class folder, or
+            a class folder no image; split folders are mixed with others; `group_regex` does not
+            match a path; a link leads out of the folder.
     """
     archive, inside = zip_archive.split_path(path) if path else ('', '')
     root = os.path.join(archive, inside) if archive else _existing_folder(path)
@@ -95,14 +95,14 @@ def load(path: str, *, group_regex: str = '', extensions=EXTENSIONS, labelled: b
 def _location(name: str, archive: str, inside: str) -> str:
     if archive:
         return f'zip:{posixpath.join(inside, name)}'
-    # A class folder may be called like a scheme ('digits:'): './' keeps it a file.
+    # A class folder may have the name of a scheme ('digits:'): './' makes it a path.
     return f'./{name}' if scheme_of(name) else name
 
 
 def _existing_folder(path: str) -> str:
     if not path:
         raise DataError('data.folder is empty: give the folder of the images, '
-                        'data.folder=PATH with PATH/<class>/<image> in it.')
+                        'data.folder=PATH with images at PATH/<class>/<image>.')
     root = os.path.abspath(os.path.expanduser(path))
     if os.path.isfile(root):
         hint = ('read it with data.source=csv' if root.lower().endswith(('.csv', '.tsv'))
@@ -116,7 +116,7 @@ def _existing_folder(path: str) -> str:
 
 def _walk(root: str, extensions: tuple[str, ...], allow_outside: bool
           ) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
-    """Yields (folder relative to root, (file names, folder names)) for every folder."""
+    """Yields (folder relative to the root, (file names, folder names)) for every folder."""
     pending, home = [('', ())], os.path.realpath(root)
     while pending:
         folder, above = pending.pop()
@@ -127,8 +127,8 @@ def _walk(root: str, extensions: tuple[str, ...], allow_outside: bool
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f'The folder {full!r} cannot be read ({error.strerror}): '
-                            f'change its permissions or take it out.') from None
-        # Only a link to a folder above closes a loop; two links to one folder are fine.
+                            f'change its permissions or remove it.') from None
+        # Only a link to a folder above makes a loop; two links to one folder are fine.
         above = (*above, (status.st_dev, status.st_ino))
         files, below = [], []
         for entry in entries:
@@ -143,7 +143,7 @@ def _walk(root: str, extensions: tuple[str, ...], allow_outside: bool
                 if (target.st_dev, target.st_ino) not in above:
                     below.append(entry.name)
             else:
-                files.append(entry.name)  # a broken link, a pipe: the readability check names it
+                files.append(entry.name)  # broken links and pipes: the readability check names them
         yield folder, (files, below)
         pending += [(posixpath.join(folder, name), above) for name in reversed(below)]
 
@@ -152,11 +152,11 @@ def _refuse_outside(home: str, link: str) -> None:
     target = os.path.realpath(link)
     if not is_below(home, target):
         raise DataError(f'The link {link!r} leads to {target!r}, out of the folder: put the images '
-                        f'into it, or allow it by data.allow_outside=True.')
+                        f'into it, or allow this with data.allow_outside=True.')
 
 
 def _visible(folders):
-    """Of an archive's folders what `_walk` would have found."""
+    """The folders of an archive that `_walk` would have found."""
     return {folder: tuple([name for name in names if not _hidden(name)] for names in content)
             for folder, content in folders.items()
             if not any(_hidden(name) for name in folder.split('/'))}
@@ -171,7 +171,7 @@ def _extension(name: str) -> str:
 
 
 def _split_folders(root: str, folders, images) -> dict[str, str]:
-    """Top folder -> split if these folders are splits, else {}."""
+    """{top folder: split} if these folders are splits, else {}."""
     holding = {folder.partition('/')[0] for folder, names in images.items() if names}
     named = {top: SPLIT_NAMES[top] for top in folders[''][1] if top in SPLIT_NAMES}
     others = sorted(holding - set(named))
@@ -179,13 +179,14 @@ def _split_folders(root: str, folders, images) -> dict[str, str]:
         return {}
     if not others:
         return named
-    # A class may well be called 'train' or 'test'; then it looks like the other classes.
+    # A class may be called 'train' or 'test'; then its folder looks like those of other classes.
     nested = sorted({folder.partition('/')[0] for folder, names in images.items()
                      if names and '/' in folder} & set(named))
     if nested:
         raise DataError(
-            f'The folder {root!r} holds a split folder {nested[0]!r} and also {others[0]!r}: '
-            f'move {others[0]!r} elsewhere if the former is a split, else rename {nested[0]!r}.')
+            f'The folder {root!r} contains a split folder {nested[0]!r} and also {others[0]!r}: '
+            f'move {others[0]!r} elsewhere if {nested[0]!r} is a split, else rename '
+            f'{nested[0]!r}.')
     return {}
 
 
@@ -195,7 +196,7 @@ def _refuse_loose(root: str, names: list[str], top: str) -> None:
         raise DataError(
             f'{len(names)} images lie in {where!r} without a class folder '
             f'(the first is {names[0]!r}): move them to {where}/<class>/, or predict them with '
-            f'predict.labelled=False.')
+            f'config.predict.labelled=False.')
 
 
 def _refuse_undecodable(folder: str, names: list[str]) -> None:
@@ -211,7 +212,7 @@ def _refuse_empty(root: str, folders, images, classes: set[str], splits: bool) -
     for folder, (_, below) in folders.items():
         if folder and not below and not images[folder]:
             name = folder.partition('/')[2] if splits else folder
-            # One split may lack a class; no split at all may have it.
+            # A class may be empty in one split, but not in all of them.
             if name not in classes:
                 raise DataError(f'The class folder {os.path.join(root, folder)!r} holds no '
                                 f'image: add images to it or delete it.')
@@ -223,5 +224,5 @@ def _report_others(root: str, folders, extensions: tuple[str, ...]) -> None:
         if _extension(name) not in extensions and name != 'Thumbs.db')
     if others:
         kinds = ', '.join(f'{count} {kind}' for kind, count in others.most_common(5))
-        _log.warning('%s: %d files that are no images by their name were left out (%s)',
+        _log.warning('%s: %d files whose names are not those of images were left out (%s).',
                      root, others.total(), kinds)

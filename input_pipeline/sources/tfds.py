@@ -1,10 +1,10 @@
 """TensorFlow Datasets, read without TensorFlow.
 
-A prepared data set is read through `as_data_source`, at random from ArrayRecord files;
-the pictures stay encoded until our own decoder sees them. A location is
-`tfds:<split>:<number>` and the manifest's root the prepared folder, such as
-`~/tensorflow_datasets/food101/2.0.0`. Only preparing needs TensorFlow; where that is
-installed it happens at first use, in a process of its own.
+A prepared data set is read through `as_data_source`, in any order, from ArrayRecord files. The
+pictures stay encoded until our own decoder sees them. A location is `tfds:<split>:<number>`, and
+the manifest's root is the prepared folder, such as `~/tensorflow_datasets/food101/2.0.0`. Only
+the preparation needs TensorFlow. Where TensorFlow is installed, the data set is prepared at first
+use, in a separate process.
 """
 
 import dataclasses
@@ -20,11 +20,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.decode import UnreadableImage
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, perhaps
 from input_pipeline.manifest import Manifest, make_manifest
-from input_pipeline.sources import did_you_mean
+from input_pipeline.sources.array_records import refuse_fork
 from input_pipeline.sources.folder import SPLIT_NAMES
-from input_pipeline.sources.packed import refuse_fork
 
 _ID_FEATURES = ('file_name', 'filename', 'image/filename', 'image/file_name', 'id')
 
@@ -33,12 +32,13 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What is known of a data set of TFDS.
+    """What is known about a data set of TFDS.
 
-    labels: features that are the labels; several are one head each.
-    id: feature that names a picture ('': its number).
-    splits: TFDS's splits; joined ones are one pool, to be split by config.split.
-    joined: whether TFDS's splits mean nothing here.
+    Attributes:
+        labels: features that are the labels; each is one head.
+        id: the feature that names a picture; '' to name it by its number.
+        splits: TFDS's splits that are read.
+        joined: whether TFDS's splits mean nothing here: they form one pool for config.split.
     """
 
     labels: tuple[str, ...] = ('label',)
@@ -73,7 +73,7 @@ PRESETS = {
 
 def load(name: str, *, data_dir: str = '', splits: Sequence[str] | str = (),
          columns: Mapping[str, str] | None = None) -> Manifest:
-    """Manifest of a data set; its ids are `<split>/<file name or number>`.
+    """The manifest of a data set; its ids are `<split>/<file name or number>`.
 
     Args:
         name: 'food101', 'eurosat/rgb', 'food101:2.0.0' or the path of a prepared folder.
@@ -83,11 +83,11 @@ def load(name: str, *, data_dir: str = '', splits: Sequence[str] | str = (),
             '' or absent for those of the preset. Without a preset the label is the feature
             `label`, or the only class label.
 
-    A data set of several splits gets the column `split`. Without a usable name of its own
-    (absent, or not unique in its split) a picture is called by its number.
+    A data set with several splits gets the column `split`. A picture without a usable name
+    (absent, or not unique in its split) is named by its number.
 
     Raises:
-        DataError: an unknown or unprepared data set, split or feature.
+        DataError: the data set is unknown or not prepared, or has no such split or feature.
     """
     if not name:
         raise DataError('data.tfds is empty: give the name of a data set, such as food101.')
@@ -100,7 +100,7 @@ def load(name: str, *, data_dir: str = '', splits: Sequence[str] | str = (),
     for split in chosen:
         if split not in found:
             raise DataError(f'data.tfds={name!r} has no split {split!r}'
-                            f'{did_you_mean(split, found)}: it has {", ".join(found)}.')
+                            f'{perhaps(split, found)}: it has {", ".join(found)}.')
     roles = _roles(name, builder.info.features, columns or {}, preset)
     sides = _sides(name, chosen, bool(preset and preset.joined))
     heads = {'class' if len(roles['labels']) == 1 else feature: feature
@@ -156,7 +156,7 @@ def stamp(root: str, location: str) -> tuple[int, int]:
 def _place(location: str) -> tuple[str, str]:
     parts = location.split(':')
     if len(parts) != 3:
-        raise UnreadableImage.of(location, 'is no tfds:<split>:<number>')
+        raise UnreadableImage.of(location, 'is not of the form tfds:<split>:<number>')
     return parts[1], parts[2]
 
 
@@ -186,19 +186,20 @@ def _prepared_folder(name: str, data_dir: str) -> str:
         raise DataError(f'data.tfds={name!r} is prepared in several forms ({", ".join(configs)}): '
                         f'choose one, such as {base}/{configs[0]}.')
     _refuse_unknown(name, base.partition('/')[0])
-    # Without a single quote, so that it can be pasted into a shell.
+    # Without single quotes, so that it can be pasted into a shell.
     code = (f'import tensorflow_datasets as tfds; tfds.builder({json.dumps(name)}, '
             f'data_dir={json.dumps(data_dir)}, file_format="array_record")'
             f'.download_and_prepare()')
     if importlib.util.find_spec('tensorflow') is None:
-        raise DataError(f"data.tfds={name!r} is not prepared in {data_dir!r}, which needs "
-                        f"TensorFlow once: on a machine with tensorflow and tensorflow-datasets "
-                        f"run python -c '{code}', or set data.tfds_dir to where it is prepared.")
-    _log.warning('%s is not prepared yet: TensorFlow downloads and prepares it in %s.',
+        raise DataError(f"data.tfds={name!r} is not prepared in {data_dir!r}, and preparing it "
+                        f"needs TensorFlow once: on a machine with tensorflow and "
+                        f"tensorflow-datasets run python -c '{code}', or set data.tfds_dir to "
+                        f"where it is prepared.")
+    _log.warning('%s is not prepared yet: TensorFlow will download and prepare it in %s.',
                  name, data_dir)
     if subprocess.run([sys.executable, '-c', code]).returncode:
-        raise DataError(f'data.tfds={name!r} could not be prepared (see above): correct that, '
-                        f'or prepare it by hand and set data.tfds_dir.')
+        raise DataError(f'data.tfds={name!r} could not be prepared (see above): correct the '
+                        f'cause, or prepare it by hand and set data.tfds_dir.')
     return _prepared_folder(name, data_dir)
 
 
@@ -206,7 +207,7 @@ def _refuse_unknown(name: str, plain: str) -> None:
     import tensorflow_datasets as tfds
     known = tfds.list_builders(with_community_datasets=False)
     if plain not in known:
-        raise DataError(f'data.tfds={name!r} is no data set of TFDS{did_you_mean(plain, known)}: '
+        raise DataError(f'data.tfds={name!r} is not a data set of TFDS{perhaps(plain, known)}: '
                         f'use one of its names, or the path of a prepared folder.')
 
 
@@ -216,7 +217,7 @@ def _folders(path: str) -> list[str]:
 
 
 def _newest(path: str, version: str) -> str:
-    """The folder of the wanted, else the newest, prepared version under `path`, or ''."""
+    """The folder of the given version under `path`, else of the newest; '' if none is prepared."""
     found = [name for name in _folders(path)
              if re.fullmatch(r'\d+\.\d+\.\d+', name) and version in ('', name)
              and os.path.exists(os.path.join(path, name, 'dataset_info.json'))]
@@ -237,27 +238,27 @@ def _builder(root: str):
 
 @functools.lru_cache(maxsize=32)
 def _source(root: str, split: str):
-    """(sequence of encoded records, name of the picture's feature, its parser); for threads too."""
+    """(sequence of encoded records, name of the picture's feature, its parser). Thread-safe."""
     import tensorflow_datasets as tfds
     builder = _builder(root)
     images = [name for name, feature in builder.info.features.items()
               if isinstance(feature, tfds.features.Image)]
     if not images:
-        raise DataError(f'The data set {root!r} has no picture: its features are '
-                        f'{", ".join(builder.info.features)}.')
+        raise DataError(f'The data set {root!r} has no pictures, only the features '
+                        f'{", ".join(builder.info.features)}: use a data set of pictures.')
     image = 'image' if 'image' in images else images[0]
     try:
         records = builder.as_data_source(split=split).data_source
     except NotImplementedError:
         raise DataError(
             f'The data set {root!r} was prepared as {builder.info.file_format.value}, which cannot '
-            f'be read at random: prepare it with file_format="array_record", or convert it by '
-            f'`tfds convert_format`.') from None
+            f'be read in any order: prepare it with file_format="array_record", or convert it '
+            f'with `tfds convert_format`.') from None
     return records, image, tfds.features.FeaturesDict({image: builder.info.features[image]})
 
 
 def _column_values(root: str, split: str, names: Sequence[str]) -> dict[str, list]:
-    """All values of some features, text decoded; the pictures are not parsed."""
+    """All values of some features, with text decoded; the pictures are not parsed."""
     import tensorflow_datasets as tfds
     features = _builder(root).info.features
     parser = tfds.features.FeaturesDict({name: features[name] for name in names})
@@ -271,7 +272,7 @@ def _column_values(root: str, split: str, names: Sequence[str]) -> dict[str, lis
 
 
 def _roles(name: str, features, columns: Mapping[str, str], preset: Preset | None) -> dict:
-    """role -> name of the feature, '' for none; of `labels` a tuple of names."""
+    """{role: name of the feature}, '' for none; for `labels` a tuple of names."""
     import tensorflow_datasets as tfds
     classes = [feature for feature, kind in features.items()
                if isinstance(kind, tfds.features.ClassLabel)]
@@ -280,29 +281,29 @@ def _roles(name: str, features, columns: Mapping[str, str], preset: Preset | Non
                         else tuple(classes[:2]))
     if not labels or (len(labels) > 1 and not preset and not columns.get('labels')):
         raise DataError(f'data.tfds={name!r} has {len(classes)} class labels '
-                        f'({", ".join(classes)}): name those wanted by data.columns.labels.')
+                        f'({", ".join(classes)}): name the ones to use in data.columns.labels.')
     for label in labels:
         if label not in classes:
             raise DataError(f'data.tfds={name!r} has no class label {label!r}'
-                            f'{did_you_mean(label, classes)}: it has {", ".join(classes)}.')
+                            f'{perhaps(label, classes)}: it has {", ".join(classes)}.')
     roles = {'labels': labels, 'id': preset.id if preset else
              next((known for known in _ID_FEATURES if known in features), '')}
     for role in ('id', 'group', 'weight'):
         wanted = columns.get(role) or ''
         if wanted and wanted not in features:
             raise DataError(f'data.tfds={name!r} has no feature {wanted!r} (data.columns.{role})'
-                            f'{did_you_mean(wanted, features)}: it has {", ".join(features)}.')
+                            f'{perhaps(wanted, features)}: it has {", ".join(features)}.')
         roles[role] = wanted or roles.get(role, '')
     return roles
 
 
 def _sides(name: str, splits: Sequence[str], joined: bool) -> dict[str, str]:
-    """TFDS's split -> ours, {} where they are one pool."""
+    """{TFDS's split: our split}, {} if they form one pool."""
     if joined or len(splits) == 1:
         return {}
     for split in splits:
         if split not in SPLIT_NAMES:
             raise DataError(f'data.tfds={name!r} has the split {split!r}, which is neither train '
-                            f'nor validation nor test: choose some by data.tfds_splits, out of '
+                            f'nor validation nor test: choose splits with data.tfds_splits, from '
                             f'{", ".join(splits)}.')
     return {split: SPLIT_NAMES[split] for split in splits}

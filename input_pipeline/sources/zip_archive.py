@@ -1,8 +1,8 @@
-"""Zip archives of pictures, read in place.
+"""Zip archives of pictures, read without unpacking.
 
-A location is `zip:<name in the archive>` and the manifest's root is the archive. Members
-are read by position (`os.pread`), without a file pointer: threads need no lock, a forked
-process may go on, and nothing that is pickled holds a handle.
+A location is `zip:<name in the archive>`, and the manifest's root is the archive. Members are
+read by position (`os.pread`), without a file pointer. So threads need no lock, a forked process
+may keep reading, and pickled objects contain no file handle.
 """
 
 import collections
@@ -19,15 +19,16 @@ import numpy as np
 from input_pipeline.decode import MAX_BYTES, UnreadableImage
 from input_pipeline.errors import DataError
 
-# A zip bomb is refused before it is unpacked. Below the first number no bomb does harm, and
-# uncompressed drawings shrink to less than the second one's inverse.
+# A zip bomb is refused before it is unpacked. Members below the first size do no harm. The second
+# number is a compression ratio that not even uncompressed drawings reach.
 _HARMLESS_BYTES, _BOMB_RATIO = 2**26, 100
 _PLAIN, _ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 0x1
 _lock = threading.Lock()
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """('/a/b.zip', 'c/d') for '/a/b.zip/c/d' if b.zip is a file, else ('', '')."""
+    """(archive, path inside it): ('/a/b.zip', 'c/d') for '/a/b.zip/c/d' if b.zip is a file, else
+    ('', '')."""
     archive, inside = os.path.abspath(os.path.expanduser(path)), ''
     while not os.path.exists(archive) and archive != os.path.dirname(archive):
         archive, name = os.path.split(archive)
@@ -38,11 +39,11 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def walk(archive: str, inside: str = '') -> dict[str, tuple[list[str], list[str]]]:
-    """Folder relative to `inside` -> (file names, folder names), all sorted.
+    """{folder relative to `inside`: (file names, folder names)}, all sorted.
 
     Raises:
-        DataError: no sound zip archive, a name that leads out of it or occurs twice, or no
-            folder `inside`.
+        DataError: it is not a valid zip archive, a name leads out of it or occurs twice, or
+            there is no folder `inside`.
     """
     opened = _archive(archive)
     files, below = collections.defaultdict(set), collections.defaultdict(set)
@@ -56,7 +57,7 @@ def walk(archive: str, inside: str = '') -> dict[str, tuple[list[str], list[str]
         folder, _, file = name.rpartition('/')
         if file:
             files[folder].add(file)
-        while folder:  # a folder need not be listed itself
+        while folder:  # an archive need not list its folders
             above, _, last = folder.rpartition('/')
             below[above].add(last)
             folder = above
@@ -69,7 +70,7 @@ def read_bytes(root: str, location: str) -> bytes:
     """The bytes of the member `zip:<name>`, checked against the archive's checksum.
 
     Raises:
-        UnreadableImage: no such member, or it cannot be unpacked.
+        UnreadableImage: there is no such member, or it cannot be unpacked.
     """
     name = location.partition(':')[2]
     reason, data = _archive(root).read(name)
@@ -79,14 +80,15 @@ def read_bytes(root: str, location: str) -> bytes:
 
 
 def stamp(root: str, location: str) -> tuple[int, int]:
-    """(bytes, checksum) of a member: a changed picture has another one."""
+    """(size in bytes, checksum) of a member; (0, 0) if there is none."""
     opened = _archive(root)
     row = opened.rows.get(location.partition(':')[2])
     return (0, 0) if row is None else (int(opened.table[row, 2]), int(opened.table[row, 3]))
 
 
 class _Archive:
-    """An open archive and its table: offset, bytes packed, bytes, checksum, method, flags."""
+    """An open archive and its table with the columns offset, packed size, size, checksum, method
+    and flags."""
 
     def __init__(self, path: str):
         try:
@@ -95,29 +97,29 @@ class _Archive:
             self.table = np.array([(m.header_offset, m.compress_size, m.file_size, m.CRC,
                                     m.compress_type, m.flag_bits) for m in members],
                                   np.int64).reshape(-1, 6)
-        # Names that are no UTF-8 are a ValueError, numbers of more than 64 bits an OverflowError.
+        # Names that are not UTF-8 raise a ValueError, numbers above 64 bits an OverflowError.
         except (OSError, ValueError, OverflowError, struct.error, zipfile.BadZipFile,
                 NotImplementedError) as error:
-            raise DataError(f'The archive {path!r} is no sound zip ({error}): '
-                            f'fetch or write it again.') from None
+            raise DataError(f'The archive {path!r} is not a valid zip file ({error}): '
+                            f'download or write it again.') from None
         self.rows: dict[str, int] = {}
         self.folders: list[str] = []
         for row, member in enumerate(members):
-            name = member.filename.replace('\\', '/')  # as some Windows tools write it
+            name = member.filename.replace('\\', '/')  # some Windows tools write backslashes
             if name.startswith('/') or '..' in name.split('/') or name[1:2] == ':':
                 raise DataError(f'The archive {path!r} has the name {member.filename!r}, which '
-                                f'leads out of it: do not use it, or write it anew.')
+                                f'leads out of it: do not use it, or write it again.')
             if name.endswith('/'):
                 self.folders.append(name)
             elif name in self.rows:
-                raise DataError(f'The archive {path!r} has {name!r} twice: write it anew.')
+                raise DataError(f'The archive {path!r} has {name!r} twice: write it again.')
             else:
                 self.rows[name] = row
         self._file = os.open(path, os.O_RDONLY)
         self._bytes = os.fstat(self._file).st_size
 
     def read(self, name: str) -> tuple[str, bytes]:
-        """(what is wrong or '', the bytes)."""
+        """(what is wrong with the member or '', its bytes)."""
         row = self.rows.get(name)
         if row is None:
             return 'is missing', b''
@@ -128,8 +130,8 @@ class _Archive:
             return f'is packed by method {method}; write the archive with "deflate"', b''
         if size > MAX_BYTES or size > max(_HARMLESS_BYTES, _BOMB_RATIO * packed):
             return f'has {size:,} bytes, packed in {packed:,} (a zip bomb?)', b''
-        if not 0 <= offset <= offset + packed <= self._bytes:  # would be allocated before reading
-            return 'is damaged (it would end behind the archive)', b''
+        if not 0 <= offset <= offset + packed <= self._bytes:  # reading would allocate it first
+            return 'is damaged (it would end after the end of the archive)', b''
         try:
             header = os.pread(self._file, 30, offset)
             if header[:4] != b'PK\3\4':
@@ -155,7 +157,7 @@ def _archive(path: str) -> _Archive:
     except OSError as error:
         raise DataError(f'The archive {path!r} cannot be opened ({error.strerror}): '
                         f'restore it.') from None
-    with _lock:  # one thread reads the table of contents, the others wait for it
+    with _lock:  # one thread reads the table of contents while the others wait
         return _open(path, status.st_size, status.st_mtime_ns)
 
 

@@ -1,11 +1,11 @@
-"""RandAugment and TrivialAugment: how often, and how strongly."""
+"""RandAugment and TrivialAugment: how often operations are drawn, and how strong they are."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from input_pipeline import auto_augment, transforms, warp
+from input_pipeline import auto_augment, pull_maps, transforms
 
 SIZE = (100, 200)
 
@@ -17,7 +17,7 @@ def steps(kind, seed, **params):
 def test_operations_are_drawn_evenly():
     groups = Counter(group for seed in range(3000)
                      for group, _ in steps('rand_augment', seed, num_ops=2, magnitude=9, bins=31))
-    # Of fourteen, one does nothing, five are geometric, seven are colour, one is a filter.
+    # Of the fourteen, one does nothing, five are geometric, seven change colour, one is a filter.
     assert groups['geometry'] / 6000 == pytest.approx(5 / 14, abs=0.03)
     assert groups['color'] / 6000 == pytest.approx(7 / 14, abs=0.03)
     assert groups['filter'] / 6000 == pytest.approx(1 / 14, abs=0.03)
@@ -57,5 +57,5 @@ def test_trivial_augment_draws_one_operation_of_any_strength():
 def test_several_operations_still_make_one_warp_and_one_table():
     stage = (transforms.make_transform({'kind': 'rand_augment', 'num_ops': 12}, ''),)
     plan = transforms.draw(stage, np.random.default_rng(3), SIZE)
-    assert len(plan.geometry) > 2 and len(warp.compose(plan.geometry)) == 1
+    assert len(plan.geometry) > 2 and len(pull_maps.compose(plan.geometry)) == 1
     assert len(plan.color) > 2

@@ -62,7 +62,7 @@ def test_one_table_is_bit_for_bit_its_parts(seed, monkeypatch):
     assert len(looks) == 1
 
 
-def test_order_counts_around_a_step_that_is_no_table():
+def test_order_matters_around_a_step_that_is_not_a_table():
     dark, grey = color.brightness(0.5), color.saturation(0)
     np.testing.assert_array_equal(applied(dark, grey, color.equalize()),
                                   applied(color.equalize(), image=applied(grey, image=applied(

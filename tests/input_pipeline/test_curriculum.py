@@ -1,4 +1,4 @@
-"""Durations, stages, and what a bad curriculum is told."""
+"""Durations, stages, and the messages for a bad curriculum."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_no_curriculum_is_one_plain_stage():
     ([{'transforms': [{'kind': 'rotate', 'degree': 3}]}], ['degree', 'degrees']),
     ([{'transforms': [{'kind': 'hflip', 'p': 1.5}]}], ['p=1.5', '0 to 1']),
     ([{'lr_scale': -1}], ['lr_scale'])])
-def test_a_bad_curriculum_is_told_where(curriculum, words):
+def test_a_bad_curriculum_is_located(curriculum, words):
     with pytest.raises(DataError) as caught:
         make_stages(curriculum, steps)
     for word in words:

@@ -1,12 +1,11 @@
-"""Descriptors of pictures: alike stays near, the rest far."""
+"""Descriptors of pictures: those of similar pictures are near, others far."""
 
 import cv2
 import numpy as np
 import pytest
 
 from input_pipeline import sources
-from input_pipeline.descriptors import WIDTH, describe, describe_all
-from input_pipeline.resampling import cluster_rows
+from input_pipeline.descriptors import WIDTH, cluster_rows, describe, describe_all
 
 
 @pytest.fixture(scope='module')

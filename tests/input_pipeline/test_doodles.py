@@ -1,4 +1,4 @@
-"""The built-in drawings: the same everywhere, counted right, planted truthfully."""
+"""The built-in drawings: the same on every machine, with correct counts and labels."""
 
 import concurrent.futures
 import subprocess
@@ -74,7 +74,7 @@ def test_fresh_process_gives_the_same_bytes(tmp_path):
      [82, 103, 154, 150, 61, 97, 70, 127, 65, 98, 59, 104, 70, 69, 63, 93]),
 ])
 def test_pictures_have_not_changed_since_they_were_recorded(place, recorded):
-    # Published numbers refer to these pictures; another OpenCV may round a little otherwise.
+    # Published numbers refer to these pictures; another OpenCV may round slightly differently.
     np.testing.assert_allclose(_small(read(place)).ravel(), recorded, atol=2.5)
 
 
@@ -197,7 +197,7 @@ def test_classes_differ_from_each_other():
     first, second = _means(0), _means(1)
     distance = np.linalg.norm(first[:, None] - first[None], axis=2)
     assert (distance + 1e9 * np.eye(48)).min() > 60
-    # The nearest mean of other writers is the own class far more often than by chance (1/48).
+    # The nearest mean of other writers is the right class far more often than by chance (1/48).
     nearest = np.linalg.norm(first[:, None] - second[None], axis=2).argmin(1)
     assert (nearest == np.arange(48)).mean() > .25
 
@@ -213,10 +213,10 @@ def test_digest_follows_the_seed():
 @given(classes=st.integers(1, 48), per_class=st.integers(1, 9), writers=st.integers(2, 12),
        wild=st.integers(0, 2), duplicates=st.floats(0, 1), photos=st.floats(0, 1),
        imbalance=st.floats(1, 100))
-def test_every_load_holds_together(classes, per_class, writers, wild, duplicates, photos,
+def test_every_load_is_consistent(classes, per_class, writers, wild, duplicates, photos,
                                    imbalance):
-    manifest = load(classes, per_class, writers, wild_writers=wild, near_duplicates=duplicates,
-                    photos=photos, imbalance=imbalance)
+    manifest = load(classes=classes, per_class=per_class, writers=writers, wild_writers=wild,
+                    near_duplicates=duplicates, photos=photos, imbalance=imbalance)
     table = manifest.table
     copies, pictures = table['truth/duplicate_of'] != '', table['truth/photo']
     drawn = table[~copies & ~pictures]
@@ -255,5 +255,5 @@ GOOD = 'doodles:seed=0,size=96,class=house,writer=7,drawing=1,tool=pen'
     'doodles:seed=0,size=96,photo=1,writer=2',
 ])
 def test_nonsense_locations_are_refused(place):
-    with pytest.raises(DataError, match='names no doodle'):
+    with pytest.raises(DataError, match='is not that of a doodle'):
         read(place)

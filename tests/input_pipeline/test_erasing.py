@@ -16,7 +16,7 @@ def covered(kind, seed, **params):
     return (after == 0).all(-1)
 
 
-def test_random_erasing_covers_one_box_of_the_asked_area_and_shape():
+def test_random_erasing_covers_one_box_of_the_wanted_area_and_shape():
     areas = []
     for seed in range(200):
         mask = covered('random_erasing', seed, scale=(0.05, 0.2), ratio=(0.5, 2))

@@ -39,7 +39,7 @@ def test_morphology_is_that_of_scipy(length):
     size = (length, length, 1)
     for kind, function in plain.items():
         ours, expected = drawn(kind, length=(length, length))(DOODLE), function(DOODLE, size=size)
-        shift = 0 if length % 2 or kind == 'erode' else 1  # scipy mirrors the square to dilate
+        shift = 0 if length % 2 or kind == 'erode' else 1  # scipy mirrors the square for dilation
         inner = slice(4, -4), slice(4, -4)
         np.testing.assert_array_equal(ours[inner], np.roll(expected, (shift, shift), (0, 1))[inner])
     opened, closed = (drawn(kind, length=(length, length))(DOODLE) for kind in ('open', 'close'))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline import geometry, transforms, warp
+from input_pipeline import geometry, pull_maps, transforms
 
 SIZE = (64, 96)
 
@@ -14,7 +14,7 @@ def corners(item, size=SIZE):
     return x[0] + 0.5, y[0] + 0.5, x[1] + 0.5, y[1] + 0.5
 
 
-def test_resized_crops_have_the_asked_area_and_shape_in_pixels_of_the_source():
+def test_resized_crops_have_the_wanted_area_and_shape_in_pixels_of_the_source():
     source, rng = (300, 500), np.random.default_rng(0)
     draw = transforms.TRANSFORMS['random_resized_crop'].draw
     areas, shapes, tops = [], [], []
@@ -51,10 +51,10 @@ def test_crops():
 
 def test_angles_and_lengths_have_their_units():
     x, y = geometry.rotation(90, (65, 65)).pull(np.array([32.0]), np.array([0.0]))
-    assert (x[0], y[0]) == pytest.approx((64, 32))  # the right comes to the top
+    assert (x[0], y[0]) == pytest.approx((64, 32))  # the right side moves to the top
     x, y = geometry.translation(3, -2, SIZE).pull(np.array([3.0]), np.array([-2.0]))
     assert (x[0], y[0]) == pytest.approx((0, 0))
-    lens = warp.Radial(0.2, SIZE)
+    lens = pull_maps.Radial(0.2, SIZE)
     x, _ = lens.pull(np.array([95.0]), np.array([63.0]))
     assert x[0] == pytest.approx(47.5 + 47.5 * 1.2)
 
@@ -64,7 +64,7 @@ def test_perspective_moves_corners_inwards_by_at_most_half_the_distortion():
     moves = []
     for _ in range(200):
         item = transforms.TRANSFORMS['perspective'].draw(rng, SIZE, distortion=0.4)
-        inverse = warp.Projective(np.linalg.inv(item.matrix))
+        inverse = pull_maps.Projective(np.linalg.inv(item.matrix))
         x, y = inverse.pull(np.array([0.0, 95.0]), np.array([0.0, 63.0]))
         moves += [x[0] / 96, (95 - x[1]) / 96, y[0] / 64, (63 - y[1]) / 64]
     assert -1e-9 < min(moves) < 0.01 and 0.19 < max(moves) < 0.2 + 1e-9

@@ -1,8 +1,9 @@
-"""A run that goes on keeps its split."""
+"""A resumed run keeps its split."""
 
 import numpy as np
 import pytest
 
+from configs.common import get_config
 from input_pipeline.errors import DataError
 from input_pipeline.kept_splits import keep_sides, split_digest
 from input_pipeline.manifest import make_manifest
@@ -37,7 +38,7 @@ def test_known_rows_stay_and_new_ones_join_their_group_or_train():
     assert kept(today, [''] * 6, known, grouped=False) == 'train train test train train train'
 
 
-def test_a_given_side_holds_and_must_not_be_another():
+def test_a_given_side_is_kept_and_must_not_change():
     today = manifest(groups=[''] * 6)
     given = ['', '', 'val', 'test', 'test', '']
     assert kept(today, given, dict(zip('abcd', SIDES))) == 'train train val test test train'
@@ -45,7 +46,7 @@ def test_a_given_side_holds_and_must_not_be_another():
         kept(today, given, KNOWN)
 
 
-def test_a_group_that_was_torn_since_is_refused():
+def test_a_group_that_was_split_since_is_refused():
     torn = manifest(groups=['p', 'p', 'p', 'r', '', ''])
     with pytest.raises(DataError, match="group 'p' has pictures in train and in val"):
         kept(torn, [''] * 6, KNOWN)
@@ -58,9 +59,10 @@ def test_a_group_that_was_torn_since_is_refused():
     ({'kind': 'kfold', 'folds': 3, 'fold': 1}, {'split': ['test'] * 20 + ['train'] * 100}),
     ({'kind': 'given', 'test_groups': ('g8',)}, {})])
 def test_whatever_was_drawn_or_given_stays(split, columns):
-    """The same rows cut with another seed, and with some of them gone and others new."""
+    """The same rows split with another seed, and with some of them gone and others new."""
+    split = get_config().split.to_dict() | split
     groups = [f'g{k // 4}' for k in range(120)]
-    if split.get('test_groups') == ('8',):
+    if split['test_groups'] == ('8',):
         groups = [group[1:].zfill(2) for group in groups]
     whole = manifest([f'{k:03}' for k in range(120)], groups, **columns)
     cut = assign_splits(whole, split, seed=0)

@@ -1,4 +1,4 @@
-"""The loader: each example once an epoch, the same pixels however the work is done."""
+"""The loader: each example once per epoch, the same pixels however the work is done."""
 
 import logging
 import shutil
@@ -9,16 +9,19 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_sample_image
 
+from configs.common import get_config
 from input_pipeline import loader, packing, sources, transforms
 from input_pipeline.curriculum import make_stages
 from input_pipeline.decode import UnreadableImage
 from input_pipeline.durations import to_steps
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import make_manifest
+from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.resampling import make_order
 
+RESAMPLE = get_config().resample.to_dict() | {'start': None}
 PHOTO = load_sample_image('china.jpg')[:400, :500]
-SPEC = loader.ImageSpec(24)
+SPEC = PreprocessSpec(size=24)
 BATCH = 10
 
 
@@ -36,8 +39,10 @@ def stages(manifest):
 
 
 def batches(manifest, state=None, count=None, **options):
-    options = {'steps': 18, 'batch_size': BATCH, 'seed': 3, **options}
-    iterator = loader.train_iterator(manifest, SPEC, stages(manifest), **options)
+    course = loader.Course(stages=stages(manifest), steps=options.pop('steps', 18), seed=3)
+    iterator = loader.train_iterator(
+        manifest, SPEC, course, batch_size=BATCH, shard=options.pop('shard', loader.Shard()),
+        loading=loader.LoaderSpec(**options))
     if state:
         iterator.set_state(state)
     found = []
@@ -58,7 +63,7 @@ def same(left, right):
             np.testing.assert_array_equal(a[key], b[key])
 
 
-def test_each_example_comes_once_an_epoch(digits):
+def test_each_example_comes_once_per_epoch(digits):
     marked = digits.with_column('weight', np.arange(57.0))
     found, _ = batches(marked, steps=17)
     rows = np.concatenate([batch['weight'] for batch in found]).astype(int)
@@ -82,13 +87,13 @@ def test_worker_processes_change_no_pixel(digits):
 
 def test_hosts_see_their_parts_of_the_same_batches(digits):
     whole = batches(digits)[0]
-    parts = [batches(digits, shard=(index, 2))[0] for index in range(2)]
+    parts = [batches(digits, shard=loader.Shard(index, 2))[0] for index in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts)]
     same(whole, joined)
 
 
 @pytest.mark.parametrize('stop', [1, 6, 13])
-def test_an_iterator_goes_on_where_it_was(digits, stop):
+def test_an_iterator_continues_where_it_was(digits, stop):
     whole = batches(digits)[0]
     first, state = batches(digits, count=stop)
     rest, _ = batches(digits, state=state, threads=3)
@@ -98,13 +103,13 @@ def test_an_iterator_goes_on_where_it_was(digits, stop):
 def test_the_curriculum_changes_pictures_stage_by_stage(digits):
     plain = batches(digits)[0]
     pictures = loader.Pictures(digits, SPEC)
-    order = make_order(digits, {}, seed=3, batch_size=BATCH, to_steps=None)
+    order = make_order(digits, RESAMPLE, seed=3, batch_size=BATCH, to_steps=None)
     for step, touched in ((0, False), (5, False), (6, True), (12, True)):
         row = order(step * BATCH)[1]
         assert (plain[step]['image'][0] != pictures[row]).any() == touched
 
 
-def test_seeds_epochs_and_examples_have_streams_of_their_own():
+def test_seeds_epochs_and_examples_have_separate_streams():
     keys = [(seed, epoch, row) for seed in range(3) for epoch in range(3) for row in range(3)]
     draws = {key: loader.example_rng(*key).random() for key in keys}
     assert len(set(draws.values())) == len(keys)
@@ -130,7 +135,7 @@ LAST = ['hflip', {'kind': 'rotate', 'degrees': 15}, 'elastic', 'grid_distortion'
 
 
 def painted(root):
-    """A folder whose pictures are of their class's shade: small PNGs and larger JPEGs."""
+    """A folder whose pictures have the shade of their class: small PNGs and larger JPEGs."""
     for number in range(CLASSES * EACH):
         label = number % CLASSES
         path = root / f'class{label}' / f'{number:02}.{"png" if number % 4 else "jpg"}'
@@ -159,7 +164,7 @@ def from_zip(root, tmp_path):
 
 def from_packed(root, tmp_path):
     packing.pack(from_folder(root, tmp_path), sources.read_bytes, str(tmp_path / 'packed'),
-                 size=32, quality=95, shard_records=7)
+                 packing.PackSpec(size=32, quality=95, shard_records=7))
     return sources.load_source({'source': 'packed', 'packed': str(tmp_path / 'packed')})
 
 
@@ -167,10 +172,15 @@ PLACES = [from_folder, from_csv, from_zip, from_packed]
 
 
 def shown_labels(manifest, specs, **options):
-    """Asserts that every picture is of its label's shade; returns all labels."""
-    options = {'steps': 15, 'batch_size': 8, 'seed': 1, **options}
-    iterator = loader.train_iterator(manifest, options.pop('spec', SPEC), make_stages(
-        [{'until': {'steps': 3}}, {'transforms': specs}], lambda duration, key: 3), **options)
+    """Asserts that every picture has the shade of its label; returns all labels."""
+    replaced = options.pop('replaced', None)
+    course = loader.Course(
+        stages=make_stages([{'until': {'steps': 3}}, {'transforms': specs}],
+                           lambda duration, key: 3),
+        steps=15, seed=1, order=options.pop('order', None))
+    iterator = loader.train_iterator(
+        manifest, options.pop('spec', SPEC), course, batch_size=8,
+        loading=loader.LoaderSpec(**options), replaced=replaced)
     labels = []
     for batch in iterator:
         middle = batch['image'][:, 10:14, 10:14].mean((1, 2, 3))
@@ -187,9 +197,10 @@ def test_a_painted_label_stays_with_its_picture(tmp_path, place, cache_mb, specs
     manifest = place(painted(tmp_path / 'data'), tmp_path)
     labels = shown_labels(manifest, specs, cache_mb=cache_mb)
     assert (np.bincount(labels) == 15 * 8 // CLASSES).all()
-    spec = loader.ImageSpec(24, 'crop' if cache_mb else 'pad')
+    spec = PreprocessSpec(size=24, resize='crop' if cache_mb else 'pad')
     shown_labels(manifest, [{'kind': 'center_crop', 'share': 0.4}], spec=spec, cache_mb=cache_mb)
-    for batch in loader.eval_dataset(manifest, SPEC, batch_size=7, cache_mb=cache_mb)():
+    for batch in loader.eval_dataset(manifest, SPEC, batch_size=7,
+                                     loading=loader.LoaderSpec(cache_mb=cache_mb))():
         np.testing.assert_allclose(batch['image'][:, 12, 12, 0], SHADE * batch['label/class'],
                                    atol=4)
 
@@ -206,7 +217,7 @@ def test_over_sampling_shows_copies_that_differ(tmp_path):
     manifest = from_folder(painted(tmp_path / 'data'), tmp_path)
     kept = manifest.select(np.flatnonzero((manifest.labels('class') != 2)
                                           | (np.arange(len(manifest)) % 4 == 0)))
-    order = make_order(kept, {'kind': 'over'}, seed=1, batch_size=8, to_steps=None)
+    order = make_order(kept, RESAMPLE | {'kind': 'over'}, seed=1, batch_size=8, to_steps=None)
     labels = shown_labels(kept, CROP, order=order)
     assert (np.bincount(labels) == 15 * 8 // CLASSES).all()
     epoch, row, _ = next(found for found in map(order, range(100)) if found[2])
@@ -246,7 +257,7 @@ def test_an_unreadable_picture_is_replaced_by_the_next_of_its_class(tmp_path, ca
 def test_an_unreadable_picture_is_an_error(tmp_path):
     manifest = from_folder(painted(tmp_path / 'data'), tmp_path)
     spoiled(manifest, [5])
-    with pytest.raises(UnreadableImage, match=r'class1.*is no image'):
+    with pytest.raises(UnreadableImage, match=r'class1.*is not an image'):
         shown_labels(manifest, LAST)
     spoiled(manifest, [4, 6, 7])
     with pytest.raises(DataError, match="class 'class1' can be read any more"):
@@ -282,7 +293,8 @@ def test_a_crop_shows_the_detail_of_the_file(photos, row, share):
     top, left = (round(side * (1 - share) / 2) for side in PHOTO.shape[:2])
     window = PHOTO[top:400 - top, left:500 - left]
     want = cv2.resize(window, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
-    found = views(photos, [{'kind': 'center_crop', 'share': share}], loader.ImageSpec(64), row)[0]
+    found = views(photos, [{'kind': 'center_crop', 'share': share}], PreprocessSpec(size=64),
+                  row)[0]
     squashed = cv2.resize(PHOTO, (64, 64), interpolation=cv2.INTER_AREA)
     inside = round(64 * (1 - share) / 2)
     blurred = cv2.resize(squashed[inside:64 - inside, inside:64 - inside], (64, 64)).astype(int)
@@ -290,26 +302,26 @@ def test_a_crop_shows_the_detail_of_the_file(photos, row, share):
 
 
 def test_the_crop_of_a_turned_picture_is_that_of_the_upright_one(photos):
-    spec = loader.ImageSpec(64)
+    spec = PreprocessSpec(size=64)
     for a, b in zip(views(photos, CROP, spec, 0), views(photos, CROP, spec, 1)):
         assert np.abs(a - b).mean() < 2
 
 
 @pytest.mark.parametrize('resize', ['squash', 'pad', 'crop'])
 def test_a_crop_keeps_the_frame_of_its_resize_mode(photos, resize):
-    spec = loader.ImageSpec(64, resize, crop_pct=0.9)
+    spec = PreprocessSpec(size=64, resize=resize, crop_pct=0.9)
     specs = [{'kind': 'random_crop', 'share': 0.7}]
     stage = make_stages([{'transforms': specs}], None)[0]
     frame = loader.Pictures(photos, spec)[0]
     for epoch, sharp in enumerate(views(photos, specs, spec)):
         plan = transforms.draw(stage.transforms, loader.example_rng(0, epoch, 7), (64, 64))
         soft = transforms.apply(plan, frame, (64, 64))
-        # Six pixels beside each other they differ by 22 and more.
+        # Shifted by six pixels, they would differ by 22 or more.
         assert np.abs(cv2.blur((sharp - soft).astype(np.float32), (9, 9))).mean() < 8
 
 
 def test_caches_and_reduced_decoding_of_crops(photos):
-    small = loader.ImageSpec(260)  # of which the file is less than twice
+    small = PreprocessSpec(size=260)  # the file has less than twice as many
     for a, b, c in zip(*(views(photos, CROP, small, cache_mb=size) for size in (0, 1, 1000))):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
@@ -318,6 +330,6 @@ def test_caches_and_reduced_decoding_of_crops(photos):
     first = [kept.augmented(row, stage, loader.example_rng(0, 0, 1)) for row in (0, 1)]
     again = [kept.augmented(row, stage, loader.example_rng(0, 0, 1)) for row in (0, 1)]
     np.testing.assert_array_equal(first, again)
-    full, reduced = (views(photos, [{'kind': 'center_crop', 'share': 0.9}], loader.ImageSpec(
-        32, reduced_decode=flag))[0] for flag in (False, True))
+    full, reduced = (views(photos, [{'kind': 'center_crop', 'share': 0.9}], PreprocessSpec(
+        size=32, reduced_decode=flag))[0] for flag in (False, True))
     assert 0 < np.abs(full - reduced).mean() < 3

@@ -34,7 +34,7 @@ def test_only_training_rows_go():
     assert other.table['id'].tolist() != found.table['id'].tolist()
 
 
-def test_wrong_wishes():
+def test_wrong_settings():
     with pytest.raises(DataError, match="wants 50 training images of '0', which has 40"):
         cut_tail(balanced(), dict(imbalance=2.0, largest=50, head=''), seed=0)
     with pytest.raises(DataError, match='at least 1'):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import DataError
-from input_pipeline.manifest import digest, load, make_manifest, save
+from input_pipeline.manifest import digest, make_manifest
+from input_pipeline.manifest_files import load, save
 from input_pipeline.sources import load_source, read_image
 
 ODD = ['a,b', 'quo"te', 'line\nend', 'ö 그림', 'NA', '', '007', 'x']
@@ -60,7 +61,7 @@ def test_bad_manifests(manifest, tmp_path):
     save(manifest, path)
     text = (tmp_path / 'm.csv').read_text('utf-8')
     for old, new, words in (
-            (',pen,', ',pin,', "row 2 'pin'"), ('0.04761904', 'x', 'no number'),
+            (',pen,', ',pin,', "row 2 'pin'"), ('0.04761904', 'x', 'not a number'),
             (',val,', ',dev,', "split 'dev'"), ('location', 'place', "no column 'location'")):
         assert old in text
         (tmp_path / 'm.csv').write_text(text.replace(old, new, 1), encoding='utf-8')

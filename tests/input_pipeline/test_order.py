@@ -1,4 +1,4 @@
-"""The order of training: quotas, evenness, and the same answer however it is asked."""
+"""The order of training: quotas, evenness, and answers that do not depend on the access."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from input_pipeline.order import Order, Systematic, Walk
 
 
 def walk(sizes, quotas, seed=0):
-    """A plan of cells whose rows are mixed."""
+    """A plan of cells with shuffled rows."""
     rows = np.random.default_rng(seed + 1).permutation(sum(sizes))
     return Walk(len(rows), seed, rows, np.array(sizes), np.array(quotas))
 
@@ -24,7 +24,7 @@ def systematic(weights, length, seed=0):
 
 
 def epochs(order, start, length, count):
-    """Rows of `count` epochs from a position on, int [count, length]."""
+    """Rows of `count` epochs from a position, int [count, length]."""
     found = [order(position) for position in range(start, start + count * length)]
     assert len({epoch for epoch, _, _ in found}) == count
     return np.array([row for _, row, _ in found]).reshape(count, length)
@@ -46,8 +46,9 @@ def test_a_walk_meets_its_quotas_evenly(cells, seed, many):
         total += counts
         for part, quota in zip(parts, quotas):
             assert counts[part].sum() == quota
-            assert np.ptp(counts[part]) <= 1  # no image again before all others within an epoch
-            assert np.ptp(total[part]) <= 1  # nor over epochs
+            # Within an epoch no image repeats before all others came.
+            assert np.ptp(counts[part]) <= 1
+            assert np.ptp(total[part]) <= 1  # nor across epochs
 
 
 def test_a_cell_is_covered_before_it_repeats_and_then_in_another_order():
@@ -57,7 +58,7 @@ def test_a_cell_is_covered_before_it_repeats_and_then_in_another_order():
     assert set(picked[:4]) != set(picked[4:])
 
 
-def test_cells_and_seeds_have_permutations_of_their_own():
+def test_cells_and_seeds_have_separate_permutations():
     both = Walk(80, 3, np.arange(80), np.array([40, 40]), np.array([10, 10])).counts(0)
     other = Walk(80, 4, np.arange(80), np.array([40, 40]), np.array([10, 10])).counts(0)
     assert (both[:40] != both[40:]).any() and (both != other).any()
@@ -100,7 +101,7 @@ def test_the_order_shuffles_what_the_plan_says(plan):
     assert (np.sort(rows[0]) != rows[0]).any()
 
 
-def test_copies_tell_apart_the_times_of_a_row_in_an_epoch():
+def test_copies_number_the_times_of_a_row_in_an_epoch():
     plan = walk([4, 20], [23, 10])
     order = Order(plan)
     seen = [order(position) for position in range(3 * 33)]
@@ -110,14 +111,14 @@ def test_copies_tell_apart_the_times_of_a_row_in_an_epoch():
 
 
 def test_a_plan_that_starts_later_leaves_what_was_before():
-    plan, start = walk([5, 20], [20, 20]), 60  # two epochs of 25, and 10 of the third
+    plan, start = walk([5, 20], [20, 20]), 60  # two epochs of 25, and 10 examples of the third
     order, plain = Order(plan, start), Order(walk([5, 20], [5, 20]))
     assert [order(p) for p in range(start)] == [plain(p) for p in range(start)]
     assert [order(p)[0] for p in range(start, start + 120)] == [3] * 40 + [4] * 40 + [5] * 40
     np.testing.assert_array_equal(np.bincount(epochs(order, start, 40, 1)[0]), plan.counts(0))
 
 
-def test_access_pattern_threads_and_pickling_change_nothing():
+def test_access_pattern_threads_and_pickling_do_not_matter():
     order = Order(walk([7, 40, 3], [20, 20, 20]), start=130)
     expected = [order(position) for position in range(700)]
     positions = np.random.default_rng(0).permutation(700)

@@ -12,12 +12,15 @@ import pytest
 from PIL import Image
 
 from input_pipeline import loader, packing
-from input_pipeline.decode import decode, resize
+from input_pipeline.decode import decode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import digest
-from input_pipeline.packing import pack, verify
+from input_pipeline.packing import PackSpec, pack
+from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.readable import check_readable
+from input_pipeline.resize import resize
 from input_pipeline.sources import load_source, read_bytes, read_image
+from input_pipeline.sources.array_records import verify
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def packed_source(folder):
 
 
 def test_a_packed_source_is_the_source(source, tmp_path):
-    written = pack(source, read_bytes, str(tmp_path / 'p'), shard_records=5)
+    written = pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(shard_records=5))
     packed = packed_source(tmp_path / 'p')
     assert digest(packed) == digest(written) == digest(source)
     assert packed.table['split'].tolist() == source.table['split'].tolist()
@@ -51,13 +54,13 @@ def test_a_packed_source_is_the_source(source, tmp_path):
     moved = verify(str(tmp_path / 'moved'))
     assert read_image(moved.root, moved.table['location'][22]).shape[0] == 60
     left, right = ([batch['image'] for batch in loader.eval_dataset(
-        manifest, loader.ImageSpec(16), batch_size=8, threads=3)()] for manifest in (source, moved))
+        manifest, PreprocessSpec(size=16), batch_size=8)()] for manifest in (source, moved))
     np.testing.assert_array_equal(np.concatenate(left), np.concatenate(right))
 
 
 @pytest.mark.parametrize('side, first', [('longest', (32, 21)), ('shortest', (48, 32))])
 def test_sizes(source, tmp_path, side, first):
-    pack(source, read_bytes, str(tmp_path / 'p'), size=32, side=side, quality='lossless')
+    pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(size=32, side=side, quality='lossless'))
     packed = packed_source(tmp_path / 'p')
     picked = packed.table.index[packed.table['id'] == 'test/a/00_0.png'][0]
     image = read_image(packed.root, packed.table['location'][picked])
@@ -68,7 +71,7 @@ def test_sizes(source, tmp_path, side, first):
 
 
 def test_small_pictures_stay_as_they_are(source, tmp_path):
-    packed = pack(source, read_bytes, str(tmp_path / 'p'), size=61, quality=50)
+    packed = pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(size=61, quality=50))
     kept = [read_bytes(source.root, a) == read_bytes(packed.root, b)
             for a, b in zip(source.table['location'], packed.table['location'])]
     assert kept == [read_image(source.root, a).shape[1] <= 61 for a in source.table['location']]
@@ -104,11 +107,11 @@ manifest = sources.load_source(dict(source='folder', folder={folder!r}, group_re
 def slowly(root, location):
     time.sleep(.02)
     return sources.read_bytes(root, location)
-packing.pack(manifest, slowly, {out!r}, shard_records=5, workers=1, quality=80)
+packing.pack(manifest, slowly, {out!r}, packing.PackSpec(shard_records=5, quality=80), workers=1)
 '''
 
 
-def test_a_killed_run_goes_on(source, tmp_path):
+def test_a_killed_run_continues(source, tmp_path):
     out = tmp_path / 'p'
     home = os.path.dirname(os.path.dirname(packing.__file__))
     code = KILLED.format(home=home, folder=source.root, out=str(out))
@@ -121,16 +124,16 @@ def test_a_killed_run_goes_on(source, tmp_path):
     with pytest.raises(DataError, match='not finished'):
         packed_source(out)
     with pytest.raises(DataError, match=r'another quality \(80, not 90\)'):
-        pack(source, read_bytes, str(out), shard_records=5, quality=90)
+        pack(source, read_bytes, str(out), PackSpec(shard_records=5, quality=90))
     done, read = (out / 'images-00001.array_record').stat().st_mtime_ns, []
 
     def recorded(root, location):
         read.append(location)
         return read_bytes(root, location)
-    pack(source, recorded, str(out), shard_records=5, quality=80)
+    pack(source, recorded, str(out), PackSpec(shard_records=5, quality=80))
     assert (out / 'images-00001.array_record').stat().st_mtime_ns == done
-    assert len(read) == 13  # of 23, the finished 10 are not read again
-    whole = pack(source, read_bytes, str(tmp_path / 'whole'), shard_records=5, quality=80)
+    assert len(read) == 13  # the finished 10 of 23 are not read again
+    whole = pack(source, read_bytes, str(tmp_path / 'whole'), PackSpec(shard_records=5, quality=80))
     for location in whole.table['location']:
         assert read_bytes(str(out), location) == read_bytes(whole.root, location)
     assert digest(verify(str(out))) == digest(source)
@@ -138,13 +141,13 @@ def test_a_killed_run_goes_on(source, tmp_path):
 
 
 def test_damage_is_found_and_repaired(source, tmp_path):
-    packed = pack(source, read_bytes, str(tmp_path / 'p'), shard_records=5)
+    packed = pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(shard_records=5))
     shard = tmp_path / 'p/images-00002.array_record'
     whole = shard.read_bytes()
     data = bytearray(whole)
     data[data.index(read_bytes(packed.root, 'packed:2:3')) + 40] ^= 1
     shard.write_bytes(data)
-    packed_source(tmp_path / 'p')  # of one size: not seen before it is read
+    packed_source(tmp_path / 'p')  # the size is the same, so reading finds it
     with pytest.raises(DataError, match=r"'packed:2:\d' in .*images-00002.*damaged"):
         [read_bytes(packed.root, f'packed:2:{row}') for row in range(5)]
     with pytest.raises(DataError, match=r'1 files .*damaged \(images-00002'):
@@ -157,10 +160,10 @@ def test_damage_is_found_and_repaired(source, tmp_path):
     manifest.write_bytes(manifest.read_bytes()[:-1])
     with pytest.raises(DataError, match=r'manifest.parquet.*missing or damaged'):
         packed_source(tmp_path / 'p')
-    pack(source, read_bytes, packed.root, shard_records=5)
+    pack(source, read_bytes, packed.root, PackSpec(shard_records=5))
     assert digest(verify(packed.root)) == digest(source)
     with pytest.raises(DataError, match='another digest'):
-        pack(source.with_column('group', 'x'), read_bytes, packed.root, shard_records=5)
+        pack(source.with_column('group', 'x'), read_bytes, packed.root, PackSpec(shard_records=5))
 
 
 def test_foreign_folders_and_bad_settings(source, tmp_path):
@@ -168,12 +171,12 @@ def test_foreign_folders_and_bad_settings(source, tmp_path):
     (tmp_path / 'mine/thesis.tex').write_text('')
     with pytest.raises(DataError, match=r'not empty.*thesis.tex'):
         pack(source, read_bytes, str(tmp_path / 'mine'))
-    with pytest.raises(DataError, match='no packed folder'):
+    with pytest.raises(DataError, match='not a packed folder'):
         packed_source(tmp_path / 'mine')
     for settings, words in ((dict(size=9), 'pack.quality'), (dict(quality=101), '101'),
                             (dict(quality='best'), 'best'), (dict(side='width'), 'width')):
         with pytest.raises(DataError, match=words):
-            pack(source, read_bytes, str(tmp_path / 'new'), **settings)
+            pack(source, read_bytes, str(tmp_path / 'new'), PackSpec(**settings))
     assert not (tmp_path / 'new').exists()
     with packing._locked(str(tmp_path / 'mine')), pytest.raises(DataError, match='Another process'):
         pack(source, read_bytes, str(tmp_path / 'mine'))

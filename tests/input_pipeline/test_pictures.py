@@ -1,4 +1,4 @@
-"""What evaluation and the stages of training look at, and what is kept of it."""
+"""What evaluation and the stages of training see, and what is kept in memory."""
 
 import pickle
 
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from input_pipeline import loader, pictures, transforms, warp
+from input_pipeline import loader, pictures, pull_maps, transforms, warp
 from input_pipeline.curriculum import Stage, make_stages
 from input_pipeline.manifest import make_manifest
+from input_pipeline.pictures import PreprocessSpec
 
 PHOTO = np.ascontiguousarray(load_sample_image('china.jpg')[:399, :501])
 TURN = [{'kind': 'rotate', 'degrees': 15}]
 BEND = [*TURN, 'elastic', 'grid_distortion']
-SIZE = (224, 224)  # the file has 2.24 and 1.78 times its sides
+SIZE = (224, 224)  # the file's sides are 2.24 and 1.78 times as long
 
 
 @pytest.fixture(scope='module', params=['.jpg', '.png'])
@@ -39,10 +40,10 @@ def rng(row=0):
 
 
 def averaged(stage: Stage, parts: int = 4) -> np.ndarray:
-    """What a stage shows, each pixel the mean of many looks at the whole picture."""
+    """What a stage shows, with each pixel the mean of many samples of the whole picture."""
     at = (np.arange(224 * parts) + 0.5) / parts - 0.5
     x, y = (grid.ravel() for grid in np.meshgrid(at, at))
-    x, y = warp.pull(transforms.draw(stage.transforms, rng(), SIZE).geometry, x, y)
+    x, y = pull_maps.pull(transforms.draw(stage.transforms, rng(), SIZE).geometry, x, y)
     x, y = (((at + 0.5) * side / 224 - 0.5).reshape(224 * parts, -1).astype(np.float32)
             for at, side in ((x, PHOTO.shape[1]), (y, PHOTO.shape[0])))
     many = cv2.remap(PHOTO, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -50,10 +51,10 @@ def averaged(stage: Stage, parts: int = 4) -> np.ndarray:
 
 
 @pytest.mark.parametrize('specs', [TURN, BEND])
-def test_one_look_at_the_file_is_as_near_to_it_as_two_and_sharper(photo, specs):
+def test_one_interpolation_is_as_near_to_the_file_as_two_and_sharper(photo, specs):
     stage = stage_of(specs)
     want = averaged(stage)
-    reduced, full = (pictures.Pictures(photo, pictures.ImageSpec(224, reduced_decode=flag))
+    reduced, full = (pictures.Pictures(photo, PreprocessSpec(size=224, reduced_decode=flag))
                      for flag in (True, False))
     twice = reduced.augmented(0, stage, rng(), exact=True)
     for once in (found.augmented(0, stage, rng()) for found in (reduced, full)):
@@ -62,17 +63,18 @@ def test_one_look_at_the_file_is_as_near_to_it_as_two_and_sharper(photo, specs):
 
 
 def test_views_of_an_evaluation_are_of_its_own_pixels(photo):
-    found, mirror = pictures.Pictures(photo, pictures.ImageSpec(224)), stage_of(
+    found, mirror = pictures.Pictures(photo, PreprocessSpec(size=224)), stage_of(
         [{'kind': 'hflip', 'p': 1}])
     np.testing.assert_array_equal(found.augmented(0, mirror, rng(), exact=True),
                                   found[0][:, ::-1])
-    batch, = loader.eval_dataset(photo, pictures.ImageSpec(224), batch_size=1, view=mirror)()
+    batch, = loader.eval_dataset(photo, PreprocessSpec(size=224), batch_size=1, view=mirror)()
     np.testing.assert_array_equal(batch['image'][0], found[0][:, ::-1])
 
 
 @pytest.mark.parametrize('spec', [
-    pictures.ImageSpec(512), pictures.ImageSpec(64, 'pad'), pictures.ImageSpec(64, 'crop'),
-    pictures.ImageSpec(64, interpolation='bicubic'), pictures.ImageSpec(64, crop_pct=0.9)])
+    PreprocessSpec(size=512), PreprocessSpec(size=64, resize='pad'),
+    PreprocessSpec(size=64, resize='crop'), PreprocessSpec(size=64, interpolation='bicubic'),
+    PreprocessSpec(size=64, crop_pct=0.9)])
 def test_what_is_enlarged_or_framed_is_resized_first(photo, spec):
     found = pictures.Pictures(photo, spec)
     np.testing.assert_array_equal(
@@ -81,7 +83,7 @@ def test_what_is_enlarged_or_framed_is_resized_first(photo, spec):
 
 def test_caches_change_no_pixel_and_keep_their_limit(tmp_path):
     manifest = manifest_of(tmp_path, PHOTO, '.jpg', count=4)
-    spec = pictures.ImageSpec(224)
+    spec = PreprocessSpec(size=224)
     stages = [stage_of([]), stage_of(BEND), stage_of(['random_resized_crop']), stage_of(BEND)]
     plain, *cached = (pictures.Pictures(manifest, spec, mb) for mb in (0, 0.5, 1, 100))
     for stage in stages * 2:
@@ -92,7 +94,7 @@ def test_caches_change_no_pixel_and_keep_their_limit(tmp_path):
     for found, mb in zip(cached, (0.5, 1, 100)):
         kept = [one for rows in found._cache._kept.values() for one in rows.values()]
         assert sum(one.nbytes for one in kept) == found._cache._bytes <= mb * 2**20
-    # Not all four fit: nothing is kept. They fit, but not beside those of the stage before.
+    # Not all four fit: nothing is kept. They fit, but not together with those of the last stage.
     assert [sorted(found._cache._kept) for found in cached] == [
         [], ['unresized'], ['resized', 'unresized', 'whole'][:2]]
     assert len(cached[1]._cache._kept['unresized']) == 4

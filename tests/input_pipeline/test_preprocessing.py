@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from input_pipeline import packing
-from input_pipeline.decode import encode
+from input_pipeline.encode import encode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import make_manifest
+from input_pipeline.packing import PackSpec
 from input_pipeline.preprocessing import (
     PREPROCESSORS,
     apply,
@@ -21,7 +22,7 @@ from input_pipeline.preprocessing import (
     fallback_by_class,
     make_steps,
 )
-from input_pipeline.sources import read_image
+from input_pipeline.sources import array_records, read_image
 
 
 def texture(rng, height, width, color, spread=12):
@@ -43,7 +44,7 @@ def blob(seed, height=300, width=420, front=(190, 90, 60), behind=(80, 120, 150)
 
 
 def draw_face(picture, x, y, size):
-    """A face that cascades take for one; `size` is about half of the box's side."""
+    """A drawing that cascades take for a face; `size` is about half of the side of its box."""
     def ellipse(dx, dy, across, down, color):
         cv2.ellipse(picture, (round(x + dx * size), round(y + dy * size)),
                     (round(across * size), round(down * size)), 0, 0, 360, color, -1, cv2.LINE_AA)
@@ -105,8 +106,8 @@ def test_specks_and_small_holes_are_mistakes_and_large_ones_are_not():
     assert not clean[:10].any() and clean.sum() == 40 * 40 - 15 * 20
 
 
-def test_a_background_that_takes_all_is_refused():
-    # One colour all over: everything looks like the border.
+def test_a_background_that_covers_everything_is_refused():
+    # With one colour, everything looks like the border.
     picture = np.full((80, 80, 3), 128, np.uint8)
     kept, record = run(picture, {'kind': 'background', 'core': 0, 'least': .2})
     assert kept is picture and record['background/fallback'] == 'keep'
@@ -123,7 +124,7 @@ def test_a_face_is_found_and_cropped():
                                 for side in ('left', 'top', 'width', 'height'))
     np.testing.assert_array_equal(crop, picture[top:top + height, left:left + width])
     assert width == height == pytest.approx(1.4 * record['face/width'], abs=2)
-    # In the corner the square moves inside, and beyond the picture's side it shrinks.
+    # In the corner the square moves inside; if it is larger than the picture, it shrinks.
     corner, _ = run(draw_face(meadow(), 60, 330, 80), {'kind': 'face', 'margin': .5})
     assert corner.shape[0] == corner.shape[1] > 180
     assert run(picture, {'kind': 'face', 'margin': 3})[0].shape == (400, 400, 3)
@@ -145,7 +146,7 @@ def test_without_a_face():
     assert not record['face/found'] and record['face/fallback'] == 'center'
 
 
-def test_the_background_starts_from_the_face_that_was_cropped_to(monkeypatch):
+def test_the_background_starts_from_the_face_of_the_crop(monkeypatch):
     picture = draw_face(meadow(), 250, 180, 90)
     looked = []
     find = faces.find_faces
@@ -186,7 +187,7 @@ def test_odd_sizes(shape):
 
 
 class FakeYuNet:
-    """Says that a face is where the picture is brightest."""
+    """Finds a face where the picture is brightest."""
 
     def setInputSize(self, size):
         self.size = size
@@ -254,7 +255,7 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
     (tmp_path / 'd.xml').write_bytes(b'\xff\xfe')
     monkeypatch.setitem(sys.modules, 'skimage.data', None)
     for detector, words in (
-            ('yunet', "'yunet' is unknown.*onnx"), ('x.xml', "'x.xml' is no file"),
+            ('yunet', "'yunet' is unknown.*onnx"), ('x.xml', "'x.xml' is not a file"),
             ('lbp', 'scikit-image'), *((str(tmp_path / name), f'{name}.*cannot be loaded')
                                        for name in ('a.xml', 'b.xml', 'c.onnx', 'd.xml'))):
         with pytest.raises(DataError, match=words) as caught:
@@ -289,7 +290,7 @@ def test_threads_do_not_disturb_each_other():
 
 @pytest.fixture
 def portraits():
-    """Eleven pictures, of which those of the class 'yes' have a face; and how to read them."""
+    """(manifest of eleven pictures, how to read them); those of the class 'yes' have a face."""
     pictures = {}
     for k in range(11):
         picture = texture(np.random.default_rng(k), 100, 120, (90, 130, 90), 20)
@@ -308,13 +309,13 @@ def test_packed_pictures_and_their_records(portraits, tmp_path):
     manifest, read = portraits
     options = dict(quality='lossless', preprocess=STEPS, shard_records=4)
     told = []
-    packed = packing.pack(manifest, read, str(tmp_path / 'p'), **options,
+    packed = packing.pack(manifest, read, str(tmp_path / 'p'), PackSpec(**options),
                           progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (11, 11) and told == sorted(told)
     assert sorted(os.listdir(packed.root)) == [
         *(f'images-{k:05d}.array_record' for k in range(3)),
         'index.json', 'manifest.parquet', 'preprocessing.csv']
-    records = packing.load_records(packed.root)
+    records = array_records.load_records(packed.root)
     assert records['id'].tolist() == manifest.table['id'].tolist()
     assert records['face/found'].tolist() == [k % 3 > 0 for k in range(11)]
     image = read_image(packed.root, packed.table['location'][7])
@@ -323,19 +324,18 @@ def test_packed_pictures_and_their_records(portraits, tmp_path):
     shares = fallback_by_class(packed, records, 'face')
     assert shares['face'].to_dict() == {'no': 1, 'yes': 0} and list(shares) == ['face']
 
-    small = packing.pack(manifest, read, str(tmp_path / 's'), size=100, side='shortest',
-                         quality='lossless', preprocess=['face'])
-    same = [packing._repack(read('', name), name, 100, 'shortest', 'lossless',
-                            make_steps(['face']))[0] == read('', name)
+    spec = PackSpec(size=100, side='shortest', quality='lossless', preprocess=['face'])
+    small = packing.pack(manifest, read, str(tmp_path / 's'), spec)
+    same = [packing._repack(read('', name), name, spec, make_steps(['face']))[0] == read('', name)
             for name in manifest.table['location']]
-    assert same == [k % 3 == 0 for k in range(11)]  # without a face the file stays as it is
+    assert same == [k % 3 == 0 for k in range(11)]  # without a face the file is unchanged
     assert len(small) == 11
 
 
-def test_packing_goes_on_with_the_same_steps_only(portraits, tmp_path):
+def test_packing_continues_only_with_the_same_steps(portraits, tmp_path):
     manifest, read = portraits
     options = dict(quality='lossless', shard_records=4)
-    whole = packing.pack(manifest, read, str(tmp_path / 'w'), preprocess=STEPS, **options)
+    whole = packing.pack(manifest, read, str(tmp_path / 'w'), PackSpec(preprocess=STEPS, **options))
 
     def broken(root, location):
         if location == '09.png':
@@ -343,9 +343,9 @@ def test_packing_goes_on_with_the_same_steps_only(portraits, tmp_path):
         return read(root, location)
     folder = tmp_path / 'p'
     with pytest.raises(KeyboardInterrupt):
-        packing.pack(manifest, broken, str(folder), preprocess=STEPS, **options)
+        packing.pack(manifest, broken, str(folder), PackSpec(preprocess=STEPS, **options))
     with pytest.raises(DataError, match='another preprocess'):
-        packing.pack(manifest, read, str(folder), preprocess=['face'], **options)
+        packing.pack(manifest, read, str(folder), PackSpec(preprocess=['face'], **options))
     asked = []
 
     def noted(root, location):
@@ -354,7 +354,7 @@ def test_packing_goes_on_with_the_same_steps_only(portraits, tmp_path):
 
     def content():
         return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}
-    packing.pack(manifest, noted, str(folder), preprocess=STEPS, **options)
+    packing.pack(manifest, noted, str(folder), PackSpec(preprocess=STEPS, **options))
     assert sorted(asked) == ['08.png', '09.png', '10.png']
     first = content()
     assert first['preprocessing.csv'] == (tmp_path / 'w/preprocessing.csv').read_bytes()
@@ -362,15 +362,15 @@ def test_packing_goes_on_with_the_same_steps_only(portraits, tmp_path):
 
     asked.clear()
     (folder / 'images-00001.array_record').unlink()
-    packing.pack(manifest, noted, str(folder), preprocess=STEPS, **options)
+    packing.pack(manifest, noted, str(folder), PackSpec(preprocess=STEPS, **options))
     assert len(asked) == 4 and content() == first
     (folder / 'preprocessing.csv').write_text('id\n')
     with pytest.raises(DataError, match=r'preprocessing\.csv'):
-        packing.verify(str(folder))
+        array_records.verify(str(folder))
     with pytest.raises(DataError, match=r'preprocessing\.csv'):
-        packing.load_records(str(folder))
-    packing.pack(manifest, read, str(folder), preprocess=STEPS, **options)
-    packing.verify(str(folder))
+        array_records.load_records(str(folder))
+    packing.pack(manifest, read, str(folder), PackSpec(preprocess=STEPS, **options))
+    array_records.verify(str(folder))
     assert content() == first
     with pytest.raises(DataError, match=r'pack\.quality'):
-        packing.pack(manifest, read, str(tmp_path / 'n'), preprocess=STEPS)
+        packing.pack(manifest, read, str(tmp_path / 'n'), PackSpec(preprocess=STEPS))

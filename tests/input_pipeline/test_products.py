@@ -30,7 +30,8 @@ def test_product_and_back(manifest):
     for head in ('mask', 'age'):
         words = [None if i < 0 else back.classes[head][i] for i in back.labels(head)]
         before = [None if i < 0 else manifest.classes[head][i] for i in manifest.labels(head)]
-        assert words[:3] == before[:3] and words[3] is None  # what the product lacks is lost
+        # A row without a product label loses the others.
+        assert words[:3] == before[:3] and words[3] is None
 
 
 def test_log_probs_of_product_and_marginals():

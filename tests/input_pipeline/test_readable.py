@@ -28,7 +28,7 @@ def spoil(path):
     path.write_bytes(path.read_bytes()[:40])
 
 
-def test_sound_data_pass_and_drawn_data_are_skipped(data):
+def test_readable_data_pass_and_drawn_data_are_skipped(data):
     manifest = folder.load(str(data))
     assert check_readable(manifest) is manifest
     drawn = make_manifest({'id': ['a'], 'location': ['doodles:0'], 'label/class': [0]},
@@ -86,7 +86,7 @@ def test_answers_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
     assert len(asked) == 10 and done[-1] == (10, 10)
     check_readable(manifest, cache_dir=str(cache))
     assert len(asked) == 10
-    # The same size, another time.
+    # The same size, but another modification time.
     os.utime(data / 'dog' / '0.png', ns=(1, 1))
     check_readable(manifest, cache_dir=str(cache))
     assert len(asked) == 11

@@ -1,16 +1,18 @@
-"""Kinds of resampling: how often each class comes; weights of classes against scikit-learn."""
+"""Kinds of resampling: how often each class comes in an epoch."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.utils.class_weight import compute_class_weight
 
+from configs.common import get_config
+from input_pipeline.descriptors import cluster_rows
 from input_pipeline.durations import to_steps
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import make_manifest
-from input_pipeline.resampling import RESAMPLINGS, class_weights, cluster_rows, make_order
+from input_pipeline.resampling import RESAMPLINGS, make_order
 
+SECTION = get_config().resample.to_dict() | {'start': None}
 SIZES = (40, 10, 0, 25)  # the third class has no images
 BATCH = 10
 
@@ -27,7 +29,7 @@ def make(sizes=SIZES, unlabelled=0, **columns):
 
 def order_of(manifest, seed=0, **resample):
     return make_order(
-        manifest, resample, seed=seed, batch_size=BATCH,
+        manifest, SECTION | resample, seed=seed, batch_size=BATCH,
         to_steps=lambda duration, key: to_steps(duration, key=key, batch_size=BATCH,
                                                 examples_per_epoch=len(manifest)))
 
@@ -64,7 +66,7 @@ def classes_of(manifest, order, epoch=0):
     ({'kind': 'balanced'}, [25, 25, 0, 25]),
     ({'kind': 'balanced', 'length': 3000}, [1000, 1000, 0, 1000]),
     ({'kind': 'over', 'head': 'other'}, [40, 10, 0, 25])])
-def test_classes_come_as_often_as_said(resample, expected):
+def test_classes_come_as_often_as_configured(resample, expected):
     manifest = make()
     order = order_of(manifest, **resample)
     for epoch in range(3):
@@ -165,7 +167,7 @@ def test_any_length_is_met_and_no_class_is_lost(sizes, kind, length, seed):
     ({'kind': 'overr'}, "resample.kind='overr' is unknown: did you mean 'over'"),
     ({'kind': 'smote'}, 'use one of none, over, under'),
     ({'kinds': 'over'}, "resample.kinds is unknown: did you mean 'kind'"),
-    ({'head': 'age'}, "resample.head='age' is no head: use one of class, other"),
+    ({'head': 'age'}, "resample.head='age' is not a head: use one of class, other"),
     ({'kind': 'random', 'n': 0}, 'resample.n=0: give a whole number'),
     ({'kind': 'over', 'target': 2.5}, 'resample.target=2.5'),
     ({'kind': 'over', 'length': True}, 'resample.length=True'),
@@ -176,10 +178,10 @@ def test_any_length_is_met_and_no_class_is_lost(sizes, kind, length, seed):
     ({'kind': 'multiply', 'multipliers': dict.fromkeys(['ant', 'bee', 'dog'], 0)}, 'no image'),
     ({'kind': 'effective', 'beta': 1}, 'resample.beta=1:'),
     ({'kind': 'cluster'}, "kind=cluster needs the column 'cluster', .* 'label|id"),
-    ({'kind': 'cluster', 'column': 'holes'}, "'i3' has nothing in the column 'holes'"),
+    ({'kind': 'cluster', 'column': 'holes'}, "'i3' has no value in the column 'holes'"),
     ({'kind': 'weighted'}, "needs the column 'weight'"),
     ({'kind': 'weighted', 'column': 'id'}, "'id', which resample.column names, holds text"),
-    ({'kind': 'weighted', 'column': 'zero'}, "All of the column 'zero' is 0"),
+    ({'kind': 'weighted', 'column': 'zero'}, "Every value in the column 'zero' is 0"),
     ({'kind': 'weighted', 'column': 'minus'}, "'i0' has minus=-1"),
     ({'start': {'years': 1}, 'kind': 'over'}, 'config.resample.start')])
 def test_mistakes_are_one_sentence(resample, words):
@@ -189,44 +191,3 @@ def test_mistakes_are_one_sentence(resample, words):
         order_of(manifest, **resample)
     assert str(error.value).replace('e.g. ', '').count('. ') == 0
     assert str(error.value)[-1] in '.?'
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12).filter(any),
-       st.floats(0, 0.99999))
-def test_class_weights(counts, beta):
-    counts = np.array(counts)
-    labels = np.repeat(np.arange(len(counts)), counts)
-    there = np.unique(labels)
-    balanced = class_weights(counts)
-    np.testing.assert_allclose(balanced[there],
-                               compute_class_weight('balanced', classes=there, y=labels))
-    weights = {kind: class_weights(counts, kind, beta=beta)
-               for kind in ('balanced', 'effective', 'sqrt')}
-    for kind, values in weights.items():
-        assert values[labels].mean() == pytest.approx(1), kind
-        assert not values[counts == 0].any()
-    formula = (1 - beta) / (1 - beta ** counts[there].astype(float))
-    for kind, expected in (('effective', formula), ('sqrt', counts[there] ** -0.5)):
-        ratio = weights[kind][there] / expected
-        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
-    np.testing.assert_array_equal(class_weights(counts, 'none'), 1)
-
-
-def test_class_weights_by_hand():
-    found = class_weights((3, 0, 5), 'manual', names=('ant', 'bee', 'cow'),
-                          manual={'cow': 2, 'bee': 0.5})
-    assert found.tolist() == [1, 0.5, 2]
-    assert class_weights((3, 1), 'effective', beta=0.0).tolist() == [1, 1]
-
-
-@pytest.mark.parametrize('arguments, words', [
-    ({'kind': 'balance'}, "loss.weights.kind='balance' is unknown: did you mean 'balanced'"),
-    ({'kind': 'effective', 'beta': 1.0}, r'loss.weights.beta=1.0: give a number'),
-    ({'kind': 'manual', 'manual': {'cat': 1}}, "loss.weights.manual names the class 'cat'"),
-    ({'kind': 'manual', 'manual': {'cow': 'x'}}, r"manual\['cow'\] = 'x'")])
-def test_bad_class_weights(arguments, words):
-    with pytest.raises(DataError, match=words):
-        class_weights((3, 5), **arguments, names=('ant', 'cow'), key='loss.weights')
-    with pytest.raises(DataError, match='there are none'):
-        class_weights((0, 0))

@@ -120,7 +120,7 @@ def test_group_regex(tmp_path):
     tree(tmp_path, *[f'b/none{n}.png' for n in range(7)])
     with pytest.raises(DataError, match=r"7 of 10 paths \('b/none0.png'.*none4.png', \.\.\.\)"):
         load_folder(root, group_regex=r'_(\d+)\.')
-    with pytest.raises(DataError, match='no regular expression'):
+    with pytest.raises(DataError, match='not a valid regular expression'):
         load_folder(root, group_regex='(')
 
 
@@ -151,7 +151,7 @@ def test_links_are_followed_without_loops(tmp_path):
     (tmp_path / 'far/up').symlink_to(tmp_path / 'data')
     (tmp_path / 'data/a/self').symlink_to(tmp_path / 'data/a')
     (tmp_path / 'data/a/gone.png').symlink_to(tmp_path / 'nowhere.png')
-    # A link that does not resolve stays, so that the readability check names it.
+    # A broken link stays in the manifest, so that the readability check names it.
     assert set(load_folder(tmp_path / 'data', allow_outside=True).table['id']) == {
         'a/1.png', 'a/gone.png', 'b/deep/2.png'}
     for link in ('data/b', 'data/a/gone.png'):
@@ -253,7 +253,7 @@ def test_csv_images_stay_in_their_folder(tmp_path):
     ('image,label,weight\na,0,1\nb,0,x\n', "line 3: the weight 'x'"),
     ('image,label,weight\na,0,nan\n', "line 2: the weight 'nan'"),
     ('image,label,split\na,0,train\nb,0,dev\n', "line 3: the split 'dev'"),
-    ('image,label\n"a.png,0\n', 'no sound CSV')])
+    ('image,label\n"a.png,0\n', 'not a valid CSV')])
 def test_bad_csv(tmp_path, text, words):
     with pytest.raises(DataError, match=words) as error:
         load_csv(write(tmp_path, text))

@@ -5,9 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.common import get_config
+from input_pipeline import splits as module
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import make_manifest
-from input_pipeline.splits import assert_disjoint, assign_splits, save_splits, split_of
+from input_pipeline.splits import assert_disjoint, save_splits, split_of
+
+SECTION = get_config().split.to_dict()
+
+
+def assign_splits(manifest, split, **rest):
+    """With the defaults of configs/common.py."""
+    return module.assign_splits(manifest, SECTION | split, **rest)
 
 
 def make(labels, groups=None, splits=None, **heads):
@@ -25,7 +34,7 @@ def make(labels, groups=None, splits=None, **heads):
 
 
 def drawers(classes=5, people=20):
-    """Each of `people` draws each class once, as in Omniglot."""
+    """Each of the `people` draws each class once, as in Omniglot."""
     labels, groups = np.divmod(np.arange(classes * people), people)
     return make(labels, [f'{group + 1:02d}' for group in groups])
 
@@ -60,7 +69,7 @@ def manifests(draw, two_heads=True):
 
 @settings(max_examples=60, deadline=None)
 @given(manifests(), st.integers(0, 9), st.sampled_from(['holdout', 'kfold']), st.booleans())
-def test_every_split_is_sound(manifest, seed, kind, grouped):
+def test_every_split_is_valid(manifest, seed, kind, grouped):
     split = {'kind': kind, 'folds': 3, 'grouped': grouped, 'val': 0.2, 'test': 0.2}
     result = assign_splits(manifest, split, seed=seed)
     assert_disjoint(result, grouped=grouped)  # all rows assigned, groups whole, classes trained
@@ -135,11 +144,12 @@ def test_listed_groups():
     ({'test_groups': '21'}, "split.test_groups names the group '21'.*20 groups"),
     ({'test_groups': '1', 'val_groups': '01'}, "'01' is in split.val_groups and"),
     ({'kind': 'kfold', 'val_groups': '1'}, 'split.val_groups has no meaning'),
-    ({'kind': 'hold-out'}, 'holdout, kfold, given'), ({'tset': 0.1}, 'split.tset.*use test'),
+    ({'kind': 'hold-out'}, 'holdout, kfold, given'),
+    ({'tset': 0.1}, "split.tset.*did you mean 'test'"),
     ({'val': 1.5}, 'split.val=1.5'), ({'val': 0.5, 'test': 0.5}, 'nothing to train on'),
     ({'kind': 'kfold', 'fold': 5}, 'split.fold=5'), ({'kind': 'kfold', 'folds': 1}, 'split.folds'),
     ({'kind': 'kfold', 'folds': 30}, 'split.folds=30 is more than'),
-    ({'head': 'age'}, "split.head='age'"), ({'kind': 'given'}, 'bring no splits')])
+    ({'head': 'age'}, "split.head='age'"), ({'kind': 'given'}, 'the data have no splits')])
 def test_wrong_settings(split, words):
     with pytest.raises(DataError, match=words):
         assign_splits(drawers(), split, seed=0)
@@ -196,7 +206,7 @@ def test_a_class_of_one_image():
         with pytest.raises(DataError, match=r"Class 'b' has one image \('i0020'\).*add images"):
             assign_splits(manifest, split, seed=0)
     assert counts(assign_splits(manifest, {'val': 0, 'test': 0}, seed=0)) == {'train': 21}
-    # Two images do: the other one trains, whatever the second draw wants.
+    # Two images are enough: one trains, whatever the second draw takes.
     for seed in range(9):
         result = assign_splits(make([0] * 20 + [1] * 2), {'val': 0.4, 'test': 0.4}, seed=seed)
         assert (split_of(result, 'train').labels('class') == 1).any()
@@ -214,7 +224,7 @@ def test_unlabelled_rows_follow_their_group_or_train():
     result = assign_splits(manifest, {'test_groups': '0', 'val': 0.2}, seed=0)
     assert result.table['split'][40] == 'test'
     assert (result.table['split'][41:] == 'train').all()
-    # Nothing that has a label is left to draw from.
+    # No labelled row is left to draw from.
     manifest = make([0] * 4 + [-1] * 4, splits=['test'] * 4 + ['train'] * 4)
     with pytest.raises(DataError, match=r'none of them in the train'):
         assign_splits(manifest, {}, seed=0)
@@ -245,7 +255,7 @@ def test_given_group_on_two_sides():
         assign_splits(manifest, {'kind': 'given'}, seed=0)
     result = assign_splits(manifest, {'kind': 'given', 'grouped': False}, seed=0)
     assert counts(result) == {'train': 3, 'val': 3, 'test': 2}
-    # Folding the rest must not hide it.
+    # Making folds of the rest must not hide it.
     with pytest.raises(DataError, match="group 'y' is in val and test"):
         assign_splits(make([0] * 8, list('wwxxyyyz'), ['train'] * 6 + ['test'] * 2),
                       {'kind': 'kfold', 'folds': 2}, seed=0)

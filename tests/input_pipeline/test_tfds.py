@@ -12,6 +12,7 @@ from input_pipeline import loader
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import digest
 from input_pipeline.packing import pack
+from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.readable import check_readable
 from input_pipeline.sources import load_source, read_bytes, read_image, tfds
 
@@ -24,8 +25,7 @@ def png(number):
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-    """A data set that the library itself prepares, which needs no TensorFlow for pictures in
-    files."""
+    """A data set that the library prepares itself; for pictures in files it needs no TensorFlow."""
     import tensorflow_datasets
     root = tmp_path_factory.mktemp('tfds')
     features = tensorflow_datasets.features
@@ -69,12 +69,12 @@ def test_labels_and_pictures_belong_together(data_dir, tmp_path):
         split, _, file = row['id'].partition('/')
         k = int(file.split('.')[0])
         assert row['label/class'] == k % 3 and row['group'] == f'w{k % 2}'
-        # The very bytes that went in: nothing was decoded on the way.
+        # The same bytes that went in: nothing was decoded.
         assert read_bytes(manifest.root, row['location']) == png(20 * k + len(split))
         assert read_image(manifest.root, row['location'])[0, 0, 0] == 20 * k + len(split)
     assert check_readable(manifest, cache_dir=str(tmp_path)) is manifest
     left, right = ([batch['image'] for batch in loader.eval_dataset(
-        m, loader.ImageSpec(8), batch_size=5, threads=3)()]
+        m, PreprocessSpec(size=8), batch_size=5)()]
         for m in (manifest, pack(manifest, read_bytes, str(tmp_path / 'p'))))
     np.testing.assert_array_equal(np.concatenate(left), np.concatenate(right))
 
@@ -98,7 +98,8 @@ def test_presets(data_dir, monkeypatch):
     manifest = load(data_dir)
     assert manifest.classes == {'class': ('no', 'yes')} and 'split' not in manifest.table
     assert len(manifest) == 10
-    assert manifest.table['id'][9] == 'test/0000002'  # two by one writer: numbers are the ids
+    # Two pictures by one writer: the numbers are the ids.
+    assert manifest.table['id'][9] == 'test/0000002'
 
 
 def test_presets_name_features_that_exist(tmp_path):
@@ -115,12 +116,12 @@ def test_unprepared_and_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(DataError, match=r'food101.*needs TensorFlow once.*download_and_prepare'):
         load(str(tmp_path), 'food101')
-    with pytest.raises(DataError, match=r"no data set of TFDS.*mean 'food101'"):
+    with pytest.raises(DataError, match=r"not a data set of TFDS.*mean 'food101'"):
         load(str(tmp_path), 'food10')
     monkeypatch.setattr(tfds.importlib.util, 'find_spec', lambda name: True)
     commands = []
 
-    def run(command):  # stands for TensorFlow, which prepares in a process of its own
+    def run(command):  # takes the place of TensorFlow, which prepares in a separate process
         commands.append(command)
         return subprocess.CompletedProcess(command, 1)
     monkeypatch.setattr(tfds.subprocess, 'run', run)

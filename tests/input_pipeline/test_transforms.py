@@ -88,7 +88,7 @@ def test_source_size_is_what_a_crop_needs():
     ({'kind': 'cutout', 'fill': 'green'}, ['green', 'noise', 'white']),
     ({'kind': 'cutout', 'fill': 3}, ['3', 'black']),
 ])
-def test_a_bad_transform_is_told(spec, words):
+def test_a_bad_transform_is_reported(spec, words):
     with pytest.raises(DataError) as error:
         transforms.make_transform(spec, 'config.curriculum[0].transforms[1]')
     for word in ['config.curriculum[0].transforms[1]', spec['kind'], *words]:

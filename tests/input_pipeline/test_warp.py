@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
-from input_pipeline import geometry, warp
+from input_pipeline import geometry, pull_maps, warp
 from input_pipeline.transforms import TRANSFORMS, draw, make_transform
 
 SIZE = (61, 83)
@@ -48,7 +48,8 @@ def test_rotation_is_that_of_opencv():
     matrix = cv2.getRotationMatrix2D((31.5, 31.5), 17, 1)
     expected = cv2.warpAffine(image, matrix, (64, 64), borderMode=cv2.BORDER_REPLICATE)
     ours = warp.warp(image, [geometry.rotation(17, (64, 64))])
-    assert np.abs(ours.astype(int) - expected).mean() < 0.5  # OpenCV's own fixed-point inverse
+    # OpenCV computes its inverse in fixed point.
+    assert np.abs(ours.astype(int) - expected).mean() < 0.5
 
 
 def test_perspective_is_that_of_opencv():
@@ -64,7 +65,7 @@ def test_perspective_is_that_of_opencv():
 @pytest.mark.parametrize('size', [(224, 224), (160, 211)])
 @pytest.mark.parametrize('seed, names', [
     (0, ['hflip', 'vflip', 'rotate', 'elastic', 'grid_distortion']),
-    (1, ['rotate', 'elastic', 'grid_distortion', 'zoom', 'shift']),  # the last see the outside
+    (1, ['rotate', 'elastic', 'grid_distortion', 'zoom', 'shift']),  # the last ones see the outside
     *((seed, []) for seed in range(2, 9))])
 def test_every_pixel_of_the_composed_map_lands_where_the_separate_maps_put_it(seed, names, size):
     if not names:
@@ -73,8 +74,8 @@ def test_every_pixel_of_the_composed_map_lands_where_the_separate_maps_put_it(se
         rng.shuffle(names)
     maps = drawn(names, seed, size, perspective={'distortion': 0.3}, zoom={'factor': 0.6})
     y, x = np.mgrid[:size[0], :size[1]].astype(float)
-    x, y = warp.pull(maps, x.ravel(), y.ravel())
-    dense_x, dense_y = (plane.ravel() for plane in warp.dense_map(maps, size))
+    x, y = pull_maps.pull(maps, x.ravel(), y.ravel())
+    dense_x, dense_y = (plane.ravel() for plane in pull_maps.dense_map(maps, size))
     assert np.hypot(dense_x - x, dense_y - y).max() < 0.1
 
 
@@ -82,7 +83,7 @@ def test_the_picture_is_that_of_scipy_at_the_separate_points():
     image = photo(*SIZE)
     maps = drawn(['rotate', 'elastic', 'grid_distortion'], 1, SIZE)
     y, x = np.mgrid[:SIZE[0], :SIZE[1]].astype(float)
-    x, y = warp.pull(maps, x.ravel(), y.ravel())
+    x, y = pull_maps.pull(maps, x.ravel(), y.ravel())
     expected = np.stack([ndimage.map_coordinates(image[..., channel].astype(float), [y, x],
                                                  order=1, mode='nearest')
                          for channel in range(3)], -1).reshape(image.shape)
@@ -139,7 +140,7 @@ def test_a_larger_picture_is_laid_over_the_same_frame(names, source):
 @pytest.mark.parametrize('names', [['hflip'], ['rotate'], ['elastic']])
 def test_shrinking_averages_instead_of_picking_pixels(names):
     image = np.zeros((512, 768, 3), np.uint8)
-    image[::2, ::2] = image[1::2, 1::2] = 255  # a fine chequerboard is grey from afar
+    image[::2, ::2] = image[1::2, 1::2] = 255  # a fine chequerboard averages to grey
     shrunk = warp.warp(image, drawn(names, 0, (64, 64)), 'edge', (64, 64))
     assert np.abs(shrunk[4:-4, 4:-4].astype(int) - 127.5).max() < 3
 
@@ -147,12 +148,12 @@ def test_shrinking_averages_instead_of_picking_pixels(names):
 def test_a_resized_crop_is_cut_out_at_whole_pixels():
     image = photo(200, 300)
     size = (100, 100)
-    maps = [warp.box(60 / 300, 40 / 200, 150 / 300, 120 / 200, size)]
+    maps = [pull_maps.box(60 / 300, 40 / 200, 150 / 300, 120 / 200, size)]
     expected = cv2.resize(image[40:160, 60:210], size[::-1], interpolation=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(warp.warp(image, maps, size=size), expected)
     mirrored = warp.warp(image, [*maps, *drawn(['hflip'], 0, size)], size=size)
     np.testing.assert_array_equal(mirrored, expected[:, ::-1])
-    np.testing.assert_allclose(warp.detail(maps, size), (0.6, 0.5))
+    np.testing.assert_allclose(pull_maps.detail(maps, size), (0.6, 0.5))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 9), (4000, 4)])

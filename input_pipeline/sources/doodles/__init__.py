@@ -1,11 +1,12 @@
-"""`doodles`, the built-in data set: sketches by imagined writers, without a single file.
+"""`doodles`, the built-in data set: sketches by imaginary writers, without any file.
 
 Every picture is a pure function of its location, such as
 `doodles:seed=0,size=96,class=house,writer=7,drawing=1,tool=pen`, and every row of
-the manifest a pure function of the arguments of `load`. What is planted on purpose
+the manifest is a pure function of the settings of `load`. What is planted on purpose
 (copies, wrong labels, photographs, wild writers) is recorded in the `truth/*` columns.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ from input_pipeline.sources.doodles.writers import TOOLS, make_writer
 
 FIGURES = {**figures_travel.FIGURES, **figures_nature.FIGURES, **figures_animals.FIGURES,
            **figures_home.FIGURES, **figures_wear.FIGURES}
-# The first k classes make the smaller data sets, so the order mixes all sorts.
+# Smaller data sets have the first k classes, so the order mixes all kinds of things.
 CLASSES = (
     'house', 'tree', 'fish', 'cup', 'umbrella', 'bicycle', 'cat', 'flower', 'car', 'sailboat',
     'key', 'butterfly', 'guitar', 'cactus', 'clock', 'snail', 'chair', 'sun', 'scissors', 'bird',
@@ -37,59 +38,70 @@ CLASSES = (
     'cloud',
 )
 HEADS = {'class': CLASSES, 'tool': TOOLS}
-_TOOL, _PLANT = 0x7001, 0x9147  # keep the random streams apart
+_TOOL, _PLANT = 0x7001, 0x9147  # they separate the random streams
 
 
-def load(classes: int = 48, per_class: int = 80, writers: int = 40, size: int = 96, seed: int = 0,
-         heads: Sequence[str] = ('class',), imbalance: float = 1.0, wild_writers: int = 0,
-         near_duplicates: float = 0.0, wrong_labels: float = 0.0,
-         photos: float = 0.0) -> Manifest:
-    """The manifest of a data set of doodles.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoodlesSpec:
+    """A data set of doodles (config.data.doodles).
 
-    Drawing i of a class is by writer i % writers, and is the same picture whatever the
-    other arguments are. Rows: the drawings by class, then the copies, then the photographs.
-
-    Args:
+    Attributes:
         classes: how many of CLASSES, from the first; 1 to 48.
         per_class: drawings of the most frequent class.
-        writers: number of people ('w00', 'w01', ...), the group of a row.
+        writers: number of people ('w00', 'w01', ...); the person is the group of a row.
         size: side of the pictures in pixels, 16 to 1024.
-        seed: another seed, another set of people and drawings.
-        heads: which labels to give: 'class', 'tool'.
-        imbalance: counts fall exponentially from per_class to per_class / imbalance, but
-            not below 2; the drawings that stay are drawn at random, so that rare classes
-            are not all by the first writers.
-        wild_writers: the last so many writers turn (up to 40 degrees), mirror and bend
-            their paper: truth/wild.
+        seed: another seed gives other people and other drawings.
+        heads: which labels there are: 'class', 'tool'.
+        imbalance: counts fall exponentially from per_class to per_class / imbalance, but not
+            below 2. The drawings that stay are chosen at random, so that rare classes are not all
+            by the first writers.
+        wild_writers: the last so many writers turn (up to 40 degrees), mirror and bend their
+            paper: truth/wild.
         near_duplicates: altered copies to add, as a share of the drawings. A copy keeps its
-            label and gets another random writer (a wild one if the drawing is wild and
-            there are two), as leaks do in real data: truth/duplicate_of (an id or ''),
-            truth/alteration.
+            label and gets another random writer (a wild one if the drawing is wild and there are
+            two), as leaks do in real data: truth/duplicate_of (an id or ''), truth/alteration.
         wrong_labels: share of the drawings whose label/class is replaced by another class;
             copies inherit the mistake. truth/class keeps the right index.
-        photos: photograph-like pictures to add, as a share of the drawings, with random
-            labels and writers: truth/photo; their truth/class is -1.
+        photos: photograph-like pictures to add, as a share of the drawings, with random labels
+            and writers: truth/photo; their truth/class is -1.
+    """
+
+    classes: int = 48
+    per_class: int = 80
+    writers: int = 40
+    size: int = 96
+    seed: int = 0
+    heads: Sequence[str] = ('class',)
+    imbalance: float = 1.0
+    wild_writers: int = 0
+    near_duplicates: float = 0.0
+    wrong_labels: float = 0.0
+    photos: float = 0.0
+
+
+def load(**settings) -> Manifest:
+    """The manifest of a data set of doodles.
+
+    Drawing i of a class is by writer i % writers. It is the same picture whatever the other
+    settings are. Rows: the drawings by class, then the copies, then the photographs.
+
+    Args:
+        **settings: fields of `DoodlesSpec`.
 
     Raises:
-        DataError: a value out of range.
+        DataError: a value is out of range.
     """
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    for key, value, low, high in (
-            ('classes', classes, 1, len(CLASSES)), ('per_class', per_class, 1, 10**6),
-            ('writers', writers, 1, 10**5), ('size', size, 16, 1024), ('seed', seed, 0, 2**63),
-            ('wild_writers', wild_writers, 0, writers)):
-        _check_whole(key, value, low, high)
-    for key, value in (('near_duplicates', near_duplicates), ('wrong_labels', wrong_labels),
-                       ('photos', photos)):
-        _check_number(key, value, 0, 1)
-    _check_number('imbalance', imbalance, 1, 1e6)
-    _check_plants(classes, writers, heads, near_duplicates, wrong_labels)
+    spec = DoodlesSpec(**settings)
+    heads = (spec.heads,) if isinstance(spec.heads, str) else tuple(spec.heads)
+    _check(dataclasses.replace(spec, heads=heads))
+    classes, per_class, writers, seed, size = (
+        spec.classes, spec.per_class, spec.writers, spec.seed, spec.size)
 
     names, width = CLASSES[:classes], len(str(writers - 1)) if writers > 100 else 2
     people = [f'w{w:0{width}d}' for w in range(writers)]
     rng = np.random.default_rng((seed, _PLANT))
     ids, where, labels, tools, who = [], [], [], [], []
-    for c, count in enumerate(_counts(classes, per_class, imbalance)):
+    for c, count in enumerate(_counts(classes, per_class, spec.imbalance)):
         kept = range(per_class)
         if count < per_class:
             kept = np.sort(np.random.default_rng((seed, _PLANT, c)).permutation(per_class)[:count])
@@ -97,7 +109,7 @@ def load(classes: int = 48, per_class: int = 80, writers: int = 40, size: int = 
         held = _tools(seed, names[c], per_class, writers)
         for i in kept:
             writer, drawing = i % writers, i // writers
-            wild = ',wild=1' if writer >= writers - wild_writers else ''
+            wild = ',wild=1' if writer >= writers - spec.wild_writers else ''
             ids.append(f'{names[c]}/{people[writer]}-{drawing:02d}')
             where.append(f'doodles:seed={seed},size={size},class={names[c]},writer={writer},'
                          f'drawing={drawing},tool={TOOLS[held[i]]}{wild}')
@@ -106,10 +118,10 @@ def load(classes: int = 48, per_class: int = 80, writers: int = 40, size: int = 
             who.append(writer)
     drawn = len(ids)
     truth, who = np.array(labels), np.array(who)
-    wild = who >= writers - wild_writers
-    labels = _with_wrong_labels(truth, classes, wrong_labels, rng)
-    source, alterations, borrowed = _copies(who, wild, writers, near_duplicates, rng)
-    extra = round(photos * drawn)
+    wild = who >= writers - spec.wild_writers
+    labels = _with_wrong_labels(truth, classes, spec.wrong_labels, rng)
+    source, alterations, borrowed = _copies(who, wild, writers, spec.near_duplicates, rng)
+    extra = round(spec.photos * drawn)
 
     def column(values, of_photos) -> np.ndarray:
         values = np.asarray(values)
@@ -143,7 +155,7 @@ def read(location: str) -> np.ndarray:
     """The picture at a location that `load` gave: uint8 [size, size, 3], RGB.
 
     Raises:
-        DataError: the location is not one of doodles'.
+        DataError: it is not the location of a doodle.
     """
     part = _parse(location)
     if 'photo' in part:
@@ -157,7 +169,7 @@ def read(location: str) -> np.ndarray:
 
 
 def _name_key(name: str) -> int:
-    """A number for the random stream of a class, which no other class can shift."""
+    """A number for the random stream of a class; it does not depend on the other classes."""
     return zlib.crc32(name.encode())
 
 
@@ -169,7 +181,7 @@ def _counts(classes: int, per_class: int, imbalance: float) -> list[int]:
 
 
 def _tools(seed: int, name: str, per_class: int, writers: int) -> list[int]:
-    """Index into TOOLS of each drawing of a class: writers have their favourites."""
+    """Index into TOOLS of each drawing of a class; each writer has favourite tools."""
     chance = np.cumsum([make_writer(seed, w).tools for w in range(min(writers, per_class))], 1)
     u = np.random.default_rng((seed, _TOOL, _name_key(name))).random(per_class)
     held = (u[:, None] > chance[np.arange(per_class) % writers]).sum(1)
@@ -187,7 +199,7 @@ def _with_wrong_labels(truth: np.ndarray, classes: int, share: float,
 
 def _copies(who: np.ndarray, wild: np.ndarray, writers: int, share: float,
             rng: np.random.Generator) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Rows to copy, how to alter each copy, and the writer each is given."""
+    """(rows to copy, alteration of each copy, writer that each copy is attributed to)"""
     count = round(share * len(who))
     source = rng.permutation(len(who))[:count]
     # Each kind of alteration gets an equal share; crop and brightness have two strengths.
@@ -219,17 +231,24 @@ def _check_number(key: str, value, low: float, high: float) -> None:
         raise DataError(f'data.doodles.{key} is {value!r}: use a number from {low} to {high:g}.')
 
 
-def _check_plants(classes: int, writers: int, heads: tuple[str, ...], near_duplicates: float,
-                  wrong_labels: float) -> None:
+def _check(spec: DoodlesSpec) -> None:
+    for key, low, high in (
+            ('classes', 1, len(CLASSES)), ('per_class', 1, 10**6), ('writers', 1, 10**5),
+            ('size', 16, 1024), ('seed', 0, 2**63), ('wild_writers', 0, spec.writers)):
+        _check_whole(key, getattr(spec, key), low, high)
+    for key in ('near_duplicates', 'wrong_labels', 'photos'):
+        _check_number(key, getattr(spec, key), 0, 1)
+    _check_number('imbalance', spec.imbalance, 1, 1e6)
+    heads = spec.heads
     unknown = [head for head in heads if not isinstance(head, str) or head not in HEADS]
     if unknown or not heads or len(set(heads)) < len(heads):
         raise DataError(f"data.doodles.heads is {heads!r}: "
                         f"use one or both of 'class' and 'tool', each once.")
-    if near_duplicates and writers < 2:
-        raise DataError(f'data.doodles.near_duplicates is {near_duplicates!r} with a single writer '
-                        f'to borrow from: set data.doodles.writers to 2 or more.')
-    if wrong_labels and (classes < 2 or 'class' not in heads):
-        raise DataError(f"data.doodles.wrong_labels is {wrong_labels!r}, which needs the head "
+    if spec.near_duplicates and spec.writers < 2:
+        raise DataError(f'data.doodles.near_duplicates is {spec.near_duplicates!r}, but there is '
+                        f'only one writer: set data.doodles.writers to 2 or more.')
+    if spec.wrong_labels and (spec.classes < 2 or 'class' not in heads):
+        raise DataError(f"data.doodles.wrong_labels is {spec.wrong_labels!r}, which needs the head "
                         f"'class' and two classes or more: set it to 0 or change those.")
 
 
@@ -252,6 +271,6 @@ def _parse(location: str) -> dict:
             and part.get('alter', 'flip') in plants.ALTERATIONS and part.get('wild', 0) in (0, 1))
     if not good:
         raise DataError(
-            f'The location {location!r} names no doodle: use one that the manifest gave, such as '
+            f'The location {location!r} is not that of a doodle: use one of the manifest, like '
             f"'doodles:seed=0,size=96,class=house,writer=7,drawing=1,tool=pen'.")
     return part

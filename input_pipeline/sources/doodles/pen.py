@@ -1,7 +1,7 @@
 """The stroke engine: from strokes, a writer and a tool to an RGB picture.
 
-All strokes of a figure are worked on as one array of points, so that a drawing costs
-a few dozen array operations and one OpenCV call a stroke.
+All strokes of a figure are processed as one array of points, so a drawing costs a few dozen array
+operations and one OpenCV call per stroke.
 """
 
 import functools
@@ -17,15 +17,15 @@ from input_pipeline.sources.doodles.writers import TOOLS, Writer
 STEP = .022  # distance of points along a stroke, fraction of the figure's longer side
 TURN = math.radians(10)  # standard deviation of a drawing's rotation
 MARGIN = .015  # of the paper, kept free around a drawing
-# Tremor: three waves along a line for x, three for y; radians a point, and weights.
+# Tremor: three waves along a line for x, three for y; radians per point, and weights.
 _FREQUENCIES = np.array([.37, .7, 1.2, .33, .75, 1.1])
 _AMPLITUDES = np.kron(np.eye(2), np.array([[1.2], [.8], [.4]]))
 _PAIRS = np.kron(np.eye(2), np.ones((2, 1)))
 _SHARE = np.linspace(0, 1, 256)[:, None]  # of the ink in a pixel
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
-# Width of the line (fraction of the paper) of each tool in an average hand.
+# Width of the line of each tool in an average hand, fraction of the paper.
 _WIDTHS = dict(zip(TOOLS, (.0165, .0185, .031, .040)))
-_GRAIN = 64  # spare pixels of the grain, from which each drawing cuts its own piece
+_GRAIN = 64  # extra pixels of the grain, from which each drawing cuts its own piece
 
 
 def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Generator,
@@ -38,7 +38,7 @@ def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Ge
         tool: one of TOOLS.
         rng: the randomness of this drawing alone.
         size: side of the paper in pixels.
-        wild: whether the paper is also rotated by up to 40 degrees, mirrored and bent.
+        wild: whether the paper is rotated by up to 40 degrees, mirrored and bent as well.
 
     Returns:
         uint8 [size, size, 3], RGB.
@@ -49,7 +49,7 @@ def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Ge
     width = _WIDTHS[tool] * writer.width
     points = _posed(points, writer, rng, wild, MARGIN + .8 * width)
     side = size * (3 if size < 128 else 2)
-    # Small drawings are drawn with the tip, large ones with the flat of the tool.
+    # Small drawings are drawn with the tip of the tool, large ones with its flat side.
     width *= side * math.sqrt(np.ptp(points, axis=0).max() / .75)
     layer = _inked(points, first, [s.inside for s in strokes], writer, tool, rng, side, width)
     return _coloured(cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA),
@@ -58,7 +58,7 @@ def draw(strokes: Sequence[Stroke], writer: Writer, tool: str, rng: np.random.Ge
 
 def _retraced(strokes: Sequence[Stroke], writer: Writer,
               rng: np.random.Generator) -> list[Stroke]:
-    """Some hands draw a line twice; never over what the first one hides."""
+    """Some hands draw a line twice, but not over what the first line hides."""
     again = rng.random(len(strokes)) < writer.retrace
     if not again.any():
         return list(strokes)
@@ -71,11 +71,12 @@ def _retraced(strokes: Sequence[Stroke], writer: Writer,
 
 
 def _sampled(lines: list[np.ndarray], writer: Writer, rng: np.random.Generator):
-    """Points at equal distances along each line, ends too long or too short as hands are.
+    """Points at equal distances along each line; some lines end too early, as hands do.
 
     Returns:
-        points float64 [n, 2], centred, longer side of the figure 1; first int [k + 1],
-        where each line begins; counts int [k].
+        points: float64 [n, 2], centred; the longer side of the figure is 1.
+        first: int [k + 1], where each line begins.
+        counts: int [k], points of each line.
     """
     knots = np.concatenate(lines)
     low, high = knots.min(0), knots.max(0)
@@ -86,7 +87,7 @@ def _sampled(lines: list[np.ndarray], writer: Writer, rng: np.random.Generator):
     lengths = np.empty(len(knots))
     lengths[0] = 0
     lengths[1:] = np.sqrt((np.diff(knots, axis=0) ** 2).sum(1))
-    lengths[starts] = 1  # a gap in the common arc length keeps the lines apart
+    lengths[starts] = 1  # a gap in the common arc length separates the lines
     way = np.cumsum(lengths)
     begin, length = way[starts], way[ends - 1] - way[starts]
     short = np.minimum(writer.overshoot + writer.looseness * rng.standard_normal(len(sizes)), 0)
@@ -115,10 +116,10 @@ def _shake(points: np.ndarray, first: np.ndarray, counts: np.ndarray, writer: Wr
     waves = (np.arange(len(points))[:, None] * _FREQUENCIES + phase[line]).astype(np.float32)
     points += np.sin(waves) @ (_AMPLITUDES * writer.tremor)
 
-    # Each stroke lands a little off, a little turned, a little too large or too small.
+    # Each stroke is a little misplaced, a little turned, and a little too large or too small.
     centre = np.add.reduceat(points, first[:-1], axis=0) / counts[:, None]
     move = rng.standard_normal((len(counts), 4))
-    extent = np.minimum(counts * STEP, 1)  # a long stroke is aimed with more care for its angle
+    extent = np.minimum(counts * STEP, 1)  # the angle of a long stroke is aimed more carefully
     angle = 3.5 * writer.wobble * move[:, 0] / (.5 + extent)
     grow = 1 + 2.5 * writer.wobble * move[:, 1]
     c, s = (grow * np.cos(angle))[line], (grow * np.sin(angle))[line]
@@ -135,7 +136,7 @@ def _shake(points: np.ndarray, first: np.ndarray, counts: np.ndarray, writer: Wr
 
 
 def _bent(points: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """The points in a smooth displacement field of two long waves an axis."""
+    """The points moved by a smooth displacement field of two long waves per axis."""
     u = rng.random((4, 3))
     angle = 2 * np.pi * u[:, 0]
     waves = np.array([np.cos(angle), np.sin(angle)]) * (3 + 4 * u[:, 1])
@@ -144,7 +145,7 @@ def _bent(points: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 
 def _posed(points: np.ndarray, writer: Writer, rng: np.random.Generator,
            wild: bool, margin: float) -> np.ndarray:
-    """The points on the paper, a unit square: proportions, slant, rotation, size, place."""
+    """The points on the paper, a unit square: proportions, slant, rotation, size and place."""
     points = _bent(points, writer.bend, rng)
     normal, u = rng.standard_normal(3).tolist(), rng.random(6).tolist()
     angle = writer.tilt + TURN * min(max(normal[0], -2.4), 2.4)
@@ -203,7 +204,7 @@ def _inked(points: np.ndarray, first: np.ndarray, insides: list[int], writer: Wr
 
 def _brush_levels(points: np.ndarray, first: np.ndarray, width: float,
                   rng: np.random.Generator) -> np.ndarray:
-    """Width of a brush at each point in whole pixels: tapered ends, heavier downwards."""
+    """Width of a brush at each point in whole pixels; ends taper, downstrokes are heavier."""
     counts = np.diff(first)
     line = np.repeat(np.arange(len(counts)), counts)
     t = (np.arange(len(points)) - first[line]) / (counts - 1)[line]
@@ -216,7 +217,7 @@ def _brush_levels(points: np.ndarray, first: np.ndarray, width: float,
 
 @functools.lru_cache(maxsize=16)
 def _grain(size: int, tool: str) -> np.ndarray:
-    """The tooth of the paper (pencil) or the flow of the ink (brush), uint8."""
+    """The grain of the paper (pencil) or the flow of the ink (brush), uint8."""
     side = size + _GRAIN
     rng = np.random.default_rng((side, TOOLS.index(tool)))
     noise = rng.standard_normal((side, side), np.float32)

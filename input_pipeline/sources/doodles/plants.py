@@ -1,4 +1,4 @@
-"""What can be planted among the drawings on purpose: altered copies and photographs."""
+"""What is planted among the drawings on purpose: altered copies and photographs."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ _PHOTO = 0xF070
 
 
 def alter(image: np.ndarray, alteration: str) -> np.ndarray:
-    """A near duplicate of a picture, uint8 [s, s, 3] in and out; see ALTERATIONS."""
+    """A near duplicate of a picture: uint8 [s, s, 3] -> uint8 [s, s, 3]; see ALTERATIONS."""
     return ALTERATIONS[alteration](image)
 
 
@@ -43,7 +43,7 @@ ALTERATIONS = {
 
 
 def photo(seed: int, number: int, size: int) -> np.ndarray:
-    """Photograph number `number`: lit coloured bodies before a rough ground, with sensor noise.
+    """Photograph number `number`: lit, coloured bodies before a rough background, with noise.
 
     Returns:
         uint8 [size, size, 3]; a pure function of the arguments.
@@ -51,7 +51,7 @@ def photo(seed: int, number: int, size: int) -> np.ndarray:
     rng = np.random.default_rng((seed, _PHOTO, number))
 
     def draw(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))  # a Python float leaves arrays at float32
+        return float(rng.uniform(low, high))  # a Python float keeps arrays at float32
 
     axis = (np.arange(size, dtype=np.float32) + .5) / size
     x, y = np.meshgrid(axis, axis)
@@ -81,7 +81,8 @@ def photo(seed: int, number: int, size: int) -> np.ndarray:
 
 
 def _rough(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Noise whose amplitude falls with frequency as 1/f, float32 [size, size], deviation 1."""
+    """Noise whose amplitude falls with the frequency as 1/f: float32 [size, size], standard
+    deviation 1."""
     total = np.zeros((size, size), np.float32)
     cells = 3
     while cells < size:

@@ -1,4 +1,4 @@
-"""The words in which figures are written: lines, curves, rings and how they cover each other.
+"""The shapes from which figures are made: lines, curves, rings, and how they cover each other.
 
 Coordinates run from 0 to 100, x to the right and y downwards; `pen.py` measures the
 finished figure and fits it to the paper, so figures need not fill that square exactly.
@@ -25,7 +25,7 @@ class Stroke(NamedTuple):
 
 
 class Vary:
-    """The choices of one drawing: calls return the next random number in order."""
+    """The random choices of one drawing: each call uses the next random number."""
 
     def __init__(self, rng: np.random.Generator):
         self._numbers = iter(rng.random(96).tolist())
@@ -35,9 +35,11 @@ class Vary:
         return low + (high - low) * next(self._numbers)
 
     def maybe(self, chance: float = 0.5) -> bool:
+        """True with the probability `chance`."""
         return next(self._numbers) < chance
 
     def pick(self, *choices):
+        """One of the choices, each equally likely."""
         return choices[int(next(self._numbers) * len(choices))]
 
 
@@ -55,7 +57,7 @@ _CIRCLE = np.array([(math.sin(math.radians(t)), -math.cos(math.radians(t)))
 
 
 def line(*xy: float) -> Stroke:
-    """Straight pieces through x0, y0, x1, y1, ..."""
+    """Straight segments through x0, y0, x1, y1, ..."""
     return Stroke(np.array(xy, float).reshape(-1, 2))
 
 
@@ -100,7 +102,7 @@ def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) ->
 
 
 def ring(cx: float, cy: float, rx: float, ry: float | None = None) -> Stroke:
-    """An ellipse, begun at the top as most hands do."""
+    """An ellipse, begun at the top as most people do."""
     return Stroke(_CIRCLE * (rx, rx if ry is None else ry) + (cx, cy))
 
 
@@ -111,7 +113,7 @@ def dot(cx: float, cy: float, r: float) -> Stroke:
 
 def puffs(cx: float, cy: float, rx: float, ry: float, lobes: int, depth: float,
           phase: float = 0) -> Stroke:
-    """A cloud's outline: an ellipse of outward bulges."""
+    """The outline of a cloud: an ellipse with outward bulges."""
     t = np.linspace(0, 2 * np.pi, 12 * lobes + 1)
     r = 1 + depth * np.abs(np.sin((lobes * t + phase) / 2))
     return Stroke(_around(cx, cy, rx * r, ry * r, t))
@@ -140,7 +142,7 @@ def join(*strokes: Stroke) -> Stroke:
 
 
 def closed(stroke: Stroke) -> Stroke:
-    """The stroke led back to where it began."""
+    """The stroke, led back to its beginning."""
     return Stroke(np.concatenate([stroke.points, stroke.points[:1]]), stroke.inside)
 
 

@@ -1,4 +1,4 @@
-"""The people who draw: what one person's sketches have in common, and their tools."""
+"""The people who draw: what the sketches of one person have in common, and the tools."""
 
 import dataclasses
 import functools
@@ -16,25 +16,25 @@ _PAPERS = ((255, 255, 255), (255, 255, 255), (252, 252, 250), (250, 248, 242), (
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """One person's hand. Lengths are fractions of the figure's longer side, angles radians."""
+    """One person's hand. Lengths are fractions of the figure's longer side, angles are radians."""
 
     width: float  # of the lines, relative to the tool's usual width
     tremor: float  # amplitude of the fast shake along a line
-    wobble: float  # how far whole strokes land from where they should
-    bend: float  # how far the figure as a whole is out of shape
+    wobble: float  # how far whole strokes miss their place
+    bend: float  # how strongly the whole figure is bent
     slant: float  # shear, x per y
-    aspect: float  # width over height, relative to the figure as designed
-    speed: int  # a fast hand rounds corners: number of smoothing passes
-    overshoot: float  # how far a line runs on past its end (below 0: stops short), mean
-    looseness: float  # the same, standard deviation
+    aspect: float  # width / height, relative to the figure as designed
+    speed: int  # number of smoothing passes: a fast hand rounds corners
+    overshoot: float  # mean length by which a line runs past its end (below 0: stops short)
+    looseness: float  # standard deviation of that length
     extent: float  # usual size on the paper, fraction of the paper
     tilt: float  # usual rotation on the paper
-    retrace: float  # chance that a stroke is drawn twice
+    retrace: float  # probability that a stroke is drawn twice
     pressure: float  # how much the width changes between strokes
     ink: tuple[int, int, int]
     colours: tuple[tuple[int, int, int], ...]  # the markers in this person's pencil case
     paper: tuple[int, int, int]
-    tools: tuple[float, ...]  # chance of each of TOOLS
+    tools: tuple[float, ...]  # probability of each of TOOLS
 
 
 @functools.lru_cache(maxsize=8192)

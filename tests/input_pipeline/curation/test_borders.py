@@ -33,7 +33,7 @@ def test_a_column_from_elsewhere(manifest):
 @pytest.mark.parametrize('rule, words', [
     (dict(column='agr', between=(1, 2), action='drop'), "'agr' does not exist .did you mean 'age'"),
     (dict(column='age', action='drop'), 'between=.low, high. and values'),
-    (dict(column='age', between=(2, 1), action='drop'), 'no range'),
+    (dict(column='age', between=(2, 1), action='drop'), 'not a valid range'),
     (dict(column='age', between=(1, 2)), 'one of action'),
     (dict(column='age', between=(1, 2), action='delete'), "'delete'"),
     (dict(column='age', between=(1, 2), weight=2), 'weight=2'),

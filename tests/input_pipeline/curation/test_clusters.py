@@ -6,7 +6,7 @@ from input_pipeline.curation import clusters
 
 @pytest.fixture(scope='module')
 def clouds():
-    """Three clouds of 60 points in 20 directions, and 6 points far from all."""
+    """Three clouds of 60 points in 20 dimensions, and 6 points far from all of them."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2, -1], [60, 60, 60, 6])
     centres = 8 * rng.standard_normal((3, 20))

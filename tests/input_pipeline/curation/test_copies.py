@@ -8,7 +8,7 @@ from input_pipeline.manifest import make_manifest
 
 
 def finding(labels, **columns):
-    """Of seven pictures: 0, 1 and 2 are copies (1 the largest), 4 and 5 the same file."""
+    """Seven pictures: 0, 1 and 2 are copies (1 is the largest), 4 and 5 are the same file."""
     table = pd.DataFrame(dict(width=[9, 20, 9, 9, 9, 9, 9], height=9, bytes=1))
     pairs = pd.DataFrame(dict(first=[0, 1, 4], second=[1, 2, 5], kind=['near', 'near', 'bytes'],
                               correlation=[.99, .98, 1.0]))
@@ -28,7 +28,7 @@ def test_the_best_of_a_group_is_kept():
     assert found.group.tolist() == ['0', '0', '0', '', '1', '1', '']
 
 
-def test_different_labels_are_for_people():
+def test_different_labels_are_for_review():
     found = finding([0, 0, 1, 0, 0, -1, 0])
     assert found.action.tolist() == ['review'] * 3 + ['keep', 'keep', 'drop', 'keep']
     assert finding([0, 0, 0, 0, -1, 0, 0]).action[4:6].tolist() == ['drop', 'keep']  # labelled

@@ -38,7 +38,7 @@ def applied(tmp_path, *texts, **columns):
     '\ufeffid,action,weight,label,,\r\na, Drop ,,,,\r\nb,KEEP,0.5,dög,,\r\n,,,,,\r\n\r\n',
     'id\taction\tweight\tlabel\na\tdrop\nb\tkeep\t0.5\tdög\n',  # cells cut off at the end
 ])
-def test_a_spreadsheet_may_have_had_it(tmp_path, text):
+def test_a_file_saved_by_a_spreadsheet_is_read(tmp_path, text):
     table = applied(tmp_path, text)
     assert list(table.index) == IDS[1:]
     assert table['weight'].tolist() == [0.5, 1, 1, 1, 1]
@@ -66,10 +66,11 @@ def test_copies_join_groups_of_kept_pictures_only(tmp_path):
     assert len(set(group[['a', 'b', 'c', 'f']])) == 1 and group['d'] == group['e'] == 'r'
     assert group['a'] != group['d']
     group = applied(tmp_path, text.format('drop'), group=of)['group']
-    assert group['a'] == 'p' and group['c'] == group['f'] == 'q'  # what joined them is gone
+    # The picture that joined them is dropped.
+    assert group['a'] == 'p' and group['c'] == group['f'] == 'q'
 
 
-def test_groups_join_over_files_and_without_groups_of_their_own(tmp_path):
+def test_groups_join_across_files_and_without_given_groups(tmp_path):
     header = 'id,action,duplicate_group\n'
     texts = [header + 'a,keep,1\nb,keep,1\n', header + 'c,keep,1\nd,keep,1\nf,keep,\n']
     group = applied(tmp_path, *texts, group=[''] * 6)['group']
@@ -77,7 +78,7 @@ def test_groups_join_over_files_and_without_groups_of_their_own(tmp_path):
     assert group['e'] == group['f'] == ''
 
 
-def test_the_digest_of_the_data_knows(tmp_path):
+def test_decisions_change_the_digest_of_the_data(tmp_path):
     plain = digest(manifest())
     texts = ['id,action\na,drop\n', 'id,action,weight\na,keep,.5\n',
              'id,action,label\na,keep,dög\n',
@@ -94,7 +95,7 @@ def test_the_digest_of_the_data_knows(tmp_path):
     ('id,action\na,drop\n\na,keep\n', "id 'a' in line 2 and in line 4"),
     ('id,action,weight\na,keep,-1\n', "weight '-1' in line 2"),
     ('id,action,weight\na,keep,much\n', "weight 'much'"),
-    ('id,action,label\na,keep,dig\n', "'a' 'dig'.*head 'class'"),
+    ('id,action,label\na,keep,dig\n', "'a' as 'dig'.*head 'class'"),
     ('id,action,label/age\na,keep,1\n', "'label/age'.*heads are class"),
     ('id,action\n' + ''.join(f'{name},drop\n' for name in IDS), 'drop every image'),
     ('', 'is empty'),

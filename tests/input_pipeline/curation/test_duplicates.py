@@ -54,7 +54,7 @@ def test_planted_copies_are_found_and_nothing_else(planted):
     assert set(found.kinds()) == {'near'}
 
 
-def test_conflicting_labels_are_told_apart(planted):
+def test_conflicting_labels_are_found(planted):
     table, found = planted
     labels = table['label/class'].to_numpy().copy()
     assert not conflicting(found.group, labels).any()  # copies inherit the mistake
@@ -99,7 +99,7 @@ def test_groups_are_transitive():
 def test_thresholds_are_obeyed():
     house = drawing('house')
     spotted = house.copy()
-    spotted[70:74, 30:34] = 0  # which leaves a correlation of .983
+    spotted[70:74, 30:34] = 0  # the correlation is still .983
     assert house[70:74, 30:34].min() > 128
     pair = measures_of([measure_picture(house), measure_picture(spotted)])
     assert find_duplicates(pair).group.tolist() == [-1, -1]
@@ -120,7 +120,7 @@ def stroke(left, top, bottom):
     return picture
 
 
-def test_two_straight_strokes_are_no_copies_unless_they_lie_at_one_place():
+def test_two_straight_strokes_are_copies_only_at_the_same_place():
     one, other = stroke(40, 20, 70), stroke(52, 18, 72)
     noisy = cv2.imdecode(cv2.imencode('.jpg', one)[1], cv2.IMREAD_COLOR)
     found = find_duplicates(measures_of([measure_picture(p) for p in (one, other, noisy)]))
@@ -137,14 +137,15 @@ def test_registration_finds_the_crop_and_refuses_what_only_looks_alike():
     zeros = np.zeros(5, int)
     correlation, residual, motion = register(thumbs, zeros, np.arange(5), zeros)
     assert correlation[0] == pytest.approx(1, abs=1e-5) and motion[0] < 1e-3
-    # The scale is 1 / .9; the middle lies .025 of a side left, .03 below: 2 x that in halves.
+    # The scale is 1 / .9. The centre lies .025 of a side to the left and .03 below: twice that in
+    # half sides.
     assert correlation[1] > 0.985 and residual[1] < 1.5 and motion[1] == pytest.approx(.11, abs=.02)
     assert (correlation[2:] < 0.9).all() and np.isinf(residual[2:]).all()
     mirrored = register(thumbs, zeros[:1], np.array([4]), np.array([4]))
     assert mirrored[0][0] == pytest.approx(1, abs=1e-5)
 
 
-def test_features_bring_candidates_of_their_own():
+def test_features_add_candidates():
     rng = np.random.default_rng(0)
     thumbs = rng.integers(0, 256, (40, 64, 64), dtype=np.uint8)
     hashes = rng.integers(0, 2**63, (40, 8)).astype(np.uint64)
@@ -158,4 +159,5 @@ def test_features_bring_candidates_of_their_own():
 def test_the_nearest_of_either_picture_are_kept():
     i, j = np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2])
     keep = duplicates._nearest(i, j, np.array([3, 1, 2, 0]), 1)
-    assert keep.tolist() == [False, True, True, True]  # 0's is 2, 1's and 2's each other, 3's 0
+    # The nearest of 0 is 2, of 1 it is 2, of 2 it is 1, of 3 it is 0.
+    assert keep.tolist() == [False, True, True, True]

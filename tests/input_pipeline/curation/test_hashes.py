@@ -36,7 +36,7 @@ def test_positions_differ_from_each_other(drawings):
 
 @pytest.mark.parametrize('alteration, most', [
     ('jpeg-50', 4), ('brightness-1.2', 8), ('brightness-0.8', 6), ('crop-3', 14)])
-def test_what_a_hash_bears(drawings, alteration, most):
+def test_a_hash_survives_small_changes(drawings, alteration, most):
     apart = [bits(hashes_of(picture)[0], hashes_of(ALTERATIONS[alteration](picture))[0])
              for picture in drawings]
     assert max(apart) <= most

@@ -27,7 +27,7 @@ def test_confident_learning_by_hand():
     np.testing.assert_allclose(other.score[:4], [.1, .2, .8, .55])
 
 
-def test_an_unsure_class_gets_a_threshold_of_its_own():
+def test_an_unsure_class_gets_its_own_threshold():
     # A model that gives class 1 at most .4: an absolute threshold would never count it.
     probabilities = np.array([[.6, .4], [.95, .05], [.9, .1], [.62, .38], [.62, .38]])
     found = find_label_errors(np.array([0, 0, 0, 1, 1]), probabilities)

@@ -37,7 +37,7 @@ def test_stored_kind_and_chroma(data):
     assert list(found.table['file_type']) == ['PNG', 'PNG', 'JPEG', 'GIF']
     assert (found.table['width'] == 160).all() and (found.table['aspect'] == 4 / 3).all()
     assert row(found, 'color.png')['bytes'] == (data / 'cat/color.png').stat().st_size
-    # Black and white is told by the pixels, however they are stored.
+    # Black and white depends on the pixels, not on how they are stored.
     assert row(found, 'grey_as_rgb.jpg')['chroma'] < 3 and row(found, 'grey.png')['chroma'] < 1
     assert row(found, 'color.png')['chroma'] > 20 and row(found, 'palette.gif')['chroma'] > 20
     assert row(found, 'color.png')['colourfulness'] > 30 > 3 > row(found, 'grey.png')[
@@ -63,7 +63,7 @@ def test_numbers_of_known_pictures():
     assert red['colourfulness'] == pytest.approx(0.3 * np.hypot(255, 127.5))  # by their formula
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     speckled = 128 + np.random.default_rng(0).normal(0, 8, (256, 256, 3))
-    assert values(speckled.astype(np.uint8))['chroma'] < 6  # noise is no colour
+    assert values(speckled.astype(np.uint8))['chroma'] < 6  # noise is not colour
     assert values(cv2.GaussianBlur(noise, (0, 0), 3))['sharpness'] < values(noise)['sharpness'] / 50
 
 

@@ -67,7 +67,7 @@ def test_among_illustrations_with_a_few_marks(illustrations):
     assert marked[:2].tolist() == [1, 1] and marked[120] == 0  # whatever they look like
 
 
-def test_edges_of_a_lens_are_told_from_those_of_a_pen():
+def test_edges_of_a_lens_differ_from_those_of_a_pen():
     sharp = np.full((100, 100, 3), 255, np.uint8)
     cv2.circle(sharp, (50, 50), 30, (20, 20, 20), 3)
     soft = cv2.GaussianBlur(sharp, (0, 0), 2)
@@ -81,8 +81,8 @@ def test_edges_of_a_lens_are_told_from_those_of_a_pen():
 def test_a_cluster_is_judged_as_a_whole(doodles):
     values, truth = doodles
     cluster = np.where(truth, 1, 0)
-    cluster[0] = 1  # a drawing that the clustering put with the photographs
-    cluster[1:3] = -1  # and two in no cluster, which stand for themselves
+    cluster[0] = 1  # a drawing in the cluster of the photographs
+    cluster[1:3] = -1  # and two in no cluster, each of which counts on its own
     found = of_clusters(values, cluster)
     assert found[truth].all() and found[0] == 1 and not found[1:3].any()
 

@@ -1,0 +1,119 @@
+"""What a data set is like: quality, duplicates and splits of all pictures, each read once."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from input_pipeline.atomic_files import atomic_open
+from input_pipeline.csv_table import quoting_for
+from input_pipeline.curation import quality
+from input_pipeline.curation.duplicates import Duplicates, conflicting, find_duplicates
+from input_pipeline.curation.measures import Measures, measure
+from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest
+from input_pipeline.readable import unreadable
+from input_pipeline.splits import assign_splits
+
+
+@dataclasses.dataclass(frozen=True)
+class Exploration:
+    """What is known of N pictures in G groups of duplicates.
+
+    Attributes:
+        manifest: N rows, with the column split if the config's split can be made.
+        problems: object [N], '' or why a picture cannot be read.
+        split_note: why there is no split, or ''.
+        measures, duplicates: of the pictures.
+        conflicts: bool [G], whether a group has different labels of some head.
+        flags: bool [N, quality.FLAGS].
+        suspicion: float [N], 0 for pictures that are not suspicious.
+        why: N texts, the suspicion in words.
+    """
+
+    manifest: Manifest
+    problems: np.ndarray
+    split_note: str
+    measures: Measures
+    duplicates: Duplicates
+    conflicts: np.ndarray
+    flags: pd.DataFrame
+    suspicion: np.ndarray
+    why: list[str]
+
+
+def explore_pictures(
+        manifest: Manifest, options: Mapping, split: Mapping, *, seed: int, cache_dir: str,
+        progress: Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+) -> Exploration:
+    """Looks at every picture.
+
+    Args:
+        manifest: N rows.
+        options: config.curate, of which quality and duplicates count.
+        split: config.split.
+        seed: of the split.
+        cache_dir: folder in which measures of files are kept between runs.
+        progress: (what, unit) -> a block with a progress bar, which yields its function
+            (done, total).
+
+    Raises:
+        DataError: a threshold is wrong.
+    """
+    quality.check(options['quality'])  # rather than after minutes of measuring
+    with progress('check', 'image') as done:
+        bad, _ = unreadable(manifest, cache_dir=cache_dir, progress=done)
+    with progress('measure', 'image') as done:
+        measures = measure(manifest, cache_dir=cache_dir, progress=done)
+    problems = measures.table['problem'].to_numpy(object)
+    problems[list(bad)] = list(bad.values())
+    manifest, split_note = _with_split(manifest, np.flatnonzero(problems == ''), split, seed)
+    suspicion, why = quality.suspicions(measures.table, options['quality'])
+    with progress('compare', 'pair') as done:
+        duplicates = find_duplicates(measures, progress=done, **options['duplicates'])
+    group = duplicates.group
+    conflicts = np.zeros(group.max(initial=-1) + 1, bool)
+    for head in manifest.heads:
+        conflicts |= conflicting(group, manifest.labels(head))
+    return Exploration(manifest, problems, split_note, measures, duplicates, conflicts,
+                       quality.flags(measures.table, options['quality']), suspicion, why)
+
+
+def _with_split(manifest: Manifest, readable: np.ndarray, split: Mapping, seed: int
+                ) -> tuple[Manifest, str]:
+    """The manifest with the column split, '' for unreadable rows; or as it was, and why."""
+    try:
+        if not len(readable):
+            raise DataError('No picture can be read.')
+        placed = assign_splits(manifest.select(readable), split, seed=seed)
+    except DataError as error:  # a page that says so is worth more than none
+        return manifest, str(error)
+    sides = np.full(len(manifest), '', object)
+    sides[readable] = placed.table['split']
+    return manifest.with_column('split', sides), ''
+
+
+def save_exploration(found: Exploration, path: Path) -> None:
+    """Writes a CSV with one row per image: what the manifest has, measures, flags, duplicates.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    manifest, group = found.manifest, found.duplicates.group
+    known = [name for name in ('id', 'location', 'group', 'split') if name in manifest.table]
+    table = manifest.table[known].copy()
+    for head, names in manifest.classes.items():
+        table[f'label/{head}'] = np.array([*names, ''], object)[manifest.labels(head)]
+    table = pd.concat([table, found.measures.table.drop(columns='problem'),
+                       found.flags.astype(int)], axis=1)
+    table['problem'] = found.problems
+    kinds = np.array([*found.duplicates.kinds(), ''], object)
+    table['duplicate_group'] = np.where(group >= 0, group.astype(str).astype(object), '')
+    table['duplicate_kind'] = kinds[group]
+    table['suspicion'], table['why'] = found.suspicion.round(3), found.why
+    with atomic_open(path, errors='surrogateescape') as file:
+        table.to_csv(file, index=False, lineterminator='\n', float_format='%.6g',
+                     quoting=quoting_for(table))

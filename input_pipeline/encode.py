@@ -1,0 +1,16 @@
+"""From the pixels of a picture to the bytes of a file."""
+
+import cv2
+import numpy as np
+
+
+def encode(image: np.ndarray, quality: int | str) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        quality: 1 to 100 for a JPEG, 'lossless' for a PNG.
+    """
+    kind, options = (('.png', []) if quality == 'lossless' else
+                     ('.jpg', [cv2.IMWRITE_JPEG_QUALITY, int(quality)]))
+    return cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()

@@ -1,0 +1,150 @@
+"""What the first bytes of an image file say: its kind, its size, and whether it can be whole."""
+
+import struct
+from typing import NamedTuple
+
+# Pillow's own limit for refusing a picture as a decompression bomb.
+MAX_PIXELS = 178_956_970
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')  # Pillow's names of the formats that are read
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_END = b'IEND\xaeB`\x82'
+# Other kinds of files that are often found under an image's name, by their first bytes.
+_DISGUISES = (
+    (b'%PDF', 'is a PDF, not an image'),
+    (b'PK\x03\x04', 'is a ZIP archive, not an image'),
+    (b'\x1f\x8b', 'is a gzip archive, not an image'),
+    (b'II*\x00', 'is a TIFF, which is not supported; convert it to PNG'),
+    (b'MM\x00*', 'is a TIFF, which is not supported; convert it to PNG'),
+    (b'8BPS', 'is a Photoshop file; convert it to PNG'),
+    (b'version https://git-lfs', 'is a Git LFS pointer; fetch the file with `git lfs pull`'),
+)
+
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        fast: OpenCV decodes the file correctly.
+        reason: what is wrong with the file, such as 'is truncated'; '' if nothing is known.
+        size: (h, w) in pixels after EXIF orientation; (0, 0) if not known.
+    """
+
+    fast: bool
+    reason: str
+    size: tuple[int, int] = (0, 0)
+
+
+def probe(data: bytes) -> Header:
+    """Reads the header of an image file, and looks for its end marker; no pixel is decoded."""
+    if not data:
+        return Header(False, 'is empty (0 bytes)')
+    try:
+        if data.startswith(b'\xff\xd8\xff'):
+            width, height, fast, whole = _probe_jpeg(data)
+        elif data.startswith(_PNG):
+            width, height, fast, whole = _probe_png(data)
+        elif data.startswith(b'RIFF') and data[8:12] == b'WEBP':
+            width, height, fast, whole = _probe_webp(data)
+        elif data.startswith((b'GIF87a', b'GIF89a', b'BM')):
+            return Header(False, '')
+        else:
+            return Header(False, _disguise(data))
+    except (IndexError, struct.error):
+        return Header(False, 'is truncated')
+    if not whole:
+        return Header(False, 'is truncated')
+    if width * height > MAX_PIXELS:
+        return Header(False, f'has {width} x {height} pixels, more than {MAX_PIXELS:,} '
+                             f'(a decompression bomb?)')
+    return Header(fast, '', (height, width))
+
+
+def _probe_jpeg(data: bytes) -> tuple[int, int, bool, bool]:
+    width = height = components = 0
+    turned = False
+    position = 2
+    while True:  # ends by IndexError or struct.error if no scan starts
+        if data[position] != 0xFF:
+            # A marker must be here: the file is damaged, and Pillow words that better.
+            return width, height, False, True
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            return width, height, False, True
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, components = struct.unpack_from('>HHB', data, position + 5)
+        length, = struct.unpack_from('>H', data, position + 2)
+        if marker == 0xE1 and data.startswith(b'Exif\0\0', position + 4):
+            turned = _orientation(data[position + 10:position + 2 + length]) >= 5
+        position += 2 + length
+        if marker == 0xDA:
+            break
+    if turned:
+        width, height = height, width
+    # From the first scan on: a thumbnail in the header has an end marker of its own.
+    # OpenCV turns CMYK to RGB in its own way, Pillow as others do.
+    return width, height, components in (1, 3), data.rfind(b'\xff\xd9', position) >= 0
+
+
+def _orientation(exif: bytes) -> int:
+    """The EXIF orientation, 1 to 8; 5 and more swap the sides. 1 if there is none."""
+    order = '<' if exif.startswith(b'II') else '>'
+    try:
+        start, = struct.unpack_from(f'{order}I', exif, 4)
+        count, = struct.unpack_from(f'{order}H', exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f'{order}HH', exif, entry)
+            if tag == 0x0112 and kind == 3:
+                return struct.unpack_from(f'{order}H', exif, entry + 8)[0]
+    except struct.error:  # damaged: OpenCV leaves the picture as it is
+        pass
+    return 1
+
+
+def _probe_png(data: bytes) -> tuple[int, int, bool, bool]:
+    width, height, _, color = struct.unpack_from('>IIBB', data, 16)
+    fast = color in (0, 2, 3)
+    position = 8
+    while True:
+        length, kind = struct.unpack_from('>I4s', data, position)
+        if kind == b'IDAT':
+            break
+        if kind in (b'tRNS', b'acTL'):  # transparency, animation
+            fast = False
+        position += length + 12
+    return width, height, fast, data.rfind(_PNG_END) >= 0
+
+
+def _probe_webp(data: bytes) -> tuple[int, int, bool, bool]:
+    size, = struct.unpack_from('<I', data, 4)
+    kind, fast = data[12:16], True
+    if kind == b'VP8X':
+        fast = not data[20] & 0x12  # transparency, animation
+        width = int.from_bytes(data[24:27], 'little') + 1
+        height = int.from_bytes(data[27:30], 'little') + 1
+    elif kind == b'VP8L':
+        bits, = struct.unpack_from('<I', data, 21)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        fast = not bits >> 28 & 1  # transparency
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from('<HH', data, 26))
+    return width, height, fast, len(data) >= size + 8
+
+
+def _disguise(data: bytes) -> str:
+    start = data[:512].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    if b'<svg' in start:
+        return 'is an SVG drawing; convert it to PNG'
+    if start.startswith((b'<!doctype', b'<html', b'<head', b'<?xml', b'<body', b'<!--')):
+        return 'is a web page (HTML or XML), not an image'
+    if data[4:8] == b'ftyp':
+        return 'is an AVIF or HEIC image or a video; convert it to JPEG or PNG'
+    for magic, reason in _DISGUISES:
+        if data.startswith(magic):
+            return reason
+    if not data.strip(b'\0'):
+        return 'holds nothing but zeros'
+    return 'is not an image of a known format (JPEG, PNG, WebP, BMP, GIF)'
