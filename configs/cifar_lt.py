@@ -4,15 +4,16 @@
     python main.py --config=configs/cifar_lt.py:tfds=cifar10,imbalance=50,method=logit_adjustment
     python main.py --config=configs/cifar_lt.py:folder=cifar10.zip,method=crt,from=runs/ce
 
-The data need a training and a test side; the tail is cut from the training side. The recipe is
-that of Cao et al. (arXiv 1906.07413): SGD, momentum 0.9, L2 2e-4, batch 128, 200 epochs, rate 0.1
-cut by 100 at epochs 160 and 180, five epochs of warm-up; padded crop and flip. Methods:
+The data need a training and a test split; images are removed from the training split until it has
+a long tail. The recipe is that of Cao et al. (arXiv 1906.07413): SGD, momentum 0.9, L2 2e-4, batch
+128, 200 epochs, rate 0.1 divided by 100 at epochs 160 and 180, five epochs of warm-up; padded crop
+and flip. Methods:
 
-    ce                cross-entropy, every picture once an epoch
+    ce                cross-entropy, every picture once per epoch
     weights           class weights of inverse frequency
     effective         class weights by the effective number of samples
     balanced          every class equally often
-    sqrt              classes as often as the root of their size
+    sqrt              classes in proportion to the square root of their size
     deferred          balanced from 80 % of the run on
     mixup             mixup, alpha 1
     balanced_softmax  logits + log of the counts in the loss
@@ -50,13 +51,13 @@ METHODS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, imbalance='100', method='ce', epochs='200', **{'from': ''})
     config = common.choose_data(common.get_config(), args)
     method, epochs = common.choose('method', args['method'], METHODS), float(args['epochs'])
     if (method == 'crt') != bool(args['from']):
-        raise ValueError('from=WORKDIR (a trained method=ce) belongs to method=crt, and to it '
-                         'alone.')
+        raise ValueError('from=WORKDIR (a trained method=ce) belongs to method=crt: give both or '
+                         'neither.')
     config.data.long_tail.imbalance = float(args['imbalance'])
     config.init['from'] = args['from']
     config.model = dict(name='resnet32')
@@ -65,7 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     with config.ignore_type():
         config.image.mean = (0.4914, 0.4822, 0.4465)
         config.image.std = (0.2470, 0.2435, 0.2616)
-    config.split.val = 0.0  # the published tables train on everything and score the last epoch
+    config.split.val = 0.0  # the published tables train on all images and score the last epoch
     config.curriculum = (dict(transforms=[dict(kind='random_crop', share=1.0, padding=4),
                                           'hflip']),)
     config.duration = dict(epochs=epochs / 20 if method == 'crt' else epochs)

@@ -1,433 +1,394 @@
-"""Every knob of a run, once, with its default and a comment.
+"""Every knob of a run, once, with its default and a comment; docs/config.md is made from them.
 
-An experiment starts from `get_config()` and changes what it needs; the command line
-changes the rest: `--config.schedule.lr=3e-4`. Durations are written in any unit,
-`dict(epochs=30)`, `dict(steps=1000)`, `dict(examples=50_000)` or `dict(percent=10)` (of
-the whole run), and an override may change the unit: `--config.duration.steps=100`.
+An experiment starts from `get_config()` and changes what it needs; the command line changes the
+rest: `--config.schedule.lr=3e-4`. A duration is written in any unit: `dict(epochs=30)`,
+`dict(steps=1000)`, `dict(examples=50_000)` or `dict(percent=10)` (of the whole run). An override
+may change the unit: `--config.duration.steps=100`. A share is a number from 0 to 1.
+
+To add a knob, add its line here and run `python docs/make_config_md.py`.
 """
-
-import difflib
-import re
 
 from ml_collections import ConfigDict, FieldReference
 
+# Configs use these as common.parse_arg, ...
+from configs.arguments import choose, choose_data, parse_arg, split_arg
+
+__all__ = ['choose', 'choose_data', 'get_config', 'parse_arg', 'split_arg']
+
 
 def _anything(default) -> FieldReference:
-    """A field whose type is not that of its default."""
+    """A field whose value may have another type than its default."""
     return FieldReference(default, field_type=object)
 
 
 def get_config() -> ConfigDict:
     """The defaults. Unknown keys are refused, here and on the command line."""
     config = ConfigDict()
-    config.seed = 0  # of weights, order, augmentation, dropout and splits
-    config.duration = dict(epochs=30)  # length of the training
-    config.batch_size = 64  # examples a step, over all devices
-    config.accumulate = 1  # parts of a batch done one after another, for one update: less memory;
-                           # the same gradient, but a BatchNorm sees one part at a time
-    config.precision = 'float32'  # of the computation: 'float32' | 'bfloat16'; weights stay float32
+    config.seed = 0  # for weights, order, augmentation, dropout and splits; 0 or more
+    config.duration = dict(epochs=30)  # length of the training, a duration
+    config.batch_size = 64  # examples per step, over all devices
+    # A batch is computed in so many parts, one after another, for one update: less memory, the
+    # same gradient; only BatchNorm sees one part at a time.
+    config.accumulate = 1
+    config.precision = 'float32'  # of the computation: 'float32' | 'bfloat16'; weights are float32
 
-    config.data = dict(
+    config.data = dict(  # where the pictures and labels come from
         source='doodles',  # 'doodles' | 'digits' | 'folder' | 'csv' | 'tfds' | 'packed'
         folder='',  # source=folder: PATH/<class>/**/image.*, or a .zip of such a folder
-        csv='',  # source=csv: the table; CSV or Parquet, a saved manifest too
-        images='',  # source=csv: the folder or .zip that its paths start from ('': its own)
-        tfds='',  # source=tfds: a name of TensorFlow Datasets
-        tfds_dir='',  # source=tfds: where they are ('': ~/tensorflow_datasets)
-        tfds_splits=(),  # source=tfds: its splits ((): those that the data set has)
-        packed='',  # source=packed: a folder that `main.py pack` wrote
-        allow_outside=False,  # source=folder, csv: allow paths and links out of that folder
-        columns=dict(  # source=csv, tfds: names of the columns ('': guessed from common names)
-            id='', image='', labels='', group='', weight='', split=''),
-        classes=(),  # the class names allowed, in order ((): those that occur, sorted)
-        combine=(),  # heads that become one, of all combinations of their classes
-        separate=(),  # heads that the first head's classes are cut into at '/', as 'mask', 'age'
-        group_regex='',  # source=folder: takes the group out of the path, e.g. '_(\\d+)\\.'
-        long_tail=dict(  # leaves training images out until the classes have a long tail
-            imbalance=1.0,  # largest class / smallest class
-            largest=0,  # images of the first class (0: as many as the smallest has now)
-            head='',  # whose classes ('': the first)
+        csv='',  # source=csv: the table, CSV or Parquet; also a saved manifest
+        images='',  # source=csv: folder or .zip that its paths are relative to ('': the CSV's own)
+        tfds='',  # source=tfds: name of a data set of TensorFlow Datasets
+        tfds_dir='',  # source=tfds: folder of the data sets ('': ~/tensorflow_datasets)
+        tfds_splits=(),  # source=tfds: which of its splits to read ((): all)
+        packed='',  # source=packed: folder that `main.py pack` wrote
+        allow_outside=False,  # source=folder, csv: follow paths and links that leave the folder
+        columns=dict(  # column names of source=csv, tfds ('': guessed from common names)
+            id='',  # unique name of the picture ('': its path)
+            image='',  # path of the picture
+            labels='',  # label column; several, separated by commas, make several heads
+            group='',  # person, drawer or scene: never on two sides of a split
+            weight='',  # weight of the example in the loss, 0 or more
+            split='',  # 'train', 'val' or 'test'
         ),
-        decisions=(),  # CSVs of `main.py curate`, perhaps corrected: who is dropped, what is a copy
-        unreadable='error',  # 'error': list broken images and stop | 'drop': go on without them
-        changed='error',  # since the run was started: 'error' | 'accept': keep its split, and go on
-        doodles=dict(  # source=doodles: the built-in drawings
-            classes=48,  # how many of the 48 figures
-            per_class=80,  # drawings of each
-            writers=40,  # who draw them; the writer is the group
-            size=96,  # pixels
+        classes=(),  # the allowed class names, in order ((): those that occur, sorted)
+        combine=(),  # heads that become one head over all combinations of their classes
+        separate=(),  # heads that the first head's classes are cut into at '/': ('mask', 'age')
+        group_regex='',  # source=folder, csv: takes the group out of the path, e.g. r'_(\d+)\.'
+        long_tail=dict(  # removes training images until the classes have a long tail
+            imbalance=1.0,  # largest class / smallest class, 1 or more (1: nothing is removed)
+            largest=0,  # images of the first class (0: as many as the smallest class has)
+            head='',  # whose classes ('': the first head)
+        ),
+        decisions=(),  # CSVs of `main.py curate`, edited or not: what is dropped, what is a copy
+        unreadable='error',  # broken images: 'error' lists them and stops | 'drop' leaves them out
+        changed='error',  # data differ from the run's start: 'error' | 'accept' keeps its split
+        doodles=dict(  # the built-in drawings of source=doodles
+            classes=48,  # figures, up to 48
+            per_class=80,  # drawings per class
+            writers=40,  # people who draw; the writer is the group
+            size=96,  # pixels, width and height
             seed=0,  # of the drawings
-            heads=('class',),  # 'class' and/or 'tool' (pencil, pen, brush, marker)
+            heads=('class',),  # 'class', 'tool' (pencil, pen, brush, marker) or both
             imbalance=1.0,  # largest class / smallest class
-            wild_writers=0,  # the last of the writers, whose paper is turned, mirrored and bent
+            wild_writers=0,  # the last so many writers turn, mirror and bend their paper
             near_duplicates=0.0,  # share of altered copies added, under another writer's name
-            wrong_labels=0.0,  # share of drawings with a wrong label
-            photos=0.0,  # share of photograph-like pictures added
+            wrong_labels=0.0,  # share of the drawings with a wrong label
+            photos=0.0,  # share of pictures added that look like photographs
         ),
     )
-    config.split = dict(
-        kind='holdout',  # 'holdout' | 'kfold' | 'given' (a column, train/val/test folders, file)
+    config.split = dict(  # which images train, validate and test
+        kind='holdout',  # 'holdout' | 'kfold' | 'given' (a column, train/val/test folders, a file)
         val=0.15,  # share held out for validation
         test=0.15,  # share held out for the test
-        folds=5,  # kfold: how many
-        fold=_anything(0),  # kfold: which one validates, or 'all' for one run after another
+        folds=5,  # kfold: number of folds, 2 or more
+        fold=_anything(0),  # kfold: the fold that validates, from 0; 'all' runs one after another
         grouped=True,  # keep a group (person, drawer, duplicates) on one side
-        head='',  # the head to stratify by ('': the first)
+        head='',  # head to stratify by ('': the first)
         file='',  # given: a CSV with the columns id and split
-        val_groups=(),  # groups that validate, by name
-        test_groups=(),  # groups that test, by name
+        val_groups=(),  # names of groups that validate
+        test_groups=(),  # names of groups that test
         seed=_anything(None),  # of the split (None: config.seed)
     )
-    # How often a row of the training split comes in an epoch (input_pipeline/resampling.py). In
-    # durations and logs an epoch stays as many examples as there are rows.
+    # How often a training row is shown in an epoch (input_pipeline/resampling.py). Durations and
+    # logs still count an epoch as the number of training rows.
     config.resample = dict(
         kind='none',  # 'none' | 'over' | 'under' | 'multiply' | 'random' | 'cluster' | 'sqrt' |
                       # 'effective' | 'weighted' | 'balanced'
-        head='',  # whose classes ('': the first)
-        start=dict(percent=0),  # from then on; before it every row comes once (deferred sampling)
-        length=_anything(None),  # examples of an epoch (None: what the kind gives)
-        target=_anything(None),  # over, under: images a class (None: the largest, the smallest)
+        head='',  # whose classes ('': the first head)
+        start=dict(percent=0),  # resampling begins then; before, every row is shown once per epoch
+        length=_anything(None),  # examples per epoch (None: what the kind gives)
+        target=_anything(None),  # over, under: images per class (None: the largest, the smallest)
         multipliers=_anything(()),  # multiply: {class: 2.0, ...}
-        n=_anything(None),  # random: images a class; cluster: images a cluster
-        redraw=True,  # random, cluster: another choice each epoch
-        k=10,  # cluster: clusters of a class, by gradients and colours
-        column='',  # cluster: a column with the clusters instead; weighted: with the weight
-        beta=0.9999,  # effective
+        n=_anything(None),  # random, cluster: images per class or cluster (None: 600, 60)
+        redraw=True,  # random, cluster: choose other images in each epoch
+        k=10,  # cluster: clusters per class, by gradients and colours
+        column='',  # cluster: a column that holds the clusters; weighted: that holds the weights
+        beta=0.9999,  # effective: from 0 (as the data are) towards 1 (all classes equally often)
     )
-    config.image = dict(
+    config.image = dict(  # how pictures are prepared for the model
         size=64,  # pixels, height and width of the model's input
-        border='edge',  # what a warp sees outside the picture: edge | reflect | white | black
-        # None: as the weights of init.pretrained ask for; without such, the value in brackets.
-        resize=_anything(None),  # 'squash' | 'pad' | 'crop' [squash]
-        interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' [area]
-        crop_pct=_anything(None),  # crop: the share that is kept of the resized picture [1.0]
-        mean=_anything(None),  # of (x / 255 - mean) / std, on the device [(.5, .5, .5)]
-        std=_anything(None),  # [(.5, .5, .5)]
-        reduced_decode=True,  # decode large JPEGs at 1/2, 1/4 or 1/8: for evaluation if they stay
-                              # 3x the size, for transforms if they show as much
-        cache_mb=1024,  # MiB of decoded pictures that are kept, if all fit at the size above
+        border='edge',  # outside of a warped picture: 'edge' | 'reflect' | 'white' | 'black'
+        # How a picture becomes square: 'squash' | 'pad' | 'crop'. None here and in the four keys
+        # below: as the weights of init.pretrained expect; without them 'squash'.
+        resize=_anything(None),
+        interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' (None: see resize; 'area')
+        crop_pct=_anything(None),  # crop: share of the resized picture kept (None: see resize; 1)
+        # Three numbers (red, green, blue) in (x / 255 - mean) / std, which the device computes
+        # (None: see resize; 0.5 each).
+        mean=_anything(None),
+        std=_anything(None),  # three numbers above 0 (None: see resize; 0.5 each)
+        # Decode large JPEGs at 1/2, 1/4 or 1/8: for evaluation if at least 3x the size remains, for
+        # transforms if no detail of the result is lost.
+        reduced_decode=True,
+        cache_mb=1024,  # MiB for decoded pictures, kept if all of them fit at the size above
     )
     # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one
-    # after another; the last one lasts to the end. Kinds, units: input_pipeline/transforms.py.
+    # after another; the last one lasts to the end. Kinds and units: docs/augmentation.md.
     config.curriculum = ()
-    # Pictures of a batch mixed with each other, on the device; at most one of these a batch:
-    # dict(kind='mixup'|'cutmix'|'halves', p=1.0, alpha=1.0, per='batch'|'example', classes=(),
-    # partner='any'|'same_class', labels='both'|'first', start=<duration>, until=<duration>).
+    # Pictures of a batch mixed with each other, on the device; at most one entry applies per batch:
+    # dict(kind='mixup'|'cutmix'|'halves', p=1.0, alpha=1.0, per='batch'|'example', head='',
+    # classes=(), partner='any'|'same_class', labels='both'|'first', start=<duration>, until=...).
     config.mixing = ()
-    config.loader = dict(
-        threads=2,  # that read, decode and warp
-        workers=0,  # processes for the same (0: none, the threads do it)
-        prefetch=8,  # batches ahead
+    config.loader = dict(  # reading ahead
+        threads=2,  # threads that read, decode and warp, 1 or more
+        workers=0,  # processes that do the same (0: none, the threads do it)
+        prefetch=8,  # batches ahead, 1 or more
     )
 
-    # name and every keyword of models.create_model for that name (depth, img_size, drop_path, ...)
-    config.model = dict(name='vit_tiny_patch16_224')
-    config.init = {  # a checkpoint in the workdir itself comes before all of these; give one
-        'resume_from': '',  # another workdir: go on in this one from where that run was, with the
-                            # same settings and data: optimizer, step, order of the data and all
-        'from': '',  # a workdir: start from its best weights (a head of another size starts anew)
-        'pretrained': '',  # 'default', a tag of timm's (`main.py models` lists them), a
-                           # .safetensors or .pth file, or a Hugging Face repository
-        'head': 'auto',  # 'reset' | 'keep' | 'resize' the classifier; auto: pretrained resets it,
-                         # from keeps it if it fits
+    # The model's name, and any keyword of models.create_model for it (depth, img_size, drop_path,
+    # head, ...); `main.py models` lists the names.
+    config.model = dict(
+        name='vit_tiny_patch16_224',  # a name that `main.py models` lists
+    )
+    # Where the weights come from: give one. A checkpoint in the workdir itself comes first.
+    config.init = {
+        # Another workdir: continue its run in this one, with the same settings and data
+        # (optimizer, step, order of the data and all).
+        'resume_from': '',
+        # A workdir: start from its best weights; a head of another size is initialised again.
+        'from': '',
+        # 'default', a tag of timm's (`main.py models` lists them), a .safetensors or .pth file, or
+        # a Hugging Face repository.
+        'pretrained': '',
+        # What becomes of the loaded classifier: 'reset' | 'keep' | 'resize' | 'auto', which resets
+        # that of `pretrained` and keeps that of `from` if it fits.
+        'head': 'auto',
     }
-    config.finetune = dict(
+    config.finetune = dict(  # which parameters train, and how fast
         # Rows (regex, dict(lr=1.0, wd=1.0, train=True)) over names such as
-        # 'blocks/3/attn/qkv/kernel'; the first that matches the whole name holds, every parameter
-        # must be covered; lr and wd are factors. (): everything trains, or what lora asks for.
+        # 'blocks/3/attn/qkv/kernel'. The first row that matches the whole name decides; every
+        # parameter must be covered; lr and wd are factors. (): everything trains, or only what
+        # lora adds and the heads.
         table=(),
-        layer_decay=1.0,  # the learning rate's factor from each layer to the one below it
+        layer_decay=1.0,  # factor of the learning rate from each layer to the one below, up to 1
         lora=dict(  # low-rank adapters; without a table only they and the heads train
-            rank=0,  # 0: none
-            alpha=16.0,  # they count alpha / rank times
-            dropout=0.0,
-            layers=r'blocks/.*/(qkv|q_proj|k_proj|v_proj|proj|fc1|fc1_g|fc1_x|fc2)',  # a regex
+            rank=0,  # of the adapters (0: none)
+            alpha=16.0,  # the adapters are scaled by alpha / rank
+            dropout=0.0,  # on the adapters' input, a share
+            # A regex over the names of the layers that get adapters.
+            layers=r'blocks/.*/(qkv|q_proj|k_proj|v_proj|proj|fc1|fc1_g|fc1_x|fc2)',
         ),
     )
-    # Heads on frozen features, which are computed once: heads x lr x folds train together.
+    # Heads on the features of a frozen backbone, which are computed once: heads x learning rates x
+    # folds train together.
     config.probe = dict(
-        heads=(),  # dict(name='mlp', head='mlp', head_hidden=1024, ...); (): no probing
-        lr=(),  # learning rates, each with each head ((): schedule.lr)
-        views=0,  # views of a picture; epoch e shows view e modulo views (0: the plain picture)
+        heads=(),  # [dict(name='mlp', head='mlp', head_hidden=1024, ...), ...] ((): no probing)
+        lr=(),  # learning rates, each tried with each head ((): schedule.lr)
+        views=0,  # augmented views per picture; epoch e shows view e modulo views (0: no views)
         dtype='float16',  # of the stored features: 'float16' | 'float32'
-        cache='',  # folder for them ('': ~/.cache/atelier/features)
+        cache='',  # folder of the features ('': ~/.cache/atelier/features)
     )
-    config.optimizer = dict(
+    config.optimizer = dict(  # how the gradient becomes an update
         name='adamw',  # 'sgd' | 'rmsprop' | 'adam' | 'nadam' | 'adamw' | 'nadamw' | 'lamb' |
-                       # 'lion' | 'muon'; how weights decay is `decay`'s matter, not the name's
-        b1=0.9,  # all but sgd and rmsprop; muon's Adam for what is no matrix
-        b2=0.999,  # the same (lion's paper has 0.99)
-        eps=1e-8,  # all but sgd, lion and muon (lamb's paper has 1e-6)
-        alpha=0.99,  # rmsprop: what the mean of the squares keeps in a step
-        momentum=0.9,  # sgd, muon, rmsprop (torch's default for rmsprop: 0)
-        nesterov=True,  # sgd, muon
-        momentum_decay=_anything(None),  # nadam, nadamw: the momentum's schedule, as torch's
-                                         # NAdam has it with 0.004 (None: it stays b1)
-        weight_decay=0.05,  # none on norms, biases, embeddings
+                       # 'lion' | 'muon'; whether decay is decoupled is up to `decay`, not the name
+        b1=0.9,  # all but sgd and rmsprop; muon: of Adam for parameters that are not matrices
+        b2=0.999,  # as b1 (the paper of lion has 0.99)
+        eps=1e-8,  # all but sgd, lion and muon (the paper of lamb has 1e-6)
+        alpha=0.99,  # rmsprop: share of the mean square that is kept per step
+        momentum=0.9,  # sgd, muon, rmsprop (torch's default for rmsprop is 0)
+        nesterov=True,  # sgd, muon: Nesterov's momentum
+        # nadam, nadamw: b1 grows by this schedule, as in torch's NAdam with 0.004 (None: b1 is
+        # constant).
+        momentum_decay=_anything(None),
+        weight_decay=0.05,  # on kernels; none on norms, biases, embeddings
         decay='decoupled',  # 'decoupled': times the learning rate | 'coupled': L2 in the gradient
-        clip_norm=1.0,  # of the whole gradient (0: no clipping)
-        clip_value=0.0,  # of each number of the gradient (0: no clipping)
-        clip_adaptive=0.0,  # gradient's norm / weights' norm, by output unit (0: no clipping)
+        clip_norm=1.0,  # largest norm of the whole gradient (0: no clipping)
+        clip_value=0.0,  # largest absolute value in the gradient (0: no clipping)
+        clip_adaptive=0.0,  # largest norm of gradient / weights per output unit (0: no clipping)
     )
-    config.schedule = dict(
+    config.schedule = dict(  # the learning rate over the run
         name='cosine',  # 'constant' | 'step' | 'multi_step' | 'exponential' | 'polynomial' |
                         # 'cosine' | 'cosine_restarts' | 'triangular' | 'triangular2' | 'one_cycle'
         lr=1e-3,  # the peak
-        scale_with_batch=0,  # lr is meant for this batch size, and grows with batch_size (0: no)
-        warmup=dict(percent=5),  # linear, from 0
-        cooldown=dict(steps=0),  # the last of the run: linear, from where the schedule is
-        cooldown_final=0.0,  # the end of the cool-down, as a share of lr
-        final=0.0,  # polynomial, cosine, cosine_restarts, one_cycle: the end, as a share of lr
+        scale_with_batch=0,  # batch size that lr is meant for; lr grows with batch_size (0: fixed)
+        warmup=dict(percent=5),  # linear, from near 0
+        cooldown=dict(steps=0),  # at the end of the run: linear, from where the schedule is
+        cooldown_final=0.0,  # end of the cool-down, a share of lr
+        final=0.0,  # polynomial, cosine, cosine_restarts, one_cycle: the end, a share of lr
         low=0.04,  # triangular, triangular2: the lowest; one_cycle: the start; a share of lr
         every=dict(epochs=10),  # step, exponential: how often gamma is applied
         gamma=0.1,  # step, multi_step, exponential: the factor
         at=(),  # multi_step: durations from the start at which gamma is applied
-        power=1.0,  # polynomial (1: linear)
-        period=dict(epochs=10),  # cosine_restarts: the first; triangular, triangular2: up and down
-        mult=1.0,  # cosine_restarts: each period's length as a multiple of the one before
-        rise=0.3,  # one_cycle: the share of the run that climbs
-        plateau=dict(  # on top of any: lower while eval.metric does not improve
-            patience=_anything(None),  # a duration; longer than that without one: cut (None: off)
-            factor=0.1,
-            min_delta=0.0,  # that counts as an improvement, in units of the metric
+        power=1.0,  # polynomial: exponent (1: linear)
+        period=dict(epochs=10),  # cosine_restarts: first period; triangular(2): up and down
+        mult=1.0,  # cosine_restarts: length of a period / length of the one before, 1 or more
+        rise=0.3,  # one_cycle: share of the run that climbs
+        plateau=dict(  # on top of any schedule: cut the rate while eval.metric does not improve
+            patience=_anything(None),  # a duration; longer than that without improvement: a cut
+                                       # (None: off)
+            factor=0.1,  # of a cut, 0 to 1
+            min_delta=0.0,  # smallest improvement that counts, in the metric's unit
             cooldown=dict(steps=0),  # after a cut, until evaluations count again
-            min_scale=0.0,  # all cuts together, as a share of the schedule's rate
+            min_scale=0.0,  # all cuts together, at least this share of the schedule's rate
         ),
     )
-    config.early_stopping = dict(
+    config.early_stopping = dict(  # ends the run when the validation no longer improves
         patience=_anything(None),  # a duration without improvement of eval.metric (None: off)
-        min_delta=0.0,  # that counts as an improvement, in units of the metric
-        restore_best=True,  # the best weights count, stopped early or not (False: the last)
+        min_delta=0.0,  # smallest improvement that counts, in the metric's unit
+        restore_best=True,  # the best weights are the result, stopped early or not (False: last)
     )
-    config.ema = dict(  # moving average of the weights and BatchNorm statistics, used to predict
-        decay=0.0,  # a step, e.g. 0.999 (0: no average)
-        warmup=True,  # after t steps at most (1 + t) / (10 + t)
+    config.ema = dict(  # moving average of weights and BatchNorm statistics, used for predictions
+        decay=0.0,  # per step, e.g. 0.999 (0: no average)
+        warmup=True,  # limit the decay to (1 + t) / (10 + t) after t steps
     )
-    # Steps whose loss, gradient or update is not finite. Costs a check of every number a step.
+    # Steps whose loss, gradient or update is not finite. It costs a check of every number per step.
     config.guard = dict(
-        skip=0,  # they change nothing; after so many in a row back to an older checkpoint, and on
-                 # without those batches (0: no guard, a loss that is not finite ends the run)
-        rollbacks=2,  # how often, before the run ends
+        # Such a step changes nothing; after so many in a row the run goes back to an older
+        # checkpoint and continues without those batches (0: no guard, a loss that is not finite
+        # ends the run).
+        skip=0,
+        rollbacks=2,  # how often it may go back before the run ends
     )
-    config.loss = dict(
+    config.loss = dict(  # the loss of each head
         name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |
                                # 'balanced_softmax' | 'logit_adjustment' | 'ldam'
-        label_smoothing=0.0,
-        gamma=2.0,  # focal
-        alpha=_anything(()),  # focal: a number, or one a class
-        tau=1.0,  # logit_adjustment
-        scale=30.0,  # ldam
-        max_margin=0.5,  # ldam
-        class_weights=dict(
+        label_smoothing=0.0,  # share of the target that is spread over all classes
+        gamma=2.0,  # focal: exponent, 0 or more
+        alpha=_anything(()),  # focal: a factor, or one per class ((): 1)
+        tau=1.0,  # logit_adjustment: strength
+        scale=30.0,  # ldam: factor of the logits
+        max_margin=0.5,  # ldam: margin of the rarest class
+        class_weights=dict(  # weights of the classes in the loss
             kind='none',  # 'none' | 'balanced' | 'effective' | 'sqrt' | 'manual'
-            head='',  # whose ('': each head's own)
-            start=dict(percent=0),  # from then on; before it every class counts alike
-            beta=0.9999,  # effective
-            manual=_anything(()),  # manual: {class: weight}
+            head='',  # the only head they apply to ('': every head, by its own classes)
+            start=dict(percent=0),  # weights apply from then on; before, classes count alike
+            beta=0.9999,  # effective: from 0 (no weights) towards 1 (inverse frequency)
+            manual=_anything(()),  # manual: {class: weight}, 1 for classes not named
         ),
-        head_weights=(),  # of several heads, in their order ((): all 1)
+        head_weights=(),  # of the heads in their order ((): all 1)
     )
 
-    config.eval = dict(
-        every=dict(epochs=1),
-        batch_size=256,
+    config.eval = dict(  # evaluation on the validation and test images
+        every=dict(epochs=1),  # between two validations during the training
+        batch_size=256,  # examples per step, over all devices
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
         metric='accuracy',  # of the validation, for the best checkpoint, plateau and early
                             # stopping: 'accuracy' | 'loss' | 'f1_macro' | 'nll'
     )
-    config.checkpoint = dict(
-        every=dict(epochs=1),
+    config.checkpoint = dict(  # what resuming starts from
+        every=dict(epochs=1),  # between two checkpoints
         keep=2,  # newest checkpoints kept, besides the best
     )
-    config.log = dict(
-        every=dict(steps=20),
-        tensorboard=True,
+    config.log = dict(  # what is written during the training
+        every=dict(steps=20),  # between two lines of metrics.jsonl
+        tensorboard=True,  # write tensorboard/
     )
-    config.report = dict(
-        errors=24,  # shown, over all heads; at least four a head
-        heat_maps=True,  # where in them the model looked; costs a compilation at the end
+    config.report = dict(  # the page report.html
+        errors=24,  # errors shown, over all heads; at least four per head
+        heat_maps=True,  # where the model looked in them; costs one compilation at the end
     )
     config.lr_find = dict(  # the verb lr_find: the loss while the learning rate grows
-        low=1e-7,  # the first learning rate
-        high=10.0,  # the last
-        steps=100,
-        smoothing=0.9,  # what the mean of the loss keeps in a step
-        stop_at=4.0,  # stop when the smoothed loss is so many times the lowest
+        low=1e-7,  # first learning rate
+        high=10.0,  # last learning rate
+        steps=100,  # training steps, 10 or more
+        smoothing=0.9,  # share of the smoothed loss that is kept per step
+        stop_at=4.0,  # stop when the smoothed loss is this many times its lowest, above 1
     )
     config.profile = dict(  # a trace of the device and the host, in workdir/profile
-        start=dict(steps=20),  # the first step traced
-        steps=0,  # how many (0: none)
+        start=dict(steps=20),  # first traced step
+        steps=0,  # traced steps (0: no trace)
     )
     config.compile_cache = True  # keep compiled programs in ~/.cache/atelier/xla for later starts
-    config.curate = dict(  # the verbs explore and curate; measures: input_pipeline/curation
-        quality=dict(  # what is flagged
-            black_and_white=9.0,  # chroma below
-            dark=0.35,  # even the brightest hundredth of the pixels is below
-            bright=0.75,  # even the darkest hundredth is above
-            blurred=25.0,  # sharpness below
-            empty=0.02,  # contrast below
-            odd_aspect=3.0,  # a side is so many times the other
-            tiny=32.0,  # pixels of the shorter side below
+    # The verbs explore and curate. Explore uses `quality` and `duplicates`; curate uses all, and
+    # writes the decisions that data.decisions obeys.
+    config.curate = dict(
+        quality=dict(  # thresholds of the flags
+            black_and_white=9.0,  # chroma below (CIELAB, 99th percentile)
+            dark=0.35,  # even the brightest hundredth of the pixels is below, 0 to 1
+            bright=0.75,  # even the darkest hundredth of the pixels is above, 0 to 1
+            blurred=25.0,  # sharpness below (variance of the Laplacian, 256 px)
+            empty=0.02,  # contrast below (standard deviation of the grey levels, 0 to 1)
+            odd_aspect=3.0,  # longer side / shorter side above
+            tiny=32.0,  # shorter side below, pixels
         ),
-        duplicates=dict(
-            bits=10,  # hashes that differ in so many of 64 are candidates
-            neighbours=10,  # so are a picture's nearest neighbours by gradients and features
+        duplicates=dict(  # what counts as a copy
+            bits=10,  # pictures whose hashes differ in at most so many of 64 bits are candidates
+            neighbours=10,  # nearest neighbours per picture that are candidates too
             correlation=0.975,  # of two pictures laid upon each other, at least
-            residual=1.5,  # their largest difference at most, in standard deviations
+            residual=1.5,  # their largest difference, at most, in standard deviations
         ),
-        # curate only, from here on. It writes decisions, which data.decisions obeys.
+        # Which detectors run.
         detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),
         features='descriptor',  # 'descriptor': gradients and colours | 'model': config.model
                                 # without its head, with the weights of config.init
-        quality_drop=(),  # flags above that drop a picture; the others are for review
-        photographs=dict(
+        quality_drop=(),  # flags above that drop a picture; the others mark it for review
+        photographs=dict(  # photographs among drawings, or the reverse
             wanted='drawings',  # what most pictures are: 'drawings' | 'photographs'
             # 'statistics' | 'kmeans' | 'dbscan' (clusters of the model's features, or of the
             # statistics) | 'objects'
             method='statistics',
-            marks='',  # statistics: a CSV id,photograph (yes or no) of a few pictures
-            objects='',  # objects: a CSV id,objects of a detector
-            least_objects=1.0,  # objects: from so many on it is a photograph
-            drop=0.5,  # probability from which on it is dropped
-            review=0.3,  # and from which on it is for review
+            marks='',  # statistics: a CSV with id,photograph (yes or no) of a few pictures
+            objects='',  # objects: a CSV with id,objects, as counted by a detector
+            least_objects=1.0,  # objects: number from which a picture is a photograph
+            drop=0.5,  # probability from which a picture is dropped
+            review=0.3,  # probability from which it is marked for review
         ),
-        labels=dict(
+        labels=dict(  # wrong labels
             predictions='',  # out-of-fold predictions: a k-fold workdir or its out_of_fold.npz
                              # ('': of a logistic regression on the features)
-            head='',  # whose labels ('': the first)
+            head='',  # whose labels ('': the first head)
             score='margin',  # 'margin': log odds against the label | 'self_confidence'
-            drop=_anything(3.0),  # predictions: score from which on a wrong label is dropped
-                                  # (None: never); without them all are for review
+            drop=_anything(3.0),  # with predictions: score from which a wrong label is dropped
+                                  # (None: never); without, all are for review
         ),
-        # Pictures at the border of a label: dict(column='age', between=(57, 59), action='drop'),
-        # dict(column='source', values=('web',), weight=0.5); columns of the data or heads.
+        # Rules for pictures at the border of a label: dict(column='age', between=(57, 59),
+        # action='drop'), dict(column='source', values=('web',), weight=0.5); a column of the data
+        # or a head.
         borders=(),
     )
     config.pack = dict(  # the verb pack: data -> ArrayRecord files
-        folder='',  # to write
-        size=0,  # pixels of the side below (0: as it is)
-        side='longest',  # 'longest' | 'shortest'
-        quality=_anything(0),  # of JPEG, 1 to 100; 'lossless'; 0 keeps the files' own bytes
-        shard_records=0,  # pictures a file (0: chosen)
+        folder='',  # folder to write
+        size=0,  # pixels of the side below (0: unchanged); needs a quality
+        side='longest',  # which side: 'longest' | 'shortest'
+        quality=_anything(0),  # 1 to 100 (JPEG) | 'lossless' | 0 keeps the bytes of the files
+        shard_records=0,  # pictures per file (0: chosen)
         # Steps done once, before resizing, recorded in preprocessing.csv: 'face', 'background',
-        # 'denoise', or dict(kind='face', margin=0.4, ...); see input_pipeline/preprocessing.
+        # 'denoise', or dict(kind='face', margin=0.4, ...); needs a quality; see docs/data.md.
         preprocess=(),
     )
     config.predict = dict(  # the verb predict: logits of a trained workdir, for voting
         source='test',  # 'val' | 'test' | 'train' of the run's own data | 'data': config.data
-        name='',  # source=data: what these predictions are called ('': 'data')
-        labelled=True,  # source=data: False: the pictures have no labels, folders are no classes
-        views=('identity',),  # how each picture is shown, train_lib/views.py: also 'hflip',
-                              # 'vflip', 'both', 'scale1.15', 'flips', 'crops5', 'hflip+scale1.15'
+        name='',  # source=data: name of these predictions ('': 'data')
+        labelled=True,  # source=data: False: pictures have no labels, folders are not classes
+        views=('identity',),  # how each picture is shown: also 'hflip', 'vflip', 'both',
+                              # 'scale1.15', 'flips', 'crops5', 'hflip+scale1.15'
         dtype='float16',  # of the stored logits: 'float16' | 'float32'
-        batch_size=0,  # pictures a step, over all devices (0: eval.batch_size)
+        batch_size=0,  # pictures per step, over all devices (0: eval.batch_size)
     )
-    config.study = dict(  # the verb study: arms x seeds x folds; see configs/studies
-        seeds=(0, 1, 2),  # each is config.seed of a run of every arm
-        folds=(),  # split.kind='kfold': these folds for every seed ((): split.fold as it is)
-        metric='test.accuracy',  # of result.json
-        baseline='',  # the arm that all others are compared with ('': the first)
+    config.study = dict(  # the verb study: arms x seeds x folds (configs/studies)
+        seeds=(0, 1, 2),  # values of config.seed; every arm runs with each
+        folds=(),  # split.kind='kfold': folds that run for every seed ((): split.fold as it is)
+        metric='test.accuracy',  # a number of result.json
+        baseline='',  # arm that all others are compared with ('': the first)
         workers=1,  # processes that share devices and cores; --workers=N says the same
-        retry=False,  # run cells again that failed
+        retry=False,  # run failed cells again
         keep_checkpoints=False,  # of finished cells; else only predictions, scores and reports stay
-        # Give up an arm once, after so many seeds (0: never), the 95 % interval of its paired
-        # difference to the best arm lies wholly more than the margin on the worse side.
-        stop=dict(after=0, margin=0.0),
+        # Give up an arm when the 95 % interval of its paired difference to the best arm lies beyond
+        # the margin, on the worse side.
+        stop=dict(
+            after=0,  # judged once, after so many seeds, 2 or more (0: never)
+            margin=0.0,  # in units of the metric, 0 or more
+        ),
     )
-    # Devices: all share a batch, and those along fsdp share the weights too (-1: the rest).
-    config.mesh = dict(data=-1, fsdp=1)
+    config.mesh = dict(  # the devices, which all share each batch (-1: the rest of them)
+        data=-1,  # devices along which weights are copied
+        fsdp=1,  # devices along which weights are split too
+    )
     config.sharding = dict(  # how fsdp splits the weights
-        # Rows (regex, 'largest') or (regex, an axis or None for each dimension), the first match of
-        # the whole name holds: [('.*/kernel', (None, 'fsdp')), ('.*', ())]; 'auto': all by largest.
+        # Rows (regex, 'largest') or (regex, an axis or None for each dimension); the first match of
+        # the whole name decides: [('.*/kernel', (None, 'fsdp')), ('.*', ())]. 'auto': 'largest' for
+        # all.
         rules=_anything('auto'),
-        min_size=16384,  # smaller arrays stay whole
+        min_size=16384,  # smaller arrays stay whole, in numbers
     )
     config.distributed = dict(  # several processes, each started with the same command
         coordinator='auto',  # HOST:PORT of process 0; 'auto': as Slurm, Open MPI, Kubernetes or a
-                             # TPU pod say, and one process without them; '': one process
-        processes=0,  # how many, with a HOST:PORT
-        process=-1,  # the number of this one, with a HOST:PORT
-        timeout=30,  # seconds until a process that is not heard of counts as dead
+                             # TPU pod say, one process otherwise; '': one process
+        processes=0,  # number of processes, with a HOST:PORT
+        process=-1,  # number of this process, from 0, with a HOST:PORT
+        timeout=30,  # seconds of silence after which a process counts as dead
         join_timeout=300,  # seconds to wait for the others at the start
     )
     config.plan_only = False  # train: only show what a run takes in memory on config.mesh
-    config.plan_memory_gb = 80.0  # GiB of a device that the plan is held against
-    return config
-
-
-_SOURCES = {'doodles': (), 'digits': (), 'folder': ('folder',), 'csv': ('csv', 'images'),
-            'tfds': ('tfds',), 'packed': ('packed',)}
-
-
-def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
-    """Reads what stands after the colon of `--config=FILE:key=value,key=value`.
-
-    Args:
-        arg: that text, or None. A comma belongs to a value unless `key=` follows.
-        **defaults: the keys that this config knows besides the data keys, with defaults.
-
-    Raises:
-        ValueError: an unknown key, or a word without `=`.
-    """
-    known = {'data': '', 'folder': '', 'csv': '', 'images': '', 'tfds': '', 'packed': '',
-             **defaults}
-    values = dict(known)
-    for part in _parts(arg):
-        key, equals, value = part.partition('=')
-        if not equals or key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f'did you mean {near[0]}=...?' if near else f'known are {", ".join(known)}.'
-            raise ValueError(f'The config argument {part!r} is not known: {hint}')
-        values[key] = value
-    return values
-
-
-def _parts(arg: str | None) -> list[str]:
-    return re.split(r',(?=[A-Za-z_]+=)', arg) if arg else []
-
-
-def split_arg(arg: str | None, *keys: str) -> tuple[dict[str, str], str]:
-    """The values of these keys, as far as they are given, and the rest of the text, for the config
-    that a study starts from."""
-    found, rest = {}, []
-    for part in _parts(arg):
-        key, _, value = part.partition('=')
-        if key in keys:
-            found[key] = value
-        else:
-            rest.append(part)
-    return found, ','.join(rest)
-
-
-def choose(key: str, value: str, allowed) -> str:
-    """The value of a config argument, if it is one of those allowed.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1) or list(allowed)
-        raise ValueError(f'{key}={value} is not known: did you mean {" or ".join(near)}?')
-    return value
-
-
-def choose_data(config: ConfigDict, args: dict[str, str]) -> ConfigDict:
-    """Puts the data keys of `parse_arg` (data=, folder=, csv=, images=, ...) into the config.
-
-    Raises:
-        ValueError: a source that does not exist, or two at once.
-    """
-    given = [key for key in ('folder', 'csv', 'tfds', 'packed') if args[key]]
-    if len(given) > 1:
-        raise ValueError(f'The config arguments {given[0]}= and {given[1]}= exclude each other: '
-                         f'give one source.')
-    source = args['data'] or (given[0] if given else config.data.source)
-    choose('data', source, _SOURCES)
-    if given and given[0] != source:
-        raise ValueError(f'data={source} and {given[0]}= exclude each other: give one source.')
-    config.data.source = source
-    for key in _SOURCES[source]:
-        config.data[key] = args[key]
-    if args['images'] and source != 'csv':
-        raise ValueError('images= belongs to csv=: give csv=PATH,images=PATH.')
+    config.plan_memory_gb = 80.0  # GiB per device that the plan is held against
     return config

@@ -1,16 +1,17 @@
-"""Dishes from photographs: DenseNet-121, and what its training is made of.
+"""Photographs of dishes: DenseNet-121, fine-tuned.
 
     python main.py --config=configs/food_densenet.py:folder=PATH --workdir=runs/food
     python main.py --config=configs/food_densenet.py:folder=OTHER,from=runs/food
 
-The first command fine-tunes from ImageNet: random crops, turned and mirrored; NAdam whose means
-are both slow (betas 0.999), a cosine, L2 in the gradient. The second goes on from its weights with
-another, unbalanced set of dishes: a new head, Adam, no resampling. Two classes that the confusion
-matrix of report.html shows mixed up make an expert: a folder of those two with from=. The page also
-has the class activation maps, and the best and worst classes.
+The first command fine-tunes from ImageNet: random crops, rotated and flipped; NAdam with both betas
+at 0.999, a cosine schedule, L2 in the gradient. The second starts from those weights and trains on
+another, unbalanced set of dishes: a new head, Adam, no resampling. For two classes that the
+confusion matrix of report.html shows to be confused, train an expert: give a folder of those two
+classes, with from=. The page also has the class activation maps and the best and worst classes.
 
-Arguments besides the data's: `model=NAME` and `pretrained=...` (config.init); `size=224` pixels, or
-`tiny`, a look at it on a CPU; `from=WORKDIR`. configs/studies/food_*.py change one thing at a time.
+Arguments besides those of the data: `model=NAME` and `pretrained=...` (see config.init); `size=224`
+pixels, or `tiny`, a quick trial on a CPU; `from=WORKDIR`. The studies configs/studies/food_*.py
+change one thing at a time.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ AUGMENTATION = [CROP, dict(kind='rotate', degrees=15), 'hflip']
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, model='densenet121', pretrained='default', size='224',
                             **{'from': ''})
     config = common.choose_data(common.get_config(), args)

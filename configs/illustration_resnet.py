@@ -1,4 +1,4 @@
-"""Illustrations of 20 kinds, 34 times more of one than of another, with photographs among them.
+"""Illustrations of 20 classes, 34x unbalanced, with photographs among them.
 
     python main.py curate --config=configs/illustration_resnet.py:folder=PATH \\
         --workdir=runs/illustration_curate
@@ -6,17 +6,17 @@
         --config.data.decisions=runs/illustration_curate/decisions.csv
 
 The first command finds photographs, copies, black-and-white and empty pictures, and shows on a page
-what it would leave out; the second trains on the rest, each class shown up to 600 times an epoch,
-others each time. Nothing is pretrained.
+what it would leave out. The second trains on the rest, with up to 600 images per class and epoch,
+chosen anew in each epoch. Nothing is pretrained.
 
     model=resnet_inception      inception modules with residuals (default); or cnn_final, four
                                 blocks of convolutions; or any name of `main.py models`
-    sampling=random             600 of each class an epoch (default)
-    sampling=cluster            60 of each of 10 clusters (gradients and colours) of each class
+    sampling=random             600 images per class and epoch (default)
+    sampling=cluster            60 images of each of 10 clusters per class (gradients and colours)
     sampling=none               every picture once
-    size=128                    pixels; tiny: a look at it on a CPU, with built-in doodles
+    size=128                    pixels; tiny: a quick trial on a CPU, with built-in doodles
 
-configs/studies/illustration.py changes one thing at a time.
+The study configs/studies/illustration.py changes one thing at a time.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +33,7 @@ AUGMENTATION = ['hflip', dict(kind='rotate', degrees=10), dict(kind='shift', sha
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, model='resnet_inception', sampling='random', size='128')
     config = common.choose_data(common.get_config(), args)
     config.model = dict(name=args['model'])

@@ -4,17 +4,18 @@
     python main.py --config=configs/mask_cnn.py:folder=PATH --workdir=runs/mask_cnn \\
         --config.data.decisions=runs/mask_curate/decisions.csv
 
-The first command finds copies and near copies, of which one stays, so that none is on two sides
-of the split; a fifth is held out as the test. On two CPU cores it takes 5 to 13 minutes, as busy as
-they are with other work, and reaches a macro F1 of 0.966 (docs/results.md). Many files are read
-faster when packed once:
+The first command finds copies and near copies and keeps one of each, so that no copy is on the
+other side of the split. The second trains; a fifth of the pictures is the test. On two CPU cores it
+takes 5 to 13 minutes, depending on other work, and reaches a macro F1 of 0.966 (docs/results.md).
+Many small files are read faster when packed once:
 
     python main.py pack --config=configs/mask_cnn.py:folder=PATH --config.pack.folder=PACKED \\
-        --config.pack.size=96
+        --config.pack.size=96 --config.pack.quality=95
     python main.py --config=configs/mask_cnn.py:packed=PACKED
 
-Arguments besides the data's: `model=small_cnn` (default), `cnn_basic` or `cnn_final`; without data
-two kinds of the built-in doodles, two to one. `size=64` pixels, or `tiny`: less than a minute.
+Arguments besides those of the data: `model=small_cnn` (default), `cnn_basic` or `cnn_final`;
+`size=64` pixels, or `tiny`: less than a minute. Without data, two classes of the built-in doodles
+are used, two to one.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +33,7 @@ AUGMENTATION = ['hflip', dict(kind='rotate', degrees=15), dict(kind='scale', fac
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, model='small_cnn', size='64')
     config = common.choose_data(common.get_config(), args)
     name = common.choose('model', args['model'], MODELS)

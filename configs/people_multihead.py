@@ -1,4 +1,4 @@
-"""Mask, gender and age of faces: one product class, or a branch a label (EfficientNet-B4).
+"""Mask, gender and age of faces: one product class, or one branch per label (EfficientNet-B4).
 
     python main.py --config=configs/people_multihead.py:csv=train.csv,images=PATH,model=a \\
         --workdir=runs/people_a
@@ -6,27 +6,28 @@
     python main.py vote --config=configs/vote/people.py:members=runs/people*
 
     model=a     one linear head over the product of the labels (3 x 2 x 3 = 18 classes; default)
-    model=b     a shallow branch of blocks a label
-    model=c     a deep branch a label
-    model=ac    the backbone of a trained `a` (from=WORKDIR), frozen, and the deep branches of `c`;
+    model=b     one shallow branch of blocks per label
+    model=c     one deep branch per label
+    model=ac    the backbone of a trained `a` (from=WORKDIR), frozen, with the deep branches of `c`;
                 the default with from=
     mixing=none         (default)
     mixing=rare         mixup of the rarest label's pictures with each other (age: old)
     mixing=halves       the left half of one face and the right half of another
-    heads=mask+gender+age   the labels, in this order; mixing=rare is for these
-    pretrained=, size=      other weights of timm or none; pixels, or tiny: a look at it on a CPU
+    heads=mask+gender+age   the labels, in this order; mixing=rare expects these
+    pretrained=, size=      other weights of timm, or none; pixels, or tiny: a quick trial on a CPU
 
-The CSV has these columns, mask (worn, wrong, none), gender (female, male), age (young, middle,
-old), and one for the person, which keeps each person on one side. Years near a border of `age` are
-doubtful labels; with a column `years`
+The CSV has the columns mask (worn, wrong, none), gender (female, male) and age (young, middle,
+old), and a column `group` that names the person, so that each person stays on one side of the
+split. Ages near a border of `age` are doubtful labels. If the CSV has a column `years`,
 
     python main.py curate --config=configs/people_multihead.py:csv=train.csv,images=PATH \\
         --workdir=runs/people_borders
 
-decides to leave 57 to 59 out, which config.data.decisions obeys. Faces are cut out once, when the
-data are packed: `python main.py pack ... --config.pack.preprocess=face,background`.
+decides to leave the ages 57 to 59 out; train with these decisions by config.data.decisions. Faces
+are cut out once, when the data are packed: `python main.py pack ...
+--config.pack.preprocess=face,background --config.pack.quality=95`.
 
-Without a CSV the labels are those of the built-in doodles, class and tool.
+Without a CSV the labels are those of the built-in doodles: class and tool.
 """
 
 import itertools
@@ -43,17 +44,17 @@ DOODLES = {'class': ('house', 'tree', 'fish', 'cup'),
 
 
 def labels_of(source: str) -> dict[str, tuple[str, ...]]:
-    """The classes of each label, {head: names}, of a config.data.source."""
+    """The classes of each label, {head: names}, for a config.data.source."""
     return {'doodles': DOODLES, 'digits': {'class': ()}}.get(source, FACES)
 
 
 def mixing(kind: str, labels: dict[str, tuple[str, ...]], product: bool) -> tuple[dict, ...]:
-    """config.mixing of a kind.
+    """The value of config.mixing for a kind.
 
     Args:
         kind: 'none', 'rare' (the last class of the last head) or 'halves'.
         labels: {head: its classes}.
-        product: the heads are one head, whose classes read 'x/y/z'.
+        product: whether the heads are combined into one, with classes such as 'x/y/z'.
     """
     head, rare = list(labels)[-1], list(labels.values())[-1][-1:]
     if product:
@@ -67,7 +68,7 @@ def mixing(kind: str, labels: dict[str, tuple[str, ...]], product: bool) -> tupl
 
 
 def ways(heads: tuple[str, ...]) -> dict[str, dict[str, object]]:
-    """The settings in which the models differ, {model: {dotted.path: value}}."""
+    """The settings in which the models differ: {model: {dotted.path: value}}."""
     frozen = (('heads?/.*', {}), ('.*', dict(train=False)))
     return {name: {
         'data.combine': heads if name == 'a' and len(heads) > 1 else (),
@@ -77,13 +78,14 @@ def ways(heads: tuple[str, ...]) -> dict[str, dict[str, object]]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, model='', mixing='none', heads='', pretrained='default',
                             size='224', **{'from': ''})
     config = common.choose_data(common.get_config(), args)
     kind = common.choose('model', args['model'] or ('ac' if args['from'] else 'a'), MODELS)
     if (kind == 'ac') != bool(args['from']):
-        raise ValueError('from=WORKDIR (a trained model=a) belongs to model=ac, and to it alone.')
+        raise ValueError('from=WORKDIR (a trained model=a) belongs to model=ac: give both or '
+                         'neither.')
     labels = labels_of(config.data.source)
     heads = tuple(args['heads'].split('+')) if args['heads'] else tuple(labels)
     config.data.doodles.classes = len(DOODLES['class'])

@@ -5,19 +5,20 @@
         --workdir=runs/eva_linear
     python main.py vote --config=configs/vote/sketch.py:runs=runs
 
-Arguments besides the data's:
+Arguments besides those of the data:
 
     head=mlp            Linear-act-Linear (default), or linear
     train=head          the backbone stays frozen (default); lora: adapters in its attention and
-                        MLPs as well; all: everything, each layer slower than the one above
-    curriculum=staged   5 epochs as they are, 5 flipped and turned by up to 10 degrees, 10 flipped,
-                        turned by 15, bent and stretched, the rate cut at each (default); none
+                        MLPs train too; all: everything, each layer slower than the one above
+    curriculum=staged   5 epochs unchanged, 5 flipped and rotated by up to 10 degrees, 10 flipped,
+                        rotated by up to 15 degrees and distorted; the rate is cut at each stage
+                        (default); none
     model=, pretrained= other weights (see config.init)
-    size=448            pixels, a multiple of the model's patch; tiny: a look at it on a CPU
+    size=448            pixels, a multiple of the model's patch size; tiny: a quick trial on a CPU
 
-With a frozen backbone configs/sketch_eva_probe.py ends at the same heads sooner, as it computes the
-features of each view once. Copies across folds flatter the out-of-fold score: find them before
-(`python main.py curate`), and name the decisions in config.data.decisions.
+With a frozen backbone, configs/sketch_eva_probe.py reaches the same heads sooner, because it
+computes the features of each view only once. Copies across folds flatter the out-of-fold score:
+find them first (`python main.py curate`), and give the decisions by config.data.decisions.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +29,7 @@ FLIPS = ['hflip', 'vflip']
 BEND = [dict(kind='elastic', alpha=30, sigma=4), dict(kind='grid_distortion', steps=4, limit=0.2)]
 EASY = [*FLIPS, dict(kind='rotate', degrees=10)]
 HARD = [*FLIPS, dict(kind='rotate', degrees=15), *BEND]
-# The pictures get harder and the learning rate lower: epochs 5 and 10 of 20.
+# The pictures get harder and the learning rate lower at epochs 5 and 10 of 20.
 STAGED = (dict(until=dict(percent=25), transforms=[]),
           dict(until=dict(percent=50), transforms=EASY, lr_scale=0.3),
           dict(transforms=HARD, lr_scale=0.1))
@@ -43,7 +44,7 @@ TRAINS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, head='mlp', train='head', curriculum='staged', size='448',
                             model='eva02_large_patch14_448', pretrained='default')
     config = common.choose_data(common.get_config(), args)

@@ -3,12 +3,12 @@
     python main.py --config=configs/sketch_eva_probe.py:folder=PATH
 
 The features of 20 augmented views of every picture are computed once (for 15,021 pictures 0.3
-million forward passes at 448 px; a GPU's work), then two kinds of heads x three learning rates x
-five folds train together within minutes. Further heads, rates and schedules find the features
-there. The weights come from Hugging Face; without a network give pretrained=FILE.safetensors.
+million forward passes at 448 px: use a GPU). Then two kinds of heads x three learning rates x five
+folds train together within minutes. Later runs with other heads, rates or schedules reuse the
+features. The weights come from Hugging Face; without a network give pretrained=FILE.safetensors.
 
-Arguments besides the data's: `model=NAME`, `pretrained=...` (see config.init), `size=PIXELS`, which
-has to be a multiple of the model's patch. A look at the way of it on a CPU, with random weights:
+Arguments besides those of the data: `model=NAME`, `pretrained=...` (see config.init), and
+`size=PIXELS`, a multiple of the model's patch size. A quick trial on a CPU, with random weights:
 
     python main.py \\
         --config=configs/sketch_eva_probe.py:model=eva02_tiny_patch14_224,pretrained=,size=56
@@ -20,7 +20,7 @@ from configs import common, sketch_eva
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, model='eva02_large_patch14_448', pretrained='default', size='448')
     config = common.choose_data(common.get_config(), args)
     config.model.name = args['model']

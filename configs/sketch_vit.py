@@ -1,16 +1,16 @@
-"""Sketches with a Vision Transformer that is small enough for a laptop.
+"""Sketches with a Vision Transformer small enough for a laptop.
 
     python main.py --config=configs/sketch_vit.py
     python main.py --config=configs/sketch_vit.py:folder=PATH --config.data.group_regex='_(\\d+)\\.'
 
-Arguments besides the data's: `curriculum=staged` (default), `all` (everything from the first
-step) or `none`; `flips=yes` (default) or `no`, for characters and whatever else changes its
-class in a mirror.
+Arguments besides those of the data: `curriculum=staged` (default), `all` (everything from the first
+step) or `none`; `flips=yes` (default) or `no`, for characters and anything else that mirroring
+turns into another class.
 
-A ViT that starts from nothing needs help on few pictures: a convolutional stem, Xavier's
-initialisation and Muon: a validation accuracy of 0.59 after 13,400 pictures, against 0.12 after
-10,800 with AdamW (benchmarks/RESULTS.md). On two CPU cores the first command takes three and a
-half minutes and reaches 0.96 on writers never seen.
+A ViT trained from scratch on few pictures needs help: a convolutional stem, Xavier initialisation
+and Muon. They give a validation accuracy of 0.59 after 13,400 pictures, against 0.12 after 10,800
+with AdamW (benchmarks/RESULTS.md). On two CPU cores the first command takes three and a half
+minutes and reaches an accuracy of 0.96 on writers never seen.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ BEND = [dict(kind='elastic', alpha=25, sigma=5), dict(kind='grid_distortion', st
 
 
 def stages(name: str, flips: bool) -> list[dict]:
-    """The curriculum: pose first, then mirrored and bent as well."""
+    """The curriculum: first pose alone, then flips and distortion too."""
     everything = [*(FLIPS if flips else ()), *POSE, *BEND]
     choices = {
         'staged': [dict(until=dict(percent=20), transforms=POSE), dict(transforms=everything)],
@@ -35,7 +35,7 @@ def stages(name: str, flips: bool) -> list[dict]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; arg is what stands after the colon of --config=FILE:..."""
+    """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, curriculum='staged', flips='yes')
     config = common.choose_data(common.get_config(), args)
     flips = common.choose('flips', args['flips'], ('yes', 'no')) == 'yes'

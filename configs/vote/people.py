@@ -1,9 +1,9 @@
-"""Mask, gender and age: members of one product class, or of three heads, chosen by robustness.
+"""Mask, gender and age: members with one product class or three heads, chosen for robustness.
 
     python main.py vote --config=configs/vote/people.py:members=runs/people*
 
-A leaderboard that is climbed by accuracy picks what fits its rows. Here the vote is chosen on
-out-of-fold rows by its worst class, and persons are drawn whole for the intervals.
+Choosing by accuracy on a leaderboard picks what fits the rows of the leaderboard. Here the vote is
+chosen on out-of-fold rows by its worst class, and the intervals resample whole persons.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from configs.vote import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The vote; arg is what stands after the colon of --config=FILE:..."""
+    """The vote; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, members='runs/people*', sample='')
     config = common.get_config()
     config.members = tuple(args['members'].split(','))

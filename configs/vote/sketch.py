@@ -1,12 +1,12 @@
-"""Sketches of 500 classes: five folds of each of four models, and six ways to let them vote.
+"""Sketches of 500 classes: five folds of each of four models, and six ways to vote.
 
     python main.py vote --config=configs/vote/sketch.py:runs=runs
 
-expects k-fold runs of configs/sketch_eva.py in the folder `runs=`: `eva_linear` (head=linear),
-`eva_mlp3` (both with curriculum=none), `eva_curriculum`, and `eva_lora` (train=lora);
-`--config.members` and `--config.ensembles` name others. The first rule of a pair is of the folds
-within a model, the second of the models. All six are scored; the best out of fold answers, and its
-nested score stands beside the naive one.
+This expects k-fold runs of configs/sketch_eva.py in the folder `runs=`: `eva_linear` (head=linear)
+and `eva_mlp3`, both with curriculum=none, `eva_curriculum`, and `eva_lora` (train=lora);
+`--config.members` and `--config.ensembles` name others. The first rule of a pair combines the folds
+within a model, the second the models. All six are scored; the best out of fold gives the answer,
+and its nested score is shown beside the naive one.
 """
 
 from ml_collections import ConfigDict
@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from configs.vote import common
 
 MODELS = ('eva_linear', 'eva_mlp3', 'eva_curriculum', 'eva_lora')
-HEADS = MODELS[:3]  # of one backbone
+HEADS = MODELS[:3]  # these share one frozen backbone
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The vote; arg is what stands after the colon of --config=FILE:..."""
+    """The vote; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, runs='runs')
     config = common.get_config()
     config.members = {name: f'{args["runs"]}/{name}' for name in MODELS}
