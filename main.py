@@ -1,7 +1,6 @@
 """Trains, evaluates and reports: python main.py [VERB] --config=FILE [--config.key=value ...]."""
 
 import dataclasses
-import importlib
 import sys
 
 from train_lib.runtime.platform import choose_platform
@@ -11,26 +10,13 @@ choose_platform()  # before anything imports JAX
 from input_pipeline.errors import DataError, WorkerError  # noqa: E402
 from models.errors import ModelError  # noqa: E402
 from train_lib.commands import command_line  # noqa: E402
+from train_lib.commands.verbs import VERBS  # noqa: E402
 from train_lib.run_dir.goodput import process_start  # noqa: E402
 from train_lib.runtime import distributed  # noqa: E402
 from train_lib.runtime.compile_cache import use_compile_cache  # noqa: E402
 from train_lib.runtime.errors import CheckpointError, ConfigError, disk_trouble  # noqa: E402
 from train_lib.runtime.progress import setup_logging  # noqa: E402
 from train_lib.runtime.signals import AT_ONCE, twice_is_at_once  # noqa: E402
-
-# verb: its module and function; only the one asked for is loaded.
-RUNNERS = {
-    'train': 'train_lib.training.run:train',
-    'report': 'train_lib.training.run:report',
-    'predict': 'train_lib.commands.predict:predict_command',
-    'lr_find': 'train_lib.commands.lr_find:lr_find',
-    'vote': 'train_lib.commands.vote:vote_command',
-    'explore': 'train_lib.commands.explore:explore',
-    'curate': 'train_lib.commands.curate:curate',
-    'pack': 'train_lib.commands.pack:pack_command',
-    'study': 'train_lib.commands.study:study_command',
-    'models': 'train_lib.commands.models:list_command',
-}
 
 
 def main(argv: list[str], began: float | None = None) -> int:
@@ -44,9 +30,8 @@ def main(argv: list[str], began: float | None = None) -> int:
         if began is not None:
             command = dataclasses.replace(command, began=began)
         use_compile_cache(command.config is None or command.config.compile_cache)
-        module, _, function = RUNNERS[command.verb].partition(':')
         with twice_is_at_once():
-            return getattr(importlib.import_module(module), function)(command)
+            return VERBS[command.verb].load()(command)
     except (ConfigError, DataError, ModelError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2

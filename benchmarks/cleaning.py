@@ -2,11 +2,11 @@
 
     python benchmarks/cleaning.py [--seeds=3] [--steps=400] [--classes=16] [--per_class=60]
 
-In the training part 10 % of the labels are wrong, 15 % of the drawings come a second time, altered,
-and 10 % photographs have labels at random. The test part is clean drawings by other writers: what
-was planted among them, and copies of them, is left out of everything. curate sees the training
-part only, and the out-of-fold predictions of a 3-fold run on it. All runs have as many steps.
-Another seed is other drawings.
+In the training part 10 % of the labels are wrong, 15 % of the drawings have an altered copy, and 10
+% are photographs with random labels. The test part has clean drawings by other writers: what was
+planted among them, and copies of them, is left out everywhere. curate sees only the training part,
+and the out-of-fold predictions of a 3-fold run on it. All runs have the same number of steps.
+Another seed means other drawings.
 """
 
 import argparse

@@ -6,7 +6,7 @@
     python benchmarks/curation.py --hashes=100000                  # all pairs of random hashes
 
 Pictures of a folder may have duplicates of their own, which count as wrong here: `--sheet` draws
-the pairs that were not planted, for the eye to judge.
+the pairs that were not planted, so that a person can judge them.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def crop(share: float):
 
 
 def jpeg(quality: int):
-    """Encodes anew."""
+    """Encodes again."""
     def alter(picture, rng):
         data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         return cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -75,7 +75,7 @@ ALTERATIONS = {
 
 def planted(args) -> tuple[Measures, np.ndarray, list[str], float]:
     """Measures of the pictures and their copies, the row that each is a copy of (or itself),
-    the alterations of the copies, and the seconds of a core that measuring took a picture."""
+    the alterations of the copies, and the seconds per picture that measuring took on one core."""
     data = (dict(source='folder', folder=args.folder) if args.folder else
             dict(source='doodles', doodles=dict(per_class=args.per_class)))
     manifest = sources.load_source(data, seed=args.seed)
@@ -111,7 +111,7 @@ def all_pairs(count: int) -> None:
     found = near_pairs(hashes, 10)
     took, used = time.perf_counter() - since, time.process_time() - used
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f'all pairs of {count:,} hashes in 8 positions: {took:.1f} s, {used:.1f} s of a core, '
+    print(f'all pairs of {count:,} hashes in 8 positions: {took:.1f} s, {used:.1f} s of one core, '
           f'peak memory {memory:.2f} GiB, {len(found[0])} near')
 
 
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--folder', default='', help='pictures of a folder or .zip, not doodles')
-    parser.add_argument('--per_class', type=int, default=80, help='doodles of a class')
+    parser.add_argument('--per_class', type=int, default=80, help='doodles per class')
     parser.add_argument('--pictures', type=int, default=0, help='so many of them (0: all)')
     parser.add_argument('--share', type=float, default=0.3, help='of the pictures, copied')
     parser.add_argument('--seed', type=int, default=0)
@@ -142,8 +142,8 @@ def main(argv: list[str]) -> None:
     true = origin[pairs['first'].to_numpy(int)] == origin[pairs['second'].to_numpy(int)]
     print(f'{"all":20} recall {hit.mean():.3f}  precision {true.mean():.4f}  ({len(pairs)} pairs, '
           f'{(~true).sum()} not planted, {(~true & (pairs["kind"] == "near")).sum()} of them near)')
-    print(f'{len(origin):,} pictures: measured in {1e3 * seconds:.1f} ms each of a core, compared '
-          f'in {took:.1f} s, {used:.1f} s of a core')
+    print(f'{len(origin):,} pictures: measured in {1e3 * seconds:.1f} ms of one core each, '
+          f'compared in {took:.1f} s, {used:.1f} s of one core')
     if args.sheet:
         wrong = pairs[~true & (pairs['kind'] == 'near')].sort_values('correlation')
         tiles = [np.vstack([measures.thumbs[pair.first],

@@ -2,7 +2,7 @@
 
     python benchmarks/curation_clusters.py [--rows=25000] [--width=512]
 
-The features are 40 clouds of different widths in which most directions are noise.
+The features are 40 clouds of different widths, in which most directions are noise.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     points = centres[rng.integers(40, size=args.rows)]
     points += rng.standard_normal(points.shape).astype(np.float32) * rng.uniform(
         .3, 1, (args.rows, 1)).astype(np.float32)
-    print(f'{args.rows:,} x {args.width}: seconds, processor seconds, clusters')
+    print(f'{args.rows:,} x {args.width}: seconds, CPU seconds, clusters')
     for name, function in (('reduce', clusters.reduce), ('kmeans', clusters.kmeans),
                            ('dbscan', clusters.dbscan)):
         begin, used = time.perf_counter(), time.process_time()

@@ -3,12 +3,13 @@
     python benchmarks/curation_photographs.py --photos=PHOTOS [--sketches=SKETCHES]
         [--drawings=1200] [--shares=0,0.05] [--seeds=3]
 
-PHOTOS and SKETCHES are folders of classes or zips of such. The drawings are doodles, SKETCHES, and
-illustrations that `illustration` draws: flat and graded areas, outlines, cel shading, airbrush,
-hatching, grain, hair and text-like strokes, as JPEG or PNG. F1 of the photographs by statistics
-alone; by KMeans and DBSCAN of them; and with 20 marks, on the pictures that are not
-marked: 10 photographs and 10 drawings at random, or the 20 most doubtful ones, which `main.py
-curate` writes to to_mark.csv. A share of 0 shows how many drawings are dropped in vain.
+PHOTOS and SKETCHES are folders of classes, or zip archives of such folders. The drawings are
+doodles, SKETCHES, and illustrations that `illustration` draws: flat and graded areas, outlines, cel
+shading, airbrush, hatching, grain, hair and text-like strokes, as JPEG or PNG. Printed is the F1 of
+the photographs by statistics alone; by KMeans and DBSCAN of the statistics; and with 20 marked
+pictures, on those that are not marked: 10 photographs and 10 drawings at random, or the 20 most
+doubtful ones, which `main.py curate` writes to to_mark.csv. A share of 0 shows how many drawings
+are dropped wrongly.
 """
 
 import argparse

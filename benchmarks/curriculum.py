@@ -1,11 +1,11 @@
-"""Does the curriculum help? The same seeds with it, all at once, and without, on doodles.
+"""Does the curriculum help? The same seeds with it, all at once, and without it, on doodles.
 
-The test writers' paper is turned, mirrored and bent, which no training picture is.
+The paper of the test writers is turned, mirrored and bent; that of the training writers is not.
 
     python benchmarks/curriculum.py [--seeds=3] [--arms=none,staged,all] [--out=DIR] [--key=value]
 
 Prints the test accuracy of each run, and the mean difference of each arm to the first with its
-95 % confidence interval (paired by seed, Student's t). Other flags go to the run as they are.
+95 % confidence interval (paired by seed, Student's t). Other flags are passed on to the run.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""The input pipeline against albumentations + torch DataLoader, and against its own limits.
+"""The input pipeline compared with albumentations + torch DataLoader, and with its own limits.
 
     python benchmarks/input_pipeline.py [--photos=FOLDER_OR_ZIP] [--only=decoded,files,...]
 
 Peers (albumentations, torch) that are not installed are named and left out. Without --photos,
-photograph-like ones are drawn. Files are read from the page cache. Speeds are pictures a second,
-the best of several rounds in which ours and the other's take turns; one thread is timed by its own
-clock. The second ratio is that of pictures a CPU second, over all threads and processes: it knows
-no waiting, but also holds on a machine that others use.
+pictures like photographs are drawn. Files are read from the page cache. Speeds are pictures per
+second, the best of several rounds in which both take turns; one thread is timed by its own clock.
+The second ratio is by pictures per CPU second, over all threads and processes: it leaves out
+waiting, and is valid on a busy machine too.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,8 +25,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
-from input_pipeline import decode, loader, manifest, packing, resampling, sources, transforms
+from benchmarks.jpeg_files import collect, draw_files
+from configs.common import get_config
+from input_pipeline import loader, manifest_files, packing, resampling, sources, transforms
 from input_pipeline.curriculum import Stage
+from input_pipeline.decode import decode
+from input_pipeline.encode import encode
+from input_pipeline.manifest import make_manifest
+from input_pipeline.pictures import PreprocessSpec
+from input_pipeline.resize import resize
 from input_pipeline.sources import folder as folders
 
 SIZE, BATCH, CORES = 224, 64, os.cpu_count() or 1
@@ -35,7 +41,7 @@ LAST = (dict(kind='hflip'), dict(kind='vflip'), dict(kind='rotate', degrees=15),
         dict(kind='elastic', alpha=30, sigma=4), dict(kind='grid_distortion', steps=4, limit=0.2))
 CROP = (dict(kind='hflip', p=0.5), dict(kind='random_resized_crop'))
 ROWS: list[tuple[str, ...]] = []
-Speed = tuple[float, float]  # pictures a second, pictures a CPU second
+Speed = tuple[float, float]  # pictures per second, pictures per CPU second
 
 
 def main(argv: list[str]) -> None:
@@ -66,46 +72,6 @@ def main(argv: list[str]) -> None:
     for row in ROWS:
         print('  '.join(cell.ljust(width) if i == 0 else cell.rjust(width)
                         for i, (cell, width) in enumerate(zip(row, widths))))
-
-
-def collect(args, home: Path) -> Path:
-    """The folder of --photos, or ''."""
-    if not args.photos:
-        return Path()
-    source, target = Path(args.photos).expanduser(), home / 'photos' / 'all'
-    target.mkdir(parents=True)
-    if source.suffix == '.zip':
-        with zipfile.ZipFile(source) as archive:
-            archive.extractall(home / 'zip')
-        source = home / 'zip'
-    files = sorted(path for path in source.rglob('*') if path.suffix.lower() in ('.jpg', '.jpeg'))
-    np.random.default_rng(0).shuffle(files)
-    for path in files:
-        data = path.read_bytes()
-        if len(os.listdir(target)) < args.pictures and not decode.problem(data):
-            (target / f'{len(os.listdir(target)):05}.jpg').write_bytes(data)
-    return target.parent
-
-
-def draw_files(target: Path, count: int, photos: Path) -> None:
-    """JPEGs of 500x400, quality 90: cut from photos of that size, otherwise fractal noise."""
-    (target / 'all').mkdir(parents=True)
-    found = [image for path in sorted(photos.glob('all/*')) if photos != Path()
-             for image in [cv2.imread(str(path))] if min(image.shape[:2]) >= 400]
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        if found:
-            image = found[number % len(found)]
-            image = cv2.resize(image, (500, 400), interpolation=cv2.INTER_AREA)
-            image = cv2.flip(image, 1) if number // len(found) % 2 else image
-        else:
-            image = np.zeros((400, 500, 3), np.float32)
-            for octave in range(9):
-                noise = rng.normal(0, 60 / 1.7**octave, (2 + 2**octave, 2 + 2**octave, 3))
-                image += cv2.resize(noise.astype(np.float32), (500, 400))
-            image = np.clip(image + 128, 0, 255).astype(np.uint8)
-        cv2.imwrite(str(target / 'all' / f'{number:05}.jpg'), image,
-                    [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def peer_module(name: str):
@@ -159,7 +125,7 @@ def in_turns(rounds: int, *measures) -> list[Speed]:
 
 
 def one_thread(function, count: int) -> Speed:
-    """Calls a second of this thread."""
+    """Calls per second of this thread."""
     begin = time.thread_time()
     for number in range(count):
         function(number)
@@ -200,8 +166,9 @@ def ours_from(source, stage: Stage, *, threads: int = CORES, workers: int = 0, c
     """A measure of the whole pipeline on a manifest."""
     def measure() -> Speed:
         iterator = loader.train_iterator(
-            source, loader.ImageSpec(SIZE), (stage,), steps=10**6, batch_size=BATCH, seed=0,
-            threads=threads, workers=workers)
+            source, PreprocessSpec(size=SIZE),
+            loader.Course(stages=(stage,), steps=10**6, seed=0), batch_size=BATCH,
+            loading=loader.LoaderSpec(threads=threads, workers=workers))
         try:
             return batches_a_second(iterator, 4, count)
         finally:
@@ -210,7 +177,7 @@ def ours_from(source, stage: Stage, *, threads: int = CORES, workers: int = 0, c
 
 
 def torch_from(source, compose, count: int = 20):
-    """The same for torch's DataLoader with a process a core."""
+    """The same for torch's DataLoader with one process per core."""
     from torch.utils.data import DataLoader, Dataset
 
     paths = [os.path.join(source.root, name) for name in source.table['location']]
@@ -253,7 +220,7 @@ def decoding_alone(source, count: int = 20):
 def decoded(made, rounds, home) -> None:
     """The last stage on decoded pictures, one thread."""
     source = folders.load(str(made.get('photos', made['500x400'])))
-    pictures = [decode.resize(sources.read_image(source.root, name), (SIZE, SIZE))
+    pictures = [resize(sources.read_image(source.root, name), (SIZE, SIZE))
                 for name in source.table['location'][:64]]
     size = SIZE, SIZE
 
@@ -290,8 +257,8 @@ def packed(made, rounds, home) -> None:
     """Packed at 256 px against the folder."""
     source = folders.load(str(made['500x400']))
     for side in packing.SIDES:
-        small = packing.pack(source, sources.read_bytes, str(home / side), size=256, side=side,
-                             quality=90)
+        small = packing.pack(source, sources.read_bytes, str(home / side),
+                             packing.PackSpec(size=256, side=side, quality=90))
         for name, specs, p in (('no transforms', (), None), ('last stage, p=.5', LAST, 0.5),
                                ('flip + random resized crop', CROP, None)):
             stage = stage_of(specs, p)
@@ -319,17 +286,17 @@ def reduced(made, rounds, home) -> None:
     size = SIZE, SIZE
 
     def show(data: bytes, min_size=size):
-        return decode.resize(decode.decode(data, name='', min_size=min_size), size)
+        return resize(decode(data, name='', min_size=min_size), size)
 
     def speed(data: list[bytes], min_size):
         return lambda: one_thread(lambda i: show(data[i % len(data)], min_size), 16)
 
     for side in (2, 3, 4):  # large pictures made of several, so that they have detail
-        data = [decode.encode(np.vstack([np.hstack(pictures[i + j:i + j + side])
+        data = [encode(np.vstack([np.hstack(pictures[i + j:i + j + side])
                                          for j in range(0, side * side, side)]), 90)
                 for i in range(0, 48, 12)]
         difference = np.mean([np.abs(show(one).astype(int) - cv2.resize(
-            decode.decode(one, name=''), size, interpolation=cv2.INTER_AREA)).mean()
+            decode(one, name=''), size, interpolation=cv2.INTER_AREA)).mean()
             for one in data])
         row(f'scaled decoding of {500 * side}x{400 * side}, differs by {difference:.2f} grey '
             f'levels: in full', *in_turns(rounds, speed(data, size), speed(data, None)), None)
@@ -341,8 +308,9 @@ def memory(made, rounds, home) -> None:
     source = source.select(np.arange(4 * BATCH))
     for name, specs in (('last stage', LAST), ('flip + random resized crop', CROP)):
         iterator = loader.train_iterator(
-            source, loader.ImageSpec(SIZE), (stage_of(specs),), steps=80, batch_size=BATCH, seed=0,
-            threads=CORES)
+            source, PreprocessSpec(size=SIZE),
+            loader.Course(stages=(stage_of(specs),), steps=80, seed=0), batch_size=BATCH,
+            loading=loader.LoaderSpec(threads=CORES))
         found = []
         for step, _ in enumerate(iterator):
             if step in (7, 79):
@@ -354,7 +322,7 @@ def memory(made, rounds, home) -> None:
 def synthetic(made, rows: int, path: Path) -> None:
     """A manifest of many rows that share few files."""
     names = sorted(str(file) for file in made['500x400'].rglob('*.jpg'))
-    manifest.save(manifest.make_manifest(
+    manifest_files.save(make_manifest(
         {'id': [f'picture/{i:08}.jpg' for i in range(rows)],
          'location': [names[i % len(names)] for i in range(rows)],
          'label/class': np.arange(rows) % 1000}, {'class': [f'{i:04}' for i in range(1000)]},
@@ -370,11 +338,13 @@ def start_up(path: str) -> None:
 
 def many(path: str):
     """(iterator of a long run, manifest)"""
-    source = manifest.load(path)
-    order = resampling.make_order(source, {}, seed=0, batch_size=BATCH, to_steps=None)
+    source = manifest_files.load(path)
+    each_row_once = get_config().resample.to_dict() | {'start': None}
+    order = resampling.make_order(source, each_row_once, seed=0, batch_size=BATCH, to_steps=None)
     return loader.train_iterator(
-        source, loader.ImageSpec(SIZE), (stage_of(LAST, 0.5),), steps=2 * 10**6, batch_size=BATCH,
-        seed=0, order=order, threads=CORES), source
+        source, PreprocessSpec(size=SIZE),
+        loader.Course(stages=(stage_of(LAST, 0.5),), steps=2 * 10**6, seed=0, order=order),
+        batch_size=BATCH, loading=loader.LoaderSpec(threads=CORES)), source
 
 
 def start(made, rounds, home) -> None:

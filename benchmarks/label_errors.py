@@ -2,8 +2,8 @@
 
     python benchmarks/label_errors.py [--seeds=3] [--run=WORKDIR]
 
-By the logistic regression that `main.py curate` makes on the spot, on digits and doodles; and,
-with --run, by the out-of-fold predictions of a k-fold run such as
+By the logistic regression that `main.py curate` fits without predictions, on digits and doodles;
+and, with --run, by the out-of-fold predictions of a k-fold run such as
 
     python main.py --config=configs/sketch_cnn.py --workdir=WORKDIR \\
         --config.data.doodles.wrong_labels=0.05 --config.split.kind=kfold \\

@@ -3,7 +3,7 @@
 
     python benchmarks/large_model.py [--model=eva_giant_patch14_224]
 
-The file is written first, by a process of its own, to a temporary folder (4 GB).
+The file (4 GB) is written first, by a separate process, to a temporary folder.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def write(name: str, path: str) -> None:
 
 
 def measure(name: str, path: str) -> None:
-    """Prints one line a stage: seconds, and the peak of the resident memory so far."""
+    """Prints one line per stage: seconds, and the peak of the resident memory so far."""
     import jax
     import jax.numpy as jnp
     from flax import nnx

@@ -1,9 +1,9 @@
-"""The published methods for long tails side by side: configs/cifar_lt.py, a run a method and seed.
+"""The published methods for long tails: configs/cifar_lt.py, one run per method and seed.
 
     python benchmarks/long_tail.py --data=folder=cifar10.zip                       # the full table
     python benchmarks/long_tail.py --data=folder=cifar10.zip --epochs=10 --largest=1000   # short
 
-Runs that are finished are not repeated, and stopped ones go on: the same command fills the table.
+Finished runs are not repeated, and stopped ones continue: the same command fills the table.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Test accuracy of ResNet-32 on CIFAR-10-LT, imbalance 100, 12,406 images, as the literature has it.
+# Test accuracy of ResNet-32 on CIFAR-10-LT, imbalance 100, 12,406 images, as published.
 PUBLISHED = {'ce': 70.4, 'weights': 68.3, 'effective': 70.5, 'balanced': 72.5, 'sqrt': 71.4,
              'deferred': 75.1, 'mixup': 74.1, 'crt': 75.0, 'ldam': 77.7, 'balanced_softmax': 77.5,
              'posthoc': 77.3, 'logit_adjustment': 77.9, 'mixup_adjusted': None}
@@ -39,7 +39,7 @@ def run(method: str, seed: int, args, home: Path) -> float:
 
 
 def main(argv: list[str]) -> None:
-    """Prints one line a method as it is done."""
+    """Prints one line per method when it is done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', required=True, help='folder=..., tfds=cifar10 or packed=...')
     parser.add_argument('--imbalance', default='100')

@@ -1,12 +1,13 @@
-"""Twenty heads in one program against one after another: 5 folds x 4 learning rates of an mlp.
+"""Twenty heads in one program, or one after another: 5 folds x 4 learning rates of an mlp.
 
     python benchmarks/probe.py [--pictures=15000] [--features=1024] [--classes=500] [--epochs=1]
 
 The features are random numbers around class centres, since only the time and the agreement of
-the heads are measured. One after another each run compiles its own program, as 20 commands would.
+the heads are measured. One after another, each run compiles its own program, as 20 commands would.
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -19,15 +20,17 @@ import jax
 
 from configs import common
 from input_pipeline.manifest import make_manifest
-from train_lib.probing import run_probe
 from train_lib.probing.feature_cache import Features
-from train_lib.probing.trained_heads import HeadKind
+from train_lib.probing.head_training import train_heads
+from train_lib.probing.probe_folds import make_folds
+from train_lib.probing.probe_spec import read_probe_spec
+from train_lib.probing.stacked_heads import HeadKind
 
 RATES = (3e-3, 1e-3, 3e-4, 1e-4)
 
 
 def make(pictures: int, width: int, classes: int, epochs: int):
-    """(config, manifest, folds, features)"""
+    """(config, folded data, features)"""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, pictures)
     centres = rng.standard_normal((classes, width))
@@ -38,8 +41,7 @@ def make(pictures: int, width: int, classes: int, epochs: int):
     config = common.get_config()
     config.split.kind, config.split.fold, config.split.test = 'kfold', 'all', 0.1
     config.duration = dict(epochs=epochs)
-    config.probe.lr = RATES
-    return config, *run_probe.make_folds(config, manifest), Features(views, Path())
+    return config, make_folds(config, manifest), Features(views, Path())
 
 
 def main(argv: list[str]) -> None:
@@ -49,25 +51,25 @@ def main(argv: list[str]) -> None:
                           ('hidden', 1024), ('epochs', 1)):
         parser.add_argument(f'--{name}', type=int, default=default)
     args = parser.parse_args(argv)
-    config, manifest, folds, features = make(args.pictures, args.features, args.classes,
-                                             args.epochs)
-    kind = HeadKind('mlp', dict(head='mlp', head_hidden=args.hidden))
+    config, data, features = make(args.pictures, args.features, args.classes, args.epochs)
+    spec = dataclasses.replace(read_probe_spec(config), heads=(
+        HeadKind('mlp', dict(head='mlp', head_hidden=args.hidden)),))
 
-    def train(lr, folds):
-        config.probe.lr = lr
-        _, state, _ = run_probe.train_heads(config, manifest, folds, [kind], features)
-        return jax.block_until_ready(state['mlp'][0])
+    def train(rates, folds):
+        trained = train_heads(config, dataclasses.replace(spec, rates=rates),
+                              dataclasses.replace(data, folds=folds), features)
+        return jax.block_until_ready(trained.params['mlp'])
 
-    def timed(lr, folds):
+    def timed(rates, folds):
         begin = time.perf_counter()
-        params = train(lr, folds)
+        params = train(rates, folds)
         return params, time.perf_counter() - begin
 
-    together, whole = timed(RATES, folds)
+    together, whole = timed(RATES, data.folds)
     lone, difference, seconds = {}, 0.0, []
     for i, rate in enumerate(RATES):
-        for k, fold in enumerate(folds):
-            lone[i, k], one = timed((rate,), [fold])
+        for k, fold in enumerate(data.folds):
+            lone[i, k], one = timed((rate,), (fold,))
             seconds.append(one)
             ours = jax.tree.map(lambda leaf, i=i, k=k: leaf[i, k], together)
             theirs = jax.tree.map(lambda leaf: leaf[0, 0], lone[i, k])

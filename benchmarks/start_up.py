@@ -3,8 +3,8 @@
     python benchmarks/start_up.py [--configs=FILE[:args],...] [--rounds=N] [--config.key=value ...]
 
 Seconds from the start of the process to the log line of its first step, with an empty folder of
-compiled programs and with the one that the first start left (config.compile_cache); CPU seconds
-beside them, which other work on the machine changes less.
+compiled programs and with the folder that the first start left (config.compile_cache); also CPU
+seconds, which other work on the machine changes less.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def seconds_to_first_step(flags: list[str], cache: str) -> tuple[float, float]:
     """(wall clock, CPU) seconds of a process from its start to its first step.
 
     Raises:
-        RuntimeError: it ended before that; with what it said.
+        RuntimeError: it ended before that; the message has its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--configs', default=','.join(CONFIGS))
-    parser.add_argument('--rounds', type=int, default=1, help='the best of so many')
+    parser.add_argument('--rounds', type=int, default=1, help='how many; the best counts')
     options, overrides = parser.parse_known_args(argv)
     print('config        first s  (CPU s)  second s  (CPU s)  second / first  (CPU)')
     for name in options.configs.split(','):

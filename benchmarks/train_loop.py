@@ -1,15 +1,14 @@
-"""What does the training loop cost? The real loop beside its bare step, in one process.
+"""What does the training loop cost? The real loop and its bare step, in one process.
 
     python benchmarks/train_loop.py [--model=NAME] [--size=PIXELS] [--batch=N] [--steps=N]
         [--rounds=N] [--precision=float32|bfloat16]
 
-The bare loop calls the compiled step again and again on one batch that lies on the device. The
-real one is train_lib.training.loop.train_loop with its data, log lines, metrics.jsonl and
-TensorBoard, all but the work of evaluating and saving. The two take turns; ratios are medians
-over the rounds, of the wall clock and of the process's CPU seconds, which other work on the
-machine changes less. On a CPU the loader's threads share the cores with the step, so their work
-counts against the loop: little of it in the first row, the augmentation of configs/sketch_vit.py
-in the second.
+The bare loop calls the compiled step again and again on one batch that is on the device. The real
+one is train_lib.training.loop.train_loop with its data, log lines, metrics.jsonl and TensorBoard:
+everything but evaluating and saving. The two take turns; ratios are medians over the rounds, of the
+wall clock and of the CPU seconds of the process, which other work on the machine changes less. On a
+CPU the threads of the loader share the cores with the step, so their work counts against the loop:
+little in the first row, the augmentation of configs/sketch_vit.py in the second.
 """
 
 import argparse
@@ -54,18 +53,19 @@ class NoCheckpoints:
 
 
 def measure(options: argparse.Namespace, augment: bool) -> dict:
-    """Milliseconds a step of both loops, ratios, and shares of the real one's time."""
+    """Milliseconds per step of both loops, ratios, and shares of the time of the real loop."""
     import dataclasses
 
     import jax
 
     from train_lib.run_dir.goodput import Clock
-    from train_lib.run_dir.metrics_log import Records
+    from train_lib.run_dir.metrics_log import MetricsLog
     from train_lib.runtime.sharding import make_mesh, shard_batch
+    from train_lib.runtime.signals import StopSignal
     from train_lib.training import init
-    from train_lib.training.loop import StopSignal, train_loop
-    from train_lib.training.run import load_data
-    from train_lib.training.setup import arrange, assemble, compile_step
+    from train_lib.training.data import load_data, split_data
+    from train_lib.training.loop import train_loop
+    from train_lib.training.setup import assemble, compile_step
 
     config = configure(options, augment)
     bare, real, kinds = [], [], []  # (wall, CPU) seconds of each round
@@ -78,12 +78,13 @@ def measure(options: argparse.Namespace, augment: bool) -> dict:
 
     with tempfile.TemporaryDirectory() as folder, StopSignal() as stop:
         mesh = make_mesh(config.mesh)
-        data = arrange(config, load_data(config))
+        data = split_data(config, load_data(config))
         job = assemble(config, data, mesh, None, Path(folder))
-        begun = init.begin(config, None, job.state, job.iterator, job.run.total_steps)
+        begun = init.begin(init.init_spec(config), None, job.state, job.iterator,
+                           job.run.timing.total_steps)
         run = compile_step(job.run, begun.state, data.parts, Clock())
-        run = dataclasses.replace(run, val=None)
-        records = Records(Path(folder), size=0, step=0, tensorboard=True)
+        run = dataclasses.replace(run, scoring=dataclasses.replace(run.scoring, val=None))
+        metrics = MetricsLog(Path(folder), size=0, step=0, tensorboard=True)
         batch = shard_batch(next(job.iterator), mesh)
         state, host = begun.state, begun.host
         try:
@@ -91,21 +92,22 @@ def measure(options: argparse.Namespace, augment: bool) -> dict:
                 with timed(bare):
                     before = None
                     for _ in range(options.steps):
-                        state, loss = run.train_step(state, batch)
+                        state, loss = run.programs.train_step(state, batch)
                         jax.block_until_ready(before)
                         before = loss
                     jax.block_until_ready(loss)
                 # The steps of the bare loop are not steps of the run.
-                state = state | dict(step=state['step'] - options.steps)
-                until = dataclasses.replace(run, total_steps=(turn + 1) * options.steps)
+                state = state.replace(step=state.step - options.steps)
+                timing = dataclasses.replace(run.timing, total_steps=(turn + 1) * options.steps)
+                until = dataclasses.replace(run, timing=timing)
                 clock = Clock()
                 with timed(real):
                     state, host = train_loop(until, state, host, job.iterator, NoCheckpoints(),
-                                             records, clock, stop)
+                                             metrics, clock, stop)
                 kinds.append(clock.seconds())
         finally:
             job.iterator.close()
-            records.close()
+            metrics.close()
     bare, real, kinds = bare[1:], real[1:], kinds[1:]
 
     def share(kind):

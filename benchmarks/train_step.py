@@ -1,15 +1,15 @@
-"""How fast is a training step? This project's beside timm's under torch.compile, on one device.
+"""How fast is a training step? Compared with timm under torch.compile, on one device.
 
     python benchmarks/train_step.py [--models=NAME,...] [--batch=N] [--size=PIXELS] [--steps=N]
         [--precision=bfloat16,float32] [--peer=auto|none|timm]
 
-Prints one table: images/s, milliseconds a step, model FLOP utilisation, gigabytes at the peak, and
-seconds to compile; then the same of timm, and the ratio of the rates. A step is everything from
-uint8 images on the device to new weights: normalisation, gradient, clipping, AdamW; no input
-pipeline. Utilisation is 3 x the FLOPs of inference x images/s / the device's peak, for the peer
-too. Ours is compiled ahead of time; timm runs with bfloat16 autocast (float32: TF32 products, as
-JAX's), fused AdamW and, for CNNs, channels_last. Each measurement has a process, and so all of
-the memory, for itself. For timm install torch and timm.
+Prints one table: images/s, milliseconds per step, model FLOP utilisation, peak memory in gigabytes
+and seconds to compile; then the same for timm, and the ratio of the rates. A step is everything
+from uint8 images on the device to new weights: normalisation, gradient, clipping, AdamW; no input
+pipeline. Utilisation is 3 x the FLOPs of inference x images/s / the peak of the device, for timm
+too. Ours is compiled ahead of time; timm runs with bfloat16 autocast (float32: TF32 products, as in
+JAX), fused AdamW and, for CNNs, channels_last. Each measurement runs in its own process, and so has
+all of the memory. For timm install torch and timm.
 """
 
 import argparse
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from train_lib.runtime.platform import choose_platform
 
-choose_platform()  # for the processes that measure; this one does without a device, see `main`
+choose_platform()  # for the processes that measure; this one needs no device, see `main`
 
 PRECISIONS = ('bfloat16', 'float32')
 CLASSES = 1000
@@ -58,7 +58,7 @@ PEAKS = (
 
 
 def known_peak(kind: str, precision: str) -> float | None:
-    """FLOP/s that the maker of a device claims; None for one that is not in the table."""
+    """FLOP/s that the maker of a device states; None if the device is not in the table."""
     for part, *peaks in PEAKS:
         if part.lower() in kind.lower():
             return peaks[PRECISIONS.index(precision)]
@@ -111,31 +111,37 @@ def forward_flops(name: str, size: int) -> float:
 
 
 def common_optimizer() -> dict:
-    """config.optimizer as it is by default."""
+    """The default of config.optimizer."""
     from configs import common
 
     return common.get_config().optimizer.to_dict()
 
 
 def measure_ours(name: str, size: int, batch: int, precision: str, steps: int) -> dict:
-    """One row of this project: rate, seconds, bytes, and the device and its peak."""
+    """One row for this project: rate, seconds, bytes, and the device and its peak."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from train_lib.optim.optimizers import make_optimizer
-    from train_lib.training.step import make_normalise, make_state, make_train_step, split_model
+    from train_lib.training.state import Weights, make_state
+    from train_lib.training.step import (
+        StepOptions,
+        make_normalise,
+        make_train_step,
+        split_model,
+    )
 
     optimizer = make_optimizer(common_optimizer())
     graphdef, params, rest = split_model(build(name, size, dtype=precision))
     normalise = make_normalise((0.5,) * 3, (0.5,) * 3, jnp.dtype(precision))
-    step = make_train_step(graphdef, optimizer, lambda step: 1e-4, normalise, heads=('class',),
-                           seed=0)
+    step = make_train_step(graphdef, optimizer, lambda step: 1e-4, normalise,
+                           StepOptions(heads=('class',), seed=0))
     rng = np.random.default_rng(0)
     data = jax.device_put({
         'image': rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         'label/class': rng.integers(0, CLASSES, batch, np.int32)})
-    state = jax.block_until_ready(make_state(params, rest, optimizer, ('class',)))
+    state = jax.block_until_ready(make_state(Weights(params, {}, rest), optimizer, ('class',)))
     start = time.perf_counter()
     step = step.lower(state, data).compile()
     compile_seconds = time.perf_counter() - start
@@ -162,7 +168,7 @@ def measure_ours(name: str, size: int, batch: int, precision: str, steps: int) -
 
 
 def measure_timm(name: str, size: int, batch: int, precision: str, steps: int, device: str) -> dict:
-    """One row of timm with torch.compile: the same step, on 'cuda' or 'cpu'."""
+    """One row for timm with torch.compile: the same step, on 'cuda' or 'cpu'."""
     import timm
     import torch
 
@@ -237,7 +243,7 @@ HEADER = (f'{"":57} | {"ours":^42} | {"timm, torch.compile":^42} | ours/\n'
 
 
 def cells(row: dict, batch: int, flops: float, peak: float) -> str:
-    """Five columns of a measurement, dashes for what is not known."""
+    """Five columns of a measurement, with dashes for what is unknown."""
     if 'seconds' not in row:
         return f'{"-":>9}{"-":>10}{"-":>7}{"-":>7}{"-":>9}'
     rate = batch / row['seconds']
@@ -247,8 +253,8 @@ def cells(row: dict, batch: int, flops: float, peak: float) -> str:
 
 
 def compare(jobs: list[tuple], steps: int, env: dict, device: str, peer: bool) -> bool:
-    """Measures (model, size, batch, precision, FLOPs) one by one and prints the table, with what it
-    needs to be read below; whether all of ours could be measured."""
+    """Measures (model, size, batch, precision, FLOPs) one by one and prints the table with its
+    notes; returns whether all of ours could be measured."""
     notes, versions, complete = [], [], True
     print(HEADER, flush=True)
     for name, size, batch, precision, flops in jobs:
@@ -264,7 +270,7 @@ def compare(jobs: list[tuple], steps: int, env: dict, device: str, peer: bool) -
         complete &= 'seconds' in ours
         if 'kind' in ours:
             source = ("the maker's data sheet" if known_peak(ours['kind'], precision) else
-                      'the rate of one large matrix product, measured beside each row')
+                      'the rate of one large matrix product, measured with each row')
             notes.append(f'{ours["kind"]}, {precision}: the peak FLOP/s are {source}')
         for who, row in (('ours', ours), ('timm', theirs)):
             if 'error' in row:
@@ -278,14 +284,14 @@ def compare(jobs: list[tuple], steps: int, env: dict, device: str, peer: bool) -
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that complains in one line."""
+    """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str):
         self.exit(2, f'train_step.py: {message}\n')
 
 
 def natural_size(name: str) -> int:
-    """Pixels a side that a model is made for."""
+    """Pixels per side that a model is made for."""
     from models import costs
 
     known = costs.costs().get(name)
@@ -293,11 +299,11 @@ def natural_size(name: str) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The flags, with lists as lists."""
+    """The flags; lists are parsed."""
     parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument('--models', help='names, by commas')
-    parser.add_argument('--batch', type=int, help='images a step (by default by model)')
-    parser.add_argument('--size', type=int, help='pixels a side (the size a model is made for)')
+    parser.add_argument('--models', help='names, separated by commas')
+    parser.add_argument('--batch', type=int, help='images per step (default: by model)')
+    parser.add_argument('--size', type=int, help='pixels per side (default: by model)')
     parser.add_argument('--steps', type=int, help='timed steps (30; 5 on a CPU)')
     parser.add_argument('--precision', help='bfloat16 and/or float32 (bfloat16; both on a CPU)')
     parser.add_argument('--peer', choices=('auto', 'none', 'timm'), default='auto',

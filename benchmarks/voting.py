@@ -2,8 +2,8 @@
 
     python benchmarks/voting.py [--members=20] [--rows=50000] [--classes=1000] [--folder=/tmp]
 
-Writes random float16 logits (2 GB, removed in the end), and prints seconds by part, both of the
-clock and of the processor, and the peak of resident memory, which includes the mapped files.
+Writes random float16 logits (2 GB, removed at the end), and prints seconds by part, by wall clock
+and of the CPU, and the peak of resident memory, which includes the mapped files.
 """
 
 import argparse
@@ -17,17 +17,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train_lib.ensembles.candidates import gather_evidence
+from train_lib.ensembles.candidates import find_candidates
+from train_lib.ensembles.contributions import contributions, learning_curve
 from train_lib.ensembles.fit.selection import convex_weights, greedy
-from train_lib.ensembles.pool import Ballot, member_ballots, vote
+from train_lib.ensembles.pool import vote
 from train_lib.ensembles.rules import RULES
+from train_lib.ensembles.spec import EnsembleSpec, each_alone
 from train_lib.metrics.bootstrap import bootstrap
 from train_lib.metrics.statistics import (
     cochran_q,
-    contributions,
     diversity,
     holm,
-    learning_curve,
     mcnemar,
     oracle,
 )
@@ -53,7 +53,7 @@ def write(folder: Path, members: int, rows: int, classes: int) -> np.ndarray:
 
 
 class Clock:
-    """Seconds by part, of the clock and of the processor."""
+    """Seconds by part, by wall clock and of the CPU."""
 
     def __init__(self):
         self.parts = []
@@ -69,29 +69,29 @@ class Clock:
 
 
 def run(logits: list[np.ndarray], labels: np.ndarray, repetitions: int) -> tuple[Clock, dict]:
-    """(clock, summaries by ballot)"""
+    """(clock, summaries by ensemble)"""
     count, classes = len(logits), logits[0].shape[1]
     models = [i // _FOLDS for i in range(count)]
     weights = tuple(np.random.default_rng(3).random(count) + 0.1)
-    ballots = {f'member {i}': ballot for i, ballot in enumerate(member_ballots(count))}
-    ballots |= {rule: Ballot(rule) for rule in RULES}
-    ballots |= {f'{rule}, weighted': Ballot(rule, weights=weights) for rule in RULES}
-    ballots |= {f'{inner}-{rule}': Ballot(rule, inner) for inner in RULES for rule in RULES}
+    specs = {f'member {i}': spec for i, spec in enumerate(each_alone(count))}
+    specs |= {rule: EnsembleSpec(rule) for rule in RULES}
+    specs |= {f'{rule}, weighted': EnsembleSpec(rule, weights=weights) for rule in RULES}
+    specs |= {f'{inner}-{rule}': EnsembleSpec(rule, inner) for inner in RULES for rule in RULES}
     clock = Clock()
-    outcomes = vote(logits, ballots, labels=labels, models=models)
-    clock.part(f'{len(ballots)} votes: {count} members, {len(RULES)} rules equal and weighted, '
+    outcomes = vote(logits, specs, labels=labels, models=models)
+    clock.part(f'{len(specs)} votes: {count} members, {len(RULES)} rules equal and weighted, '
                f'{len(RULES) ** 2} pairs')
     found = {name: outcome.summary(labels) for name, outcome in outcomes.items()}
     clock.part('their scores')
-    evidence = gather_evidence(logits, labels)
-    clock.part('evidence')
-    convex, _ = convex_weights(evidence)
+    candidates = find_candidates(logits, labels)
+    clock.part('candidates')
+    convex, _ = convex_weights(candidates)
     clock.part('convex weights')
     for metric in ('nll', 'accuracy'):
-        greedy(evidence, metric, rounds=25)
+        greedy(candidates, metric, rounds=25)
         clock.part(f'greedy selection by {metric}, 25 rounds')
-    contributions(evidence, convex)
-    learning_curve(evidence)
+    contributions(candidates, convex)
+    learning_curve(candidates)
     clock.part('contributions and learning curve, 20 random orders')
     predicted = np.stack([outcomes[f'member {i}'].predicted for i in range(count)])
     right = predicted == labels
@@ -99,11 +99,11 @@ def run(logits: list[np.ndarray], labels: np.ndarray, repetitions: int) -> tuple
     diversity(predicted, labels)
     oracle(predicted, labels)
     cochran_q(right)
-    holm([mcnemar(outcomes[name].predicted == labels, right[best])['p'] for name in ballots])
+    holm([mcnemar(outcomes[name].predicted == labels, right[best])['p'] for name in specs])
     clock.part('diversity, McNemar, Cochran, Holm')
     bootstrap({name: outcome.rows for name, outcome in outcomes.items()}, labels,
               num_classes=classes, reference=f'member {best}', repetitions=repetitions)
-    clock.part(f'bootstrap of {len(ballots)} answers, {repetitions:,} repetitions')
+    clock.part(f'bootstrap of {len(specs)} answers, {repetitions:,} repetitions')
     return clock, found
 
 
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
     for name, default in (('members', 20), ('rows', 50_000), ('classes', 1000),
                           ('repetitions', 1000)):
         parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--folder', help='where the logits are written for the while')
+    parser.add_argument('--folder', help='where the logits are written meanwhile')
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         labels = write(Path(folder), args.members, args.rows, args.classes)

@@ -9,16 +9,16 @@ import pytest
 from flax import nnx
 
 from configs import common
-from train_lib.ensembles.aligned import patterns_of
 from train_lib.ensembles.fit.fitting import CHOICES
 from train_lib.ensembles.rules import RULES
+from train_lib.ensembles.voters import split_words
 from train_lib.optim.param_groups import plan
-from train_lib.training.preprocess_spec import prepared_for
-from train_lib.training.setup import make_model
+from train_lib.training.network import make_model
+from train_lib.training.preprocess_spec import preprocess_spec
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
-               if path.stem not in ('__init__', 'common', 'tiny'))
+               if path.stem not in ('__init__', 'arguments', 'common', 'tiny'))
 ARGUMENTS = {
     'cifar_lt': tuple(f'method={name}' + ',from=runs/ce' * (name == 'crt')
                       for name in importlib.import_module('configs.cifar_lt').METHODS),
@@ -50,7 +50,7 @@ def abstract_model(settings, size, classes):
 @pytest.mark.parametrize(('name', 'arg'), CASES)
 def test_a_config_makes_a_model(name, arg):
     config = build(name, arg)
-    prepared_for(config)
+    preprocess_spec(config)
     if config.probe.heads:
         return
     several = config.model.get('head') in ('shallow', 'deep')
@@ -78,7 +78,7 @@ def test_the_ways_to_learn_several_labels():
 
 def test_the_probe_is_the_recipe():
     config = build('sketch_eva_probe', None)
-    assert prepared_for(config).mean[0] == 0.48145466  # CLIP's, as the weights ask for
+    assert preprocess_spec(config).mean[0] == 0.48145466  # CLIP's, as the weights ask for
     assert (config.probe.views, config.duration.epochs, config.split.fold) == (20, 20, 'all')
     assert {head['name'] for head in config.probe.heads} == {'linear', 'mlp3'}
 
@@ -89,7 +89,7 @@ def test_a_vote_has_members_and_known_rules(name):
     config = build(f'vote.{name}', None).to_dict()
     assert config['members']
     for spec in ({'rule': config['rule']}, *config['ensembles'].values()):
-        assert set(patterns_of(spec.get('rule', 'soft'))) <= set(RULES)
+        assert set(split_words(spec.get('rule', 'soft'))) <= set(RULES)
         assert set(spec.get('members', ())) <= set(config['members'])
     assert config['choose'] in ('', *CHOICES)
     with pytest.raises(ValueError, match='nonsense'):

@@ -11,13 +11,14 @@ from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.resampling import RESAMPLINGS
 from train_lib.commands.command_line import parse
+from train_lib.commands.study import study_of
+from train_lib.commands.train import run_any
 from train_lib.losses.losses import LOSSES
 from train_lib.losses.mixing import make_mixings
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import make_schedule
-from train_lib.studies.definition import read_study
-from train_lib.training import run
-from train_lib.training.preprocess_spec import prepared_for
+from train_lib.training.data import load_data, load_manifest
+from train_lib.training.preprocess_spec import preprocess_spec
 
 FOLDER = Path(__file__).parents[1] / 'configs' / 'studies'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
@@ -36,7 +37,7 @@ FACES = {'mask': ('worn', 'wrong', 'none'), 'gender': ('female', 'male'),
 
 
 def read(name, arg=''):
-    return read_study(parse(['study', f'--config={FOLDER / name}.py{":" * bool(arg)}{arg}']))
+    return study_of(parse(['study', f'--config={FOLDER / name}.py{":" * bool(arg)}{arg}']))
 
 
 def check(arm, classes):
@@ -54,7 +55,7 @@ def check(arm, classes):
     if config.data.combine:
         classes = people_product(classes)
     make_mixings(config.mixing, classes, in_run)
-    prepared_for(config)
+    preprocess_spec(config)
     assert set(config.model) - {'name'} <= set(models.model_settings(config.model.name))
     assert config.loss.name in LOSSES and config.resample.kind in RESAMPLINGS
     return config
@@ -83,7 +84,7 @@ def test_a_tiny_study_needs_nothing_but_a_cpu(name):
     for arm in study.arms:
         key = str((arm.config.data.to_dict(), arm.config.seed))
         if key not in manifests:
-            manifests[key] = run.load_manifest(arm.config)
+            manifests[key] = load_manifest(arm.config)
         manifest = manifests[key]
         config = check(arm, people_classes(manifest) if arm.config.data.combine else
                        manifest.classes)
@@ -137,8 +138,24 @@ def test_the_schedules_of_the_sketches_are_those_of_the_table():
     assert sketch['linear'].finetune.table and not sketch['resnet50, mlp'].finetune.table
     assert sketch['resnet50, mlp'].model.to_dict() == {
         'name': 'resnet50', **importlib.import_module('configs.sketch_eva').HEADS['mlp']}
-    assert prepared_for(sketch['mlp']).mean[0] == 0.48145466  # CLIP's
-    assert prepared_for(sketch['mlp, ImageNet statistics']).mean[0] == 0.485
+    assert preprocess_spec(sketch['mlp']).mean[0] == 0.48145466  # CLIP's
+    assert preprocess_spec(sketch['mlp, ImageNet statistics']).mean[0] == 0.485
+
+
+def models_of(name, *words):
+    command = parse(['study', f'--config={FOLDER / name}.py:{words[0]}', *words[1:]])
+    return {arm.name: arm.config.model.name for arm in study_of(command).arms}
+
+
+def test_a_study_is_tiny_by_its_arguments_and_not_by_its_pixels():
+    small = models_of('food_models', 'size=32,folder=dishes')
+    assert small['resnet50'] == 'resnet50' and len(set(small.values())) == len(small)
+    assert models_of('sketch', 'size=32,folder=sketches')['resnet50, mlp'] == 'resnet50'
+    assert 'resnet_inception' in models_of('illustration', 'size=32,folder=x').values()
+    tiny = models_of('food_models', 'size=tiny', '--config.image.size=48')
+    assert set(tiny.values()) == {'small_cnn'}
+    batches = [arm.config.batch_size for arm in read('food_batch', 'size=32,folder=dishes').arms]
+    assert batches == [16, 32, 64, 128]
 
 
 @pytest.mark.slow
@@ -149,5 +166,5 @@ def test_the_arms_of_a_tiny_study_train(name, tmp_path):
         config = cell.config()
         config.compile_cache = False
         folder = tmp_path / cell.folder
-        run.run_any(config, run.load_data(config, folder), folder)
+        run_any(config, load_data(config, folder), folder)
         assert (folder / 'result.json').exists() and (folder / 'report.html').exists()

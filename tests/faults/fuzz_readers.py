@@ -11,76 +11,35 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
-from PIL import Image
 from safetensors.numpy import save as safetensors
 
 from configs import common
-from input_pipeline import decode, packing
 from input_pipeline.curation.decisions import apply_decisions
-from input_pipeline.manifest import digest, make_manifest
-from input_pipeline.manifest import save as save_manifest
+from input_pipeline.decode import decode
+from input_pipeline.diagnosis import problem
+from input_pipeline.manifest import digest
+from input_pipeline.manifest_files import save as save_manifest
 from input_pipeline.readable import check_readable
-from input_pipeline.sources import load_source, read_bytes
+from input_pipeline.sources import array_records, load_source, read_bytes
 from input_pipeline.splits import assign_splits, save_splits
 from models.weight_files import open_weights
 from tests.faults.attempt import REFUSED, attempt
+from tests.faults.fuzz_inputs import CLASSES, manifest_of, picture, pixels, spoiled
 from train_lib.commands import command_line
-from train_lib.predictions.store import open_member, splits_of
+from train_lib.predictions.run_folders import splits_of
+from train_lib.predictions.store import open_member
 from train_lib.reporting.inputs import read_json, read_metrics, read_predictions
 from train_lib.reporting.run_page import write_report
 from train_lib.run_dir import workdirs
-from train_lib.run_dir.overrides import apply_overrides, leaf_paths
+from train_lib.run_dir.dotted_keys import by_dotted_key
+from train_lib.run_dir.overrides import apply_overrides
+from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.sharding import make_mesh
-from train_lib.training import setup
-from train_lib.training.run import load_manifest
+from train_lib.training import checks, setup
+from train_lib.training.data import load_manifest, split_data
 
 ROOT = Path(__file__).parents[2]
-CLASSES = ('ant', 'bee', 'café')
-
-_TOKENS = [b'', b'\0', b'\n', b'\r', b',', b';', b'"', b'\xff\xfe', b'\xef\xbb\xbf', b'-1', b'nan',
-           b'inf', b'1e999', b'99999999999999999999', b'../', b'/etc/passwd', b'null', b'true',
-           b'{}', b'[]', b'[' * 2000, b'"x"', b'0', b'\xc3', b'\xff' * 8, b'doodles:', b'zip:',
-           b'packed:1', 'e\u0301'.encode(), b'<script>', b'keep', b'<f8', b'|O', b'(1, -1)']
-
-
-@st.composite
-def spoiled(draw, sound: bytes):
-    """The bytes with a few edits: flipped, cut, inserted, deleted, doubled."""
-    data = bytearray(sound)
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        kind = draw(st.sampled_from(('flip', 'insert', 'replace', 'delete', 'double', 'cut')))
-        size = draw(st.integers(1, 12))
-        if kind == 'flip' and at < len(data):
-            data[at] ^= draw(st.integers(1, 255))
-        elif kind == 'insert':
-            data[at:at] = draw(st.sampled_from(_TOKENS) | st.binary(max_size=12))
-        elif kind == 'replace':
-            data[at:at + size] = draw(st.sampled_from(_TOKENS))
-        elif kind == 'delete':
-            del data[at:at + size]
-        elif kind == 'double':
-            data[at:at] = data[at:at + 8 * size]
-        elif kind == 'cut' and draw(st.booleans()):
-            del data[at:]
-    return bytes(data)
-
-
-def pixels(size=9, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
-
-
-def picture(kind='PNG', seed=0, **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels(seed=seed)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def manifest_of(count=12, **columns):
-    return make_manifest(
-        {'id': [f'{k}.png' for k in range(count)], 'location': [f'{k}.png' for k in range(count)],
-         'label/class': np.arange(count) % 3, **columns}, {'class': CLASSES})
-
+SPLIT = common.get_config().split.to_dict()
 
 def _literals():
     leaf = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
@@ -91,7 +50,7 @@ def _literals():
     return tree.map(repr)
 
 
-_PATHS = list(leaf_paths(common.get_config()))
+_PATHS = list(by_dotted_key(common.get_config()))
 _TEXTS = st.one_of(
     st.text(st.characters(codec='utf-8'), max_size=12), _literals(),
     st.sampled_from(['', 'None', 'True', '-1', '0', '1e9', 'nan', 'inf', '1e999', '9' * 5000,
@@ -136,7 +95,7 @@ def csv_bytes(folder, drawn):
     (folder / 't.csv').write_bytes(drawn)
     manifest = load_source({'source': 'csv', 'csv': str(folder / 't.csv')})
     digest(manifest)
-    assign_splits(manifest, {}, seed=0)
+    assign_splits(manifest, SPLIT, seed=0)
 
 
 def _saved(name):
@@ -160,7 +119,7 @@ def manifest_csv(folder, drawn):
     for name, data in zip(('m.csv', 'm.csv.json'), drawn):
         (folder / name).write_bytes(data)
     loaded = load_source({'source': 'csv', 'csv': str(folder / 'm.csv'), 'allow_outside': True})
-    digest(assign_splits(loaded, {}, seed=0))
+    digest(assign_splits(loaded, SPLIT, seed=0))
     for location in loaded.table['location']:
         attempt(read_bytes, loaded.root, location)
 
@@ -194,7 +153,7 @@ def _odd_parquet(draw):
 def manifest_parquet(folder, drawn):
     (folder / 'm.parquet').write_bytes(drawn)
     loaded = load_source({'source': 'csv', 'csv': str(folder / 'm.parquet')})
-    digest(assign_splits(loaded, {}, seed=0))
+    digest(assign_splits(loaded, SPLIT, seed=0))
 
 
 _DECISIONS = ('id,action,reason,duplicate_group,twin,label,weight,score/x\n'
@@ -292,7 +251,7 @@ def _odd_config(draw):
 def workdir(folder, drawn):
     for name, data in drawn.items():
         (folder / name).write_bytes(data)
-    attempt(lambda: [command_line.config_of_run(folder)[name].to_dict()
+    attempt(lambda: [config_of_run(folder)[name].to_dict()
                      for name in ('data', 'split', 'image', 'loss', 'schedule', 'curate')])
     attempt(workdirs.best_step, folder, 3)
     attempt(workdirs.ids, folder)
@@ -328,8 +287,8 @@ def run_settings(folder, drawn):
     config = apply_overrides(apply_overrides(common.get_config(), small), drawn)
     manifest = load_manifest(config)
     mesh = make_mesh(config.mesh)
-    setup.check_values(config, mesh.size)
-    data = setup.arrange(config, manifest)
+    checks.check_values(config, mesh.size)
+    data = split_data(config, manifest)
     setup.assemble(config, data, mesh, None, folder, abstract=True).iterator.close()
 
 
@@ -356,8 +315,8 @@ _PICTURES = [picture('PNG'), picture('JPEG', quality=90), picture('JPEG', progre
 
 
 def image(folder, drawn):
-    reason = decode.problem(drawn)
-    found = attempt(decode.decode, drawn, name='x', min_size=(4, 4))
+    reason = problem(drawn)
+    found = attempt(decode, drawn, name='x', min_size=(4, 4))
     # What is called sound is decoded, too.
     assert reason or found is not REFUSED
 
@@ -370,7 +329,7 @@ INDEX = json.dumps(dict(
 
 def packed(folder, drawn):
     (folder / 'index.json').write_bytes(drawn)
-    packing.verify(str(folder))
+    array_records.verify(str(folder))
 
 
 def files(**sound):

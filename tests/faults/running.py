@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train_lib.run_dir import checkpoints
+from train_lib.runtime.trees import by_path
 
 ROOT = Path(__file__).parents[2]
 SMALL = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
@@ -124,7 +125,7 @@ def arrays(workdir: Path) -> dict[str, np.ndarray]:
     folder = last_checkpoint(workdir)
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.restore(folder / 'state')
-    return checkpoints.flat(jax.tree.map(np.asarray, tree)) | {'name': np.array(int(folder.name))}
+    return by_path(jax.tree.map(np.asarray, tree)) | {'name': np.array(int(folder.name))}
 
 
 def assert_same_predictions(left: Path, right: Path) -> None:

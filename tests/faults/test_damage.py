@@ -17,6 +17,7 @@ from tests.faults.old_runs.make import SETTINGS
 from train_lib.run_dir import checkpoints, digests, workdirs
 from train_lib.run_dir.checkpoints import committed_steps, damage, latest_good
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import by_path
 
 RUN = [flag for flag in SETTINGS if 'every.steps' not in flag] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=2',
@@ -156,7 +157,7 @@ def start(capfd, run, *more, verb='train') -> tuple[int, str]:
 def same_end(run: Path, whole: Path) -> None:
     assert (run / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
     ours, theirs = (checkpoints.read_weights(one / 'checkpoints/8') for one in (run, whole))
-    ours, theirs = checkpoints.flat(ours), checkpoints.flat(theirs)
+    ours, theirs = by_path(ours), by_path(theirs)
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import main
-from input_pipeline.manifest import save as save_manifest
+from input_pipeline.manifest_files import save as save_manifest
 from input_pipeline.splits import save_splits
 from tests.faults.broken_data import picture, png, refused, works
 
@@ -93,7 +93,7 @@ def test_what_is_no_file_never_hangs(capfd, data, tmp_path, monkeypatch):
     refused(capfd, f'csv={tmp_path}/t.csv,images={data}', "line 4: the image '/dev/zero' lies out")
     refused(capfd, f'csv={tmp_path}/t.csv,images={data}', "3 of 5 .*'cat' is a folder.*/dev/zero' "
             "is a folder, a pipe or a device.*pipe.jpg", '--config.data.allow_outside=True')
-    refused(capfd, f'csv={data}/cat/pipe.jpg', 'is no file')
+    refused(capfd, f'csv={data}/cat/pipe.jpg', 'is not a file')
 
 
 def test_links_stay_in_the_folder_unless_they_may_leave_it(capfd, data, tmp_path):

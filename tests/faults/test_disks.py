@@ -25,6 +25,7 @@ from tests.faults.running import Start, finish
 from train_lib.run_dir import checkpoints, lock
 from train_lib.run_dir.checkpoints import committed_steps, damage
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import by_path
 
 RUN = [flag for flag in SETTINGS if not re.search('every.steps|duration', flag)] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=10',
@@ -55,7 +56,7 @@ def same_end(run: Path, whole: Path) -> None:
     """The same rows and the same last weights."""
     assert (run / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
     step = committed_steps(whole / 'checkpoints')[-1]
-    ours, theirs = (checkpoints.flat(checkpoints.read_weights(one / f'checkpoints/{step}'))
+    ours, theirs = (by_path(checkpoints.read_weights(one / f'checkpoints/{step}'))
                     for one in (run, whole))
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
@@ -163,7 +164,7 @@ def test_a_workdir_that_vanishes(whole, tmp_path, how):
         while run.exists():
             shutil.rmtree(run, ignore_errors=True)
     assert start.end() == 1, start.log
-    one_sentence(start.log, 'is gone')
+    one_sentence(start.log, 'disappeared')
     if how == 'moved':
         shutil.rmtree(run, ignore_errors=True)  # what a save had begun
         intact(away)

@@ -98,7 +98,7 @@ def test_other_data_are_accepted_when_told_and_nothing_changes_sides(home, tmp_p
     assert {after[name] for name in after.keys() - before.keys()} == {'train'}
     # From then on they are the data of the run.
     assert main.main([*settings(tmp_path, 9), f'--workdir={run}']) == 0
-    assert 'split    as the run has it' in capfd.readouterr().err
+    assert 'split    as the run was started with' in capfd.readouterr().err
     assert sides(run) == after
     code = main.main(['predict', f'--workdir={run}'])
     assert code == 0, capfd.readouterr().err
@@ -173,7 +173,7 @@ def test_libraries_that_cut_otherwise_change_no_side(home, tmp_path, monkeypatch
     run = shutil.copytree(home / 'run', tmp_path / 'run')
     cut_otherwise(monkeypatch)
     assert main.main([*settings(home, 6), f'--workdir={run}']) == 0
-    assert 'split    as the run has it' in capfd.readouterr().err
+    assert 'split    as the run was started with' in capfd.readouterr().err
     assert sides(run) == sides(home / 'run')
     new = tmp_path / 'new'
     assert main.main([*settings(home, 6), f'--workdir={new}',
@@ -182,7 +182,7 @@ def test_libraries_that_cut_otherwise_change_no_side(home, tmp_path, monkeypatch
     text = (run / 'split.csv').read_text()
     (run / 'split.csv').write_text(text.replace('"val"', '"test"', 1))
     assert main.main([*settings(home, 7), f'--workdir={run}']) == 2
-    assert 'split.csv is not as it was written' in capfd.readouterr().err.splitlines()[-1]
+    assert 'split.csv has changed since it was written' in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.faults

@@ -34,7 +34,7 @@ def study():
 
 
 class Page(HTMLParser):
-    """What of a page a browser would run or fetch, and its text."""
+    """The parts of a page that a browser would run or fetch, and its text."""
 
     def __init__(self, path: Path):
         super().__init__()

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from input_pipeline import packing
+from configs import common
 from input_pipeline.manifest import make_manifest
-from input_pipeline.manifest import save as save_manifest
+from input_pipeline.manifest_files import save as save_manifest
+from input_pipeline.sources import array_records
 from tests.faults.broken_data import call, memory, pack, picture, refused, works
 
 pytestmark = pytest.mark.usefixtures('own_cache')
@@ -43,7 +44,7 @@ TABLES = {  # text, images that are packed or words
     'NaN among numbers': ('image,label\ncat/0.png,1\ndog/0.png,nan\n', "label 'nan' among numbers"),
     'a weight that is no number': ('image,label,weight\ncat/0.png,a,nan\n', "weight 'nan'"),
     'an unknown split': ('image,label,split\ncat/0.png,a,dev\n', "split 'dev' is unknown"),
-    'an open quote': ('image,label\n"cat/0.png,a\n', 'no sound CSV near line'),
+    'an open quote': ('image,label\n"cat/0.png,a\n', 'not a valid CSV near line'),
     'NUL': ('image,label\ncat/0.png\0,a\n', 'line 2: the image path'),
     'a long field': ('image,label\ncat/0.png,' + 'x' * 200_000, 'field larger'),
     'many columns': ((','.join(f'c{k}' for k in range(100_000)) + '\n') * 2,
@@ -109,15 +110,15 @@ def test_zip_archives(capfd, tmp_path):
     at = whole.index(b'PK\1\2')
     for offset, value, words in (
             (8, b'\1', 'is encrypted'), (10, b'\x0c', 'method 12'), (16, b'!', 'checksum differs'),
-            (23, b'\x7f', 'behind the archive|damaged'), (27, b'\x0f', 'zip bomb'),
-            (45, b'\x7f', 'no sound zip|behind')):  # fields of the table of contents
+            (23, b'\x7f', 'after the end of the archive|damaged'), (27, b'\x0f', 'zip bomb'),
+            (45, b'\x7f', 'not a valid zip|after the end')):  # fields of the table of contents
         damaged = bytearray(whole)
         damaged[at + offset:at + offset + 1] = value
         (tmp_path / 'a.zip').write_bytes(damaged)
         refused(capfd, source, words)
     for damaged in (b'', b'PK', whole[:-10], b'PK\3\4' + bytes(100), whole[at:]):
         (tmp_path / 'a.zip').write_bytes(damaged)
-        refused(capfd, source, 'no sound zip|no header|damaged')
+        refused(capfd, source, 'not a valid zip|no header|damaged')
 
 
 def test_packed_folders(capfd, data, tmp_path):
@@ -140,7 +141,7 @@ def test_packed_folders(capfd, data, tmp_path):
         code, text = pack(capfd, source)
         assert (code == 2 and 'damaged' in text) or code == 0, text
         with pytest.raises(ValueError, match='images-00001'):
-            packing.verify(str(tmp_path / 'packed'))
+            array_records.verify(str(tmp_path / 'packed'))
     shards[1].write_bytes(whole)
     index = tmp_path / 'packed/index.json'
     sound = index.read_text()
@@ -170,7 +171,7 @@ def test_split_files(capfd, data, tmp_path, text, words):
 @pytest.mark.parametrize('text, words', [
     ('id,action\ncat/9.png,drop\n', "id 'cat/9.png', which the data do not have"),
     ('id,action\ncat/0.png,delete\n', "action 'delete'"),
-    ('id,action,label\ncat/0.png,keep,cow\n', "'cow', which is no class"),
+    ('id,action,label\ncat/0.png,keep,cow\n', "'cow', which is not a class"),
     ('id,action,weight\ncat/0.png,keep,nan\n', "weight 'nan'"),
     ('id,action\n' * 2, "action 'action'"),
     ('', 'is empty'), ('\xff', 'not UTF-8')])
@@ -224,7 +225,7 @@ def test_a_table_of_a_million_rows(capfd, tmp_path):
 
     manifest = measured('load', load_source, {'source': 'csv', 'csv': str(path)})
     assert len(manifest) == 1_000_000
-    split = measured('split', assign_splits, manifest, {}, seed=0)
+    split = measured('split', assign_splits, manifest, common.get_config().split, seed=0)
     measured('digest', digest, split)
     measured('save', save_manifest, split, str(tmp_path / 'm.csv'))
     measured('load the saved', load_source, {'source': 'csv', 'csv': str(tmp_path / 'm.csv')})

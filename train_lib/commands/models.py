@@ -1,19 +1,19 @@
 """The verb models: what can be trained, what it costs, and which weights are known."""
 
-import difflib
 import fnmatch
 
+from input_pipeline.errors import did_you_mean
 from models import list_models
 from models.costs import costs, measure
 from models.tags import STATISTICS, Tag, tags_of
-from train_lib.commands.command_line import Command
+from train_lib.commands.command import Command
 from train_lib.runtime.errors import ConfigError
 
-FEW = 5  # of so few models every tag is shown on a line of its own
+FEW = 5  # up to so many models, every tag is shown on a line of its own
 _LINE = '{:27} {:>7} {:>7} {:>4}  {}'
 
 
-def list_command(command: Command) -> int:
+def print_models(command: Command) -> int:
     """Prints the table. Returns the exit code.
 
     Raises:
@@ -29,7 +29,7 @@ def list_command(command: Command) -> int:
             mean, std = (' '.join(f'{value:.4g}' for value in values)
                          for values in STATISTICS[word])
             print(f'{word:9} mean {mean}, std {std}')
-    print('params with 1,000 classes; GFLOPs: 1e9 operations an image, a multiply-add is 2.')
+    print('params for 1,000 classes; GFLOPs per image, where a multiply-add counts as 2.')
     return 0
 
 
@@ -37,13 +37,13 @@ def matching(pattern: str) -> list[str]:
     """Names that match a shell pattern, or contain a word.
 
     Raises:
-        ConfigError: there are none; the nearest are named.
+        ConfigError: there are none; the message names the nearest.
     """
-    every = list_models()
-    names = fnmatch.filter(every, pattern or '*') or [name for name in every if pattern in name]
+    known = list_models()
+    names = fnmatch.filter(known, pattern or '*') or [name for name in known if pattern in name]
     if not names:
-        near = difflib.get_close_matches(pattern, every, n=3, cutoff=0.4)
-        hint = f'did you mean {" or ".join(near)}?' if near else 'try `main.py models`.'
+        hint = did_you_mean(pattern, known, n=3, cutoff=0.4, show=str,
+                            otherwise='try `main.py models`.')
         raise ConfigError(f'There is no model {pattern!r}; {hint}')
     return names
 

@@ -4,19 +4,20 @@ import logging
 
 from input_pipeline import packing, sources
 from input_pipeline.preprocessing import fallback_by_class
-from train_lib.commands.command_line import Command
+from input_pipeline.sources import array_records
+from train_lib.commands.command import Command
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.progress import bar
-from train_lib.training.run import load_data
+from train_lib.runtime.progress import counting_bar
+from train_lib.training.data import load_data
 
 log = logging.getLogger(__name__)
 
 
-def pack_command(command: Command) -> int:
+def pack(command: Command) -> int:
     """Packs config.data into config.pack.folder and verifies it. Returns the exit code.
 
     Raises:
-        ConfigError: no folder; DataError: whatever the source or the folder has wrong.
+        ConfigError: no folder was given. DataError: the source or the folder has a fault.
     """
     config = command.config
     options = config.pack.to_dict()
@@ -25,20 +26,16 @@ def pack_command(command: Command) -> int:
         raise ConfigError('config.pack.folder is empty: say where to write, '
                           'as in --config.pack.folder=PATH.')
     manifest = load_data(config)
-    progress = bar(total=len(manifest), unit='image')
-
-    def show(done, total):
-        progress.update(min(done, total) - progress.n)
-
-    packed = packing.pack(manifest, sources.read_bytes, folder, progress=show, **options)
-    progress.close()
-    packing.verify(folder)
+    with counting_bar('pack', 'image') as progress:
+        packed = packing.pack(manifest, sources.read_bytes, folder, packing.PackSpec(**options),
+                              progress=progress)
+    array_records.verify(folder)
     if options['preprocess']:
-        failed = fallback_by_class(packed, packing.load_records(folder), packed.heads[0])
+        failed = fallback_by_class(packed, array_records.load_records(folder), packed.heads[0])
         if len(failed.columns):
-            log.info('Share of pictures that a step could do nothing with (where classes differ '
-                     'much, that itself tells them apart):\n%s',
+            log.info('Share of pictures that a step could not process (if it differs much between '
+                     'classes, it gives them away):\n%s',
                      failed.to_string(float_format='{:.3f}'.format))
-    log.info('packed   %s images into %s, verified; train from it by data.source=packed, '
+    log.info('packed   %s images into %s, verified; to train from it, set data.source=packed and '
              'data.packed=%s', f'{len(packed):,}', packed.root, folder)
     return 0

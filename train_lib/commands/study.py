@@ -2,48 +2,44 @@
 
     python main.py study --config=configs/studies/digits.py --workdir=DIR --workers=2
 
-The same command goes on where it was stopped or killed, and may be started on other machines at
-the same time, as the jobs of a Slurm array for instance, if they share DIR. Worker processes run
-the cells (worker.py); this one starts them anew when they die, shows what is done and writes the
-tables. Exit codes: 0 all cells done, 1 some failed, 75 stopped, 2 a mistake of the user.
+The same command resumes a study that was stopped or killed. It may be started on several machines
+at the same time, for instance as the jobs of a Slurm array, if they share DIR. Worker processes run
+the cells (studies/worker.py); this process replaces workers that die, shows what is done and writes
+the tables. Exit codes: 0 all cells done, 1 some failed, 75 stopped, 2 a mistake of the user.
 """
 
 import logging
 import os
+import sys
 from pathlib import Path
 
-from train_lib.commands.command_line import Command
+from train_lib.commands.command import Command
 from train_lib.run_dir import workdirs
-from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.signals import StopSignal
-from train_lib.studies import definition, supervisor
+from train_lib.runtime.signals import STOPPED, StopSignal
 from train_lib.studies.cell_results import read_cells
+from train_lib.studies.definition import Study, read_study
 from train_lib.studies.stopping import unfinished
+from train_lib.studies.study_file import claim
+from train_lib.studies.supervisor import PARENT, supervise
 from train_lib.studies.tables import write_tables
 
 log = logging.getLogger(__name__)
-STOPPED = 75
 
 
 def study_command(command: Command) -> int:
     """The verb study. Returns the exit code."""
-    study = definition.read_study(command)
-    if study.settings.workers < 1:
-        raise ConfigError(f'config.study.workers = {study.settings.workers}: give 1 or more.')
-    parent = os.environ.get(supervisor.PARENT)
-    if parent:
-        from train_lib.studies.worker import work
-
-        definition.claim(study, command.workdir)
-        return work(study, command.workdir, int(parent))
+    study = study_of(command)
     workdir = command.workdir or workdirs.new(command.config_file, 'study')
-    definition.claim(study, workdir)
+    claim(study, workdir)
+    parent = os.environ.get(PARENT)
+    if parent:
+        return _work(study, workdir, int(parent))
     log.info('workdir  %s', workdir)
     log.info('study    %d arms x %d seeds%s: %d cells; metric %s', len(study.arms),
              len(study.seeds), f' x {len(study.folds)} folds' if study.folds[0] is not None else '',
              len(study.cells()), study.metric)
     with StopSignal() as stop:
-        code = supervisor.supervise(study, workdir, command, stop)
+        code = supervise(study, workdir, worker_command(command, workdir), stop)
     if code:
         return code
     write_tables(study, workdir)
@@ -53,3 +49,23 @@ def study_command(command: Command) -> int:
         return STOPPED
     log.info('report   %s', Path(workdir) / 'report.html')
     return 1 if failed else 0
+
+
+def study_of(command: Command) -> Study:
+    """The study of a command line. Raises ConfigError as `read_study`."""
+    arg = command.config_file.partition(':')[2] or None
+    return read_study(command.config, command.config_path, arg)
+
+
+def worker_command(command: Command, workdir: Path) -> list[str]:
+    """Program and arguments that start one worker of the study in this workdir."""
+    program = Path(__file__).parents[2] / 'main.py'
+    return [sys.executable, str(program), *command.argv, f'--workdir={workdir}']
+
+
+def _work(study: Study, workdir: Path, parent: int) -> int:
+    """What a worker process does."""
+    from train_lib.commands.train import run_any
+    from train_lib.studies.worker import work  # both load all of training
+
+    return work(study, workdir, run_any, parent)

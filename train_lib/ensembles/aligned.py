@@ -1,58 +1,48 @@
-"""Who votes, on which rows: the members of one source, joined by id, with what they lack made."""
+"""The predictions of all members for the same rows, joined by id."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from input_pipeline.manifest import SPLITS
 from input_pipeline.products import SEPARATOR, product_log_probs
-from train_lib.ensembles.multi_head import vote_then_combine
-from train_lib.ensembles.pool import Ballot, Outcome, vote
-from train_lib.ensembles.rules import FLOOR, RULES
-from train_lib.metrics.scores import per_row
-from train_lib.predictions.members import (
-    find_members,
-    folds_of,
-    join,
-    refuse_leakage,
-    workdirs_of,
-)
-from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, fold_of
+from train_lib.ensembles.aligned_logits import AlignedLogits
+from train_lib.predictions.members import join, refuse_leakage
+from train_lib.predictions.store import Member
 from train_lib.runtime.errors import ConfigError
 
 COMBINE = ('vote_then_combine', 'combine_then_vote')
-_MOST_CELLS = 500_000_000  # of product log probabilities: 2 GB
+_MOST_CELLS = 500_000_000  # float32 log probabilities of product classes: 2 GB
 
 
 @dataclasses.dataclass(frozen=True)
-class Panel:
-    """M members of N rows, and the question that they answer.
+class AlignedPredictions:
+    """Predictions of M members for the same N rows, and the question that they answer.
+
+    The answer to one head is one of its classes. The answer to several heads is a class of their
+    product, and `by_head` is set if each head is voted on by itself (config.combine).
 
     Attributes:
-        members: their `model` is the name in config.members where it has names.
+        members: M; their logits are as stored, in their own order of the rows.
         ids: object [N].
-        heads: that are voted on; the answer to several is a class of their product.
-        classes: of the answer.
+        heads: the heads that are voted on.
+        sizes: the number of classes of each head.
+        classes: C names, of the answer.
         labels: int64 [N], of the answer, -1 for none.
-        logits: M [N_m, C] of the answer; `rows`: M int [N], where to find row i.
-        parts: for several heads that are voted on one by one, their logits a member and labels
-            {head: [N]}; None otherwise.
+        logits: M x [N, C], of the answer.
+        by_head: {head: M x [N, C_h]} if the heads are voted on one by one, else None.
         groups: object [N], rows of one group (person, drawer) belong together; None without.
     """
 
     members: tuple[Member, ...]
     ids: np.ndarray
     heads: tuple[str, ...]
-    classes: tuple[str, ...]
     sizes: tuple[int, ...]
+    classes: tuple[str, ...]
     labels: np.ndarray
-    logits: Sequence
-    rows: Sequence[np.ndarray]
-    parts: tuple[Sequence[Mapping], Sequence[np.ndarray], Mapping] | None
+    logits: AlignedLogits
+    by_head: Mapping[str, AlignedLogits] | None
     groups: np.ndarray | None
 
     def __len__(self) -> int:
@@ -60,57 +50,34 @@ class Panel:
 
     @property
     def models(self) -> list[str]:
+        """The model of each member."""
         return [member.model for member in self.members]
 
     @property
     def known(self) -> np.ndarray:
-        """bool [N], where there is a label."""
+        """bool [N], which rows have a label."""
         return self.labels >= 0
 
-    def vote(self, ballots: Mapping[Hashable, Ballot], keep: Sequence[Hashable] = (),
-             at: np.ndarray | None = None) -> dict[Hashable, Outcome]:
-        """Outcomes of ballots over all members (a weight 0 leaves one out), of the rows `at`."""
-        where = slice(None) if at is None else at
-        labels = self.labels[where]
-        if self.parts is None:
-            return vote(self.logits, ballots, rows=[rows[where] for rows in self.rows],
-                        labels=labels, models=self.models, keep=keep)
-        logits, rows, _ = self.parts
-        outcomes = {}
-        for name, ballot in ballots.items():
-            answer, by_head = vote_then_combine(
-                logits, self.heads, ballot, rows=[one[where] for one in rows],
-                models=self.models)
-            outcomes[name] = _combined(answer, [by_head[head] for head in self.heads],
-                                       RULES[ballot.rule].distribution, labels, name in keep)
-        return outcomes
-
-    def of_heads(self, answers: np.ndarray) -> dict[str, np.ndarray]:
-        """Answers (or labels) int [N] by head; {} of one head."""
+    def split_heads(self, answers: np.ndarray) -> dict[str, np.ndarray]:
+        """Answers or labels int [N] as {head: int [N]}; {} if there is only one head."""
         if len(self.heads) < 2:
             return {}
         split = np.unravel_index(np.maximum(answers, 0), self.sizes)
         return {head: np.where(answers >= 0, part, -1) for head, part in zip(self.heads, split)}
 
 
-def open_panel(config: Mapping, source: str, make: Callable | None = None) -> Panel:
-    """The panel of config.members for one source.
+def align(config: Mapping, members: Sequence[Member]) -> AlignedPredictions:
+    """Joins the members by id, in the order of the first one.
 
     Args:
-        config: of a vote, as a dict.
-        source: as in `members.find_members`.
-        make: (workdir, source, views) -> None, called for runs without predictions.
+        config: of a vote, as a dict; heads, combine and groups are read.
+        members: of one source.
 
     Raises:
-        ConfigError: members that do not fit each other, or would score what they trained on.
+        ConfigError: members that do not fit each other or trained on what they would score, or
+            a wrong value.
     """
-    members = named_members(config, source, make)
-    return seat(config, members)
-
-
-def seat(config: Mapping, members: Sequence[Member]) -> Panel:
-    """The panel of these members; see `open_panel`."""
-    joined = join(members)
+    rows = join(members)
     first = members[0]
     ids = np.asarray(first.ids, object)
     heads = tuple(config['heads']) or tuple(first.classes)
@@ -121,116 +88,51 @@ def seat(config: Mapping, members: Sequence[Member]) -> Panel:
     if config['combine'] not in COMBINE:
         raise ConfigError(f'config.combine = {config["combine"]!r}: choose '
                           f'{" or ".join(COMBINE)}.')
-    truth = {head: np.asarray(first.labels[head])[joined[0]] for head in heads}
-    labels = _product_labels(truth, [len(first.classes[head]) for head in heads])
-    if any((values >= 0).any() for values in truth.values()):
-        refuse_leakage(members, ids.tolist())
     sizes = tuple(len(first.classes[head]) for head in heads)
-    parts = None
-    if len(heads) == 1:
-        logits, rows = [member.logits[heads[0]] for member in members], joined
-    else:
-        if len(members) * len(ids) * int(np.prod(sizes)) > _MOST_CELLS:
-            raise ConfigError(f'The product of the heads {", ".join(heads)} has too many numbers '
-                              f'for memory over {len(members)} members and {len(ids):,} rows: '
-                              f'give fewer config.heads.')
-        by_head = [{head: np.asarray(member.logits[head][found]) for head in heads}
-                   for member, found in zip(members, joined)]
-        logits = [product_log_probs(one, heads).astype(np.float32) for one in by_head]
-        rows = [np.arange(len(ids))] * len(members)
-        if config['combine'] == 'vote_then_combine':
-            parts = (by_head, rows, truth)
-    return Panel(tuple(members), ids, heads, _product_names(first, heads), sizes, labels, logits,
-                 rows, parts, _groups(config['groups'], members, ids))
+    labels = [np.asarray(first.labels[head])[rows[0]] for head in heads]
+    if any((of_head >= 0).any() for of_head in labels):
+        refuse_leakage(members, ids.tolist())
+    by_head = {head: AlignedLogits([member.logits[head] for member in members], rows)
+               for head in heads}
+    several = len(heads) > 1
+    return AlignedPredictions(
+        members=tuple(members), ids=ids, heads=heads, sizes=sizes,
+        classes=_product_names(first, heads), labels=_product_labels(labels, sizes),
+        logits=product_of_heads(by_head) if several else by_head[heads[0]],
+        by_head=by_head if several and config['combine'] == COMBINE[0] else None,
+        groups=_groups(config['groups'], members, ids))
 
 
-def member_table(config: Mapping) -> dict[str | None, tuple[str, ...]]:
-    """config.members as {model: patterns}; without names {None: patterns}.
+def product_of_heads(by_head: Mapping[str, AlignedLogits]) -> AlignedLogits:
+    """Log probabilities of the product classes, in memory, taking the heads as independent.
+
+    Args:
+        by_head: the logits of the same members and rows per head, in the order of the product
+            class (that of `np.ravel_multi_index`).
+
+    Returns:
+        M float32 arrays [N, product of the C_h].
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: they are too large for memory.
     """
-    given = config['members']
-    table = given if isinstance(given, Mapping) else {None: given}
-    table = {name: patterns_of(patterns) for name, patterns in table.items()}
-    if not any(table.values()):
-        raise ConfigError('config.members is empty: give workdirs of trained runs, as in '
-                          "--config.members='runs/a,runs/b*'.")
-    return table
+    heads, shapes = list(by_head), [logits.check() for logits in by_head.values()]
+    first, size = by_head[heads[0]], shapes[0][0]
+    if first.count * size * int(np.prod([classes for _, classes in shapes])) > _MOST_CELLS:
+        raise ConfigError(f'The product of the heads {", ".join(heads)} has too many numbers for '
+                          f'memory over {first.count} members and {size:,} rows: give fewer '
+                          f'config.heads.')
+    return AlignedLogits([
+        product_log_probs({head: logits.of_member(m) for head, logits in by_head.items()},
+                          heads).astype(np.float32) for m in range(first.count)])
 
 
-def patterns_of(value) -> tuple[str, ...]:
-    """Workdirs or globs from a text with commas, or from a sequence."""
-    if isinstance(value, (list, tuple)):
-        return tuple(str(one) for one in value)
-    return tuple(word.strip() for word in str(value).split(',') if word.strip())
-
-
-def named_members(config: Mapping, source: str, make: Callable | None) -> list[Member]:
-    """The members of config.members, those that ensembles add by their workdirs included."""
-    table = member_table(config)
-    plain = list(table.get(None, ()))
-    for spec in config['ensembles'].values():
-        plain += [pattern for pattern in patterns_of(spec.get('members', ()))
-                  if pattern not in table and pattern not in plain]
-    if plain:
-        table = {**{name: value for name, value in table.items() if name is not None},
-                 None: tuple(plain)}
-    views = tuple(config['views'])
-    if make is not None:
-        for patterns in table.values():
-            for workdir in (path for pattern in patterns for path in workdirs_of(pattern)):
-                if lacks(workdir, source, views):
-                    make(workdir, source, views or (IDENTITY,))
-    members, seats = [], {}
-    for name, patterns in table.items():
-        for member in find_members(patterns, source, views):
-            place = (member.workdir.resolve(), member.view)
-            if place in seats and (name is None or seats[place] is None):
-                continue
-            if place in seats:
-                raise ConfigError(f'config.members has {member.workdir} under {seats[place]!r} '
-                                  f'and under {name!r}: a member votes once.')
-            seats[place] = name
-            members.append(member if name is None else dataclasses.replace(
-                member, model=name, name=name + member.name.removeprefix(member.model)))
-    names = [member.name for member in members]
-    return [member if names.count(member.name) == 1 else dataclasses.replace(
-        member, name=f'{member.name} ({_root(member)})') for member in members]
-
-
-def lacks(workdir: Path, source: str, views: Sequence[str]) -> bool:
-    """Whether a run, or a fold of it, has a checkpoint but no predictions of a source."""
-    where = 'val' if source == OUT_OF_FOLD else source
-    if where not in SPLITS:
-        return False
-    for path in folds_of(workdir) or [workdir]:
-        stored = path / 'predictions' / where
-        wanted = views or (IDENTITY,)
-        there = [view for view in wanted if (stored / view).is_dir()
-                 or (view == IDENTITY and stored.with_name(f'{where}.npz').exists())]
-        if not views and stored.is_dir():
-            continue
-        if len(there) < len(wanted) and (path / 'checkpoints').is_dir():
-            return True
-    return False
-
-
-def unit_of(member: Member) -> tuple[str, str]:
-    """What folds of one run have in common: its workdir, and the view."""
-    return _root(member), member.view
-
-
-def _root(member: Member) -> str:
-    path = Path(os.path.abspath(member.workdir))
-    return str(path if fold_of(path) is None else path.parent)
-
-
-def _product_labels(truth: Mapping[str, np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    labels = np.stack(list(truth.values())).astype(np.int64)
-    known = (labels >= 0).all(0)
-    product = np.full(labels.shape[1], -1, np.int64)
-    product[known] = np.ravel_multi_index(tuple(labels[:, known]), tuple(sizes))
+def _product_labels(labels: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """Labels of each head, int [N], as those of the product class; -1 where one is missing."""
+    stacked = np.stack(labels).astype(np.int64)
+    known = (stacked >= 0).all(0)
+    product = np.full(stacked.shape[1], -1, np.int64)
+    product[known] = np.ravel_multi_index(tuple(stacked[:, known]), tuple(sizes))
     return product
 
 
@@ -243,7 +145,7 @@ def _product_names(member: Member, heads: Sequence[str]) -> tuple[str, ...]:
 
 
 def _groups(kind: str, members: Sequence[Member], ids: np.ndarray) -> np.ndarray | None:
-    """A row without a group is its own."""
+    """object [N] as config.groups says; a row without a group is a group of its own."""
     if kind == 'none':
         return None
     if kind == 'auto':
@@ -260,29 +162,3 @@ def _groups(kind: str, members: Sequence[Member], ids: np.ndarray) -> np.ndarray
         return None
     return np.array([f'group {found[name]}' if found.get(name) else f'row {name}'
                      for name in ids], object)
-
-
-def _combined(answer: np.ndarray, outcomes: Sequence[Outcome], distribution: bool,
-              labels: np.ndarray, keep: bool) -> Outcome:
-    """Heads that were voted on one by one, as one outcome of their product."""
-    scores = outcomes[0].scores
-    for outcome in outcomes[1:]:
-        scores = (scores[:, :, None] * outcome.scores[:, None, :]).reshape(len(scores), -1)
-    rows = rows_of(scores, answer, labels, distribution)
-    return Outcome(answer.astype(np.int32), np.any([one.tied for one in outcomes], axis=0),
-                   scores if keep else None, rows, scores.shape[1])
-
-
-def rows_of(scores: np.ndarray, predicted: np.ndarray, labels: np.ndarray,
-            distribution: bool) -> dict[str, np.ndarray | None]:
-    """`Outcome.rows` of scores [N, C] that were made some other way."""
-    known = np.flatnonzero(labels >= 0)
-    rows = per_row(np.log(np.maximum(scores[known], FLOOR)), labels[known])
-    found = {'predicted': np.asarray(predicted, np.int32)}
-    for name in ('rank', 'confidence', 'nll', 'brier'):
-        found[name] = np.full(len(labels), -1 if name == 'rank' else np.nan)
-        found[name][known] = rows[name]
-        if name != 'rank' and not distribution:
-            found[name] = None
-    found['rank'] = np.where(found['predicted'] == labels, 0, found['rank']).astype(np.int32)
-    return found

@@ -1,57 +1,60 @@
-"""Votes of models with several heads, as answers to one product class (mask x gender x age).
+"""Votes on aligned predictions, also of models with several heads (mask x gender x age).
 
-Either each head is voted on and the answers are combined, or each member's heads are combined to
-product probabilities and these are voted on. Heads count as independent given the image.
+Several heads answer with one class of their product. Either each head is voted on and the answers
+are combined (here), or each member's heads are combined to product probabilities and these are
+voted on (`aligned.product_of_heads`, then `pool.vote`). Heads count as independent given
+the image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.products import product_log_probs
-from train_lib.ensembles.pool import Ballot, Outcome, vote, vote_one
-from train_lib.runtime.errors import ConfigError
+from train_lib.ensembles.aligned import AlignedPredictions
+from train_lib.ensembles.aligned_logits import AlignedLogits
+from train_lib.ensembles.pool import Outcome, score_rows, vote, vote_one
+from train_lib.ensembles.rules import RULES
+from train_lib.ensembles.spec import EnsembleSpec
 
-_MOST_CELLS = 500_000_000  # 2 GB of product log probabilities
+
+def vote_on(aligned: AlignedPredictions, specs: Mapping[Hashable, EnsembleSpec],
+            keep: Collection[Hashable] = ()) -> dict[Hashable, Outcome]:
+    """`pool.vote` of the answer that aligned predictions ask for, head by head if they say so."""
+    if aligned.by_head is None:
+        return vote(aligned.logits, specs, labels=aligned.labels, models=aligned.models, keep=keep)
+    outcomes = {}
+    for name, spec in specs.items():
+        answer, by_head = vote_then_combine(aligned.by_head, spec, aligned.models)
+        outcomes[name] = _as_product(answer, list(by_head.values()), aligned.labels,
+                                     RULES[spec.rule].distribution, name in keep)
+    return outcomes
 
 
-def vote_then_combine(logits: Sequence[Mapping], heads: Sequence[str], ballot: Ballot, *,
-                      rows: Sequence | None = None, labels: Mapping | None = None,
-                      **options) -> tuple[np.ndarray, dict[str, Outcome]]:
+def vote_then_combine(by_head: Mapping[str, AlignedLogits], spec: EnsembleSpec,
+                      models: Sequence[Hashable] | None = None
+                      ) -> tuple[np.ndarray, dict[str, Outcome]]:
     """Votes on each head.
 
     Args:
-        logits: M members {head: [N_m, C_h]}.
-        heads: in the order of the product class.
-        ballot, rows, options: as in `ballots.vote`.
-        labels: {head: int [N]} or None.
+        by_head: the logits of M members per head, in the order of the product class.
+        models: M names, as in `pool.vote`.
 
     Returns:
         (the product class int64 [N], in the order of `np.ravel_multi_index`; {head: Outcome} with
         scores).
     """
-    outcomes = {head: vote_one([member[head] for member in logits], ballot, rows=rows,
-                               labels=None if labels is None else labels[head], **options)
-                for head in heads}
-    sizes = tuple(outcomes[head].num_classes for head in heads)
-    return np.ravel_multi_index(tuple(outcomes[head].predicted for head in heads), sizes), outcomes
+    outcomes = {head: vote_one(logits, spec, models=models) for head, logits in by_head.items()}
+    sizes = tuple(outcome.num_classes for outcome in outcomes.values())
+    answers = tuple(outcome.predicted for outcome in outcomes.values())
+    return np.ravel_multi_index(answers, sizes), outcomes
 
 
-def combine_then_vote(logits: Sequence[Mapping], heads: Sequence[str],
-                      ballots: Mapping[str, Ballot], *, rows: Sequence | None = None,
-                      **options) -> dict[str, Outcome]:
-    """Votes on the product classes; `options` as in `ballots.vote` (labels of the product class).
-
-    Raises:
-        ConfigError: products too large for memory.
-    """
-    members = [{head: np.asarray(member[head]) if rows is None or rows[i] is None
-                else np.asarray(member[head])[rows[i]] for head in heads}
-               for i, member in enumerate(logits)]
-    cells = sum(len(member[heads[0]]) * int(np.prod([member[head].shape[1] for head in heads]))
-                for member in members)
-    if cells > _MOST_CELLS:
-        raise ConfigError(f'The product of the heads {", ".join(heads)} has {cells:,} numbers over '
-                          f'all members and rows, more than {_MOST_CELLS:,}: vote on each head.')
-    return vote([product_log_probs(member, heads).astype(np.float32) for member in members],
-                ballots, **options)
+def _as_product(answer: np.ndarray, outcomes: Sequence[Outcome], labels: np.ndarray,
+                distribution: bool, keep: bool) -> Outcome:
+    """Outcomes of single heads as one outcome of their product."""
+    scores = outcomes[0].scores
+    for outcome in outcomes[1:]:
+        scores = (scores[:, :, None] * outcome.scores[:, None, :]).reshape(len(scores), -1)
+    rows = score_rows(scores, answer, labels, distribution)
+    return Outcome(answer.astype(np.int32), np.any([one.tied for one in outcomes], axis=0),
+                   scores if keep else None, rows, scores.shape[1])

@@ -8,8 +8,8 @@ import numpy as np
 def rank_shares(values: np.ndarray) -> np.ndarray:
     """Ranks along the last axis as a distribution (a normalised Borda count).
 
-    A class gets one point for each class below it and half a point for each other class of equal
-    value; the points of a row are divided by their sum, C (C - 1) / 2.
+    A class gets one point for each class below it and half a point for each other class of the
+    same value. The points of a row are divided by their sum, C (C - 1) / 2.
 
     Args:
         values: float [..., C], C > 1, no NaN.
@@ -33,7 +33,7 @@ def rank_shares(values: np.ndarray) -> np.ndarray:
 
 
 def _share_runs(points: np.ndarray, first: np.ndarray) -> None:
-    """Gives every place of a run of equal values the run's mean points, in place."""
+    """Gives each of a run of equal values the mean points of the run, in place."""
     later = np.flatnonzero(~first)
     if not len(later):
         return
@@ -46,8 +46,8 @@ def _share_runs(points: np.ndarray, first: np.ndarray) -> None:
 
 @functools.lru_cache(maxsize=128)
 def merge_exchange(n: int) -> tuple[tuple[int, int], ...]:
-    """Comparators (i, j), i < j, that sort n numbers: Batcher's odd-even merge sort in the form
-    for any n of Knuth's algorithm 5.2.2M."""
+    """Comparators (i, j), i < j, that sort n numbers: Batcher's odd-even merge sort, in the form of
+    Knuth's algorithm 5.2.2M, which takes any n."""
     pairs = []
     top = p = 1 << max((n - 1).bit_length() - 1, 0)
     while p > 0:
@@ -65,8 +65,8 @@ def sort_members(values: np.ndarray, with_order: bool) -> tuple[list, list | Non
     """Sorts over the first axis by a network, which works on whole blocks without branches.
 
     Args:
-        values: float [K, ...], no NaN; stays as it is.
-        with_order: whether to say which member each value came from.
+        values: float [K, ...], no NaN; not changed.
+        with_order: whether to return which member each value came from.
 
     Returns:
         (K arrays [...] in ascending order, K arrays of the members' indices or None).
@@ -93,12 +93,12 @@ def middle_mean(ordered: list, order: list | None, weights: np.ndarray,
                 trim: float) -> np.ndarray:
     """Mean of what lies between the quantiles `trim` and 1 - `trim` over the members.
 
-    The members stand in the order of their values, each as wide as its weight; `trim` of the
-    whole width is cut off at either end, through a member where the cut falls into it.
+    The members are sorted by their values, each as wide as its weight. `trim` of the total width
+    is cut off at either end, if need be through a member.
 
     Args:
         ordered: K arrays [...], ascending, from `sort_members`.
-        order: whose they are; not read where the weights are equal.
+        order: which member each value is from; not read if the weights are equal.
         weights: float64 [K] > 0, sum 1.
         trim: in [0, 0.5).
     """

@@ -1,15 +1,8 @@
 """How members become one answer: the table RULES, for one block of rows. NumPy only.
 
-A rule turns the K members of a level into scores [B, C] that sum to 1 a row, and the class with
-the largest score is the answer. With weights w_k >= 0, which are divided by their sum:
-
-    soft          sum w_k p_k, the mean probability
-    log_mean      exp(sum w_k log p_k) over its sum, the geometric mean; probabilities under FLOOR,
-                  which only an earlier level can hand over, count as FLOOR
-    rank_mean     sum w_k r_k with r_k the ranks of a member's classes over their sum (Borda 1781)
-    median        the weighted median of each class over its sum (see `median`)
-    trimmed_mean  the same with the weighted trimmed mean (see `trimmed_mean`)
-    hard          the share of the votes; a member votes for the first of its largest classes
+A rule turns the K members of a level into scores [B, C] whose rows sum to 1, and the class with
+the largest score is the answer. The weights w_k are positive and sum to 1; p_k are the
+probabilities of member k. To add a rule, write its function and add one line to RULES.
 
 A member of weight zero is absent: it is not read, and cannot break a tie.
 """
@@ -26,33 +19,33 @@ FLOOR = 1.1754944e-38  # the smallest normal float32: 87.3 nats
 _MIDDLE = 0.5 - 1e-6
 
 
-class Entries:
-    """What a level votes on, for B rows: K members or, in a second level, K models.
+class RuleInputs:
+    """What a rule pools, for B rows: K members or, in the outer of two levels, K models.
 
     Args:
         probs: float [K, B, C], rows sum to 1.
-        votes: int [K, B], the class that each entry votes for.
+        votes: int [K, B], the class that each of the K votes for.
         log_probs: their logarithms, if they are known better than by taking the logarithm.
         order_by: anything [K, B, C] that orders the classes as `probs` does, if it is known more
             finely, as logits are.
-        beliefs: the mean probabilities that break ties, if not `probs`.
+        tie_probs: the probabilities whose mean breaks ties, if not `probs`.
     """
 
-    def __init__(self, probs, votes, log_probs=None, order_by=None, beliefs=None):
+    def __init__(self, probs, votes, log_probs=None, order_by=None, tie_probs=None):
         self.probs, self.votes = probs, votes
-        self.beliefs = probs if beliefs is None else beliefs
+        self.tie_probs = probs if tie_probs is None else tie_probs
         self._log_probs, self._order_by = log_probs, order_by
         self._whole, self._at = None, None
 
-    def take(self, index: np.ndarray) -> 'Entries':
-        """The entries at these ascending indices."""
+    def take(self, index: np.ndarray) -> 'RuleInputs':
+        """Those of the K at these ascending indices."""
         first, upto = index[0], index[-1] + 1
         if len(index) == len(self.probs):
             return self
         at = slice(first, upto) if upto - first == len(index) else index
-        part = Entries(self.probs[at], self.votes[at])
-        if self.beliefs is not self.probs:
-            part.beliefs = self.beliefs[at]
+        part = RuleInputs(self.probs[at], self.votes[at])
+        if self.tie_probs is not self.probs:
+            part.tie_probs = self.tie_probs[at]
         part._whole, part._at = self, at
         return part
 
@@ -88,60 +81,63 @@ class Entries:
         return sort_members(self.probs, with_order=False)
 
 
-def soft(entries: Entries, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Mean probability."""
-    return weighted_sum(entries.probs, weights)
+def soft(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Mean probability: sum w_k p_k."""
+    return weighted_sum(inputs.probs, weights)
 
 
-def log_mean(entries: Entries, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Geometric mean of the probabilities, a product of experts."""
-    total = weighted_sum(entries.log_probs, weights)
+def log_mean(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Geometric mean of the probabilities, a product of experts: exp(sum w_k log p_k), normalised.
+
+    Probabilities below FLOOR, which only come from an inner level, count as FLOOR.
+    """
+    total = weighted_sum(inputs.log_probs, weights)
     total -= total.max(axis=-1, keepdims=True)
     np.exp(total, out=total)
     total /= total.sum(axis=-1, keepdims=True)
     return total
 
 
-def rank_mean(entries: Entries, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Mean of the normalised ranks: `rank_shares`."""
-    return weighted_sum(entries.ranks, weights)
+def rank_mean(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Mean of the ranks of a member's classes, normalised as in `rank_shares` (Borda 1781)."""
+    return weighted_sum(inputs.ranks, weights)
 
 
-def median(entries: Entries, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Weighted median of each class, over the sum of the row.
+def median(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Weighted median of each class, divided by the sum of the row.
 
-    With the members in the order of their probabilities, the median is that of the member in
-    whose weight the half of the whole weight falls; where it falls between two members, within
-    a millionth, the mean of both (so it is NumPy's median for equal weights). A row whose medians
+    The members are sorted by their probabilities, and the median is the probability of the member
+    at which half of the total weight is reached. Where that point lies between two members, within
+    a millionth, it is the mean of both, so equal weights give NumPy's median. A row whose medians
     are all zero takes the mean probability.
     """
-    return trimmed_mean(entries, weights, _MIDDLE)
+    return trimmed_mean(inputs, weights, _MIDDLE)
 
 
-def trimmed_mean(entries: Entries, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Weighted trimmed mean of each class, over the sum of the row.
+def trimmed_mean(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Weighted trimmed mean of each class, divided by the sum of the row.
 
-    With the members in the order of their probabilities, `trim` of the whole weight is cut off at
-    either end, and the rest is averaged. A member in which a cut falls counts with the part of its
-    weight that is left, so nothing jumps when weights change; for equal weights and K trim a
-    whole number it is the usual trimmed mean. A row that is all zero takes the mean probability.
+    The members are sorted by their probabilities, `trim` of the total weight is cut off at either
+    end, and the rest is averaged. A member that is cut in two counts with the part of its weight
+    that is left, so the result is continuous in the weights. With equal weights and a whole number
+    K x trim it is the usual trimmed mean. A row that is all zero takes the mean probability.
     """
     uneven = np.ptp(weights) != 0
-    total = middle_mean(*entries.ordered(uneven), weights, trim)
+    total = middle_mean(*inputs.ordered(uneven), weights, trim)
     norm = total.sum(axis=-1, keepdims=True)
     empty = norm[:, 0] <= 0
     total /= np.where(empty[:, None], 1, norm)
     if empty.any():
-        total[empty] = weighted_sum(entries.probs[:, empty], weights)
+        total[empty] = weighted_sum(inputs.probs[:, empty], weights)
     return total
 
 
-def hard(entries: Entries, weights: np.ndarray, trim: float) -> np.ndarray:
-    """Share of the votes."""
-    _, rows, classes = entries.probs.shape
-    cells = np.arange(rows) * classes + entries.votes
+def hard(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
+    """Share of the votes; a member votes for the first of its largest classes."""
+    _, rows, classes = inputs.probs.shape
+    cells = np.arange(rows) * classes + inputs.votes
     shares = np.bincount(cells.reshape(-1), np.repeat(weights, rows), rows * classes)
-    return shares.reshape(rows, classes).astype(entries.probs.dtype)
+    return shares.reshape(rows, classes).astype(inputs.probs.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +145,11 @@ class Rule:
     """One row of RULES.
 
     Attributes:
-        pool: (entries, weights float64 [K] > 0 of sum 1, trim) -> scores [B, C].
-        distribution: whether the scores are probabilities, which NLL, Brier and ECE may judge.
+        pool: (inputs, weights float64 [K] > 0 of sum 1, trim) -> scores [B, C].
+        distribution: whether the scores are probabilities, so that NLL, Brier and ECE apply.
     """
 
-    pool: Callable[[Entries, np.ndarray, float], np.ndarray]
+    pool: Callable[[RuleInputs, np.ndarray, float], np.ndarray]
     distribution: bool
 
 
@@ -167,36 +163,39 @@ RULES = {
 }
 
 
-def decide(scores: np.ndarray, entries: Entries, weights: np.ndarray,
-           merit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decide(scores: np.ndarray, inputs: RuleInputs, weights: np.ndarray,
+           tie_break: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The class of the largest score, and where several classes share it.
 
     Among those that share it the largest mean probability (by the same weights) wins; then the
-    class whose best voter has the most merit; then the lowest index. Numbers are equal here if
-    they differ by less than 64 units in the last place of the largest, which rounding makes.
+    class one of whose voters has the largest tie_break; then the lowest index. Two scores are
+    equal here if they differ by less than 64 units in the last place of the largest, which is
+    what rounding errors amount to.
 
     Args:
         scores: float [B, C] >= 0.
-        merit: float [K], higher is better.
+        inputs: what was pooled, with the votes of K.
+        weights: float64 [K] of sum 1.
+        tie_break: float [K], higher is better.
 
     Returns:
-        (int32 [B], bool [B]).
+        (classes int32 [B], tied bool [B]).
     """
     nearly = 1 - 64 * np.finfo(scores.dtype).eps
     picked = scores.argmax(axis=-1)
     largest = scores[np.arange(len(scores)), picked]
     equal = scores >= (largest * nearly)[:, None]
-    # They are few, so finding them is cheaper than counting along the rows.
+    # Ties are few: finding them is cheaper than counting along the rows.
     tied = np.bincount(np.flatnonzero(equal) // scores.shape[1], minlength=len(scores)) > 1
     if tied.any():
         rows = np.flatnonzero(tied)
         left = equal[rows]
-        belief = weighted_sum(entries.beliefs[:, rows], weights)
-        left = _largest(np.where(left, belief, -1), left, nearly)
+        mean = weighted_sum(inputs.tie_probs[:, rows], weights)
+        left = _largest(np.where(left, mean, -1), left, nearly)
         if (left.sum(1) > 1).any():
             best = np.full(left.shape, -np.inf)
             here = np.arange(len(rows))
-            for voted, value in zip(entries.votes[:, rows], merit):
+            for voted, value in zip(inputs.votes[:, rows], tie_break):
                 best[here, voted] = np.maximum(best[here, voted], value)
             best = np.where(left, best, -np.inf)
             left &= best >= best.max(1, keepdims=True)

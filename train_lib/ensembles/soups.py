@@ -1,7 +1,7 @@
 """Model soups: one set of weights averaged from several fine-tunings (Wortsman et al. 2022).
 
 Averages make sense only among runs that started from the same weights. BatchNorm statistics are
-averaged with the rest, which is no more than a start: estimate them anew on training images.
+averaged too, which is only an approximation: estimate them again on training images.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,16 +15,16 @@ Arrays = Mapping[str, np.ndarray]
 
 def check_ingredients(members: Sequence[Arrays], names: Sequence[str],
                       initialisations: Sequence[Hashable]) -> None:
-    """Whether these weights may be averaged.
+    """Checks that these weights may be averaged.
 
     Args:
         members: flat {path: array}.
         names: of the members, for messages.
-        initialisations: what each started from (a digest, a tag); None is unknown.
+        initialisations: what each started from (a digest, a tag); None if unknown.
 
     Raises:
-        ConfigError: members that started elsewhere, or whose arrays differ in names, shapes or
-            dtypes, or in their integers.
+        ConfigError: members that started from other weights, or whose arrays differ in names,
+            shapes, dtypes, or in values that are not floating-point.
     """
     first = members[0]
     for member, name, start in zip(members, names, initialisations):
@@ -42,13 +42,16 @@ def check_ingredients(members: Sequence[Arrays], names: Sequence[str],
                     f'A soup needs equal models, but {key} is {array.dtype}{array.shape} in '
                     f'{names[0]} and {other.dtype}{other.shape} in {name}: leave one out.')
             if not _is_float(array) and not np.array_equal(array, other):
-                raise ConfigError(f'A soup can average floating numbers only, but {key} differs '
+                raise ConfigError(f'A soup averages floating-point numbers only, but {key} differs '
                                   f'between {names[0]} and {name}: leave one out.')
 
 
 def uniform_soup(members: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The mean of each array, summed in float64 and given in its dtype; see
-    `check_ingredients`."""
+    """The mean of each array, computed in float64 and returned in its own dtype.
+
+    Args:
+        members: flat {path: array} that passed `check_ingredients`.
+    """
     return {key: _mean([member[key] for member in members]) for key in members[0]}
 
 
@@ -58,12 +61,12 @@ def greedy_soup(members: Sequence[Arrays], scores: Sequence[float],
     """Adds members from the best to the worst, and keeps each that does not lower the score.
 
     Args:
-        members: flat {path: array}; see `check_ingredients`.
-        scores: of each alone on validation, higher is better.
-        evaluate: weights -> score on validation. The soup's score is fitted to these rows.
+        members: flat {path: array} that passed `check_ingredients`.
+        scores: of each alone on the validation rows, higher is better.
+        evaluate: weights -> score on the validation rows, to which the soup is thereby fitted.
 
     Returns:
-        (weights, indices of the members in it, score).
+        (weights, indices of the members in the soup, score).
     """
     order = sorted(range(len(members)), key=lambda i: (-scores[i], i))
     chosen, best = order[:1], scores[order[0]]
@@ -87,5 +90,5 @@ def _mean(arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _is_float(array: np.ndarray) -> bool:
-    """bfloat16 is no subtype of NumPy's floating."""
+    """Also of bfloat16, which is not a subtype of NumPy's floating."""
     return np.issubdtype(array.dtype, np.floating) or 'float' in array.dtype.name

@@ -1,12 +1,11 @@
-"""Mixing of the pictures and labels of a batch, on the device, inside the training step.
+"""Mixing of the images and labels of a batch, on the device, inside the training step.
 
-A mixed picture is keep * picture + (1 - keep) * partner, where `keep` is one value inside a box
-and another outside. A kind says which; so any number of kinds costs one blend of the batch, and
-without mixing both values are 1. Everything random is a function of (seed, step).
+A mixed image is keep * image + (1 - keep) * partner, where `keep` has one value inside a box and
+another outside. A kind gives the box and both values. So any number of kinds costs one blend of the
+batch; without mixing both values are 1. Everything random is a function of (seed, step).
 """
 
 import dataclasses
-import difflib
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import betaincinv
 
+from input_pipeline.errors import did_you_mean
 from train_lib.losses.losses import Mixed
 from train_lib.runtime.errors import ConfigError
 
-_STREAM = 1  # apart from dropout's keys of (seed, step)
+_STREAM = 1  # keeps the keys apart from those of dropout, which come from (seed, step) too
 _QUANTILES = 2049
 
 
@@ -27,12 +27,18 @@ _QUANTILES = 2049
 class Mixing:
     """One entry of config.mixing, as `make_mixings` checks it.
 
-    kind: a name in `MIXINGS`. p: the share of the batches between the steps `start` and `until`
-    (excluded). alpha: the shares lam are drawn from Beta(alpha, alpha), once a `per`: 'batch' or
-    'example'. head: whose classes count below. classes: numbers of those that are mixed, with
-    each other only, () for all, and for examples without a label too. partner: 'any' or
-    'same_class'. labels: 'both' by their share of the picture, or 'first' alone, which then keeps
-    at least half of it (lam is max(lam, 1 - lam)).
+    Attributes:
+        kind: a key of `MIXINGS`.
+        p: the share of the batches that are mixed, 0 to 1.
+        alpha: the share lam of the image is drawn from Beta(alpha, alpha).
+        per: how often it is drawn: per 'batch' or per 'example'.
+        head: whose classes `classes` and `partner` refer to.
+        classes: indices of the classes that are mixed, only with each other; (): all examples are,
+            also those without a label.
+        partner: 'any', or one of the 'same_class'.
+        labels: 'both', by their shares of the image; or only the 'first', whose image then keeps at
+            least half of the weight: lam is max(lam, 1 - lam).
+        start, until: the steps between which it applies; `until` is excluded, None for no end.
     """
 
     kind: str
@@ -48,8 +54,13 @@ class Mixing:
 
 
 class Blend(NamedTuple):
-    """Which part of a picture stays its own: boxes [B, 4] (top, bottom, left, right; int32,
-    ends excluded), and the picture's share of a pixel inside and outside, float32 [B]."""
+    """How each image is blended with its partner.
+
+    Attributes:
+        box: int32 [B, 4]: top, bottom, left, right in pixels; bottom and right are excluded.
+        inside, outside: float32 [B], the share of the image itself in the pixels inside and outside
+            of the box, 0 to 1.
+    """
 
     box: jax.Array
     inside: jax.Array
@@ -60,23 +71,23 @@ class Blend(NamedTuple):
 
 
 def mixup(lam: jax.Array, centre: jax.Array, size: tuple[int, int]) -> Blend:
-    """lam of the picture and 1 - lam of its partner (Zhang et al. 2017, arXiv 1710.09412)."""
+    """lam of the image and 1 - lam of its partner (Zhang et al. 2017, arXiv 1710.09412)."""
     return Blend(jnp.zeros((len(lam), 4), jnp.int32), lam, lam)
 
 
 def cutmix(lam: jax.Array, centre: jax.Array, size: tuple[int, int]) -> Blend:
-    """A box of the partner, sqrt(1 - lam) of each side long, clipped at the border (Yun et al.
-    2019, arXiv 1905.04899)."""
-    size = jnp.array(size, jnp.int32)
-    middle = jnp.floor(centre * size).astype(jnp.int32)
-    half = (jnp.sqrt(1 - lam)[:, None] * size).astype(jnp.int32) // 2
-    low, high = jnp.clip(middle - half, 0, size), jnp.clip(middle + half, 0, size)
+    """A box of the partner, whose sides are sqrt(1 - lam) of those of the image, clipped at the
+    border (Yun et al. 2019, arXiv 1905.04899)."""
+    sides = jnp.array(size, jnp.int32)
+    middle = jnp.floor(centre * sides).astype(jnp.int32)
+    half = (jnp.sqrt(1 - lam)[:, None] * sides).astype(jnp.int32) // 2
+    low, high = jnp.clip(middle - half, 0, sides), jnp.clip(middle + half, 0, sides)
     box = jnp.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
     return Blend(box, jnp.zeros_like(lam), jnp.ones_like(lam))
 
 
 def halves(lam: jax.Array, centre: jax.Array, size: tuple[int, int]) -> Blend:
-    """The left half of the picture, the right half of its partner; alpha and per don't count."""
+    """The left half of the image and the right half of its partner; alpha and per are not used."""
     height, width = size
     box = jnp.broadcast_to(jnp.array([0, height, width // 2, width]), (len(lam), 4))
     return Blend(box, jnp.zeros_like(lam), jnp.ones_like(lam))
@@ -90,22 +101,22 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
         ) -> tuple[jax.Array, dict, jax.Array | None]:
     """Mixes a batch with itself; for use inside jit, on whole (also sharded) batches.
 
-    At most one entry applies to a batch. The partner is the next one of a random circle through
-    the batch, or through each class for partner='same_class', or through the examples of the
-    listed classes; an example with no one else in its circle stays as it is.
+    At most one entry applies to a batch. The partner of an example is the next one in a random
+    circle through the batch, through each class for partner='same_class', or through the examples
+    of the listed classes. An example that is alone in its circle stays as it is.
 
     Args:
         mixings: of `make_mixings`.
         seed: of the run.
         step: int32 [].
-        images: uint8 or float [B, H, W, C]; whole numbers are rounded.
+        images: uint8 or float [B, H, W, C]; uint8 is rounded.
         labels: {head: int [B]}, -1 for none.
         weights: of the examples, float [B], or None.
 
     Returns:
-        (images, targets, weights) for `losses.head_loss`: images as they came in shape and
-        dtype, targets {head: Mixed}, weights float32 [B, 2] or None. Without entries all three
-        come back as they are.
+        (images, targets, weights) for `losses.head_loss`: images of the same shape and dtype,
+        targets {head: Mixed}, weights float32 [B, 2] or None. Without entries all three are
+        returned as they are.
     """
     if not mixings:
         return images, dict(labels), weights
@@ -115,7 +126,7 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
     choice = _choice(mixings, step, uniform[4, 0])
 
     def chosen(values, otherwise):
-        """Of one array an entry, the one of the entry that applies."""
+        """From one array per entry, that of the entry that applies."""
         return jnp.stack([*values, otherwise])[choice]
 
     lam = _lam(mixings, choice, uniform[0])
@@ -143,7 +154,7 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
 
 
 def _choice(mixings: Sequence[Mixing], step: jax.Array, uniform: jax.Array) -> jax.Array:
-    """The number of the entry that applies at a step, len(mixings) for none."""
+    """The index of the entry that applies at a step; len(mixings) for none."""
     start = jnp.array([item.start for item in mixings])
     until = jnp.array([np.iinfo(np.int32).max if item.until is None else item.until
                        for item in mixings])
@@ -153,8 +164,8 @@ def _choice(mixings: Sequence[Mixing], step: jax.Array, uniform: jax.Array) -> j
 
 
 def _lam(mixings: Sequence[Mixing], choice: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Draws from Beta(alpha, alpha) of the chosen entry, by its quantiles: jax.random.beta takes
-    seconds to compile."""
+    """Draws from Beta(alpha, alpha) of the chosen entry, by its quantiles, because jax.random.beta
+    takes seconds to compile."""
     table = np.stack([betaincinv(item.alpha, item.alpha, np.linspace(0, 1, _QUANTILES))
                       for item in mixings]).astype(np.float32)
     place = uniform * (_QUANTILES - 1)
@@ -164,7 +175,8 @@ def _lam(mixings: Sequence[Mixing], choice: jax.Array, uniform: jax.Array) -> ja
 
 
 def _groups(item: Mixing, labels: Mapping[str, jax.Array], count: int) -> jax.Array:
-    """Who may mix with whom: one number for each that may, int32 [B]; a unique one for no one."""
+    """Which examples may be mixed with each other: those of one number, int32 [B]. An example that
+    is not mixed has a number of its own."""
     own = jnp.arange(count)
     if not item.classes and item.partner == 'any':
         return jnp.zeros(count, own.dtype)
@@ -176,7 +188,7 @@ def _groups(item: Mixing, labels: Mapping[str, jax.Array], count: int) -> jax.Ar
 
 
 def _next_in_group(groups: jax.Array, uniform: jax.Array) -> jax.Array:
-    """A partner for each, int [B]: the next one in a random circle through its group."""
+    """The partner of each example, int [B]: the next one in a random circle through its group."""
     order = jnp.lexsort((uniform, groups))
     sorted_groups = groups[order]
     following = jnp.arange(len(groups)) + 1
@@ -209,15 +221,16 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
     """Checks config.mixing and turns its durations into steps.
 
     Args:
-        config: entries as `Mixing`, but classes are names, start and until durations; all but
-            kind may be left out (head is the first then), and a kind may stand alone.
+        config: entries like `Mixing`, but classes are names, and start and until are durations.
+            Everything except kind may be left out (head is then the first one); a kind alone may be
+            given as text.
         classes: {head: names of its classes}.
         to_steps: (duration, config key) -> steps from the start of the run.
 
     Raises:
-        ConfigError: an unknown key, kind, head or class, a value that it must not have, an end
-            before the start, or entries whose p add up to more than 1 at some step.
-        DataError: a duration that is none.
+        ConfigError: an unknown key, kind, head or class, an invalid value, an end before the start,
+            or entries whose p add up to more than 1 at some step.
+        DataError: an invalid duration.
     """
     if not all(isinstance(entry, (str, Mapping)) for entry in config):
         raise ConfigError(f'config.mixing = {config!r}: give a list of entries, such as '
@@ -229,9 +242,9 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
         total = sum(item.p for item in mixings if item.start <= start
                     and (item.until is None or start < item.until))
         if total > 1 + 1e-6:
-            raise ConfigError(f'The p of config.mixing add up to {total:g} at step {start}, and '
-                              f'only one entry applies to a batch: give p that add up to 1 or '
-                              f'less, e.g. p={1 / len(mixings):.2g} for each.')
+            raise ConfigError(f'The values p of config.mixing add up to {total:g} at step {start}, '
+                              f'and at most one entry applies to a batch: give values that add up '
+                              f'to 1 or less, e.g. p={1 / len(mixings):.2g} for each.')
     return mixings
 
 
@@ -240,10 +253,10 @@ def _make_mixing(entry: dict, path: str, classes: Mapping[str, Sequence[str]],
     where = f'config.{path}'
     for key in entry:
         if key not in _KEYS:
-            raise ConfigError(f'{where}.{key} is unknown: {_hint(key, _KEYS)}')
+            raise ConfigError(f'{where}.{key} is unknown: {did_you_mean(key, _KEYS)}')
     if entry.get('kind') not in MIXINGS:
         raise ConfigError(f'{where}.kind = {entry.get("kind")!r} is unknown: '
-                          f'{_hint(entry.get("kind"), MIXINGS)}')
+                          f'{did_you_mean(entry.get("kind"), MIXINGS)}')
     for key, allowed in _CHOICES.items():
         if entry.get(key, allowed[0]) not in allowed:
             raise ConfigError(f'{where}.{key} = {entry[key]!r}: use {" or ".join(allowed)}.')
@@ -251,18 +264,18 @@ def _make_mixing(entry: dict, path: str, classes: Mapping[str, Sequence[str]],
                                    ('alpha', 1e-2, 1e4, 'from 0.01 to 10000')):
         value = entry.get(key, 1.0)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (
-                low <= value <= high):
+                low <= float(value) <= high):
             raise ConfigError(f'{where}.{key} = {value!r}: give a number {wanted}.')
     head = entry['head'] = entry.get('head') or next(iter(classes))
     if head not in classes:
-        raise ConfigError(f'{where}.head = {head!r} is no head: {_hint(head, classes)}')
+        raise ConfigError(f'{where}.head = {head!r} is not a head: {did_you_mean(head, classes)}')
     names = entry.get('classes', ())
     names = [names] if isinstance(names, str) else [str(name) for name in names]
     known = [str(name) for name in classes[head]]
     for name in names:
         if name not in known:
-            raise ConfigError(f'{where}.classes names {name!r}, which is no class of the head '
-                              f'{head!r}: {_hint(name, known)}')
+            raise ConfigError(f'{where}.classes names {name!r}, which is not a class of the '
+                              f'head {head!r}: {did_you_mean(name, known)}')
     entry['classes'] = tuple(known.index(name) for name in names)
     for key in ('start', 'until'):
         if entry.get(key):
@@ -274,11 +287,3 @@ def _make_mixing(entry: dict, path: str, classes: Mapping[str, Sequence[str]],
         raise ConfigError(f'{where} ends at step {mixing.until}, and starts at step '
                           f'{mixing.start}: give a later until.')
     return mixing
-
-
-def _hint(word: object, known) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(str(word), known, n=1)
-    if near:
-        return f'did you mean {near[0]!r}?'
-    return f'use one of {", ".join(known[:12])}{", ..." if len(known) > 12 else ""}.'

@@ -1,25 +1,37 @@
-"""What the loss knows of the training data: class counts and class weights; and the same counts
-used after training."""
+"""The loss of each head, from the config and the class counts of the training images; and the
+same counts used after the training."""
 
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.resampling import class_weights
-from train_lib.losses.losses import LossSpec, adjust_logits, make_loss
+from input_pipeline.errors import did_you_mean
+from train_lib.losses.class_weights import class_weights
+from train_lib.losses.losses import LOSSES, Counts, LossSpec, adjust_logits
 from train_lib.runtime.errors import ConfigError
+
+_RANGES = {'label_smoothing': (0, 1), 'gamma': (0, np.inf), 'tau': (0, np.inf),
+           'scale': (0, np.inf), 'max_margin': (0, np.inf)}
+_OTHERS = ('name', 'alpha', 'head_weights', 'class_weights')
 
 
 def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
                counts: Mapping[str, np.ndarray], to_steps: Callable) -> dict[str, LossSpec]:
-    """The loss of each head, with the class weights that config.loss.class_weights asks for.
+    """The loss of each head, with the class weights of config.loss.class_weights.
 
     Args:
         config: of the run.
         classes: {head: names}.
-        counts: {head: training images of each class}.
+        counts: {head: training images per class [C]}.
         to_steps: (duration, config key) -> steps.
+
+    Raises:
+        ConfigError: see `make_loss`; or class weights for an unknown head.
+        DataError: see `class_weights`.
     """
     loss = config.loss.to_dict()
     wanted = loss.pop('class_weights')
@@ -31,15 +43,104 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
                                        key='loss.class_weights')
                    for head in classes if wanted['head'] in ('', head)}
         if not weights:
-            raise ConfigError(f'config.loss.class_weights.head = {wanted["head"]!r} is no head: '
-                              f'choose one of {", ".join(classes)}.')
+            raise ConfigError(f'config.loss.class_weights.head = {wanted["head"]!r} is not a head: '
+                              f'{did_you_mean(wanted["head"], classes)}')
     return make_loss(loss, counts, weights, start)
+
+
+def make_loss(config: Mapping, counts: Mapping[str, Counts],
+              weights: Mapping[str, Counts] | None = None,
+              weights_start: int = 0) -> dict[str, LossSpec]:
+    """The loss of each head.
+
+    Args:
+        config: config.loss: name, label_smoothing, gamma, alpha, tau, scale, max_margin; a missing
+            one has the default of `LossSpec`. alpha is a number, numbers per class, or either of
+            them by head; () for 1. head_weights and class_weights are read elsewhere.
+        counts: {head: training images per class [C]}.
+        weights: of the classes, {head: [C]}; 1 for a head that is not named.
+        weights_start: the step from which they apply.
+
+    Raises:
+        ConfigError: an unknown name or key, a value out of its range, a wrong number of alphas or
+            class weights, or no images for a loss that needs their numbers.
+    """
+    known = (*_RANGES, *_OTHERS)
+    for key in config:
+        if key not in known:
+            raise ConfigError(f'config.loss.{key} is unknown: {did_you_mean(key, known)}')
+    name = config.get('name', 'cross_entropy')
+    if name not in LOSSES:
+        raise ConfigError(f'config.loss.name = {name!r} is unknown: {did_you_mean(name, LOSSES)}')
+    numbers_of = {key: _number(config[key], f'config.loss.{key}', *_RANGES[key])
+                  for key in _RANGES if key in config}
+    if numbers_of.get('label_smoothing') == 1:
+        raise ConfigError('config.loss.label_smoothing = 1 leaves nothing of the label: '
+                          'give less than 1, e.g. 0.1.')
+    if numbers_of.get('scale') == 0:
+        raise ConfigError('config.loss.scale = 0 leaves nothing of the logits: '
+                          'give more, e.g. 1 for a linear head, 30 for cosines.')
+    alphas = config.get('alpha', ())
+    if isinstance(alphas, Mapping):
+        for head in alphas:
+            if head not in counts:
+                raise ConfigError(f'config.loss.alpha names the head {head!r}, which does not '
+                                  f'exist: {did_you_mean(head, counts)}')
+    specs = {}
+    for head, of_head in counts.items():
+        if 'counts' in LOSSES[name][1] and not np.sum(of_head):
+            raise ConfigError(f'config.loss.name = {name!r} needs labelled training images of the '
+                              f'head {head!r}, and there are none: use cross_entropy.')
+        alpha = alphas.get(head, ()) if isinstance(alphas, Mapping) else alphas
+        specs[head] = LossSpec(
+            name=name, **numbers_of, alpha=_alpha(alpha, head, len(of_head)),
+            counts=tuple(float(count) for count in of_head), weights_start=int(weights_start),
+            class_weights=_of_classes((weights or {}).get(head, ()), len(of_head),
+                                      f'The class weights of the head {head!r}'))
+    return specs
+
+
+def _alpha(alpha, head: str, classes: int) -> float | tuple[float, ...]:
+    if isinstance(alpha, numbers.Real):
+        return _number(alpha, 'config.loss.alpha', 0, np.inf)
+    if isinstance(alpha, str) or not isinstance(alpha, Sequence | np.ndarray):
+        raise ConfigError(f'config.loss.alpha = {alpha!r} is neither a number nor numbers: '
+                          f'give one, or one per class.')
+    return _of_classes(alpha, classes, f'config.loss.alpha of the head {head!r}') or 1.0
+
+
+def _of_classes(values: Sequence[float] | np.ndarray, classes: int, what: str
+                ) -> tuple[float, ...]:
+    """Checks numbers per class, none of them negative; () is allowed."""
+    found = tuple(_number(value, what, 0, np.inf) for value in values)
+    if found and (len(found) != classes or not any(found)):
+        wrong = (f'has {len(found)} numbers for {classes} classes: give one per class'
+                 if len(found) != classes else 'is 0 for every class: give some class more')
+        raise ConfigError(f'{what} {wrong}.')
+    return found
+
+
+def _number(value: Any, what: str, low: float, high: float) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real) or not (
+            math.isfinite(value) and low <= float(value) <= high):
+        wanted = f'from {low} to {high}' if np.isfinite(high) else f'of {low} or more'
+        raise ConfigError(f'{what} = {value!r}: give a number {wanted}.')
+    return float(value)
 
 
 def adjust(logits: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], tau: float
            ) -> dict[str, np.ndarray]:
-    """Logits without tau times the log of the training share of each class: post-hoc logit
-    adjustment (Menon et al., arXiv 2007.07314). tau=0 changes nothing."""
+    """Post-hoc logit adjustment (Menon et al., arXiv 2007.07314): logits - tau x the log of each
+    class's share of the training images.
+
+    Args:
+        logits: {head: float [N, C]}.
+        counts: {head: training images per class [C]}.
+        tau: 0 changes nothing.
+
+    Returns:
+        {head: float32 [N, C]}.
+    """
     if not tau:
         return dict(logits)
     return {head: adjust_logits(values, counts[head], tau).astype(np.float32)

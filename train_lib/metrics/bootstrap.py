@@ -1,8 +1,8 @@
 """Bootstrap intervals of several answers to the same rows, and of their differences.
 
-A repetition draws as many rows (or groups of rows) as there are, with replacement; all answers
-are scored on the same draw, so differences are paired. How often each row was drawn is a matrix,
-and a score of all repetitions is a product with it.
+A repetition draws as many rows (or groups of rows) as there are, with replacement. All answers are
+scored on the same draw, so differences are paired. How often each row was drawn is a matrix, and
+the scores of many repetitions are one product with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,32 +13,36 @@ import pandas as pd
 from scipy import sparse
 
 MEAN = 'mean'
+METRICS = ('accuracy', 'f1_macro', 'nll')
 _REPETITIONS = 100  # at once: 40 MB for 50,000 rows
+_THREADS = 2
 
 
 def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np.ndarray, *,
-              num_classes: int, reference: str | None = None, groups: np.ndarray | None = None,
-              repetitions: int = 1000, level: float = 0.95, seed: int = 0,
-              mean_of: Sequence[str] = (), threads: int = 2) -> pd.DataFrame:
+              num_classes: int, reference: str | Sequence[str] | None = None,
+              groups: np.ndarray | None = None, repetitions: int = 1000, level: float = 0.95,
+              seed: int = 0) -> pd.DataFrame:
     """Percentile intervals (Efron 1979) of accuracy, macro F1 and NLL.
 
     Args:
         answers: {name: {'predicted': int [N], 'nll': float [N] or None}}, as `Outcome.rows`.
         labels: int [N]; rows of -1 are left out.
         num_classes: C.
-        reference: the answer that the others are compared with, as the best single member; or
-            MEAN.
+        reference: the answer that all are compared with, such as the best single member; or
+            several, which are compared with by their mean score. This is then one more answer,
+            named MEAN.
         groups: [N], rows of one group (a person, near duplicates) are drawn together.
-        repetitions: draws.
+        repetitions: number of draws.
         level: of the interval.
         seed: of the draws.
-        mean_of: answers whose mean score is one more row, named MEAN.
-        threads: that share the repetitions.
 
     Returns:
-        One row an answer and metric: name, metric ('accuracy', 'f1_macro', 'nll'), estimate, low,
-        high, difference to the reference (answer - reference), difference_low, difference_high;
-        NLL is missing where an answer has none, differences are NaN where either is missing.
+        One row per answer and metric: name, metric (of METRICS), estimate, low, high, difference
+        to the reference (answer - reference), difference_low, difference_high. Rows of 'nll' are
+        missing for answers without it; differences are NaN if either of the two is missing.
+
+    Raises:
+        ValueError: no row has a label.
     """
     known = np.asarray(labels) >= 0
     labels = np.asarray(labels)[known]
@@ -49,7 +53,7 @@ def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np
     index = None if groups is None else np.unique(
         np.asarray(groups)[known], return_inverse=True)[1]
     if not len(labels):
-        raise ValueError('There is no labelled row to draw from.')
+        raise ValueError('There are no labelled rows to draw from.')
     columns = np.concatenate([predicted == labels, *([np.stack(list(nll.values()))] if nll
                                                      else [])]).astype(np.float64).T
     tables = _F1Tables(predicted, labels, num_classes)
@@ -60,24 +64,25 @@ def bootstrap(answers: Mapping[str, Mapping[str, np.ndarray | None]], labels: np
         return (counts @ columns / counts.sum(1, keepdims=True),
                 tables.scores(np.ascontiguousarray(counts.T, np.float32)))
 
-    # The first row of each stays what was seen: every row once.
+    # The first row of each is the estimate: every row once.
     seen = columns.mean(0)[None], tables.scores(np.ones((len(labels), 1), np.float32))
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         drawn = list(pool.map(repeat, range(0, repetitions, _REPETITIONS)))
     means, f1 = (np.concatenate(parts) for parts in zip(seen, *drawn))
     values = {('accuracy', name): means[:, i] for i, name in enumerate(names)}
     values.update({('f1_macro', name): f1[:, i] for i, name in enumerate(names)})
     values.update({('nll', name): means[:, len(names) + i] for i, name in enumerate(nll)})
-    if mean_of:
-        for metric in ('accuracy', 'f1_macro', 'nll'):
-            if all((metric, name) in values for name in mean_of):
-                values[metric, MEAN] = np.mean([values[metric, name] for name in mean_of], axis=0)
+    if reference is not None and not isinstance(reference, str):
+        for metric in METRICS:
+            if all((metric, name) in values for name in reference):
+                values[metric, MEAN] = np.mean([values[metric, name] for name in reference], axis=0)
         names.append(MEAN)
+        reference = MEAN
     return pd.DataFrame([
         {'name': name, 'metric': metric,
          **_interval('', values[metric, name], level),
          **_interval('difference', _paired(values, metric, name, reference), level)}
-        for name in names for metric in ('accuracy', 'f1_macro', 'nll')
+        for name in names for metric in METRICS
         if (metric, name) in values])
 
 
@@ -90,7 +95,7 @@ def _draw(size: int, groups: np.ndarray | None, seed: tuple[int, int]) -> np.nda
 
 
 class _F1Tables:
-    """Sums over the rows of each class as sparse products."""
+    """Macro F1 of many draws: sums over the rows of each class as sparse products."""
 
     def __init__(self, predicted: np.ndarray, labels: np.ndarray, num_classes: int):
         rows = np.arange(len(labels))
@@ -118,7 +123,7 @@ def _paired(values: dict, metric: str, name: str, reference: str | None) -> np.n
 
 
 def _interval(name: str, values: np.ndarray | None, level: float) -> dict[str, float]:
-    """Of what was seen (the first value) and its repetitions (the others)."""
+    """The estimate (the first value) and the interval of its repetitions (the others)."""
     found = np.full(3, np.nan) if values is None else np.array([
         values[0], *np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])])
     keys = [f'{name}_low', f'{name}_high'] if name else ['low', 'high']

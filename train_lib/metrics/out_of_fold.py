@@ -14,8 +14,8 @@ _KEY = 'config.curate.labels.predictions'
 
 
 def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
-    """Probabilities float64 [N, C] for the rows and classes of the manifest; NaN where the run has
-    no prediction.
+    """Probabilities float64 [N, C] for the rows and classes of the manifest; NaN for rows that the
+    run did not predict.
 
     Args:
         path: a workdir, or its predictions/out_of_fold.npz.

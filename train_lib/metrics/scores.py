@@ -1,7 +1,7 @@
 """Scores of a classifier from its logits. NumPy and scikit-learn, no JAX.
 
 Rows with label -1 are unlabelled and left out everywhere. All sums are made in
-float64 over blocks of rows, so 50,000 x 1,000 logits need no gigabyte.
+float64 over blocks of rows, so 50,000 x 1,000 logits need little memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,34 +50,34 @@ def scores(logits, labels, bins: int = BINS) -> dict:
 
     Returns:
         n: number of labelled rows. With n = 0 all others are None.
-        accuracy: share whose first largest logit is the label, 0..1.
+        accuracy: share of rows whose largest logit (the first of equal ones) is the label, 0..1.
         precision_macro, recall_macro, f1_macro: unweighted means over the classes that
             occur among the labels or the predictions (scikit-learn's default, so the
-            numbers equal `f1_score(labels, predictions, average='macro')`); a ratio
-            without a denominator counts as 0. A class that is in neither, as happens
-            in small splits, is not averaged in.
+            numbers equal `f1_score(labels, predictions, average='macro')`). A ratio with
+            denominator 0 counts as 0. A class that occurs in neither, as happens in small
+            splits, is left out of the mean.
         nll: mean negative log likelihood of the label, in nats.
         ece: expected calibration error of the top probability (Guo et al. 2017,
             arXiv 1706.04599), bins (lower, upper], 0..1.
         brier: mean of the squared distance between the probabilities and the one-hot
             label, summed over the classes, 0..2 (Brier 1950).
-        top5: share whose label is among the five largest logits; only when C > 5.
+        top5: share of rows whose label is among the five largest logits; only if C > 5.
 
     Raises:
-        ValueError: shapes that do not fit, a label outside -1..C-1, logits not finite.
+        ValueError: shapes that do not fit, a label outside -1..C-1, logits that are not finite.
     """
     logits, labels = _labelled(logits, labels)
     return summary(per_row(logits, labels), labels, logits.shape[1], bins)
 
 
-def summary(rows: Mapping[str, np.ndarray], labels: np.ndarray, num_classes: int,
+def summary(rows: Mapping[str, np.ndarray | None], labels: np.ndarray, num_classes: int,
             bins: int = BINS) -> dict:
     """What `scores` returns, from what each of N labelled rows contributes.
 
     Args:
-        rows: predicted int [N] and rank int [N], of the label among the classes, from 0;
-            confidence, nll and brier float [N], or None of all three where the rows hold no
-            probabilities: their scores are then None.
+        rows: predicted int [N]; rank int [N], of the label among the classes, from 0;
+            confidence, nll and brier float [N], or None for all three if there are no
+            probabilities, and their scores are then None.
         labels: int [N] in 0..num_classes-1.
     """
     names = _NAMES + (('top5',) if num_classes > 5 else ())
@@ -109,13 +109,12 @@ def confusion(logits, labels, num_classes: int) -> np.ndarray:
 
 
 def class_table(logits, labels, classes: Sequence[str]) -> pd.DataFrame:
-    """One row a class, in the order of `classes`.
+    """One row per class, in the order of `classes`.
 
-    Columns: class (str), n (int, labelled examples), precision, recall, f1 (0..1; NaN
-    where no example of the class bears on it: recall and F1 of a class without
-    examples, also its precision when it was never predicted), mistaken_for (the class
-    most often predicted for its examples instead; the first at a tie, '' for none) and
-    mistaken (how often that happened).
+    Columns: class (str), n (int, labelled examples), precision, recall, f1 (0..1; recall
+    and F1 are NaN for a class without examples, precision for one that also was never
+    predicted), mistaken_for (the class most often predicted for its examples instead; the
+    first at a tie, '' for none) and mistaken (how often that happened).
     """
     matrix = confusion(logits, labels, len(classes))
     count, predicted, right = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
@@ -127,7 +126,7 @@ def class_table(logits, labels, classes: Sequence[str]) -> pd.DataFrame:
     other = wrong.argmax(axis=1)
     mistaken = wrong[np.arange(len(classes)), other]
     mistaken_for = [classes[k] if m else '' for k, m in zip(other, mistaken)]
-    # Folder names may hold bytes that are no UTF-8, which Arrow strings refuse: plain objects.
+    # Folder names may hold bytes that are not UTF-8, which Arrow strings refuse: plain objects.
     return pd.DataFrame({
         'class': pd.Series(list(classes), dtype=object), 'n': count,
         'precision': precision, 'recall': recall, 'f1': f1,
@@ -136,10 +135,10 @@ def class_table(logits, labels, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def reliability(logits, labels, bins: int = BINS) -> pd.DataFrame:
-    """One row a bin of the top probability: lower, upper, n, confidence, accuracy.
+    """One row per bin of the top probability: lower, upper, n, confidence, accuracy.
 
-    `confidence` is the mean top probability in the bin, `accuracy` the share that is
-    right; both NaN in an empty bin. A probability on an edge belongs to the lower bin.
+    `confidence` is the mean top probability in the bin; both `confidence` and `accuracy` are NaN
+    in an empty bin. A probability on an edge belongs to the lower bin.
     """
     logits, labels = _labelled(logits, labels)
     rows = per_row(logits, labels)
@@ -156,7 +155,7 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
 
 
 def wilson_interval(rate: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share of n independent trials (Wilson 1927), two floats 0..1."""
+    """95 % interval of a rate in n independent trials (Wilson 1927), two floats 0..1."""
     if n <= 0:
         return 0.0, 1.0
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
@@ -189,9 +188,10 @@ def _labelled(logits, labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def per_row(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What each row of finite logits [N, C] with a label contributes, as `summary` takes it."""
+    """What each row of finite logits [N, C] with labels int [N] contributes, for `summary`."""
     size = len(labels)
-    rows = {'predicted': np.empty(size, np.int64), 'rank': np.empty(size, np.int64)}
+    rows: dict[str, np.ndarray] = {'predicted': np.empty(size, np.int64),
+                                   'rank': np.empty(size, np.int64)}
     rows.update({name: np.empty(size) for name in ('confidence', 'nll', 'brier')})
     for start in range(0, size, _BLOCK):
         part = slice(start, start + _BLOCK)

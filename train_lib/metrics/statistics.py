@@ -1,22 +1,21 @@
-"""How good answers are, how sure that is, and how the members differ. NumPy and SciPy.
+"""Comparisons of several answers to the same rows: tests, diversity, robustness.
 
-Intervals are in `bootstrap`; scores of single outcomes in `train_lib.metrics.scores`.
+Intervals are in `bootstrap`, the scores of one answer in `scores`. NumPy, SciPy and scikit-learn.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
 
-from train_lib.ensembles.candidates import Evidence
-from train_lib.ensembles.rules import FLOOR
-
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
-    """Mean F1 of the classes that occur among labels or predictions, as `metrics.scores`."""
+    """Mean F1 of the classes that occur among labels or predictions, as in `scores.scores`.
+
+    Args:
+        predicted: int [N]; labels: int [N] >= 0.
+    """
     hits = np.bincount(labels[predicted == labels], minlength=num_classes)
     both = (np.bincount(labels, minlength=num_classes)
             + np.bincount(predicted, minlength=num_classes))
@@ -25,7 +24,14 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> flo
 
 
 def weighted_scores(predicted: np.ndarray, labels: np.ndarray) -> dict:
-    """precision, recall and f1 with each class weighted by its labels; rows of -1 left out."""
+    """Precision, recall and F1, each class weighted by its number of labels.
+
+    Args:
+        predicted: int [N]; labels: int [N], rows of -1 are left out.
+
+    Returns:
+        precision_weighted, recall_weighted, f1_weighted: floats, None without labels.
+    """
     known = np.asarray(labels) >= 0
     if not known.any():
         return dict.fromkeys(('precision_weighted', 'recall_weighted', 'f1_weighted'))
@@ -37,13 +43,14 @@ def weighted_scores(predicted: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict:
-    """Exact test that two answers are right equally often (McNemar 1947).
+    """Exact test whether two answers are right equally often (McNemar 1947).
 
     Args:
         first, second: bool [N], where each is right.
 
     Returns:
-        only_first, only_second: rows that only one has right; p: two-sided, of a binomial.
+        only_first, only_second: number of rows that only this one has right; p: two-sided, of a
+        binomial distribution.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_first + only_second
@@ -52,14 +59,14 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict:
 
 
 def cochran_q(right: np.ndarray) -> dict:
-    """Test that K answers are right equally often (Cochran 1950, Biometrika).
+    """Test whether K answers are right equally often (Cochran 1950, Biometrika).
 
     Args:
         right: bool [K, N], K > 1.
 
     Returns:
-        q, degrees (K - 1) and p of the chi-squared approximation; q 0 and p 1 where no row has
-        some right and some wrong.
+        q, degrees (K - 1) and p of the chi-squared approximation; q 0 and p 1 if every row is
+        right in all answers or in none.
     """
     count = len(right)
     by_answer, by_row = right.sum(1).astype(float), right.sum(0).astype(float)
@@ -72,24 +79,24 @@ def cochran_q(right: np.ndarray) -> dict:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Adjusted p-values of a family of tests, in their order (Holm 1979)."""
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind='stable')
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))), 1)
+    values = np.asarray(p, float)
+    order, left = np.argsort(values, kind='stable'), len(values) - np.arange(len(values))
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * left), 1)
     return adjusted
 
 
 def diversity(predicted: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """How the members' errors go together, each float [M, M] (Kuncheva & Whitaker 2003).
+    """How similar the errors of the members are, each float [M, M] (Kuncheva & Whitaker 2003).
 
     Args:
         predicted: int [M, N]; labels: int [N], rows of -1 are left out.
 
     Returns:
         disagreement: share of the rows with different answers.
-        double_fault: share of the rows that both have wrong.
+        double_fault: share of the rows that both answer wrongly.
         q_statistic: Yule's Q of being right, -1..1; NaN where it is 0/0.
-        correlation: of being wrong (phi), -1..1; NaN where a member is always right or wrong.
+        correlation: of being wrong (phi), -1..1; NaN if a member is always right or always wrong.
     """
     known = np.asarray(labels) >= 0
     predicted, labels = np.asarray(predicted)[:, known], np.asarray(labels)[known]
@@ -109,83 +116,42 @@ def diversity(predicted: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray
 
 
 def oracle(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the labelled rows that at least one of the members [M, N] has right."""
+    """Share of the labelled rows that at least one member answers rightly.
+
+    Args:
+        predicted: int [M, N]; labels: int [N], rows of -1 are left out.
+    """
     known = np.asarray(labels) >= 0
     return float((np.asarray(predicted) == labels)[:, known].any(0).mean())
 
 
-def contributions(evidence: Evidence, weights: np.ndarray) -> pd.DataFrame:
-    """What the weighted soft vote loses without each member.
-
-    Returns:
-        One row a member: weight, accuracy, f1_macro (of the whole less those without it: more
-        is better) and nll (those without it less the whole: more is better); NaN where no other
-        member has a weight.
-    """
-    weights = np.asarray(weights, float) / np.sum(weights)
-    whole = _soft_scores(evidence, weights)
-    rows = []
-    for member, weight in enumerate(weights):
-        rest = np.where(np.arange(len(weights)) == member, 0, weights)
-        if not rest.any():
-            rows.append((weight, np.nan, np.nan, np.nan))
-            continue
-        without = _soft_scores(evidence, rest / rest.sum())
-        rows.append((weight, whole[0] - without[0], whole[1] - without[1], without[2] - whole[2]))
-    return pd.DataFrame(rows, columns=['weight', 'accuracy', 'f1_macro', 'nll'])
-
-
-def learning_curve(evidence: Evidence, order: Sequence[int] | None = None, draws: int = 20,
-                   seed: int = 0, threads: int = 2) -> pd.DataFrame:
-    """Scores of equally weighted soft votes by the number of members.
+def robustness(predicted: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None) -> dict:
+    """How good an answer is where it is worst.
 
     Args:
-        order: in which members come; None: as they are.
-        draws: random orders, whose first n members are the random subsets of size n.
-        seed: of the draws.
-        threads: that share them.
+        predicted: int [N]; labels: int [N], -1 for none; folds: int [N] or None.
 
     Returns:
-        One row a number of members, 1..M: members; accuracy, f1_macro, nll in the given order;
-        and each of these with _mean, _low and _high, the mean, least and largest of the draws.
+        accuracy: for comparison.
+        worst_class: the smallest recall of a class that occurs.
+        worst_fold: the smallest accuracy of a fold; None without folds.
+        evenness: 1 - the Gini coefficient of the recalls: 1 if they are all equal, 1 / classes if
+            only one is above 0, 0 if none is.
     """
-    count = evidence.members
-    names = ('accuracy', 'f1_macro', 'nll')
-    order = np.arange(count) if order is None else np.asarray(order)
-    orders = [order, *(np.random.default_rng((seed, draw)).permutation(count)
-                       for draw in range(draws))]
-    with ThreadPoolExecutor(threads) as pool:
-        given, *drawn = pool.map(lambda order: _prefix_scores(evidence, order), orders)
-    drawn = np.stack(drawn)
-    table = {'members': np.arange(1, len(order) + 1)}
-    for i, name in enumerate(names):
-        table[name] = given[:, i]
-        for what, value in (('mean', drawn.mean(0)), ('low', drawn.min(0)),
-                            ('high', drawn.max(0))):
-            table[f'{name}_{what}'] = value[:len(order), i]
-    return pd.DataFrame(table)
-
-
-def _prefix_scores(evidence: Evidence, order: np.ndarray) -> np.ndarray:
-    """[M, 3]"""
-    own = np.zeros(len(evidence))
-    probs = np.zeros(evidence.probs.shape[1], evidence.probs.dtype)
-    rows = []
-    for size, member in enumerate(order, 1):
-        own += evidence.own[member]
-        probs += evidence.probs[member]
-        rows.append(_triple(evidence, own / size, evidence.winners(probs)))
-    return np.array(rows)
-
-
-def _soft_scores(evidence: Evidence, weights: np.ndarray) -> tuple[float, float, float]:
-    return _triple(evidence, weights @ evidence.own, evidence.predict(weights))
-
-
-def _triple(evidence: Evidence, own: np.ndarray, predicted: np.ndarray):
-    return (float(np.mean(predicted == evidence.labels)),
-            macro_f1(predicted, evidence.labels, evidence.num_classes),
-            float(-np.log(np.maximum(own, FLOOR)).mean()))
+    labels = np.asarray(labels)
+    known = labels >= 0
+    right, truth = (np.asarray(predicted) == labels)[known], labels[known]
+    count = np.bincount(truth)
+    recalls = np.bincount(truth, right)[count > 0] / count[count > 0]
+    size = len(recalls)
+    spread = (2 * np.arange(1, size + 1) - size - 1) @ np.sort(recalls)
+    worst = None
+    if folds is not None:
+        of = np.asarray(folds)[known]
+        worst = float(min(right[of == fold].mean() for fold in np.unique(of)))
+    return {'accuracy': float(right.mean()), 'worst_class': float(recalls.min()),
+            'worst_fold': worst,
+            'evenness': float(1 - spread / (size * recalls.sum())) if recalls.any() else 0.0}
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -1,14 +1,16 @@
 """What trains, and how fast: one table over the names of the parameters.
 
 `config.finetune.table` is a list of rows `(regex, dict(lr=..., wd=..., train=...))`. A regex has
-to match a whole name, such as 'blocks/3/attn/qkv/kernel'; the first row that matches holds; every
-parameter must be covered, and every row must match something. What does not train is kept out of
-the gradient and the optimizer, and a BatchNorm that does not train keeps its statistics too.
+to match a whole name, such as 'blocks/3/attn/qkv/kernel'; the first row that matches applies; every
+parameter must be covered, and every row must be the first match of one. Parameters that do not
+train are kept out of the gradient and the optimizer, and a BatchNorm that does not train keeps its
+statistics too.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,19 +18,23 @@ from flax import nnx
 
 from models.lora import add_lora
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import path_name
 
-EVERYTHING = (('.*', {}),)
+Row = tuple[str, dict[str, Any]]  # a regex over whole names, and its settings
+EVERYTHING: tuple[Row, ...] = (('.*', {}),)
 # With adapters and no table, the adapters and the heads train.
-LORA_TABLE = ((r'.*/lora_[ab]', {}), (r'heads?/.*', {}), ('.*', {'train': False}))
+LORA_TABLE: tuple[Row, ...] = ((r'.*/lora_[ab]', {}), (r'heads?/.*', {}), ('.*', {'train': False}))
 _KEYS = {'lr': (int, float), 'wd': (int, float), 'train': (bool,)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How one parameter trains: factors of the learning rate and of the weight decay.
+    """How one parameter trains.
 
-    `decay=None` leaves it to the optimizer's rule (kernels decay, norms and biases do not). Both
-    factors may be arrays that broadcast against the parameter, one value a layer of a stack.
+    Attributes:
+        trains: False keeps it as it is.
+        rate: factor of the learning rate; float32 [depth] for a stack of layers that differ.
+        decay: factor of the weight decay, likewise; None: 1 for kernels, 0 for all others.
     """
 
     trains: bool = True
@@ -44,12 +50,12 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
         config: config.finetune: table, layer_decay, lora.
 
     Raises:
-        ConfigError: a broken regex, an unknown key, a parameter that no row covers, a row that
-            matches nothing, or nothing left to train.
+        ConfigError: an invalid regex, an unknown key, a parameter that no row covers, a row that
+            is the first match of no parameter, or nothing left to train.
     """
     default = LORA_TABLE if config['lora']['rank'] else EVERYTHING
     table = _check(config['table'] or default)
-    names = [_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    names = [path_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     depth = len(model.rates) if getattr(model, 'scan', False) else 0
     unstacked = [one for name in names for one in _layers_of(name, depth)]
     powers = _layer_powers(unstacked, model.layer_groups, config['layer_decay'])
@@ -64,14 +70,14 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
         rules[name] = Rule(settings.get('train', True), settings.get('lr', 1.0) * powers[name],
                            settings.get('wd'))
     if uncovered:
-        raise ConfigError(f'config.finetune.table covers no {", ".join(uncovered[:5])} '
-                          f'({len(uncovered)} parameters in all): add a last row '
+        raise ConfigError(f'config.finetune.table does not cover {", ".join(uncovered[:5])} '
+                          f'({len(uncovered)} parameters in total): add a last row '
                           f"('.*', dict(train=False)).")
     for i, (regex, _) in enumerate(table):
         if i not in used and config['table']:
             raise ConfigError(f'config.finetune.table[{i}]: {regex.pattern!r} is the first match '
-                              f'of no parameter (they are named like {names[0]}): correct it or '
-                              f'take it out.')
+                              f'of no parameter (they are named like {names[0]}): correct or '
+                              f'remove the row.')
     if not any(rule.trains for rule in rules.values()):
         raise ConfigError('config.finetune.table freezes every parameter: let something train.')
     return {name: _stacked(name, [rules[one] for one in _layers_of(name, depth)])
@@ -79,8 +85,20 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
 
 
 def prepare(model: nnx.Module, config: Mapping, seed: int) -> dict[str, Rule]:
-    """Adds the adapters of config.finetune.lora, makes the plan, and freezes BatchNorms that do
-    not train; the model is changed in place. Returns the plan."""
+    """Adds the adapters of config.finetune.lora and freezes BatchNorms that do not train; the model
+    is changed in place.
+
+    Args:
+        model: as created.
+        config: config.finetune.
+        seed: of the run.
+
+    Returns:
+        The rule of every parameter, see `plan`.
+
+    Raises:
+        ConfigError: see `plan`. ModelError: the adapters do not fit the model.
+    """
     lora = dict(config['lora'])
     if lora['rank']:
         add_lora(model, lora['layers'], rank=lora['rank'], alpha=lora['alpha'],
@@ -88,7 +106,7 @@ def prepare(model: nnx.Module, config: Mapping, seed: int) -> dict[str, Rule]:
     rules = plan(model, config)
     for path, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
-            prefix = _name(path) + '/'
+            prefix = path_name(path) + '/'
             if not any(rule.trains for name, rule in rules.items() if name.startswith(prefix)):
                 module.use_running_average = True
     return rules
@@ -96,22 +114,24 @@ def prepare(model: nnx.Module, config: Mapping, seed: int) -> dict[str, Rule]:
 
 def split(model: nnx.Module, rules: Mapping[str, Rule]
           ) -> tuple[nnx.GraphDef, dict, dict, dict]:
-    """A model as (graph definition, trained parameters, frozen parameters, other variables)."""
+    """A model as (graph definition, params, frozen, batch_stats): the parameters that train, those
+    that do not, and all other variables, as nested dicts of arrays."""
     def trains(path, variable):
-        return isinstance(variable, nnx.Param) and rules[_name(path)].trains
+        return isinstance(variable, nnx.Param) and rules[path_name(path)].trains
 
     graphdef, *states = nnx.split(model, trains, nnx.Param, ...)
-    return graphdef, *map(nnx.to_pure_dict, states)
+    params, frozen, batch_stats = map(nnx.to_pure_dict, states)
+    return graphdef, params, frozen, batch_stats
 
 
 def factors(params: dict, rules: Mapping[str, Rule]) -> tuple[dict, dict]:
-    """Trees like `params`: the factor of the learning rate, and that of the weight decay."""
+    """Two trees like `params`: factors of the learning rate, and of the weight decay."""
     def rate(path, leaf):
-        return rules[_name(path)].rate
+        return rules[path_name(path)].rate
 
     def decay(path, leaf):
-        rule = rules[_name(path)]
-        kernel = _key(path[-1]) == 'kernel' and leaf.ndim > 1
+        rule = rules[path_name(path)]
+        kernel = path_name(path[-1:]) == 'kernel' and leaf.ndim > 1
         return float(kernel) if rule.decay is None else rule.decay
 
     with_path = jax.tree_util.tree_map_with_path
@@ -119,22 +139,14 @@ def factors(params: dict, rules: Mapping[str, Rule]) -> tuple[dict, dict]:
 
 
 def describe(model: nnx.Module, rules: Mapping[str, Rule]) -> str:
-    """Such as '1,234 of 5,678,901 parameters train'."""
-    sizes = {_name(path): int(np.prod(leaf.shape))
+    """The numbers of parameters, such as '1,234 of 5,678,901 parameters train'."""
+    sizes = {path_name(path): int(np.prod(leaf.shape))
              for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     trained = sum(size for name, size in sizes.items() if rules[name].trains)
     return f'{trained:,} of {sum(sizes.values()):,} parameters train'
 
 
-def _key(part) -> str:
-    return str(getattr(part, 'key', getattr(part, 'idx', part)))
-
-
-def _name(path: Iterable) -> str:
-    return '/'.join(_key(part) for part in path)
-
-
-def _check(table) -> list[tuple[re.Pattern, dict]]:
+def _check(table: Iterable[Row]) -> list[tuple[re.Pattern, dict]]:
     rows = []
     for i, row in enumerate(table):
         where = f'config.finetune.table[{i}]'
@@ -143,7 +155,7 @@ def _check(table) -> list[tuple[re.Pattern, dict]]:
             settings = dict(settings)
             compiled = re.compile(regex)
         except (TypeError, ValueError, re.error) as error:
-            raise ConfigError(f'{where} = {row!r} is no row ({error}): write '
+            raise ConfigError(f'{where} = {row!r} is not a valid row ({error}): write '
                               f"(regex, dict(lr=1.0, wd=1.0, train=True)).") from None
         for key, value in settings.items():
             if key not in _KEYS:
@@ -165,8 +177,8 @@ def _layers_of(name: str, depth: int) -> list[str]:
 
 
 def _layer_powers(names: list[str], groups: tuple[str, ...], decay: float) -> dict[str, float]:
-    """decay ** (layers above), by name: 1 for the head, least for the stem (as in BEiT, Bao et
-    al., arXiv 2106.08254)."""
+    """decay ** (number of layers above), by name: 1 for the head, least for the stem (as in BEiT,
+    Bao et al., arXiv 2106.08254)."""
     if not 0 < decay <= 1:
         raise ConfigError(f'config.finetune.layer_decay = {decay}: give a factor above 0 and '
                           f'up to 1.')
@@ -184,20 +196,20 @@ def _layer_powers(names: list[str], groups: tuple[str, ...], decay: float) -> di
 
 
 def _stacked(name: str, rules: list[Rule]) -> Rule:
+    """The rule of a stack of layers, from those of its layers."""
     if all(rule == rules[0] for rule in rules):
         return rules[0]
     if len({rule.trains for rule in rules}) > 1 or len({rule.decay is None for rule in rules}) > 1:
         raise ConfigError(f'config.finetune.table treats the layers of {name} differently, and '
                           f'they are stacked: set config.model.scan=False.')
-    def column(values):
-        # blocks/norm1/scale is [depth, D], a kernel [depth, a, b]: aligned on the left.
-        return np.asarray(values, np.float32)
-    decays = None if rules[0].decay is None else column([rule.decay for rule in rules])
-    return Rule(rules[0].trains, column([rule.rate for rule in rules]), decays)
+    decays = (None if rules[0].decay is None else
+              np.array([rule.decay for rule in rules], np.float32))
+    return Rule(rules[0].trains, np.array([rule.rate for rule in rules], np.float32), decays)
 
 
-def scale_updates(fn: Callable, *trees):
-    """jax.tree.map over trees of which the last holds factors, arrays of them [depth]."""
+def scale_updates(fn: Callable, *trees: Any) -> Any:
+    """jax.tree.map over trees of which the last holds factors: numbers, or arrays [depth] for
+    stacks of layers, whose first axis they scale."""
     def apply(*leaves):
         *arrays, factor = leaves
         if np.ndim(factor):

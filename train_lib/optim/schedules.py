@@ -1,95 +1,144 @@
-"""Learning rates as functions of the step."""
+"""Learning rates as functions of the step.
 
-import difflib
+To add one, write a function (ScheduleSpec, steps, length) -> Schedule and give it a line in
+`SCHEDULES`. A setting of its own is a key in configs/common.py and a field of `ScheduleSpec`.
+"""
+
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from input_pipeline.curriculum import Stage
+from input_pipeline.errors import did_you_mean
+from train_lib.runtime.config_section import read_section
 from train_lib.runtime.errors import ConfigError
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.Array], jax.Array]  # int32 [] -> float32 []
+Duration = Mapping[str, float]  # see input_pipeline/durations.py
 
 
-def _constant(config, steps, length):
-    return optax.constant_schedule(config['lr'])
+@dataclasses.dataclass(frozen=True)
+class ScheduleSpec:
+    """config.schedule. A share is a share of `lr`, 0 to 1.
+
+    Attributes:
+        name: a key of `SCHEDULES`.
+        lr: the peak of the learning rate.
+        scale_with_batch: the batch size that lr is meant for, in examples; 0: lr stays as it is.
+        warmup: linear, from near 0.
+        cooldown: at the end of the run: linear, from where the schedule is.
+        cooldown_final: end of the cool-down, a share.
+        final: polynomial, cosine, cosine_restarts, one_cycle: the end, a share.
+        low: triangular, triangular2: the lowest rate; one_cycle: the start; a share.
+        every: step, exponential: how often gamma is applied.
+        gamma: step, multi_step, exponential: the factor.
+        at: multi_step: when gamma is applied, from the start of the run.
+        power: polynomial: exponent, above 0.
+        period: cosine_restarts: the first period; triangular, triangular2: up and down.
+        mult: cosine_restarts: length of a period / length of the one before, >= 1.
+        rise: one_cycle: the share of the run that climbs, between 0 and 1.
+        plateau: read by `training.patience`.
+    """
+
+    name: str
+    lr: float
+    scale_with_batch: int
+    warmup: Duration
+    cooldown: Duration
+    cooldown_final: float
+    final: float
+    low: float
+    every: Duration
+    gamma: float
+    at: Sequence[Duration]
+    power: float
+    period: Duration
+    mult: float
+    rise: float
+    plateau: Mapping[str, Any]
 
 
-def _step(config, steps, length):
-    return optax.exponential_decay(config['lr'], length('every'), config['gamma'], staircase=True)
+def _constant(spec, steps, length):
+    return optax.constant_schedule(spec.lr)
 
 
-def _exponential(config, steps, length):
-    return optax.exponential_decay(config['lr'], length('every'), config['gamma'])
+def _step(spec, steps, length):
+    return optax.exponential_decay(spec.lr, length('every'), spec.gamma, staircase=True)
 
 
-def _multi_step(config, steps, length):
+def _exponential(spec, steps, length):
+    return optax.exponential_decay(spec.lr, length('every'), spec.gamma)
+
+
+def _multi_step(spec, steps, length):
     at = length('at')
-    return optax.piecewise_constant_schedule(config['lr'], dict.fromkeys(at, config['gamma']))
+    return optax.piecewise_constant_schedule(spec.lr, dict.fromkeys(at, spec.gamma))
 
 
-def _polynomial(config, steps, length):
-    lr = config['lr']
-    return optax.polynomial_schedule(lr, lr * config['final'], config['power'], max(steps, 1))
+def _polynomial(spec, steps, length):
+    lr = spec.lr
+    return optax.polynomial_schedule(lr, lr * spec.final, spec.power, max(steps, 1))
 
 
-def _cosine(config, steps, length):
-    return optax.cosine_decay_schedule(config['lr'], max(steps, 1), alpha=config['final'])
+def _cosine(spec, steps, length):
+    return optax.cosine_decay_schedule(spec.lr, max(steps, 1), alpha=spec.final)
 
 
-def _cosine_restarts(config, steps, length):
+def _cosine_restarts(spec, steps, length):
     """SGDR (Loshchilov and Hutter, arXiv 1608.03983)."""
-    periods, starts = [float(length('period'))], [0]
-    while starts[-1] + round(periods[-1]) <= steps:
-        starts.append(starts[-1] + round(periods[-1]))
-        periods.append(periods[-1] * config['mult'])
-    starts, lengths = jnp.array(starts, jnp.int32), jnp.array(periods, jnp.float32).round()
+    periods, begins = [float(length('period'))], [0]
+    while begins[-1] + round(periods[-1]) <= steps:
+        begins.append(begins[-1] + round(periods[-1]))
+        periods.append(periods[-1] * spec.mult)
+    starts, lengths = jnp.array(begins, jnp.int32), jnp.array(periods, jnp.float32).round()
 
     def schedule(step):
         i = jnp.searchsorted(starts, step, side='right') - 1
-        return config['lr'] * _ease(1.0, config['final'], (step - starts[i]) / lengths[i])
+        return spec.lr * _ease(1.0, spec.final, (step - starts[i]) / lengths[i])
 
     return schedule
 
 
-def _triangular(config, steps, length, halved=False):
+def _triangular(spec, steps, length, halved=False):
     """Smith, arXiv 1506.01186: from `low` to lr and back in each period; halved, each peak is
     half as far above `low` as the one before."""
-    period, low = length('period'), config['low']
+    period, low = length('period'), spec.low
 
     def schedule(step):
         height = 1 - jnp.abs(2 * (step % period) / period - 1)
         if halved:
             height *= 0.5 ** (step // period).astype(jnp.float32)
-        return config['lr'] * (low + (1 - low) * height)
+        return spec.lr * (low + (1 - low) * height)
 
     return schedule
 
 
-def _one_cycle(config, steps, length):
+def _one_cycle(spec, steps, length):
     """Smith and Topin, arXiv 1708.07120, with half cosines: up from `low`, down to `final`."""
     steps = max(steps, 1)
-    peak = config['rise'] * steps
+    peak = spec.rise * steps
 
     def schedule(step):
-        up = _ease(config['low'], 1.0, jnp.minimum(step / peak, 1))
-        down = _ease(1.0, config['final'], (step - peak) / (steps - peak))
-        return config['lr'] * jnp.where(step < peak, up, down)
+        up = _ease(spec.low, 1.0, jnp.minimum(step / peak, 1))
+        down = _ease(1.0, spec.final, (step - peak) / (steps - peak))
+        return spec.lr * jnp.where(step < peak, up, down)
 
     return schedule
 
 
 def _ease(start: float, end: float, share):
-    """Half a cosine from start, where share is 0, to end, where it is 1."""
+    """Half a cosine, from `start` where `share` is 0 to `end` where it is 1."""
     return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * share))
 
 
-# name: (schedule config, steps after the warm-up, key of a duration -> steps) -> schedule after
-# the warm-up; `at` gives a list of steps after it. All are proportional to lr.
-SCHEDULES: dict[str, Callable] = {
+# name: (spec, steps after the warm-up, name of a duration -> its steps) -> schedule after the
+# warm-up; for 'at' the steps are a list, counted from its end. All are proportional to lr.
+SCHEDULES: dict[str, Callable[[ScheduleSpec, int, Callable[[str], Any]], Schedule]] = {
     'constant': _constant,
     'step': _step,
     'multi_step': _multi_step,
@@ -103,43 +152,48 @@ SCHEDULES: dict[str, Callable] = {
 }
 
 
-def _check(config: Mapping) -> None:
-    if config['name'] not in SCHEDULES:
-        near = difflib.get_close_matches(config['name'], SCHEDULES, n=3)
-        hint = (f'did you mean {" or ".join(near)}?' if near else
-                f'choose one of {", ".join(SCHEDULES)}.')
-        raise ConfigError(f'config.schedule.name = {config["name"]!r}: {hint}')
+def read_schedule(config: Mapping[str, Any]) -> ScheduleSpec:
+    """Reads and checks config.schedule; its durations are checked by `make_schedule`.
+
+    Raises:
+        ConfigError: an unknown name, or a number out of its range.
+    """
+    spec = read_section(ScheduleSpec, config, 'schedule')
+    if spec.name not in SCHEDULES:
+        raise ConfigError(f'config.schedule.name = {spec.name!r}: '
+                          f'{did_you_mean(spec.name, SCHEDULES, n=3, show=str)}')
     for key in ('final', 'low', 'cooldown_final'):
         if not 0 <= config[key] <= 1:
             raise ConfigError(f'config.schedule.{key} = {config[key]}: give a share of lr, '
                               f'0 to 1.')
-    if not 0 < config['rise'] < 1:
-        raise ConfigError(f'config.schedule.rise = {config["rise"]}: give a share of the run '
-                          f'between 0 and 1.')
-    if not 1 <= config['mult'] < 1e3:
-        raise ConfigError(f'config.schedule.mult = {config["mult"]}: give a factor >= 1.')
-    if not 0 < config['power'] < 1e3:
-        raise ConfigError(f'config.schedule.power = {config["power"]}: give a number above 0.')
-    if not 0 <= config['scale_with_batch'] < 1e9:
-        raise ConfigError(f'config.schedule.scale_with_batch = {config["scale_with_batch"]}: give '
-                          f'the batch size that lr is meant for, or 0.')
+    if not 0 < spec.rise < 1:
+        raise ConfigError(f'config.schedule.rise = {spec.rise}: give a share of the run between '
+                          f'0 and 1.')
+    if not 1 <= spec.mult < 1e3:
+        raise ConfigError(f'config.schedule.mult = {spec.mult}: give a factor >= 1.')
+    if not 0 < spec.power < 1e3:
+        raise ConfigError(f'config.schedule.power = {spec.power}: give a number above 0.')
+    if not 0 <= spec.scale_with_batch < 1e9:
+        raise ConfigError(f'config.schedule.scale_with_batch = {spec.scale_with_batch}: give the '
+                          f'batch size that lr is meant for, or 0.')
+    return spec
 
 
-def make_schedule(config: Mapping, total_steps: int, to_steps: Callable[[Mapping, str], int],
+def make_schedule(config: Mapping[str, Any], total_steps: int,
+                  to_steps: Callable[[Duration, str], int],
                   stages: Sequence[Stage] = (), *, batch_size: int = 0) -> Schedule:
     """The learning rate of each step, counted from 0.
 
-    A linear warm-up comes first (its first step has 1 / warm-up steps of the rate that the
-    schedule begins with, never 0), then the named schedule, which starts when the warm-up is over
-    and ends with the run. A cool-down replaces the last of it by a line. The curriculum's lr_scale
-    is a factor on top.
+    A linear warm-up comes first; its first step has 1 / warm-up steps of the rate with which the
+    schedule begins, never 0. Then comes the named schedule, which ends with the run. A cool-down
+    replaces its last part by a line. The curriculum's lr_scale is a factor on top.
 
     Args:
         config: config.schedule.
         total_steps: length of the run.
         to_steps: (duration, config key) -> steps.
-        stages: the curriculum's.
-        batch_size: of a step, over all devices; needed if scale_with_batch is set.
+        stages: of the curriculum.
+        batch_size: examples per step, over all devices; needed if scale_with_batch is set.
 
     Returns:
         A jittable function, int32 [] -> float32 [].
@@ -148,29 +202,29 @@ def make_schedule(config: Mapping, total_steps: int, to_steps: Callable[[Mapping
         ConfigError: an unknown name, a number out of its range, or warm-up and cool-down longer
             than the run.
     """
-    _check(config)
-    warmup = to_steps(config['warmup'], 'schedule.warmup')
-    cooldown = to_steps(config['cooldown'], 'schedule.cooldown')
+    spec = read_schedule(config)
+    warmup = to_steps(spec.warmup, 'schedule.warmup')
+    cooldown = to_steps(spec.cooldown, 'schedule.cooldown')
     if cooldown and warmup + cooldown > total_steps:
-        raise ConfigError(f'config.schedule.cooldown = {config["cooldown"]!r}: with the warm-up '
+        raise ConfigError(f'config.schedule.cooldown = {spec.cooldown!r}: with the warm-up '
                           f'it takes {warmup + cooldown} of {total_steps} steps; shorten one.')
-    if config['scale_with_batch']:
+    if spec.scale_with_batch:
         if not batch_size:
-            raise ConfigError(f'config.schedule.scale_with_batch = {config["scale_with_batch"]}: '
+            raise ConfigError(f'config.schedule.scale_with_batch = {spec.scale_with_batch}: '
                               f'the batch size is not known here; set 0 and scale lr by hand.')
-        config = {**config, 'lr': config['lr'] * batch_size / config['scale_with_batch']}
+        spec = dataclasses.replace(spec, lr=spec.lr * batch_size / spec.scale_with_batch)
 
-    def length(key):
+    def length(key: str) -> Any:
         if key != 'at':
-            return max(to_steps(config[key], f'schedule.{key}'), 1)
+            return max(to_steps(getattr(spec, key), f'schedule.{key}'), 1)
         at = [to_steps(duration, f'schedule.at[{i}]') - warmup
-              for i, duration in enumerate(config['at'])]
+              for i, duration in enumerate(spec.at)]
         if len(set(at)) < len(at) or any(step < 0 for step in at):
-            raise ConfigError(f'config.schedule.at = {config["at"]!r}: give different moments '
+            raise ConfigError(f'config.schedule.at = {spec.at!r}: give different moments '
                               f'after the warm-up.')
         return at
 
-    main = SCHEDULES[config['name']](config, total_steps - warmup, length)
+    main = SCHEDULES[spec.name](spec, total_steps - warmup, length)
     starts = jnp.array([stage.start for stage in stages] or [0], jnp.int32)
     scales = jnp.array([stage.lr_scale for stage in stages] or [1.0], jnp.float32)
     begin = total_steps - cooldown
@@ -182,7 +236,7 @@ def make_schedule(config: Mapping, total_steps: int, to_steps: Callable[[Mapping
             rate *= jnp.minimum((step + 1) / warmup, 1)
         if cooldown:
             share = jnp.clip((step - begin) / cooldown, 0, 1)
-            rate += (config['cooldown_final'] * config['lr'] - rate) * share
+            rate += (spec.cooldown_final * spec.lr - rate) * share
         stage = jnp.searchsorted(starts, step, side='right') - 1
         return jnp.asarray(rate * scales[stage], jnp.float32)
 

@@ -1,4 +1,4 @@
-"""Which members there are, which of their rows belong together, and who must not score what."""
+"""Members of a vote: found by workdir, joined by id, and kept from scoring what they trained on."""
 
 import dataclasses
 import glob
@@ -10,29 +10,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from train_lib.predictions.store import (
-    IDENTITY,
-    OUT_OF_FOLD,
-    Member,
-    config_of,
-    fold_of,
-    members_of,
-    natural,
-)
+from train_lib.predictions.run_folders import config_json, folds_of, natural, run_of
+from train_lib.predictions.stacked_arrays import StackedArrays
+from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
 from train_lib.runtime.errors import ConfigError
 
 
 def find_members(patterns: Sequence[str], source: str, views: Sequence[str] = ()) -> list[Member]:
-    """The members of one source, with names that differ.
+    """The members of one source, under unique names.
 
     Args:
-        patterns: workdirs or globs of them, taken in this order, and what a glob finds in natural
-            order. A k-fold workdir stands for its folds; for source='out_of_fold' it is one member.
+        patterns: workdirs or globs, in this order; matches of a glob come in natural order. A
+            k-fold workdir stands for its folds; with source='out_of_fold' it is one member.
         source: 'val', 'test', 'train', 'out_of_fold' or the name of other data.
         views: those wanted; (): all that a run has.
 
     Raises:
-        ConfigError: a pattern finds no run, or a run lacks the predictions.
+        ConfigError: a pattern matches no run, or a run lacks the predictions.
     """
     members: list[Member] = []
     for workdir in dict.fromkeys(path for pattern in patterns for path in workdirs_of(pattern)):
@@ -47,55 +41,50 @@ def find_members(patterns: Sequence[str], source: str, views: Sequence[str] = ()
 
 
 def workdirs_of(pattern: str) -> list[Path]:
-    """The runs that a workdir or a glob names, a glob's in natural order."""
+    """The runs that a workdir or a glob names; matches of a glob come in natural order.
+
+    Raises:
+        ConfigError: there are none.
+    """
     pattern = os.path.expanduser(str(pattern))
     if not glob.has_magic(pattern):
         if not os.path.isdir(pattern):
-            raise ConfigError(f'The member {pattern!r} is no folder: give the workdir of a run.')
+            raise ConfigError(f'The member {pattern!r} is not a folder: give the workdir of a run.')
         return [Path(pattern)]
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True), key=natural)]
     found = [path for path in found if (path / 'predictions').is_dir() or folds_of(path)]
     if not found:
-        raise ConfigError(f'The members {pattern!r} are no folders with predictions: correct the '
-                          f'pattern, or train and predict first.')
+        raise ConfigError(f'The pattern {pattern!r} matches no folders with predictions: correct '
+                          f'it, or train and predict first.')
     return found
 
 
 def _named(members: list[Member]) -> list[Member]:
-    """The members; where two runs have one name, each gets as much of its path as it takes."""
-    def root_of(member):
-        path = Path(os.path.abspath(member.workdir))
-        return path if fold_of(path) is None else path.parent
-
-    roots = {root_of(member) for member in members}
+    """The members; if two runs have the same name, each is called by its path instead, from the
+    first folder that differs."""
+    roots = {run_of(member.workdir) for member in members}
     if len({root.name for root in roots}) == len(roots):
         return members
     common = os.path.commonpath(roots)
 
-    def rename(member):
-        model = root_of(member).relative_to(common).as_posix()
+    def rename(member: Member) -> Member:
+        model = run_of(member.workdir).relative_to(common).as_posix()
         return dataclasses.replace(member, model=model,
                                    name=model + member.name.removeprefix(member.model))
 
     return [rename(member) for member in members]
 
 
-def folds_of(workdir: Path) -> list[Path]:
-    """The fold_<k> folders of a k-fold workdir, in order; [] of another."""
-    return sorted((path for path in Path(workdir).glob('fold_*') if path.is_dir()),
-                  key=lambda path: natural(path.name))
-
-
 def join(members: Sequence[Member], ids: Sequence[str] | None = None) -> list[np.ndarray]:
-    """For each member the row of every id, intp [len(ids)]: rows are joined by id alone.
+    """Per member the row of every id, intp [len(ids)]: rows are joined by id alone.
 
     Args:
         members: one or more.
-        ids: those wanted; None: those of the first member, and then no other has more.
+        ids: those wanted; None: those of the first member, and then no other may have more.
 
     Raises:
-        ConfigError: names the member that has an id twice, lacks ids, or has other heads, other
-            classes, another order of them, or another label for an id than the first member.
+        ConfigError: names the member that has an id twice, lacks ids, or differs from the first
+            member in its heads, its classes, their order, or a label.
     """
     first = members[0]
     for member in members:
@@ -129,7 +118,7 @@ def _refuse_doubled(member: Member) -> None:
     doubled = ids[ids.duplicated()].unique()
     if len(doubled):
         raise ConfigError(f'The member {member.name} has {len(doubled)} ids twice '
-                          f'({_some(doubled)}): predict it anew.')
+                          f'({_some(doubled)}): predict it again.')
 
 
 def _refuse_other_classes(member: Member, first: Member) -> None:
@@ -157,7 +146,7 @@ def leakage(member: Member, ids: Iterable[str], groups: Mapping[str, str] | None
     """The ids that this member must not score: it trained on that row, or on its group.
 
     Args:
-        member: with the splits of its run; without them nothing is known, and [] comes back.
+        member: if the splits of its run are not known, the result is [].
         ids: to be scored.
         groups: {id: group} of rows that are not in the member's own splits.
     """
@@ -172,7 +161,7 @@ def refuse_leakage(members: Sequence[Member], ids: Iterable[str]) -> None:
     """Checks that no member trained on what is to be scored.
 
     Raises:
-        ConfigError: names the first that did, and says on how many rows.
+        ConfigError: names the first member that did, and how many rows are concerned.
     """
     ids = list(ids)
     groups = {name: group for member in members for name, group in member.groups.items()}
@@ -181,7 +170,7 @@ def refuse_leakage(members: Sequence[Member], ids: Iterable[str]) -> None:
         if leaked:
             raise ConfigError(f'The member {member.name} trained on {len(leaked)} of the '
                               f'{len(ids)} rows or on their groups ({_some(leaked)}): score it '
-                              f'on rows that it did not see, or leave it out.')
+                              f'on rows that it did not train on, or leave it out.')
 
 
 def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
@@ -194,7 +183,7 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
     """
     workdir = Path(workdir)
     folds = folds_of(workdir)
-    count = config_of(workdir).get('split', {}).get('folds', len(folds))
+    count = config_json(workdir).get('split', {}).get('folds', len(folds))
     if not folds or [path.name for path in folds] != [f'fold_{k}' for k in range(count)]:
         raise ConfigError(f'{workdir} has {len(folds)} of {count} folds: finish its training, or '
                           f'give a k-fold workdir.')
@@ -206,7 +195,7 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
         if wrong:
             raise ConfigError(f'The member {part.name} was not scored on the {len(held_out)} rows '
                               f'that its split.csv holds out ({len(wrong)} differ, '
-                              f'{_some(sorted(wrong))}): predict it anew.')
+                              f'{_some(sorted(wrong))}): predict it again.')
         refuse_leakage([part], part.ids.tolist())
     first, heads = parts[0], parts[0].classes
     ids = np.concatenate([part.ids for part in parts])
@@ -215,41 +204,13 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
         first, name=first.name.replace(f'{first.model}/fold_0', first.model, 1), fold=None,
         workdir=workdir, source=OUT_OF_FOLD, ids=ids,
         labels={head: np.concatenate([part.labels[head] for part in parts]) for head in heads},
-        logits={head: Stacked([part.logits[head] for part in parts]) for head in heads},
+        logits={head: StackedArrays([part.logits[head] for part in parts]) for head in heads},
         digest=hashlib.sha256(digests.encode()).hexdigest() if digests.strip() else '',
-        # As checked above, no row was in the training of the fold that scores it.
-        roles=first.roles | dict.fromkeys(ids.tolist(), 'val'))
+        # As checked above, no fold trained on a row that it scores.
+        roles=dict(first.roles) | dict.fromkeys(ids.tolist(), 'val'))
     _refuse_doubled(whole)
     return whole
 
 
-class Stacked:
-    """Arrays [n, C] under each other, as one [N, C] that is not made; indexed by rows."""
-
-    ndim = 2
-
-    def __init__(self, parts: Sequence[np.ndarray]):
-        self._parts = list(parts)
-        self._starts = np.cumsum([0, *map(len, parts)])
-        self.shape = (int(self._starts[-1]), parts[0].shape[1])
-        self.dtype = np.result_type(*parts)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows) -> np.ndarray:
-        rows = np.arange(len(self))[rows]
-        found = np.empty((*rows.shape, self.shape[1]), self.dtype)
-        of_part = np.searchsorted(self._starts, rows, 'right') - 1
-        for k, part in enumerate(self._parts):
-            mine = of_part == k
-            if mine.any():
-                found[mine] = part[rows[mine] - self._starts[k]]
-        return found
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str] | np.ndarray) -> str:
     return ', '.join(map(repr, map(str, names[:3]))) + (', ...' if len(names) > 3 else '')

@@ -1,45 +1,45 @@
-"""Stored logits: what a model said of every example, found again by id.
+"""Stored logits: what a model answered for each example, found again by id.
 
     <workdir>/predictions/<source>/<view>/
         ids.npy     str [N]
         labels.npy  int32 [N], -1: unlabelled; several heads: labels.<head>.npy
         logits.npy  float16 or float32 [N, C], likewise
         meta.json   what they were made from, how many rows are finished, digests of the files
-    <workdir>/predictions/<source>/writing-<view>/   not finished yet; never read
+    <workdir>/predictions/<source>/writing-<view>/   unfinished; never read
     <workdir>/predictions/<source>.npz               what training writes
 
 <source> is 'val', 'test', 'train', or the name of other data; <view> is how the pictures were
-shown. Arrays are memory-mapped, so members larger than memory can be passed over in blocks.
+shown. Arrays are memory-mapped, so members larger than memory can be read in blocks.
 
-float16 rounds a logit below 16 by at most 0.004, and so a probability by less than 1 % of
-itself: far less than two folds differ, for half the disk and half the reading.
+float16 rounds a logit below 16 by at most 0.004, which changes a probability by less than 1 % of
+itself. That is far less than two folds differ, at half the disk space and half the reading.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
-from input_pipeline.csv_table import read_csv
-from input_pipeline.manifest import SPLITS
-from train_lib.run_dir.metrics_log import read_json, seal, write_json
+from input_pipeline.atomic_files import write_json
+from train_lib.predictions.run_folders import config_json, fold_of, natural, run_of, splits_of
+from train_lib.predictions.stacked_arrays import StackedArrays
+from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.npz import read_npz
-from train_lib.run_dir.workdirs import read_config
 from train_lib.runtime.errors import ConfigError
 
 FORMAT = 1
 DTYPES = ('float16', 'float32')
 OUT_OF_FOLD = 'out_of_fold'
 IDENTITY = 'identity'
-_LATER = ('rows_done', 'files', 'sha256')  # in meta.json: not what the logits were made from
-# What may differ without making the logits other logits; it must not while they are written.
+# Keys of meta.json that do not say what the logits were made from.
+_PROGRESS_KEYS = ('rows_done', 'files', 'sha256')
+# What may differ between two equal sets of logits, but not while one set is being written.
 _FREE = ('batch_size',)
 
 
@@ -47,22 +47,34 @@ _FREE = ('batch_size',)
 class Member:
     """Logits of one model, fold and view for the rows of one source.
 
-    `roles` and `groups` are of the run's split.csv: {id: 'train' | 'val' | 'test'} and {id: group},
-    {} where it is not known. `groups` is {} too if the run let groups fall on two sides.
+    Attributes:
+        name: unique among the members of a vote, as in 'run/fold_0:hflip'.
+        model: of the run; all its folds have the same.
+        architecture: the name of the model's config, '' if not known.
+        fold: None outside a k-fold run.
+        workdir: of the run or the fold.
+        source: which rows, see the head of this file.
+        view: how the pictures were shown.
+        ids: str [N].
+        labels: {head: int32 [N]}, -1 for none.
+        logits: {head: float [N, C]}, mostly memory-mapped.
+        classes: {head: C names}.
+        digest: of the checkpoint, '' if not known.
+        roles, groups: of the run's split.csv, see `Splits`; {} if not known.
     """
 
     name: str
-    model: str  # the same for all folds of a run
+    model: str
     architecture: str
     fold: int | None
     workdir: Path
     source: str
     view: str
     ids: np.ndarray
-    labels: Mapping[str, np.ndarray]  # {head: int32 [N]}
-    logits: Mapping[str, np.ndarray]  # {head: [N, C]}, mostly memory-mapped
+    labels: Mapping[str, np.ndarray]
+    logits: Mapping[str, np.ndarray | StackedArrays]
     classes: Mapping[str, tuple[str, ...]]
-    digest: str  # of the checkpoint, '' if not known
+    digest: str
     roles: Mapping[str, str]
     groups: Mapping[str, str]
 
@@ -71,10 +83,21 @@ class Member:
 
 
 class Writer:
-    """Writes one folder of the store, and goes on with one that was left unfinished.
+    """Writes one folder of the store, or completes one that was left unfinished.
 
-    `write` in the order of the rows, `flush(rows)` now and then, `commit()` at the end. What lies
-    there unfinished is taken up if it was made from the same things, else begun anew.
+    Call `write` in the order of the rows, `flush(rows)` now and then, `commit()` at the end. An
+    unfinished folder is continued if it was made from the same things, and replaced otherwise.
+
+    Attributes:
+        rows_done: how many rows are finished; writing continues there.
+
+    Args:
+        folder: <workdir>/predictions/<source>/<view>.
+        about: what the logits are made from: model, step, digest, data, view, ... (JSON).
+        ids: str [N].
+        labels: {head: int [N]}, -1 for none.
+        classes: {head: names}.
+        dtype: of DTYPES.
     """
 
     def __init__(self, folder: Path, about: Mapping, ids: np.ndarray,
@@ -102,7 +125,7 @@ class Writer:
             self.flush(0)
 
     def write(self, rows: np.ndarray, logits: Mapping[str, np.ndarray]) -> None:
-        """Puts float32 [n, C] of each head at these rows.
+        """Stores the logits float32 [n, C] of each head at these rows.
 
         Raises:
             ConfigError: a logit is not finite, or too large for the stored type.
@@ -111,7 +134,7 @@ class Writer:
             target = self._logits[head]
             if not np.isfinite(values).all():
                 raise ConfigError(f'{self.folder}: the model gives logits that are not finite '
-                                  f'(NaN or infinite): its weights or its precision are at fault; '
+                                  f'(NaN or infinite) because of its weights or its precision: '
                                   f'try config.precision=float32 in training.')
             largest = np.abs(values).max(initial=0)
             if largest > np.finfo(target.dtype).max:
@@ -121,18 +144,18 @@ class Writer:
             target[rows] = values
 
     def flush(self, rows_done: int) -> None:
-        """Makes what was written durable, and records that so many rows are finished."""
+        """Makes what was written durable, and records how many rows are finished."""
         for values in self._logits.values():
             values.flush()
         write_json(self._writing / 'meta.json', self._about | dict(rows_done=rows_done))
         self.rows_done = rows_done
 
     def commit(self) -> None:
-        """Puts the finished folder in its place, and an older one out of it."""
+        """Moves the finished folder to its place, where it replaces an older one."""
         self.flush(self._about['rows'])
         self._logits = {}
         meta = self._about | dict(rows_done=self.rows_done, files=_digests(self._writing))
-        write_json(self._writing / 'meta.json', meta | dict(sha256=seal(meta)))
+        write_json(self._writing / 'meta.json', meta | dict(sha256=json_digest(meta)))
         old = self.folder.with_name(f'writing-removed-{self.folder.name}')
         shutil.rmtree(old, ignore_errors=True)
         if self.folder.exists():
@@ -141,17 +164,21 @@ class Writer:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def make_about(about: Mapping, ids: Sequence[str], classes: Mapping[str, Sequence[str]],
+def make_about(about: Mapping, ids: Sized, classes: Mapping[str, Sequence[str]],
                dtype: str) -> dict:
-    """The content of meta.json but for the rows finished, as JSON gives it back."""
+    """The content of meta.json without the progress, as JSON reads it back.
+
+    Args:
+        about, ids, classes, dtype: as in `Writer`.
+    """
     content = dict(format=FORMAT, rows=len(ids), dtype=dtype,
                    classes=[[head, list(names)] for head, names in classes.items()], **about)
     return json.loads(json.dumps(content))
 
 
 def is_stored(folder: Path, about: Mapping) -> bool:
-    """Whether a finished folder was made from the same things (`about` of `make_about`), and is as
-    it was written."""
+    """Whether a finished folder was made from the same things (`about` of `make_about`) and is
+    undamaged."""
     def essential(content):
         return content and {key: value for key, value in content.items() if key not in _FREE}
 
@@ -160,7 +187,7 @@ def is_stored(folder: Path, about: Mapping) -> bool:
 
 
 def _meta(folder: Path) -> dict:
-    """meta.json, {} if there is none that can be read."""
+    """meta.json; {} if it is missing or cannot be read."""
     try:
         return read_json(folder / 'meta.json')
     except (OSError, ValueError):
@@ -168,13 +195,13 @@ def _meta(folder: Path) -> dict:
 
 
 def _made_from(meta: dict) -> dict:
-    return {key: value for key, value in meta.items() if key not in _LATER}
+    return {key: value for key, value in meta.items() if key not in _PROGRESS_KEYS}
 
 
 def _is_whole(folder: Path, meta: Mapping) -> bool:
-    """Whether the digests hold; older folders have none."""
+    """Whether the digests match; older folders have none."""
     return 'sha256' not in meta or (
-        meta['sha256'] == seal(meta) and meta.get('files') == _digests(folder))
+        meta['sha256'] == json_digest(meta) and meta.get('files') == _digests(folder))
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -185,7 +212,7 @@ def _digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def _file(what: str, head: str, heads) -> str:
+def _file(what: str, head: str, heads: Collection[str]) -> str:
     return f'{what}.{quote(head, safe="")}.npy' if len(heads) > 1 else f'{what}.npy'
 
 
@@ -193,13 +220,11 @@ def open_member(path: Path) -> Member:
     """A member from a folder of the store, or from a predictions/<split>.npz.
 
     Raises:
-        ConfigError: it is missing, unfinished, damaged, or of another checkpoint than the run's
-            best one.
+        ConfigError: it is missing, unfinished, damaged, or not of the run's best checkpoint.
     """
     path = Path(path)
     workdir = path.parents[1] if path.suffix == '.npz' else path.parents[2]
-    fold, root = fold_of(workdir), Path(os.path.abspath(workdir))
-    root = root if fold is None else root.parent
+    fold, root = fold_of(workdir), run_of(workdir)
     splits = splits_of(workdir)
     read = _read_npz if path.suffix == '.npz' else _read_folder
     try:
@@ -210,26 +235,26 @@ def open_member(path: Path) -> Member:
         raise ConfigError(f'The predictions {path} cannot be read ({detail}): run `main.py '
                           f'predict --workdir={root}`.') from None
     roles = splits.roles
-    if content['source'] == OUT_OF_FOLD:  # split.csv of the whole run is that of one fold
-        roles = roles | dict.fromkeys(content['ids'].tolist(), 'val')
+    if content['source'] == OUT_OF_FOLD:  # each row was validated by one of the folds
+        roles = dict(roles) | dict.fromkeys(content['ids'].tolist(), 'val')
     model = root.name
     name = model if fold is None else f'{model}/fold_{fold}'
     if content['view'] != IDENTITY:
         name = f'{name}:{content["view"]}'
-    architecture = content.pop('architecture') or config_of(workdir).get(
+    architecture = content.pop('architecture') or config_json(workdir).get(
         'model', {}).get('name', '')
     return Member(name=name, model=model, architecture=architecture, fold=fold, workdir=workdir,
                   roles=roles, groups=splits.groups, **content)
 
 
 def _check(ids: np.ndarray, labels: Mapping, logits: Mapping, classes: Mapping, **_) -> None:
-    """Refuses arrays of other types, shapes and numbers than those of this store."""
+    """Raises ValueError for arrays whose types, shapes or values this store never writes."""
     if ids.ndim != 1 or ids.dtype.kind != 'U':
         raise ValueError(f'the ids are {ids.dtype} of shape {ids.shape}')
     for head, names in classes.items():
         wanted = (len(ids), len(names))
         if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f'the classes of the head {head!r} are no names')
+            raise ValueError(f'the classes of the head {head!r} are not names')
         if logits[head].shape != wanted or labels[head].shape != wanted[:1]:
             raise ValueError(f'it holds {logits[head].shape} logits for {wanted} rows and classes '
                              f'of the head {head!r}')
@@ -237,18 +262,18 @@ def _check(ids: np.ndarray, labels: Mapping, logits: Mapping, classes: Mapping, 
             raise ValueError(f'the logits of the head {head!r} are {logits[head].dtype}, and the '
                              f'labels {labels[head].dtype}')
         if len(ids) and not -1 <= labels[head].min() <= labels[head].max() < len(names):
-            raise ValueError(f'a label of the head {head!r} is none of its {len(names)} classes')
+            raise ValueError(f'a label of the head {head!r} is outside its {len(names)} classes')
 
 
 def _read_folder(path: Path, heads: Sequence[str]) -> dict:
     meta = read_json(path / 'meta.json')
     if meta['format'] > FORMAT:
-        raise ValueError(f'format {meta["format"]}, and this version of the code reads up to '
-                         f'{FORMAT}')
+        raise ValueError(f'it has format {meta["format"]}, and this version of the code reads '
+                         f'up to {FORMAT}')
     if meta['rows_done'] != meta['rows']:
         raise ValueError(f'{meta["rows_done"]} of {meta["rows"]} rows are finished')
     if not _is_whole(path, meta):
-        raise ValueError('its files are not as they were written')
+        raise ValueError('its files have changed since they were written')
     workdir = path.parents[2]
     result = workdir / 'result.json'
     best = read_json(result).get('best_step') if result.exists() else None
@@ -268,7 +293,7 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
 def _read_npz(path: Path, heads: Sequence[str]) -> dict:
     content = read_npz(path)
     several = [name.partition('/')[2] for name in content if name.startswith('logits/')]
-    # With one head the file does not name it.
+    # The file of a run with one head does not name the head.
     named = {head: f'/{head}' for head in several} or {heads[0] if heads else 'class': ''}
     for head, key in named.items():
         if not np.isfinite(content[f'logits{key}']).all():
@@ -280,85 +305,16 @@ def _read_npz(path: Path, heads: Sequence[str]) -> dict:
                          for head, key in named.items()})
 
 
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """split.csv of a run; see `Member`. `labels`: {head: class name of each row, '' for none}."""
-
-    roles: Mapping[str, str]
-    groups: Mapping[str, str]
-    labels: Mapping[str, tuple[str, ...]]
-
-    def training_labels(self, head: str) -> list[str]:
-        """The class names of the rows that train."""
-        return [name for name, role in zip(self.labels[head], self.roles.values())
-                if role == 'train']
-
-
-def splits_of(workdir: Path) -> Splits:
-    """Who trained, validated and tested in a run; all empty if it has no split.csv.
-
-    Raises:
-        DataError or ConfigError: split.csv or config.json is damaged.
-    """
-    path = workdir / 'split.csv'
-    if not path.exists():
-        return Splits({}, {}, {})
-    header, rows, _ = read_csv(str(path))
-    columns = dict(zip(header, zip(*rows) if rows else [()] * len(header)))
-    if not {'id', 'split'} <= set(columns) or not set(columns['split']) <= set(SPLITS) or \
-            len(set(columns['id'])) < len(rows):
-        raise ConfigError(f'{path} is damaged (every id stands there once, with train, val or '
-                          f'test): restore it.')
-    grouped = config_of(workdir).get('split', {}).get('grouped', True)
-    groups = zip(columns['id'], columns['group']) if 'group' in columns and grouped else ()
-    return Splits(dict(zip(columns['id'], columns['split'])),
-                  {name: group for name, group in groups if group},
-                  {name.removeprefix('label/'): values for name, values in columns.items()
-                   if name.startswith('label/')})
-
-
-def fold_of(workdir: Path) -> int | None:
-    """k of a folder fold_<k>, None of another."""
-    name = re.fullmatch(r'fold_(\d+)', os.path.basename(os.path.abspath(workdir)))
-    return int(name[1]) if name else None
-
-
-def config_of(workdir: Path) -> dict:
-    """config.json of a run, {} if it has none.
-
-    Raises:
-        ConfigError: it is damaged.
-    """
-    path = workdir / 'config.json'
-    if not path.exists():
-        return {}
-    config = read_config(workdir)
-    try:
-        split, model = config.get('split', {}), config.get('model', {})
-        if not (isinstance(split, dict) and isinstance(split.get('folds', 2), int)
-                and isinstance(model, dict) and isinstance(model.get('name', ''), str)):
-            raise ValueError('config.split or config.model is something else')
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'{path} cannot be read ({" ".join(str(error).split())}): restore it.'
-                          ) from None
-    return config
-
-
-def natural(name: str) -> list:
-    """A key that sorts 'fold_10' after 'fold_9'."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
-
-
 def members_of(workdir: Path, source: str, views: Sequence[str] = ()) -> list[Member]:
-    """The members of one run without folds, or of one fold: one a view.
+    """The members of one run without folds, or of one fold: one per view.
 
     Args:
         workdir: of the run or the fold.
-        source: see above.
+        source: see the head of this file.
         views: those wanted, in this order; (): all there are.
 
     Raises:
-        ConfigError: there are none, or a wanted one is missing.
+        ConfigError: there are none, or one of `views` is missing.
     """
     folder = workdir / 'predictions' / source
     found = {path.name: path for path in sorted(folder.glob('*'), key=lambda p: natural(p.name))

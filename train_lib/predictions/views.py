@@ -1,14 +1,14 @@
-"""Test-time augmentation: the views in which a trained model sees each picture once more.
+"""Test-time augmentation: the views of each picture that a trained model predicts.
 
-A view is a list of transforms, as in a stage of the curriculum, that leave nothing to chance. To
-add one, add its line to VIEWS.
+A view is a list of transforms, as in a stage of the curriculum, without anything random. To add
+one, add its line to VIEWS.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 
 from input_pipeline.curriculum import Stage
+from input_pipeline.errors import did_you_mean
 from input_pipeline.transforms import make_transform
 from train_lib.runtime.errors import ConfigError
 
@@ -20,13 +20,13 @@ def _crop(x: float, y: float) -> Callable[[], list]:
 
 
 def _scaled(factor: float) -> list:
-    """What is enlarged comes from the file itself; what shrinks has the border around it."""
+    """An enlarged picture is cut from the file's own pixels; a shrunk one gets a border."""
     if factor >= 1:
         return [dict(kind='crop', share=1 / factor)]
     return [dict(kind='zoom', factor=factor)]
 
 
-# name: (number after the name, if it takes one) -> transforms. Names are joined by '+'.
+# name: (the number after the name, if it takes one) -> transforms. '+' joins names.
 VIEWS: dict[str, Callable[..., list]] = {
     'identity': lambda: [],
     'hflip': lambda: [HFLIP],
@@ -45,10 +45,10 @@ SETS = {'crops5': ('center', 'top_left', 'top_right', 'bottom_left', 'bottom_rig
 
 
 def make_views(names: Sequence[str]) -> dict[str, Stage]:
-    """The stage of each view of config.predict.views, in their order; sets become their views.
+    """The stage of each view of config.predict.views, in their order; a set becomes its views.
 
     Raises:
-        ConfigError: none is given, or one is not known. DataError: a number out of its range.
+        ConfigError: there are none, or one is unknown. DataError: a number out of its range.
     """
     wanted = dict.fromkeys(one for name in names for one in SETS.get(name, (name,)))
     if not wanted:
@@ -58,11 +58,10 @@ def make_views(names: Sequence[str]) -> dict[str, Stage]:
         try:
             specs = [spec for part in view.split('+') for spec in _transforms(part)]
         except (KeyError, TypeError):
-            near = difflib.get_close_matches(view, [*VIEWS, *SETS], n=1)
-            hint = f'did you mean {near[0]}' if near else (
-                f'choose from {", ".join([*VIEWS, *SETS])} (scale takes a number, scale1.15')
+            known = [*VIEWS, *SETS]
+            listed = f'choose from {", ".join(known)} (scale takes a number, as in scale1.15).'
             raise ConfigError(f'config.predict.views: there is no view {view!r}; '
-                              f'{hint}{"?" if near else ")."}') from None
+                              f'{did_you_mean(view, known, show=str, otherwise=listed)}') from None
         stages[view] = Stage(0, tuple(make_transform(spec, f'config.predict.views, {view}')
                                       for spec in specs))
     return stages

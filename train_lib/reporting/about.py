@@ -1,4 +1,4 @@
-"""What a run was: its settings, its data, where its time went."""
+"""The sections of a report on data, time and settings."""
 
 import json
 
@@ -6,31 +6,51 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.manifest import SPLITS, Manifest, digest
-from train_lib.reporting.inputs import as_dict, flatten
-from train_lib.reporting.page import number
-from train_lib.run_dir.workdirs import RECORDS
+from train_lib.reporting.inputs import RunInputs, as_dict
+from train_lib.reporting.page import Section, number, render
+from train_lib.run_dir.dotted_keys import by_dotted_key
+from train_lib.run_dir.workdirs import START_FACTS
+
+
+def data_section(inputs: RunInputs) -> list[Section]:
+    """The section Data: the sizes of the splits and their classes."""
+    return [Section('data', 'Data', render('run_data.html.jinja',
+                                           data=data_facts(inputs.manifest, inputs.result)))]
+
+
+def time_section(inputs: RunInputs) -> list[Section]:
+    """The section Time: where the seconds of the run went."""
+    seconds = seconds_by_kind(inputs.result.get('seconds'))
+    return [Section('time', 'Time', render('run_time.html.jinja', inputs=inputs, seconds=seconds))]
+
+
+def settings_section(inputs: RunInputs) -> list[Section]:
+    """The section Settings: what was changed, what else decides the numbers, and everything."""
+    return [Section('settings', 'Settings', render(
+        'run_settings.html.jinja', inputs=inputs, changed=changed_settings(inputs.config),
+        made_with=made_with(inputs.config, inputs.result), settings=settings(inputs.config)))]
 
 
 def settings(config: dict) -> list[tuple[str, list[tuple[str, str]]]]:
     """The config flattened, grouped by its first key; lone values come first."""
     groups = {'': []}
     for key, value in config.items():
-        if key in RECORDS:
+        if key in START_FACTS:
             continue
         if isinstance(value, dict) and value:
-            groups[key] = [(name, _setting(v)) for name, v in flatten(value).items()]
+            groups[key] = [(name, _setting(v)) for name, v in by_dotted_key(value).items()]
         else:
             groups[''].append((key, _setting(value)))
     return [(name, rows) for name, rows in groups.items() if rows]
 
 
 def changed_settings(config: dict) -> list[tuple[str, str, str]] | None:
-    """(key, value, its default) of the settings that aren't the defaults of configs/common.py, as
-    the run wrote down when it started; None if it did not."""
+    """(key, value, its default) of the settings that differed from configs/common.py when the run
+    started; None if it did not write them down."""
     defaults = config.get('defaults')
     if not isinstance(defaults, dict):
         return None
-    values = flatten(config)
+    values = by_dotted_key(config)
     return [(key, _setting(values[key]), '' if default is None else _setting(default))
             for key, default in defaults.items() if key in values]
 
@@ -50,6 +70,7 @@ def _setting(value) -> str:
 
 
 def data_facts(manifest: Manifest, result: dict) -> dict:
+    """The sizes of the splits, of their groups and classes, and the digest of the data."""
     table = manifest.table
     given = table['split'].astype(str) if 'split' in table else pd.Series('all', index=table.index)
     names = [name for name in SPLITS if (given == name).any()]
@@ -81,7 +102,7 @@ def _class_spread(part: Manifest, head: str) -> dict:
 
 
 def seconds_by_kind(seconds) -> list[dict]:
-    """[dict(kind, seconds, share)], longest first; what the kinds leave of the total is 'other'."""
+    """[dict(kind, seconds, share)], longest first; the rest of the total is 'other'."""
     known = {str(kind): number(value) for kind, value in as_dict(seconds).items()}
     known = {kind: value for kind, value in known.items() if value is not None and value >= 0}
     total = known.pop('total', None)

@@ -1,40 +1,51 @@
-"""What a report says of one head: confusion, pairs, classes, calibration, errors."""
+"""What a report shows of each head: confusion, pairs, classes, calibration, errors."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from markupsafe import Markup
 
 from input_pipeline.manifest import Manifest
 from train_lib.metrics import scores
-from train_lib.reporting import figures, gallery
-from train_lib.reporting.inputs import Head
+from train_lib.reporting import example_pictures, figures
+from train_lib.reporting.inputs import Head, RunInputs
 from train_lib.reporting.overlays import Overlays
+from train_lib.reporting.page import Section, render
 
-_COUNTS_UP_TO = 30  # classes for which the confusion matrix is a table of counts
-_TABLE_ROWS = 1000  # of the class table; beyond, the classes of lowest F1 are shown
+_TITLE = 'Classes and errors'
+_COUNTS_UP_TO = 30  # classes; for more, the confusion matrix is a picture, not a table of counts
+_TABLE_ROWS = 1000  # of the class table; of more classes, those of lowest F1 are shown
 _PAIRS = 15
 
 
-def head_block(head: Head, manifest: Manifest, thumbnail: Callable, overlays: Overlays,
-               most: int) -> dict:
-    """What the template shows of one head.
+def head_sections(inputs: RunInputs) -> list[Section]:
+    """A section for each head; without predictions, one that says why."""
+    if not inputs.heads:
+        return [Section('head-1', _TITLE, render('run_no_head.html.jinja', inputs=inputs))]
+    overlays = Overlays(inputs.heat_maps)
+    sections = []
+    for number, head in enumerate(inputs.heads, 1):
+        title = (Markup('<span class="name">{}</span>: classes and errors').format(head.name)
+                 if head.name else _TITLE)
+        body = render('run_head.html.jinja', inputs=inputs, number=number,
+                      head=_head_values(head, inputs, overlays))
+        sections.append(Section(f'head-{number}', title, body, label=head.name or _TITLE))
+    return sections
 
-    Args:
-        head: of `inputs.read_predictions`.
-        manifest: the run's data, with the column `split`.
-        thumbnail: of `gallery.thumbnailer`.
-        overlays: heat maps of errors.
-        most: errors shown.
-    """
+
+def _head_values(head: Head, inputs: RunInputs, overlays: Overlays) -> dict:
+    """What the template shows of one head."""
+    manifest, thumbnail = inputs.manifest, inputs.thumbnail
     table = scores.class_table(head.logits, head.labels, head.classes)
-    examples = gallery.examples_by_class(manifest, head)
+    examples = example_pictures.examples_by_class(manifest, head)
     wanted = set(head.ids.tolist())
     part = manifest.table[manifest.table['id'].isin(wanted)]
     locations = dict(zip(part['id'], part['location'].astype(str)))
     bins = scores.reliability(head.logits, head.labels)
-    sides = gallery.extremes(head, table, locations, thumbnail)
-    name = gallery.manifest_head(manifest, head)
-    cards, wrong = gallery.errors(head, locations, examples, thumbnail, most)
+    sides = example_pictures.extremes(head, table, locations, thumbnail)
+    name = example_pictures.manifest_head(manifest, head)
+    cards, wrong = example_pictures.errors(head, locations, examples, thumbnail,
+                                           inputs.errors_per_head)
     for card in cards:
         card['maps'] = overlays(card['id'], name, card['predicted'])
     marks = {one['row']['class']: mark for side, mark in zip(sides, ('hardest', 'easiest'))
@@ -77,12 +88,13 @@ def _pairs(head: Head, shares: np.ndarray, locations: Mapping[str, str], thumbna
     order = np.lexsort((-shares[true, predicted], -wrong[true, predicted]))[:_PAIRS]
     return [dict(true=classes[i], predicted=classes[j], count=int(matrix[i, j]),
                  share=float(shares[i, j]),
-                 pictures=gallery.confused(head, i, j, locations, thumbnail))
+                 pictures=example_pictures.confused(head, i, j, locations, thumbnail))
             for i, j in zip(true[order], predicted[order])]
 
 
 def _blocks(classes) -> list[tuple[str, int]]:
-    """Runs of classes with one folder before the '/', (folder, size); [] for no such order."""
+    """Runs of classes that share the folder before the '/': (folder, size). [] if the classes are
+    not in such an order."""
     blocks = []
     for name in classes:
         folder = name.rpartition('/')[0]

@@ -1,10 +1,18 @@
-"""Learning curves of a report: panels, and the stages of the curriculum in words."""
+"""The learning curves of a report, and the stages of the curriculum in words."""
 
 import numpy as np
 import pandas as pd
 
 from train_lib.reporting import figures
-from train_lib.reporting.page import number
+from train_lib.reporting.inputs import RunInputs
+from train_lib.reporting.page import Section, number, render
+
+
+def curves_section(inputs: RunInputs) -> list[Section]:
+    """The section Learning curves."""
+    curves = learning_curves(inputs.metrics, inputs.result, inputs.config)
+    return [Section('curves', 'Learning curves', render('run_curves.html.jinja', inputs=inputs,
+                                                        curves=curves))]
 
 
 def learning_curves(metrics: pd.DataFrame, result: dict, config: dict) -> dict:
@@ -40,7 +48,7 @@ def learning_curves(metrics: pd.DataFrame, result: dict, config: dict) -> dict:
 
 
 def _stage_spans(metrics: pd.DataFrame, x: str) -> list[tuple[float, float, int]]:
-    """(start, end, stage) in units of x; [] when there are not at least two stages."""
+    """(start, end, stage) in units of x; [] for fewer than two stages."""
     if 'stage' not in metrics:
         return []
     part = metrics[metrics['split'] == 'train'].dropna(subset=['stage', x])
@@ -48,7 +56,7 @@ def _stage_spans(metrics: pd.DataFrame, x: str) -> list[tuple[float, float, int]
     turns = np.flatnonzero(np.diff(stage)) + 1
     if not len(turns):
         return []
-    # A line speaks for the steps before it, so a stage ends where its last line stands.
+    # A line is about the steps before it, so a stage ends at its last line.
     edges = [0.0, *at[turns - 1], at[-1]]
     return list(zip(edges[:-1], edges[1:], stage[np.append(0, turns)].tolist()))
 

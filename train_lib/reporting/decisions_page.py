@@ -1,4 +1,4 @@
-"""gallery.html of the verb curate: what it would drop, most confident first, and why."""
+"""gallery.html, the page of the verb curate: what it would drop, most confident first, and why."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,23 +8,24 @@ import pandas as pd
 
 from input_pipeline.curation.decisions import Finding
 from input_pipeline.manifest import Manifest
-from train_lib.reporting.gallery import thumbnailer
 from train_lib.reporting.page import write_page
+from train_lib.reporting.thumbnails import thumbnailer
 
-_SHOWN = 48  # of a detector and an action
+_SHOWN = 48  # per detector and action
 _EXAMPLES = 3
 _PAIRS = 20
-_BUDGET = 3_600_000  # characters of pictures; the page shall stay under 5 MB
+_BUDGET = 3_600_000  # characters of pictures; the page stays under 5 MB
 _WORDS = {'duplicates': 'Duplicates', 'quality': 'Quality', 'photographs': 'Photographs',
           'labels': 'Labels', 'borders': 'Borders'}
 
 
-def write_gallery(path: Path, manifest: Manifest, findings: Sequence[Finding],
-                  table: pd.DataFrame, *, head: str, overlaps: pd.DataFrame | None,
-                  read_image: Callable) -> Path:
+def write_decisions_page(path: Path, manifest: Manifest, findings: Sequence[Finding],
+                         table: pd.DataFrame, *, head: str, overlaps: pd.DataFrame | None,
+                         read_image: Callable) -> Path:
     """Writes the page, and returns its path.
 
     Args:
+        path: of the page.
         manifest: N rows.
         findings: of the detectors.
         table: of `decisions.decide`.
@@ -32,7 +33,7 @@ def write_gallery(path: Path, manifest: Manifest, findings: Sequence[Finding],
         overlaps: of `label_errors.overlapping_classes`, or None.
         read_image: location -> uint8 [H, W, 3].
     """
-    budget = _BUDGET // max(1, len(findings))  # no detector shall starve the next
+    budget = _BUDGET // max(1, len(findings))  # so that every detector gets its share
     sections = [_section(manifest, found, table, head, thumbnailer(read_image, budget))
                 for found in findings]
     counts = table['action'].value_counts()
@@ -62,7 +63,8 @@ def _section(manifest: Manifest, found: Finding, table: pd.DataFrame, head: str,
 
 def _card(manifest: Manifest, found: Finding, table: pd.DataFrame, head: str, row: int,
           thumbnail: Callable) -> dict | None:
-    """One picture with its reason and what to compare it with; None once the page is full."""
+    """One picture with its reason and the pictures to compare it with; None once the page is
+    full."""
     locations = manifest.table['location']
     shown = thumbnail(locations[row])
     if shown is None:

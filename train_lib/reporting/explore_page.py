@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from input_pipeline.curation.duplicates import KINDS, best_of_group, conflicting
+from input_pipeline.curation.duplicates import KINDS, best_of_group
+from input_pipeline.curation.exploration import Exploration
 from input_pipeline.curation.hashes import POSITIONS
 from input_pipeline.curation.quality import FLAGS
 from input_pipeline.manifest import SPLITS, Manifest, class_counts
 from train_lib.reporting import figures
-from train_lib.reporting.gallery import thumbnailer
 from train_lib.reporting.page import percent, write_page
+from train_lib.reporting.thumbnails import thumbnailer
 
 _SUSPECTS, _GROUPS, _MEMBERS = 48, 36, 6  # shown at most
-_SAMPLES, _SHEETS = 8, 480  # pictures of a class, and of all classes
+_SAMPLES, _SHEETS = 8, 480  # pictures per class, and of all classes
 _ROWS = 1000  # of a table
-_BUDGET = 3_400_000  # characters of pictures; the page shall stay under 5 MB
+_BUDGET = 3_400_000  # characters of pictures; the page stays under 5 MB
 _FLAG_WORDS = {
     'black_and_white': 'black and white', 'dark': 'dark throughout', 'bright': 'bright throughout',
     'blurred': 'blurred', 'empty': 'empty', 'odd_aspect': 'odd aspect', 'tiny': 'tiny'}
@@ -30,12 +31,13 @@ _PANELS = {
     'sharpness': ('sharpness', True, 'blurred'), 'colourfulness': ('colourfulness', False, None)}
 
 
-def write_explore(path: Path, found, *, title: str, thresholds: Mapping[str, float],
-                  read_image: Callable) -> Path:
+def write_explore_page(path: Path, found: Exploration, *, title: str,
+                       thresholds: Mapping[str, float], read_image: Callable) -> Path:
     """Writes the page, and returns its path.
 
     Args:
-        found: of `exploration.examine`.
+        path: of the page.
+        found: what is known of the pictures.
         title: of the page.
         thresholds: of config.curate.quality, marked in the figures.
         read_image: location -> uint8 [H, W, 3].
@@ -115,7 +117,7 @@ def _combinations(manifest: Manifest) -> dict | None:
               for labels, n in counts.iloc[:200].items()])
 
 
-def _facts(found, table: pd.DataFrame) -> list[tuple[str, str]]:
+def _facts(found: Exploration, table: pd.DataFrame) -> list[tuple[str, str]]:
     manifest = found.manifest
     facts = [('heads', ', '.join(manifest.heads))] if len(manifest.heads) > 1 else []
     size = table['bytes'].sum()
@@ -134,18 +136,14 @@ def _facts(found, table: pd.DataFrame) -> list[tuple[str, str]]:
     return facts
 
 
-def _relations(found) -> pd.DataFrame:
-    """One row a group of duplicates: rows (in it), kind, conflict, torn (on two sides of the
-    split), best (the row worth keeping)."""
+def _relations(found: Exploration) -> pd.DataFrame:
+    """One row per group of duplicates: rows (in it), kind, conflict, best (the row worth keeping),
+    sides (of the split), people (how many groups of the data)."""
     group, manifest = found.duplicates.group, found.manifest
-    count = group.max(initial=-1) + 1
-    conflict = np.zeros(count, bool)
-    for head in manifest.heads:
-        conflict |= conflicting(group, manifest.labels(head))
-    rows = [[] for _ in range(count)]
+    rows = [[] for _ in found.conflicts]
     for row in np.flatnonzero(group >= 0):
         rows[group[row]].append(int(row))
-    table = pd.DataFrame(dict(rows=pd.Series(rows, dtype=object), conflict=conflict,
+    table = pd.DataFrame(dict(rows=pd.Series(rows, dtype=object), conflict=found.conflicts,
                               kind=found.duplicates.kinds(),
                               best=best_of_group(group, found.measures.table)))
     split = manifest.table.get('split', pd.Series([''] * len(manifest))).to_numpy(object)
@@ -157,26 +155,27 @@ def _relations(found) -> pd.DataFrame:
 
 
 def _duplicates(relations: pd.DataFrame) -> list[dict]:
-    """One row a kind: groups, pictures, too_many (all but one of each group), conflicts, torn."""
+    """One row per kind: groups, pictures, surplus (all but one of each group), conflicts, across
+    (on several sides of the split), largest, pairs (of sides, in words)."""
     found = []
     for kind in KINDS:
         part = relations[relations['kind'] == kind]
         sizes = part['rows'].map(len)
-        torn = part[part['sides'].map(len) > 1]
+        across = part[part['sides'].map(len) > 1]
         pairs = {}
-        for sides in torn['sides']:
+        for sides in across['sides']:
             for pair in itertools.combinations(sides, 2):
                 pairs[pair] = pairs.get(pair, 0) + 1
         found.append(dict(
             kind=kind, groups=len(part), pictures=int(sizes.sum()),
-            too_many=int(sizes.sum() - len(part)), conflicts=int(part['conflict'].sum()),
-            torn=len(torn), largest=int(sizes.max()) if len(part) else 0,
+            surplus=int(sizes.sum() - len(part)), conflicts=int(part['conflict'].sum()),
+            across=len(across), largest=int(sizes.max()) if len(part) else 0,
             pairs=', '.join(f'{one} and {other} {n}' for (one, other), n in pairs.items())))
     return found
 
 
-def _cards(found, relations: pd.DataFrame, picture: Callable) -> list[dict]:
-    """Groups to look at: different labels first, then torn by the split, then the largest."""
+def _cards(found: Exploration, relations: pd.DataFrame, picture: Callable) -> list[dict]:
+    """Groups to look at: different labels first, then across the split, then the largest."""
     sizes = relations['rows'].map(len)
     order = np.lexsort((-sizes, relations['sides'].map(len) < 2, ~relations['conflict']))
     pairs = found.duplicates.pairs
@@ -195,12 +194,12 @@ def _cards(found, relations: pd.DataFrame, picture: Callable) -> list[dict]:
     return cards
 
 
-def _suspects(found, picture: Callable) -> list[dict]:
+def _suspects(found: Exploration, picture: Callable) -> list[dict]:
     order = np.argsort(-found.suspicion, kind='stable')[:_SUSPECTS]
     return [dict(picture(row), why=found.why[row]) for row in order if found.suspicion[row] > 0]
 
 
-def _samples(found, picture: Callable) -> list[dict]:
+def _samples(found: Exploration, picture: Callable) -> list[dict]:
     """Pictures of each class of the first head, spread evenly over its readable rows."""
     manifest = found.manifest
     head = manifest.heads[0]
@@ -259,18 +258,18 @@ def _splits(manifest: Manifest) -> list[tuple[str, int]]:
 
 def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
     """What to look at first: dict(n, text, where), the most harmful first."""
-    torn = relations[relations['sides'].map(len) > 1]
-    lent = relations[relations['people'] > 1]
+    across = relations[relations['sides'].map(len) > 1]
+    several = relations[relations['people'] > 1]
     first = values['heads'][0]
     candidates = [
         (values['unreadable_count'], 'picture', 's', 'that cannot be read', 'unreadable'),
         (int(relations['conflict'].sum()), 'group', 's', 'of duplicates with different labels',
          'duplicates'),
-        (len(torn), 'group', 's', 'of duplicates on two sides of the split: scores come out too '
-         'high', 'duplicates'),
-        (len(lent), 'group', 's', 'of duplicates by several persons (or whatever the groups of the '
-         'data are), which a grouped split does not keep together', 'duplicates'),
-        (len(relations), 'group', 's', 'of duplicates in all', 'duplicates'),
+        (len(across), 'group', 's', 'of duplicates on two sides of the split, so scores will be '
+         'too high', 'duplicates'),
+        (len(several), 'group', 's', 'of duplicates in several groups of the data (persons, for '
+         'instance), which a grouped split does not keep together', 'duplicates'),
+        (len(relations), 'group', 's', 'of duplicates in total', 'duplicates'),
         (values['suspects_count'], 'picture', 's', 'unlike the others or of poor quality',
          'suspicious'),
         (sum(head['unlabelled'] for head in values['heads']), 'missing label', 's', '', 'classes'),
@@ -281,6 +280,6 @@ def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
              for n, what, plural, text, where in candidates if n]
     if first['imbalance'] and first['imbalance'] >= 3:
         found.append(dict(n=None, where='classes', text=(
-            f'The largest class has {first["imbalance"]:.1f} times the pictures of the smallest '
-            f'({percent(first["rows"][0]["share"])} of all).')))
+            f'The largest class has {first["imbalance"]:.1f} times as many pictures as the '
+            f'smallest ({percent(first["rows"][0]["share"])} of all pictures).')))
     return found

@@ -1,9 +1,8 @@
 """Figures of a report: inline SVG drawn by matplotlib, and PNG data URIs.
 
-Figures carry numbers and fixed words only. Class, head and file names stand in the
-HTML beside them, where the browser finds the glyphs of any script and the template
-escapes them. Colours are variables of the page's style sheet, so one figure serves
-the light and the dark scheme.
+Figures show numbers and fixed words only. Names of classes, heads and files are in the HTML
+beside them, where the browser has the glyphs of every script and the template escapes them.
+Colours are variables of the page's style sheet, so one figure serves the light and the dark scheme.
 """
 
 import base64
@@ -40,7 +39,7 @@ _BLUE, _GREY = (239, 118, 62), (150, 143, 136)  # BGR, legible on white and on n
 
 def curve(lines: dict[str, pd.DataFrame], column: str, x: str, *, stages=(), best=None,
           unit_range: bool = False) -> Markup:
-    """One learning curve a split over `x`, as an SVG.
+    """One learning curve per split over `x`, as an SVG.
 
     Args:
         lines: split -> table with the columns `x` and `column`, sorted by x. More than 300
@@ -74,8 +73,10 @@ def curve(lines: dict[str, pd.DataFrame], column: str, x: str, *, stages=(), bes
         for k, (start, end, label) in enumerate(stages):
             if k % 2:
                 ax.axvspan(start, end, color=SHADE, lw=0, zorder=0)
-            ax.text((start + end) / 2, 1.03, label, transform=ax.get_xaxis_transform(),
-                    ha='center', va='bottom', fontsize=9, color=MUTED)
+            visible = max(start, left), min(end, right)
+            if visible[0] < visible[1]:  # a curve may begin after the first stage has ended
+                ax.text(sum(visible) / 2, 1.03, label, transform=ax.get_xaxis_transform(),
+                        ha='center', va='bottom', fontsize=9, color=MUTED)
         ax.set_xlim(left, right)
         if best is not None:
             ax.axvline(best, color=ACCENT, lw=1, ls=(0, (1, 3)), zorder=2)
@@ -83,7 +84,7 @@ def curve(lines: dict[str, pd.DataFrame], column: str, x: str, *, stages=(), bes
 
 
 def reliability_diagram(table: pd.DataFrame) -> Markup:
-    """Accuracy against confidence a bin, and below it how many predictions a bin holds."""
+    """Accuracy against confidence per bin, and below it the number of predictions per bin."""
     width = float(table['upper'].iloc[0] - table['lower'].iloc[0])
     middle = (table['lower'] + table['upper']) / 2
     with matplotlib.rc_context(_STYLE):
@@ -93,7 +94,7 @@ def reliability_diagram(table: pd.DataFrame) -> Markup:
         full = table['n'] > 0
         top.bar(middle[full], table['accuracy'][full], width * .86, color=ACCENT, alpha=.75,
                 zorder=3)
-        top.set(xlim=(0, 1), ylim=(0, 1), ylabel='share that is right')
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy')
         bottom.bar(middle, table['n'], width * .86, color=MUTED, alpha=.7, zorder=3)
         bottom.yaxis.set_major_locator(MaxNLocator(2, integer=True))
         bottom.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:,.0f}'))
@@ -102,7 +103,7 @@ def reliability_diagram(table: pd.DataFrame) -> Markup:
 
 
 def histogram(values: np.ndarray, *, log: bool = False, mark: float | None = None) -> Markup:
-    """How many pictures have which value, as an SVG.
+    """The number of pictures by value, as an SVG.
 
     Args:
         values: finite; log: on a logarithmic axis (values below a thousandth of the largest count
@@ -157,11 +158,11 @@ def growth(table: pd.DataFrame) -> Markup:
 
 
 def heat_map(matrix: np.ndarray, side: int = 720) -> str:
-    """A confusion matrix of many classes as a PNG data URI with a transparent ground.
+    """A confusion matrix of many classes as a PNG data URI with a transparent background.
 
-    Cells are shares of their row; correct ones grey, confusions blue, both on a square
-    root scale, so a single mistake can be seen. The cells become about `side` pixels in
-    all; where classes outnumber the pixels, a pixel shows the largest share it covers.
+    Cells are shares of their row: correct ones grey, confusions blue, both on a square root scale,
+    so that a single mistake is visible. The picture is about `side` pixels wide; where there are
+    more classes than pixels, a pixel shows the largest share that it covers.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     errors = shares * (1 - np.eye(len(shares)))
@@ -198,7 +199,7 @@ def _block_max(cells: np.ndarray, fold: int) -> np.ndarray:
 
 
 def _tick(value: float, _) -> str:
-    # 7.5e-4 rather than 0.00075: learning rates shall fit beside the axis.
+    # 7.5e-4 rather than 0.00075, so that learning rates fit beside the axis.
     if value == 0 or abs(value) >= 0.01:
         return f'{value:.3g}'
     mantissa, exponent = f'{value:.2e}'.split('e')
@@ -214,9 +215,9 @@ def _thin(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _svg(fig: Figure) -> Markup:
-    """The figure as an SVG element that is at home in an HTML page.
+    """The figure as an SVG element for an HTML page.
 
-    Left out: the XML head, metadata and name spaces (the only addresses in it), the style
+    Left out are the XML head, metadata and name spaces (the only addresses in it), the style
     element (it would apply to the whole page), and ids without use; those used get a
     prefix of their own, since a page holds several figures. Fonts come from the page.
     """

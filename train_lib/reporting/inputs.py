@@ -1,28 +1,35 @@
-"""What a report reads from a workdir. Whatever is missing or damaged becomes a note.
+"""What the report of a run reads from a workdir. Whatever is missing or damaged becomes a note.
 
-A report is most wanted when a run went wrong, so nothing here raises for a bad file:
-each reader returns what it could read and one sentence about the rest ('' for none).
+A report is needed most when a run went wrong, so nothing here raises for a bad file: each reader
+returns what it could read and one sentence about the rest ('' for none).
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from input_pipeline.manifest import Manifest
 from train_lib.metrics.scores import confusion
+from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.npz import read_npz
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The predictions of one head: only the labelled rows.
+    """The predictions of one head for its N labelled rows.
 
-    ids: [N] str; labels: [N] int64; logits: [N, C] float, finite; classes: C names;
-    confusion: int64 [C, C], rows are true classes; name: '' when there is but one head.
+    Attributes:
+        name: '' if the run has only one head.
+        ids: str [N].
+        labels: int64 [N].
+        logits: float [N, C], finite.
+        classes: C names.
+        confusion: int64 [C, C], the rows are true classes.
     """
 
     name: str
@@ -33,22 +40,65 @@ class Head:
     confusion: np.ndarray
 
 
-SHOWN_SPLITS = ('test', 'val')  # the first with a labelled picture is the one that a page shows
+@dataclasses.dataclass(frozen=True)
+class RunInputs:
+    """What the report of a run is made from.
+
+    Attributes:
+        manifest: the run's data, with the column `split`.
+        config, result: the content of config.json and result.json, {} without them.
+        metrics: the table of metrics.jsonl, empty without it.
+        split: whose predictions are shown, '' for none.
+        heads: the predictions of each head.
+        heat_maps: the arrays of heatmaps.npz, {} without it.
+        notes: {'config', 'result', 'metrics', 'predictions', 'heat_maps': what is missing or
+            damaged, in one sentence, or ''}.
+        thumbnail: of `thumbnails.thumbnailer`.
+        errors_per_head: how many errors of each head are shown.
+    """
+
+    manifest: Manifest
+    config: dict
+    result: dict
+    metrics: pd.DataFrame
+    split: str
+    heads: Sequence[Head]
+    heat_maps: Mapping[str, np.ndarray]
+    notes: Mapping[str, str]
+    thumbnail: Callable[[str], dict | None]
+    errors_per_head: int
+
+
+def read_run(workdir: Path, manifest: Manifest, thumbnail: Callable[[str], dict | None],
+             errors: int) -> RunInputs:
+    """Reads a workdir; `errors`: how many are shown, over all heads."""
+    config, config_note = read_json(workdir / 'config.json')
+    result, result_note = read_json(workdir / 'result.json')
+    metrics, metrics_note = read_metrics(workdir / 'metrics.jsonl')
+    split, heads, predictions_note = read_predictions(workdir)
+    heat_maps, heat_note = read_heat_maps(workdir / 'heatmaps.npz')
+    notes = dict(config=config_note, result=result_note, metrics=metrics_note,
+                 predictions=predictions_note, heat_maps=heat_note)
+    return RunInputs(manifest, config, result, metrics, split, heads, heat_maps, notes, thumbnail,
+                     errors_per_head(errors, len(heads)))
+
+
+SHOWN_SPLITS = ('test', 'val')  # the first of them with a labelled picture is shown
 
 
 def shown_split(labels: Mapping[str, Sequence[np.ndarray]]) -> str:
-    """The split that a report is about, of {split: labels of each head}; '' for none."""
+    """The split that a report shows, from {split: labels of each head}; '' for none."""
     return next((split for split in SHOWN_SPLITS if split in labels
                  and any((values >= 0).any() for values in labels[split])), '')
 
 
-def errors_a_head(errors: int, heads: int) -> int:
-    """How many errors of each head a report shows, of `errors` over all; at least four."""
+def errors_per_head(errors: int, heads: int) -> int:
+    """How many errors a report shows of each head, given the number over all; at least four."""
     return max(4, math.ceil(errors / max(1, heads))) if errors > 0 else 0
 
 
 def read_heat_maps(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """What `heatmaps.explain_errors` found, {} and why if the file is damaged."""
+    """What `heatmaps.explain_errors` found; {} and why if the file is damaged."""
     if not path.is_file():
         return {}, ''
     try:
@@ -69,15 +119,15 @@ def read_json(path: Path) -> tuple[dict, str]:
     except (OSError, ValueError, RecursionError) as error:
         return {}, f'{path.name} could not be read ({error}).'
     if not isinstance(content, dict):
-        return {}, f'{path.name} holds no JSON object.'
+        return {}, f'{path.name} is not a JSON object.'
     return content, ''
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, str]:
     """The lines of metrics.jsonl as a table, nested keys joined by '/'.
 
-    A line that a kill cut short is skipped. Where a resumed run wrote a step of a split
-    twice, the later line counts.
+    A line that was cut short is skipped. Where a resumed run wrote a step of a split twice, the
+    later line counts.
     """
     if not path.is_file():
         return pd.DataFrame(), f'{path.name} is missing.'
@@ -86,7 +136,7 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, str]:
         if not line.strip():
             continue
         try:
-            rows.append(flatten(json.loads(line), '/'))
+            rows.append(by_dotted_key(json.loads(line), '/'))
         except (ValueError, AttributeError, RecursionError):
             damaged += 1
     note = f'{damaged} lines of {path.name} could not be read.' if damaged else ''
@@ -135,7 +185,7 @@ def _heads(path: Path) -> list[Head]:
             raise ValueError(f'{logits.dtype} logits of shape {logits.shape} for {len(ids)} '
                              f'ids and {len(classes)} classes')
         if not np.isfinite(logits).all() or (labels >= len(classes)).any():
-            raise ValueError('logits that are not finite, or labels that are no classes')
+            raise ValueError('logits that are not finite, or labels without a class')
         matrix = confusion(logits, labels, len(classes))
         rows = labels >= 0
         if rows.any():
@@ -146,14 +196,3 @@ def _heads(path: Path) -> list[Head]:
 def as_dict(value) -> dict:
     """The value if it is a dict, else {}."""
     return value if isinstance(value, dict) else {}
-
-
-def flatten(tree: dict, separator: str = '.', prefix: str = '') -> dict:
-    """Nested dicts as one dict with joined keys; lists stay values; an empty dict too."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, separator, f'{prefix}{key}{separator}'))
-        else:
-            flat[f'{prefix}{key}'] = value
-    return flat

@@ -1,4 +1,4 @@
-"""Heat maps laid over the pictures that they explain."""
+"""Heat maps drawn on the pictures that they explain."""
 
 from collections.abc import Mapping
 
@@ -44,8 +44,8 @@ def overlay(picture: np.ndarray, heat: np.ndarray, *, lift: bool = False) -> str
 
     Args:
         picture: uint8 [s, s, 3], RGB.
-        heat: float [h, w]; what is negative stays cold.
-        lift: the lowest value is cold, whatever it is.
+        heat: float [h, w]; negative values stay cold.
+        lift: the lowest value becomes the coldest, whatever it is.
     """
     heat = heat.astype(np.float32)
     heat = np.maximum(heat - heat.min() if lift else heat, 0)

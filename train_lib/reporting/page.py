@@ -1,39 +1,60 @@
-"""Pages of the house: one HTML file that needs no network and no other file.
+"""Pages: each is one HTML file that needs no network and no other file.
 
-Templates stand in this folder, extend `base.html.jinja`, take what they like of
-`macros.html.jinja`, and have the filters r3, whole, duration, percent and soft; whatever they print
-is escaped. A page may hold no script but `sort.js`, which its policy tells by its digest.
+Its template in templates/ extends `base.html.jinja`, may use `macros.html.jinja`, and has the
+filters r3, r4, whole, duration, percent and soft; whatever it prints is escaped. The only script of
+a page is `sort.js`: its policy names the digest of that.
 """
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import math
-import os
 from pathlib import Path
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from input_pipeline.atomic_files import atomic_open
+
+TEMPLATES = Path(__file__).parent / 'templates'
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of a page.
+
+    Attributes:
+        anchor: its id on the page.
+        title: the heading, as text or Markup.
+        body: the HTML below the heading.
+        label: how the list of sections calls it, where that is a name from the data; '' for title.
+    """
+
+    anchor: str
+    title: str
+    body: Markup
+    label: str = ''
+
 
 def write_page(path: Path, template: str, **values) -> None:
-    """Fills a template of this folder and writes it.
+    """Fills a template and writes the page, whole or not at all."""
+    with atomic_open(path, errors='replace') as file:  # file names may hold other bytes
+        file.write(render(template, **values))
 
-    Written aside first: a page cut short by a kill never takes the place of a whole one.
-    """
-    text = environment().get_template(template).render(**values)
-    partial = path.with_name(f'{path.name}.partial')
-    partial.write_bytes(text.encode('utf-8', 'replace'))  # file names may hold other bytes
-    os.replace(partial, path)
+
+def render(template: str, **values) -> Markup:
+    """A template of templates/, filled."""
+    return Markup(environment().get_template(template).render(**values))
 
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Where templates are found, with the filters."""
-    script = (Path(__file__).parent / 'sort.js').read_text('utf-8')
+    """What fills the templates."""
+    script = (TEMPLATES / 'sort.js').read_text('utf-8')
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters.update(r3=r3, r4=r4, whole=whole, duration=duration, percent=percent, soft=soft)
     made.globals.update(script=Markup(script), script_hash='sha256-' + base64.b64encode(
@@ -47,7 +68,7 @@ def soft(name: str) -> Markup:
 
 
 def number(value) -> float | None:
-    """A finite number or None; a bool is no number."""
+    """A finite number as a float, None for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         return None
     return float(value) if math.isfinite(value) else None
@@ -72,7 +93,7 @@ def whole(value) -> str:
 
 
 def percent(share) -> str:
-    """A share as percent; never 0 or 100 unless it is."""
+    """A share as percent; '0.0 %' and '100.0 %' only where it is exact."""
     share = number(share)
     if share is None:
         return '–'
@@ -84,7 +105,7 @@ def percent(share) -> str:
 
 
 def duration(seconds) -> str:
-    """Seconds in words."""
+    """Such as 5.3 s, 4 min 12 s or 3 h 20 min; a dash for none."""
     seconds = number(seconds)
     if seconds is None:
         return '–'

@@ -1,4 +1,4 @@
-"""curriculum.png: what each stage of the curriculum makes of a few training pictures."""
+"""curriculum.png: a few training pictures as each stage of the curriculum shows them."""
 
 import contextlib
 from collections.abc import Sequence
@@ -7,17 +7,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from input_pipeline import decode, sources
+from input_pipeline import sources
 from input_pipeline.contact_sheet import contact_sheet, stage_rows
 from input_pipeline.curriculum import Stage
 from input_pipeline.decode import UnreadableImage
-from input_pipeline.loader import ImageSpec, example_keys
+from input_pipeline.loader import example_keys
 from input_pipeline.manifest import Manifest
+from input_pipeline.pictures import PreprocessSpec
+from input_pipeline.resize import resize
 
 PICTURES = 8
 
 
-def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: ImageSpec,
+def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: PreprocessSpec,
                  seed: int) -> None:
     """Draws the stages, each with the randomness of epoch 0, for pictures of different classes.
 
@@ -36,9 +38,9 @@ def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: 
     locations = manifest.table['location'].to_numpy()
     pictures = {}
     for row in rows:
-        with contextlib.suppress(UnreadableImage):  # the loader has a word to say on those
+        with contextlib.suppress(UnreadableImage):  # the loader reports it
             picture = sources.read_image(manifest.root, locations[row])
-            pictures[row] = decode.resize(picture, (spec.size, spec.size), spec.resize)
+            pictures[row] = resize(picture, (spec.size, spec.size), spec.resize)
     sheet = contact_sheet(list(pictures.values()), stage_rows(stages), (spec.size, spec.size),
                           border=spec.border, seed=seed,
                           keys=example_keys(manifest)[list(pictures)])

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from train_lib.reporting.page import number, write_page
 
@@ -19,13 +20,14 @@ def write_study_report(path: Path, arms: pd.DataFrame, cells: pd.DataFrame, *, t
     """Writes the page, and returns its path.
 
     Args:
-        arms: see `train_lib.studies.cell_results.summarise`.
-        cells: see `read_cells` there.
+        path: of the page.
+        arms: one row per arm, of `studies.comparison.summarise`, with a column `baseline` (bool).
+        cells: one row per run, of `studies.cell_results.read_cells`.
         title: of the page.
         metric: name of the numbers.
-        caption: what they are.
-        knobs: {arm: {dotted.path: text}}, what it has otherwise than the baseline.
-        notes: {arm: what has to be known besides}.
+        caption: a sentence on what they are.
+        knobs: {arm: {dotted.path: text}}, how it differs from the baseline.
+        notes: {arm: what else one has to know about it}.
     """
     done = cells[cells['status'] == 'done']
     values = _Axis.of(done['value'])
@@ -45,39 +47,43 @@ def write_study_report(path: Path, arms: pd.DataFrame, cells: pd.DataFrame, *, t
 
 
 class _Axis:
-    """Numbers to pixels."""
+    """Numbers as horizontal positions in a small drawing, in pixels."""
 
     def __init__(self, ticks: np.ndarray):
         self.ticks = ticks
 
     @classmethod
-    def of(cls, numbers) -> '_Axis':
-        """An axis with round ends that holds them all."""
-        numbers = np.asarray(numbers, float)
-        numbers = numbers[np.isfinite(numbers)]
-        low, high = (numbers.min(), numbers.max()) if len(numbers) else (0.0, 1.0)
+    def of(cls, numbers: ArrayLike) -> '_Axis':
+        """An axis with round ends that covers all finite numbers."""
+        values = np.asarray(numbers, float)
+        values = values[np.isfinite(values)]
+        low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
         if high - low < 1e-9:
             low, high = low - 0.01, high + 0.01
         locator = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10])
         return cls(np.asarray(locator.tick_values(low, high)))
 
     def x(self, value: float) -> float:
+        """The position of a number."""
         low, high = self.ticks[0], self.ticks[-1]
         return round(_PAD + (_WIDTH - 2 * _PAD) * (value - low) / (high - low), 1)
 
     def drawn(self) -> list[dict]:
+        """The ticks, for the template."""
         return [dict(x=self.x(tick), text=f'{tick:.6g}', last=i == len(self.ticks) - 1)
                 for i, tick in enumerate(self.ticks)]
 
 
-def _row(row, done: pd.DataFrame, values: _Axis, differences: _Axis, knobs, notes) -> dict:
+def _row(row, done: pd.DataFrame, values: _Axis, differences: _Axis, knobs: Mapping[str, str],
+         notes: list[str]) -> dict:
+    """An arm, for the template."""
     own = done[done['arm'] == row.arm]
     found = dict(row._asdict())
     for key in ('mean', 'sd', 'difference', 'low', 'high', 'p'):
         found[key] = number(found[key])
     found |= dict(
         knobs=list(knobs.items()), notes=notes,
-        dots=[dict(x=values.x(one.value), text=_words(one)) for one in own.itertuples()],
+        dots=[dict(x=values.x(one.value), text=_label(one)) for one in own.itertuples()],
         middle=None if found['mean'] is None else values.x(found['mean']),
         interval=None, point=None)
     if found['difference'] is not None:
@@ -87,7 +93,7 @@ def _row(row, done: pd.DataFrame, values: _Axis, differences: _Axis, knobs, note
     return found
 
 
-def _words(cell) -> str:
+def _label(cell) -> str:
     fold = '' if pd.isna(cell.fold) else f', fold {int(cell.fold)}'
     return f'seed {cell.seed}{fold}: {cell.value:.4f}'
 
@@ -97,8 +103,8 @@ def _failures(cells: pd.DataFrame) -> list[dict]:
             for row in cells[cells['status'] == 'failed'].itertuples()]
 
 
-def _times(names, done: pd.DataFrame) -> list[dict]:
-    """Mean seconds of an arm's runs by kind, and its largest peak of memory."""
+def _times(names: pd.Series, done: pd.DataFrame) -> list[dict]:
+    """Mean seconds of each arm's runs by kind, and the highest peak of memory."""
     found = []
     for name in names:
         own = done[done['arm'] == name]
@@ -116,8 +122,8 @@ def _times(names, done: pd.DataFrame) -> list[dict]:
 
 
 def _runs(arms: pd.DataFrame, cells: pd.DataFrame) -> list[dict]:
-    """Links to the reports of the runs that have one."""
+    """Links to the reports of finished runs, by arm."""
     return [dict(name=name, runs=[
-        dict(href=quote(f'{row.folder}/report.html'), text=_words(row))
+        dict(href=quote(f'{row.folder}/report.html'), text=_label(row))
         for row in cells[(cells['arm'] == name) & (cells['status'] == 'done')].itertuples()])
         for name in arms['arm']]

@@ -1,4 +1,4 @@
-"""lr_find.png: the loss over the learning rate, with the suggestions marked."""
+"""lr_find.png: the loss by learning rate, with the suggestions marked."""
 
 from pathlib import Path
 
@@ -8,7 +8,9 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Those of the report's light page.
+from input_pipeline.atomic_files import atomic_open
+
+# The colours of the report's light scheme.
 INK, MUTED, LINE, ACCENT, PAPER = '#1d1f23', '#70747c', '#e6e6e3', '#3e76ef', '#fcfcfb'
 MARKS = {'steepest': '#d1495b', 'valley': '#2e8b6f', 'minimum/10': '#b07d12'}
 _STYLE = {
@@ -48,6 +50,5 @@ def draw_sweep(path: Path, table: pd.DataFrame, suggestions: dict[str, float]) -
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc='upper left', labelcolor=INK, handlelength=1.4, facecolor=PAPER,
                       edgecolor='none', framealpha=.9)
-        temporary = path.with_suffix('.tmp')
-        fig.savefig(temporary, format='png')
-        temporary.replace(path)
+        with atomic_open(path, 'wb') as file:
+            fig.savefig(file, format='png')

@@ -1,18 +1,17 @@
 """Checkpoints: Orbax writes them, a digest of every file commits them.
 
     checkpoints/<step>/             committed
-        state/  data/  host/        Orbax: arrays, the data iterator, what the host knows
+        state/  data/  host/        Orbax: arrays, the data iterator, the host state
         metrics.jsonl               the rows until then
         digests.json                size and SHA-256 of every file (digests.py)
-    checkpoints/frozen/             weights that don't train: written once, at the first save
-        weights.safetensors  digests.json
+    checkpoints/frozen/             weights that do not train (frozen_weights.py)
     checkpoints/writing-<step>/     being written; never read, removed at the next start
-    checkpoints/damaged-<step>-<k>/ set aside because its digests did not hold
+    checkpoints/damaged-<step>-<k>/ set aside because its digests did not match
 
 A step is written under its `writing-` name, the digests come last, and one rename commits
 it: a process killed at any moment leaves either a whole checkpoint or a `writing-` folder. A step
-that is saved once more, with its evaluation, takes the place of the first. Where that takes two
-renames and a kill comes between them, `latest_good` puts the first one back.
+that is saved again, after its evaluation, replaces the first save. If that takes two renames and a
+kill comes between them, `latest_good` restores the first save.
 So a committed folder whose digests are missing or wrong was damaged later, and is never
 mistaken for an interrupted save.
 """
@@ -26,6 +25,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -33,21 +33,23 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from grain import checkpoint as grain_checkpoint
-from safetensors.numpy import load_file, save_file
 
 from train_lib.run_dir import digests
 from train_lib.run_dir.digests import damage, write_digests
+from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, write_frozen
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import CheckpointError
-from train_lib.runtime.sharding import gather, path_name, place
 
-FROZEN = 'frozen'
 REPLACED = 'writing-replaced-'
+# Parts of a stored state. The format keeps the name 'rest' that batch_stats had in its first
+# version, so that older runs can be resumed.
+PARAMS, BATCH_STATS, EMA = 'params', 'rest', 'ema'
 log = logging.getLogger(__name__)
+Tree = Any  # a nested dict of arrays
 
 
 def identity(folder: Path) -> str:
-    """The digest of a committed checkpoint and of the frozen weights beside it."""
+    """SHA-256 in hex of a committed checkpoint and of the frozen weights beside it."""
     hasher = hashlib.sha256()
     for path in (folder / digests.NAME, folder.parent / FROZEN / digests.NAME):
         if path.exists():
@@ -64,10 +66,10 @@ def committed_steps(folder: Path) -> list[int]:
 
 
 def latest_good(folder: Path) -> Path | None:
-    """The newest checkpoint whose digests hold; damaged ones that are newer, and the best one of
-    the run if that is damaged, are set aside, and said aloud.
+    """The newest checkpoint whose digests match. Damaged ones that are newer, and a damaged best
+    one of the run, are set aside with a warning.
 
-    Of several processes the first one looks, and tells the others.
+    With several processes the first one looks, and sends its answer to the others.
 
     Returns:
         None if none was ever committed.
@@ -101,13 +103,13 @@ def _latest_good(folder: Path) -> str | None:
 
 
 def newest_good_until(folder: Path, step: int) -> Path | None:
-    """The newest checkpoint of this step or before whose digests hold; None if there is none."""
+    """The newest checkpoint up to this step whose digests match; None if there is none."""
     return next((folder / str(found) for found in reversed(committed_steps(folder))
                  if found <= step and not damage(folder / str(found))), None)
 
 
 def use(folder: Path, step: int) -> bool:
-    """Whether there is a checkpoint of this step whose digests hold; a damaged one is set aside."""
+    """Whether this step has a checkpoint whose digests match; a damaged one is set aside."""
     return distributed.on_first(lambda: _use(folder, step))
 
 
@@ -132,13 +134,18 @@ def _set_aside(folder: Path, step: int, reason: str) -> str:
 
 
 class Checkpointer:
-    """Saves in the background, keeps the newest few and the pinned, removes the rest."""
+    """Saves in the background, keeps the newest few and the pinned, removes the others.
+
+    Args:
+        folder: `checkpoints` of a workdir; it is created.
+        keep: how many of the newest are kept, at least 1.
+    """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
         self._keep = max(keep, 1)
         self._primary = distributed.is_first()
-        _count_no_bytes()
+        _stop_counting_bytes()
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
         self._pending: Future | None = None
@@ -147,28 +154,37 @@ class Checkpointer:
             for leftover in self.folder.glob('writing-*'):
                 shutil.rmtree(leftover)
 
-    def save(self, step: int, state: dict, iterator: grain.DatasetIterator, host: dict,
-             pinned: Collection[int] = (), files: Mapping[str, bytes] | None = None) -> None:
-        """Copies the state, and writes and commits it in the background, `files` with it. A
-        checkpoint of the same step is replaced.
+    def save(self, step: int, state: Mapping[str, Any], iterator: grain.DatasetIterator,
+             host: Mapping[str, Any], pinned: Collection[int | None] = (),
+             files: Mapping[str, bytes] | None = None) -> None:
+        """Copies the state, then writes and commits it in the background. A checkpoint of the same
+        step is replaced.
 
-        Of the steps before, the newest and the `pinned` are kept. An error of an earlier save is
-        raised here, or by `wait`: it ends the run.
+        Args:
+            step: of the state.
+            state: trees of arrays, by the names of the format.
+            iterator: of the training batches.
+            host: the host state, as JSON.
+            pinned: steps whose checkpoints are kept, besides the newest.
+            files: further files of the checkpoint, {name: content}.
+
+        Raises:
+            Exception: an earlier save failed; `wait` raises it too. It ends the run.
         """
         self.wait()
         target = self.folder / str(step)
-        state = dict(state)
-        frozen = state.pop('frozen', {})
+        arrays = dict(state)
+        frozen = arrays.pop('frozen', {})
         if frozen and not distributed.on_first((self.folder / FROZEN).exists):
             write_frozen(self.folder, frozen)
         writing = self.folder / f'writing-{step}'
         self._orbax.save(writing, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(arrays),
             data=grain_checkpoint.CheckpointSave(iterator),
-            host=ocp.args.JsonSave(host)))
+            host=ocp.args.JsonSave(dict(host))))
         self._pending = self._executor.submit(self._commit, writing, target, pinned, files or {})
 
-    def _commit(self, writing: Path, target: Path, pinned: Collection[int],
+    def _commit(self, writing: Path, target: Path, pinned: Collection[int | None],
                 files: Mapping[str, bytes]) -> None:
         self._orbax.wait_until_finished()
         if not self._primary:
@@ -183,7 +199,7 @@ class Checkpointer:
             if target.exists():
                 os.rename(target, replaced)
             os.rename(writing, target)
-        _make_durable(self.folder)  # before the older ones go
+        _make_durable(self.folder)  # before the older ones are removed
         shutil.rmtree(replaced, ignore_errors=True)
         newest = committed_steps(self.folder)[-self._keep:]
         self._remove(step for step in committed_steps(self.folder)
@@ -197,15 +213,15 @@ class Checkpointer:
             shutil.rmtree(doomed)
 
     def forget_after(self, step: int) -> None:
-        """Removes every checkpoint of a later step: what they hold will be done anew."""
+        """Removes every checkpoint of a later step: those steps will be done again."""
         self.wait()
         if self._primary:
-            self._remove(reversed([later for later in committed_steps(self.folder)
-                                   if later > step]))
+            self._remove([later for later in reversed(committed_steps(self.folder))
+                          if later > step])
         distributed.barrier('forgotten')
 
     def wait(self) -> None:
-        """Returns when the last save is committed; raises what went wrong with it."""
+        """Returns when the last save is committed; raises the error if it failed."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -220,14 +236,18 @@ class Checkpointer:
             self._orbax.close()
 
 
-def _count_no_bytes() -> None:
-    """TensorStore (0.1.86) never frees its answer to what it has written so far. Orbax asks twice
-    a save, for a line of a log that is not shown, and a run of 2,000 saves grew by 50 MiB."""
+def _stop_counting_bytes() -> None:
+    """Makes TensorStore answer at once that it has no metrics.
+
+    Orbax asks for the bytes written so far twice per save, for a log line that is not shown here.
+    TensorStore 0.1.86 never frees its answer: a run of 2,000 saves grew by 50 MiB. Nothing else in
+    this process asks for these metrics.
+    """
     tensorstore.experimental_collect_matching_metrics = lambda *args, **kwargs: []
 
 
 def _exchange(left: Path, right: Path) -> bool:
-    """Whether two names could be swapped in one go, which Linux can on most disks."""
+    """Swaps two names in one step, as Linux can on most file systems; False if it cannot."""
     try:
         call = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError):
@@ -237,7 +257,7 @@ def _exchange(left: Path, right: Path) -> bool:
 
 
 def _make_durable(folder: Path) -> None:
-    """The names in a folder."""
+    """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -245,83 +265,37 @@ def _make_durable(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_frozen(folder: Path, frozen: dict) -> None:
-    """Writes the weights that don't train, by path, once for all steps."""
-    weights = {}
-    for name, leaf in flat(frozen).items():
-        value = gather(leaf)
-        if distributed.is_first():
-            weights[name] = value
-    if not distributed.is_first():
-        return
-    writing = folder / f'writing-{FROZEN}'
-    writing.mkdir(parents=True)
-    save_file(weights, writing / 'weights.safetensors')
-    write_digests(writing)
-    os.rename(writing, folder / FROZEN)
+def restore(folder: Path, state: Mapping[str, Any], iterator: grain.DatasetIterator
+            ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads a checkpoint, whose digests the caller has checked, and sets the iterator.
 
-
-def read_frozen(folder: Path) -> dict[str, np.ndarray]:
-    """The weights of `write_frozen` by path, {} if all trained.
-
-    Raises:
-        CheckpointError: they are damaged.
-    """
-    if not (folder / FROZEN).exists():
-        return {}
-    reason = damage(folder / FROZEN)
-    if reason:
-        raise CheckpointError(f'{folder / FROZEN} is damaged ({reason}), and every checkpoint '
-                              f'there needs it: restore it from a backup, or start anew.')
-    return load_file(folder / FROZEN / 'weights.safetensors')
-
-
-def place_frozen(folder: Path, like: dict) -> dict:
-    """The weights of `write_frozen` with the shapes and shardings of the tree `like`; {} for {}.
-
-    Raises:
-        CheckpointError: they are damaged, missing, or not those of `like`.
-    """
-    stored = read_frozen(folder) if like else {}
-    if {name: leaf.shape for name, leaf in flat(like).items()} != {
-            name: leaf.shape for name, leaf in stored.items()}:
-        raise CheckpointError(f'{folder / FROZEN} does not hold the frozen weights of this model: '
-                              f'restore it, or start in a new workdir.')
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: place(stored[path_name(path)], leaf.sharding), like)
-
-
-def flat(tree: dict) -> dict[str, jax.Array]:
-    """A nested dict as one by path, such as 'blocks/0/attn/qkv/kernel'."""
-    return {path_name(path): leaf
-            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def restore(folder: Path, state: dict, iterator: grain.DatasetIterator) -> tuple[dict, dict]:
-    """Reads a checkpoint into the shapes and shardings of `state`, and sets the iterator.
+    Args:
+        folder: of the checkpoint.
+        state: trees of arrays by the names of the format, with the wanted shapes and shardings.
+        iterator: of the training batches; it continues where the checkpoint was.
 
     Returns:
-        (state, what the host knew).
+        (state, host state as JSON).
 
     Raises:
-        CheckpointError: the frozen weights are damaged, missing, or not those of `state`.
+        CheckpointError: the frozen weights are damaged or missing, or do not fit.
     """
-    state = dict(state)
-    frozen = place_frozen(folder.parent, state.pop('frozen', {}))
+    arrays = dict(state)
+    frozen = place_frozen(folder.parent, arrays.pop('frozen', {}))
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), arrays)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         loaded = reader.restore(folder, args=ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()))
-    # Every process writes the same state of its iterator, and any number of them may read it.
+    # Every process writes the same state of its iterator, so any number of processes may read it.
     written = min((folder / 'data').glob('process_*.json'))
     iterator.set_state(json.loads(written.read_text()))
     iterator.start_prefetch()
     return loaded.state | dict(frozen=frozen), loaded.host
 
 
-def read_host(folder: Path) -> dict:
-    """What the host knew when the checkpoint was written.
+def read_host(folder: Path) -> dict[str, Any]:
+    """The host state of a checkpoint, as JSON.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
@@ -330,7 +304,7 @@ def read_host(folder: Path) -> dict:
     return _read_host(folder)
 
 
-def _read_host(folder: Path) -> dict:
+def _read_host(folder: Path) -> dict[str, Any]:
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         return reader.restore(folder, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
 
@@ -339,17 +313,20 @@ def _refuse_damaged(folder: Path) -> None:
     reason = damage(folder)
     if reason:
         raise CheckpointError(f'{folder} is damaged ({reason}): restore it from a backup, or start '
-                              f'the training in its workdir again, which does without it.')
+                              f'the training in its workdir again, which does not need it.')
 
 
-def read_weights(folder: Path, like: dict | None = None) -> dict:
-    """The weights of a checkpoint for inference, dict(params, rest): their moving average if it
-    has one (config.ema), else those that the last step left. Frozen ones: `read_frozen`.
+def read_weights(folder: Path, like: Mapping[str, Tree] | None = None) -> dict[str, Tree]:
+    """The weights of a checkpoint for inference: their moving average if it has one (config.ema),
+    else those after its step. `read_frozen` reads those that do not train.
 
     Args:
         folder: a committed checkpoint, whose digests are checked.
-        like: dict(params, rest) of arrays with the wanted shapes and shardings; None takes what
-            is stored, as NumPy arrays.
+        like: {PARAMS: tree, BATCH_STATS: tree} of arrays with the wanted shapes and shardings;
+            None takes what is stored, as NumPy arrays.
+
+    Returns:
+        {PARAMS: tree, BATCH_STATS: tree}, the latter missing if it is empty and `like` is None.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
@@ -358,18 +335,18 @@ def read_weights(folder: Path, like: dict | None = None) -> dict:
     handler = ocp.PyTreeCheckpointHandler()
     with ocp.Checkpointer(handler) as reader:
         stored = reader.metadata(folder / 'state').item_metadata.tree
-        averaged = 'ema' in stored
+        averaged = EMA in stored
         if averaged:
-            stored = stored['ema']
+            stored = stored[EMA]
         if like is None:
-            wanted = {key: jax.tree.map(lambda leaf: 0, stored[key]) for key in ('params', 'rest')
-                      if key in stored}
+            wanted = {key: jax.tree.map(lambda leaf: 0, stored[key])
+                      for key in (PARAMS, BATCH_STATS) if key in stored}
             arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         else:
-            wanted = like
-            arguments = ocp.checkpoint_utils.construct_restore_args(like)
+            wanted = dict(like)
+            arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
         if averaged:
-            wanted, arguments = {'ema': wanted}, {'ema': arguments}
+            wanted, arguments = {EMA: wanted}, {EMA: arguments}
         found = reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
             item=wanted, restore_args=arguments, partial_restore=True))
-        return found['ema'] if averaged else found
+        return found[EMA] if averaged else found

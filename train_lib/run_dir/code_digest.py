@@ -1,4 +1,4 @@
-"""Which code a run was made by: one digest of the Python files that decide its numbers."""
+"""Which code made a run: one digest of the Python files that decide its numbers."""
 
 import functools
 import hashlib
@@ -10,10 +10,10 @@ PARTS = ('main.py', 'models', 'input_pipeline', 'train_lib')
 
 @functools.cache
 def code_digest(root: Path = ROOT) -> str:
-    """SHA-256 in hex of main.py and of every .py file below the three packages: names and bytes.
+    """SHA-256 in hex of main.py and of every .py file in the three packages: names and bytes.
 
-    Kept from the first call on, since files that are edited while a process runs don't change
-    what it runs: call it early. Configs are left out, as a run stores its own resolved.
+    The first result is kept: files that are edited while a process runs do not change what it runs,
+    so call it early. Configs are left out, because a run stores its resolved config.
     """
     files = [path for part in PARTS
              for path in ([root / part] if part.endswith('.py') else (root / part).rglob('*.py'))]

@@ -1,8 +1,9 @@
 """A folder that must stay as it was written: digests.json has size and SHA-256 of every file.
 
-The record has a digest of itself, so no byte of the folder changes unnoticed, and a whole record
-of a later format is told from a damaged one. For that its layout stays: the keys `format`, `files`
-and others that may come, `sha256` of those last, as json.dumps writes them with indent=1.
+digests.json has a digest of itself too: no byte of the folder changes unnoticed, and a file of a
+later format can be told from a damaged one. For that its layout must stay: the keys `format`,
+`files` and perhaps further ones, then the `sha256` of all of them, as json.dumps writes them with
+indent=1.
 
     format 1    without `sha256`
     format 2    a checkpoint also holds the metrics.jsonl that belongs to it
@@ -21,7 +22,7 @@ NAME = 'digests.json'
 
 
 def write_digests(folder: Path) -> None:
-    """Makes every file of a finished folder durable, and records it."""
+    """Makes every file of a finished folder durable, and writes its digests.json."""
     files = {}
     for name, path in _files(folder).items():
         with open(path, 'rb') as file:
@@ -34,11 +35,11 @@ def write_digests(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a folder that `write_digests` recorded, or '' if it is as it was.
+    """What is wrong with a folder that has a digests.json, in words; '' if nothing has changed.
 
     Raises:
-        CheckpointError: it was written by a newer format than this code reads.
-        OSError: it may not be read.
+        CheckpointError: its format is newer than this code reads.
+        OSError: this user may not read it.
     """
     try:
         text = (folder / NAME).read_text(encoding='utf-8')
@@ -59,7 +60,7 @@ def damage(folder: Path) -> str:
         if name not in found:
             return f'{name} is missing'
         if name not in expected:
-            return f'{name} was not there when it was saved'
+            return f'{name} was added after the save'
         size, digest = expected[name]
         try:
             with open(found[name], 'rb') as file:
@@ -87,6 +88,6 @@ def _text(record: dict) -> str:
 def _reason(name: str, error: OSError) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
         return f'{name} is missing'
-    if error.errno == errno.EIO:  # how a disk says that it cannot read its own
+    if error.errno == errno.EIO:  # the disk cannot read a block
         return f'{name} cannot be read ({error.strerror})'
     raise error

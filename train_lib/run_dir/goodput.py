@@ -1,15 +1,15 @@
 """Where the wall time of a run went, over all of its starts, by kind.
 
-    start       from the start of the process to the first step, but for what has its own kind
-    restart     the same of a later start
+    start       from the start of the process to the first step, except what has its own kind
+    restart     the same for a later start
     compile, data, step, eval, checkpoint, report
-    lost        what a start did after the checkpoint that the next start, or a roll-back, went
-                back to
-    other       the rest, such as log lines
+    lost        what a start did after the checkpoint to which the next start, or a roll-back, went
+                back
+    other       everything else, such as log lines
 
-`data` is the time that the device waits for pictures: a wait that its work hides is a `step`.
-A process that is killed cannot say how long it lived, so clock.json says it once a second. It
-depends on the clock, of course, and nothing but the clock depends on it.
+`data` is the time that the device waits for images: a wait while the device works is a `step`.
+A process that is killed cannot report how long it ran, so clock.json is updated once per second.
+No other result depends on it.
 """
 
 import contextlib
@@ -19,15 +19,17 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from input_pipeline.atomic_files import write_text
 
 FILE = 'clock.json'
 BEAT = 1.0  # seconds
 
 
 def process_start() -> float:
-    """The time.perf_counter() at which this process was started; now where no /proc tells."""
+    """The time.perf_counter() at which this process was started; now if there is no /proc."""
     now = time.perf_counter()
     try:
         ticks = Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19]
@@ -38,15 +40,22 @@ def process_start() -> float:
 
 
 class Clock:
-    """Kinds don't nest: an inner one stops the outer one's clock, so that they add up."""
+    """Counts seconds by kind. An inner block pauses the kind of the outer one, so that the kinds
+    add up to the total."""
 
     def __init__(self, began: float | None = None, kind: str = 'other'):
-        """`began`: time.perf_counter() from which on time counts (None: now), as `kind`."""
+        """Starts counting.
+
+        Args:
+            began: time.perf_counter() from which on time counts; None for now.
+            kind: of the time outside all blocks.
+        """
         self._seconds: dict[str, float] = defaultdict(float)
         self._kind = kind
         self._began = self._since = time.perf_counter() if began is None else began
         self._earlier = 0.0  # seconds of all earlier starts
-        self._ended: dict[str, float] | None = None  # their kinds, if the last one lost nothing
+        # The kinds of earlier starts, if the last of them lost nothing at its end.
+        self._ended: dict[str, float] | None = None
 
     def _switch(self, kind: str) -> str:
         now = time.perf_counter()
@@ -55,8 +64,8 @@ class Clock:
         return before
 
     @contextlib.contextmanager
-    def __call__(self, kind: str):
-        """Counts the block under one kind."""
+    def __call__(self, kind: str) -> Iterator[None]:
+        """The time of the block is of this kind."""
         before = self._switch(kind)
         try:
             yield
@@ -64,17 +73,21 @@ class Clock:
             self._switch(before)
 
     def rename(self, kind: str) -> None:
-        """The block so far was of another kind."""
+        """Changes the kind of the current block, from its start on."""
         self._kind = kind
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of every kind so far, and their total, those of earlier starts included."""
+        """Seconds of every kind so far and their total, with those of earlier starts."""
         self._switch(self._kind)
         return with_total(self._seconds)
 
     def resume(self, known: Mapping[str, float]) -> None:
-        """What earlier starts did: the seconds that the checkpoint holds which this one goes on
-        from ({} without one), and what was lost after it. The start is over."""
+        """Ends the start of this process, and adds the time of earlier ones.
+
+        Args:
+            known: seconds by kind in the checkpoint that this start resumes from; {} without one.
+                What was done after it counts as lost.
+        """
         if self._ended is None:
             earlier = _lost_after(known, self._earlier)
         else:
@@ -87,17 +100,19 @@ class Clock:
         self._earlier = sum(earlier.values())
 
     def go_back(self, known: Mapping[str, float]) -> None:
-        """What was done after a checkpoint was lost; `known` are the seconds that it holds."""
+        """After a roll-back: what was done since that checkpoint counts as lost. `known`: the
+        seconds by kind in it."""
         self._switch(self._kind)
         self._seconds = defaultdict(float, _lost_after(known, sum(self._seconds.values())))
 
     @contextlib.contextmanager
-    def kept(self, folder: Path | None, saved: type[BaseException] | tuple = ()):
-        """In the block, clock.json says how long the run has lasted; after it, on what.
+    def kept(self, folder: Path | None,
+             saved: type[BaseException] | tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+        """Keeps clock.json up to date in the block, and writes the kinds at its end.
 
         Args:
             folder: the workdir; None writes nothing.
-            saved: exceptions that say that all work is saved, so that none will be lost.
+            saved: exceptions after which all work is saved, so that nothing will be lost.
         """
         if folder is None:
             yield
@@ -136,7 +151,7 @@ def with_total(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def together(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The seconds by kind of several runs, added up."""
-    found = defaultdict(float)
+    found: dict[str, float] = defaultdict(float)
     for seconds in runs:
         for kind, value in seconds.items():
             found[kind] += value
@@ -144,7 +159,7 @@ def together(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def goodput(seconds: Mapping[str, float]) -> float:
-    """The share of the time that was spent on training steps which count."""
+    """The share of the total time that went into training steps which were not lost."""
     return round(seconds.get('step', 0.0) / max(seconds['total'], 1e-9), 4)
 
 
@@ -155,7 +170,7 @@ def _lost_after(known: Mapping[str, float], total: float) -> dict[str, float]:
 
 
 def _read(path: Path) -> tuple[float, dict[str, float] | None]:
-    """(seconds of all starts so far, their kinds if nothing was lost at the end)"""
+    """(seconds of all starts so far, their kinds or None if something was lost at the end)."""
     try:
         found = json.loads(path.read_text())
         kinds = found['kinds']
@@ -170,8 +185,6 @@ def _read(path: Path) -> tuple[float, dict[str, float] | None]:
 
 
 def _write(path: Path, total: float, kinds: Mapping[str, float] | None = None) -> None:
-    # Not made durable, and a disk that is full or gone is not its matter: it is only a clock.
-    temporary = path.with_name(f'{path.name}.tmp')
+    # Not made durable, and a full or missing disk is ignored: others will report it.
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(dict(total=round(total, 3), kinds=kinds)))
-        os.replace(temporary, path)
+        write_text(path, json.dumps(dict(total=round(total, 3), kinds=kinds)), durable=False)

@@ -1,10 +1,10 @@
-"""One run at a time in a workdir: who works there holds its file `lock`.
+"""One run at a time in a workdir: the process that works there holds its file `lock`.
 
-On one machine the kernel keeps the lock (flock): it is gone when its process is, however that
-ended, and a file left behind is none. Of another machine that shares the disk one sees only
-whether it touches the file, every BEAT seconds; if it does not for SILENT seconds, it counts as
-dead. A process that finds its own lock gone or taken (it slept for long, somebody removed the file
-or the folder) ends at once and writes nothing more.
+On one machine the kernel keeps the lock (flock): it ends with its process, in whatever way that
+ended, and a file left behind locks nothing. Of a process on another machine that shares the disk
+one can only see whether it touches the file, every BEAT seconds; if it does not for SILENT seconds,
+it counts as dead. A process that finds its own lock missing or taken (it slept for long, somebody
+removed the file or the folder) ends at once and writes nothing more.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Makes the folder if need be, and holds its lock in the block; of several processes the
-    first does. A folder that was made for it and is still empty goes again. The folds of a run
-    have one lock, that of the run.
+    """Makes the folder if needed, and holds its lock in the block; with several processes the
+    first one does. A folder that was made for it and is still empty is removed at the end. The
+    folds of a run share the lock of the run.
 
     Raises:
         ConfigError: another process holds it, or the folder cannot be written to.
@@ -76,13 +76,13 @@ class _Lock:
     def _beat(self) -> None:
         while not self._released.wait(BEAT):
             if not self._is_ours():
-                print(f'main.py: {self._path} is gone, or another process has it: this one ends '
-                      f'at once, so that no two write there; start it again.', file=sys.stderr,
-                      flush=True)
+                print(f'main.py: {self._path} disappeared, or another process has it: this one '
+                      f'ends at once, so that two never write there; start it again.',
+                      file=sys.stderr, flush=True)
                 os._exit(1)
 
     def _is_ours(self) -> bool:
-        """Touches the file. Trouble on the way to it is no answer."""
+        """Touches the file. An error on the way to it, of the network for one, proves nothing."""
         try:
             if self._path.read_bytes() != self._owner:
                 return False
@@ -105,7 +105,7 @@ class _Lock:
 
 
 def _take(path: Path, owner: bytes) -> int:
-    """The descriptor of the lock file, locked and with its new owner in it."""
+    """The descriptor of the lock file, which is locked and names its new owner."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -125,7 +125,7 @@ def _take(path: Path, owner: bytes) -> int:
 
 
 def _flock(descriptor: int, path: Path) -> bool:
-    """Whether the kernel gave us the lock; a file system may know none."""
+    """Whether the kernel gave us the lock; some file systems have no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -136,7 +136,7 @@ def _flock(descriptor: int, path: Path) -> bool:
 
 
 def _newest_owner(path: Path) -> Mapping:
-    """Who has the lock. It may just have taken it, and not yet have put its name there."""
+    """Who has the lock. A process that has just taken it may not have written its name yet."""
     end = time.monotonic() + 1
     while True:
         try:
@@ -158,24 +158,24 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _refuse_living(path: Path, owner: Mapping, kernel: bool) -> None:
-    """Returns if the owner is dead, which on another machine takes a while to see.
+    """Returns if the owner is dead, which takes a while to find out for another machine.
 
     Raises:
-        ConfigError: it lives.
+        ConfigError: it is alive.
     """
     if owner.get('boot') == _boot():
         if not kernel and _started(owner.get('pid', 0)) == owner.get('started'):
             raise _taken(path, owner)
     else:
-        log.info('lock     %s has it, on another machine or before a restart of this one: waiting '
-                 '%.0f s for a sign of life', _words(owner), SILENT)
+        log.info('lock     held by %s, on another machine or before a restart of this one: '
+                 'waiting %.0f s for a sign of life', _words(owner), SILENT)
         before, end = path.stat().st_mtime_ns, time.monotonic() + SILENT
         while time.monotonic() < end:
             time.sleep(min(1.0, SILENT / 10))
-            with open(path, 'rb') as file:  # opened anew, or a network disk tells what it remembers
+            with open(path, 'rb') as file:  # opened again: a network disk caches times
                 if os.fstat(file.fileno()).st_mtime_ns != before:
                     raise _taken(path, owner)
-    log.info('lock     taken over from %s, which is gone', _words(owner))
+    log.info('lock     taken over from %s, which has ended', _words(owner))
 
 
 def _taken(path: Path, owner: Mapping) -> ConfigError:
@@ -190,7 +190,7 @@ def _words(owner: Mapping) -> str:
 
 
 def _read(content: bytes) -> Mapping:
-    """{} for what a killed process left half written."""
+    """The owner in a lock file; {} if a killed process left it half written."""
     try:
         owner = json.loads(content)
     except ValueError:
@@ -204,7 +204,7 @@ def _this_process() -> dict:
 
 
 def _boot() -> str:
-    """What tells this machine, since it was last switched on, from every other."""
+    """An id of this machine since it was last switched on."""
     try:
         return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
     except OSError:
@@ -212,8 +212,8 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine began, so that its number is not taken for another's; ''
-    if there is none, or no /proc."""
+    """When a process of this machine began, because numbers of processes are used again; '' if
+    there is no such process, or no /proc."""
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]
     except (OSError, IndexError):

@@ -1,79 +1,78 @@
-"""metrics.jsonl and TensorBoard.
+"""The metrics log of a run: metrics.jsonl and TensorBoard.
 
 metrics.jsonl holds nothing that depends on the clock, so that a run that was killed and
 resumed writes the same bytes as one that was not. Speed goes to TensorBoard and the screen.
 """
 
-import hashlib
 import json
 import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from input_pipeline.atomic_files import write_text
 from train_lib.runtime.errors import CheckpointError
 
 METRICS = 'metrics.jsonl'
 log = logging.getLogger(__name__)
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file.
-
-    Raises:
-        OSError or ValueError: there is no such file, or it holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except RecursionError:
-        raise ValueError('it is nested too deeply') from None
-    if not isinstance(content, dict):
-        raise ValueError('it holds no JSON object')
-    return content
-
-
-def _rounded(value):
+def _rounded(value: Any) -> Any:
     return float(f'{value:.7g}') if isinstance(value, float) else value
 
 
-class Records:
+class MetricsLog:
     """Appends rows to metrics.jsonl, and the same to TensorBoard.
 
-    `size` bytes belong to the checkpoint that the run continues from; what was written after
-    it by a process that died is cut off, and will be written again. `kept` is the checkpoint's
-    own copy of those bytes (older ones have none), which a damaged file is put back from.
+    Args:
+        workdir: of the run.
+        size: bytes that belong to the checkpoint which the run continues from. What a process that
+            died wrote after it is cut off, and will be written again.
+        step: of that checkpoint, 0 without one.
+        tensorboard: whether to write for TensorBoard too.
+        kept: the checkpoint's own copy of those bytes, from which a damaged file is restored;
+            older checkpoints have none.
+
+    Raises:
+        CheckpointError: the file is shorter than `size`.
     """
 
     def __init__(self, workdir: Path, *, size: int, step: int, tensorboard: bool,
                  kept: Path | None = None):
         self._path = Path(workdir) / METRICS
         if kept is not None and kept.exists():
-            _put_back(self._path, kept, step)
+            _restore(self._path, kept, step)
         with open(self._path, 'ab') as file:
             if file.tell() < size:
                 raise CheckpointError(f'{self._path} has {file.tell()} bytes, and the checkpoint '
-                                      f'of step {step} was written at {size}: put the file back, '
-                                      f'or start anew.')
+                                      f'of step {step} was written at {size}: restore the '
+                                      f'file, or start in a new workdir.')
             file.truncate(size)
         self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - lives as long as self
         self._board_folder = str(Path(workdir) / 'tensorboard') if tensorboard else ''
-        self._board = None
+        self._board: _Board | None = None
         self._purge_step = step + 1 if step else None
 
     def _open_board(self) -> None:
-        """At the first row: tensorboardX loads torch where there is one, which takes a second,
-        and by then the device has work."""
+        """At the first row: tensorboardX loads torch if it is installed, which takes a second, and
+        by then the device has work."""
         if self._board_folder and self._board is None:
             self._board = _Board(self._board_folder, self._purge_step)
 
-    def write(self, row: dict, **clocked: float) -> None:
-        """One row, with step, epoch, split and figures; `clocked` goes to TensorBoard only."""
+    def write(self, row: Mapping[str, Any], **clocked: float) -> None:
+        """Writes one row.
+
+        Args:
+            row: step, epoch, split and metrics; floats are rounded to seven digits.
+            clocked: what depends on the clock, by name; it goes to TensorBoard only.
+        """
         self._file.write(json.dumps({key: _rounded(value) for key, value in row.items()}) + '\n')
         self._open_board()
         if self._board:
             self._board.write(row['step'], {
-                f'{row["split"]}/{key}': value for key, value in (row | clocked).items()
+                f'{row["split"]}/{key}': value for key, value in {**row, **clocked}.items()
                 if isinstance(value, (int, float)) and key != 'step'})
 
     def rewind(self, size: int, step: int) -> None:
@@ -95,15 +94,15 @@ class Records:
         return self._path.read_bytes()
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Flushes and closes the file and TensorBoard's."""
         self._file.close()
         if self._board:
             self._board.close()
 
 
 class _Board:
-    """One event file of TensorBoard. tensorboardX's SummaryWriter writes in a thread, which dies
-    of a full disk and then lets the training wait for ever; here the error is raised."""
+    """One event file of TensorBoard. tensorboardX's SummaryWriter writes in a thread: on a full
+    disk the thread dies, and the training waits for it forever. Here the error is raised."""
 
     def __init__(self, folder: str, purge_step: int | None):
         from tensorboardX.event_file_writer import EventsWriter
@@ -112,10 +111,10 @@ class _Board:
 
         os.makedirs(folder, exist_ok=True)
         self._event, self._scalar = Event, scalar
-        # Its name has seconds, and a run may go back twice in one.
+        # The writer adds the time in seconds to the name, and a run may go back twice within one.
         self._writer = EventsWriter(os.path.join(folder, 'events'), f'.{time.time_ns()}')
         self._flushed = 0.0
-        if purge_step is not None:  # what older files have from this step on does not count
+        if purge_step is not None:  # hides what older files have from this step on
             self._writer.write_event(Event(
                 wall_time=time.time(), step=purge_step,
                 session_log=SessionLog(status=SessionLog.START)))
@@ -132,60 +131,34 @@ class _Board:
         self._writer.close()
 
 
-class NoRecords:
-    """What stands for `Records` in the processes that write nothing."""
+class NullMetricsLog(MetricsLog):
+    """Writes nothing: for the processes of a run that are not the first."""
 
-    def __init__(self, *_, **__):
+    def __init__(self, *_: Any, **__: Any):
         pass
 
-    def write(self, row: dict, **clocked: float) -> None:
-        """Nothing."""
+    def write(self, row: Mapping[str, Any], **clocked: float) -> None:
+        """Does nothing."""
 
     def rewind(self, size: int, step: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def flush(self) -> int:
-        """0."""
+        """Returns 0."""
         return 0
 
     def content(self) -> bytes:
-        """Nothing."""
+        """Returns nothing."""
         return b''
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
-def _put_back(path: Path, kept: Path, step: int) -> None:
+def _restore(path: Path, kept: Path, step: int) -> None:
     rows = kept.read_bytes()
     found = path.read_bytes() if path.exists() else b''
     if found[:len(rows)] != rows:
-        log.warning('%s is %s: the rows up to step %d are put back from the checkpoint.', path,
-                    'damaged' if path.exists() else 'gone', step)
+        log.warning('%s is %s: the rows up to step %d are restored from the checkpoint.', path,
+                    'damaged' if path.exists() else 'missing', step)
         write_text(path, rows.decode('utf-8'))
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file whole or not at all."""
-    try:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        text.encode()
-    except UnicodeEncodeError:  # a path that is no UTF-8
-        text = json.dumps(content, indent=2)
-    write_text(path, text + '\n')
-
-
-def seal(content: Mapping) -> str:
-    """A digest of a JSON object, for its own key 'sha256', which is left out."""
-    rest = {key: value for key, value in content.items() if key != 'sha256'}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(path.name + '.tmp')
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

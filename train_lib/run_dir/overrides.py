@@ -1,17 +1,20 @@
-"""`--config.a.b=value` onto a ConfigDict: names checked, values typed by the default."""
+"""Sets `--config.a.b=value` in a ConfigDict: names are checked, the default gives the type."""
 
 import ast
-import difflib
+import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline.durations import UNITS
+from input_pipeline.durations import UNITS, is_duration
+from input_pipeline.errors import nearest
+from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.runtime.errors import ConfigError
 
-# Sections whose keys are the keywords of a function, which checks them itself.
+# Sections whose keys are the keyword arguments of a function, which checks them itself.
 OPEN_SECTIONS = ('model',)
 
 
@@ -25,7 +28,7 @@ def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> Con
     seen: dict[str, str] = {}
     for path, text in overrides:
         if len(path) > 200 or not path.isprintable():
-            raise ConfigError(f'--config.{shown(path)} is no path: '
+            raise ConfigError(f'--config.{shown(path)} is not a valid key: '
                               f'write it like --config.schedule.lr=0.001.')
         if seen.get(path, text) != text:
             raise ConfigError(f'--config.{path} is given twice, as {shown(seen[path])!r} and as '
@@ -58,19 +61,19 @@ def overlay(config: ConfigDict, saved: Mapping, *, strict: bool = False,
 
     Args:
         config: is changed.
-        saved: of a run.
-        strict: a value must have the type of the key; not for a config whose references were
-            resolved, which knows no types.
-        within: the path of `config` in the whole, with a dot behind it.
+        saved: the config of a run.
+        strict: every value must have the type of its key. Not for a config whose references were
+            resolved: it has lost the types.
+        within: for the recursion: the path of `config`, with a dot behind it.
 
     Raises:
-        ConfigError: a value is of another type, or stands where a section belongs.
+        ConfigError: a value has another type, or is given for a section.
     """
     with config.unlocked(), config.ignore_type():
         for key, value in saved.items():
             old, path = config.get(key), within + key
             is_section = (isinstance(old, ConfigDict) and path not in OPEN_SECTIONS
-                          and not _is_duration(old))
+                          and not is_duration(old))
             typed = old is not None and config.get_type(key) is not object
             if typed and (strict or is_section):
                 _checked(old, value, path)
@@ -81,45 +84,38 @@ def overlay(config: ConfigDict, saved: Mapping, *, strict: bool = False,
     return config
 
 
-def _put(node, key, value, path: str) -> None:
+def _put(node: Any, key: str | int, value: Any, path: str) -> None:
     try:
         node[key] = value
-    except (KeyError, ValueError, TypeError, AttributeError) as error:  # of names that it refuses
+    except (KeyError, ValueError, TypeError, AttributeError) as error:  # a name that it refuses
         raise ConfigError(f'--config.{path}: {" ".join(str(error).split())}; choose another key.'
                           ) from None
 
 
-def _set(config: ConfigDict, path: str, given, typed: Callable) -> None:
+def _set(config: ConfigDict, path: str, given: Any, typed: Callable) -> None:
     *parents, last = _split(path)
-    node = config
-    for depth, name in enumerate(parents):
-        node = _child(config, node, name, path, depth)
-    if node is None and last in UNITS:  # a duration that is off
+    node: Any = config
+    for name in parents:
+        node = _child(config, node, name, path)
+    if node is None and last in UNITS:  # a duration that is None so far
         return _set(config, path.rpartition('.')[0], {last: _number(given, path)}, _checked)
-    if not isinstance(node, (ConfigDict, dict, list)):
+    is_section, is_list = isinstance(node, (ConfigDict, dict)), isinstance(node, list)
+    if not is_section and not is_list:
         raise ConfigError(f'--config.{path}: {".".join(map(str, parents))} holds a value, '
                           f'not a section, so it has no key {last!r}.')
-    if _is_duration(node) and last in UNITS:
-        value = _number(given, path)
-        if isinstance(node, ConfigDict):
-            with node.unlocked():
-                for unit in list(node):
-                    del node[unit]
-                node[last] = value
-        else:
-            node.clear()
-            node[last] = value
+    if is_duration(node) and last in UNITS:
+        _set_unit(node, str(last), _number(given, path))
         return
     is_open = len(parents) == 1 and parents[0] in OPEN_SECTIONS
-    if isinstance(node, (ConfigDict, dict)) and last not in node and not is_open:
+    if is_section and last not in node and not is_open:
         raise ConfigError(_unknown(config, path, last, node))
-    if isinstance(node, list) and not (isinstance(last, int) and last < len(node)):
+    if is_list and not (isinstance(last, int) and last < len(node)):
         raise ConfigError(f'--config.{path}: the list has {len(node)} entries, '
                           f'so there is no [{last}].')
     old = node[last] if not is_open or last in node else None
     anything = isinstance(node, ConfigDict) and last in node and node.get_type(last) is object
     if (isinstance(given, Mapping) and isinstance(old, ConfigDict) and not anything
-            and not _is_duration(old) and path not in OPEN_SECTIONS):
+            and not is_duration(old) and path not in OPEN_SECTIONS):
         for key, part in given.items():
             _set(config, f'{path}.{key}', part, typed)
         return
@@ -131,20 +127,28 @@ def _set(config: ConfigDict, path: str, given, typed: Callable) -> None:
         _put(node, last, value, path)
 
 
+def _set_unit(duration: ConfigDict | dict, unit: str, value: int | float) -> None:
+    """Replaces the unit and the number of a duration."""
+    with duration.unlocked() if isinstance(duration, ConfigDict) else contextlib.nullcontext():
+        for old in list(duration):
+            del duration[old]
+        duration[unit] = value
+
+
 def _split(path: str) -> list[str | int]:
     """'curriculum[0].until.epochs' -> ['curriculum', 0, 'until', 'epochs']."""
     parts: list[str | int] = []
     for word in path.split('.'):
         match = re.fullmatch(r'([^\[\]]+)((?:\[\d{1,9}\])*)', word)
         if not match:
-            raise ConfigError(f'--config.{path} is no path: '
+            raise ConfigError(f'--config.{path} is not a valid key: '
                               f'write it like --config.schedule.lr=0.001.')
         parts.append(match[1])
         parts.extend(int(number) for number in re.findall(r'\d+', match[2]))
     return parts
 
 
-def _child(config, node, name, path, depth):
+def _child(config: ConfigDict, node: Any, name: str | int, path: str) -> Any:
     if isinstance(name, int):
         if isinstance(node, (list, tuple)) and name < len(node):
             return node[name]
@@ -154,36 +158,22 @@ def _child(config, node, name, path, depth):
     return node[name]
 
 
-def _unknown(config: ConfigDict, path: str, name: str, node) -> str:
+def _unknown(config: ConfigDict, path: str, name: str | int, node: Any) -> str:
     """One sentence with the nearest key: in the same section, or of the same name anywhere."""
-    leaves = list(leaf_paths(config))
+    leaves = list(by_dotted_key(config))
     here = list(node) if isinstance(node, (ConfigDict, dict)) else []
     near = [re.sub(rf'(^|\.){re.escape(str(name))}(?=$|\.|\[)', rf'\1{key}', path, count=1)
-            for key in difflib.get_close_matches(str(name), here, n=1, cutoff=0.6)]
+            for key in nearest(name, here)]
     if not near:
         same_name = [leaf for leaf in leaves if leaf.rpartition('.')[2] == path.rpartition('.')[2]]
-        near = same_name[:2] or difflib.get_close_matches(path, leaves, n=1, cutoff=0.5)
+        near = same_name[:2] or nearest(path, leaves, cutoff=0.5)
     hint = (f'did you mean {" or ".join("--config." + key for key in near)}?' if near
             else f'known here: {", ".join(map(str, here))}.')
     return f'--config.{path}: the config has no key {name!r}; {hint}'
 
 
-def leaf_paths(node: ConfigDict, prefix: str = '') -> Iterator[str]:
-    """The dotted path of every value below a config."""
-    for key in node:
-        value = node[key]
-        if isinstance(value, ConfigDict):
-            yield from leaf_paths(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}'
-
-
-def _is_duration(node) -> bool:
-    return isinstance(node, (ConfigDict, dict)) and len(node) == 1 and set(node) <= set(UNITS)
-
-
-def _typed(old, text: str, path: str):
-    """The text as a value of the old one's type."""
+def _typed(old: Any, text: str, path: str) -> Any:
+    """The text as a value of the type of the old one."""
     kind = type(old).__name__
     try:
         if isinstance(old, bool):
@@ -221,21 +211,22 @@ def _typed(old, text: str, path: str):
 
 
 def shown(text: str, most: int = 100) -> str:
-    """The text as one line of so many signs at most, for a message."""
+    """The text as one line of at most so many characters, for a message."""
     text = ' '.join(text.split())
     return text if len(text) <= most else f'{text[:most - 1]}…'
 
 
-def _number(given, path: str) -> int | float:
-    """A number of a duration, from a text or as it is."""
+def _number(given: Any, path: str) -> int | float:
+    """The number of a duration, given as text or as a number."""
     text = given if isinstance(given, str) else repr(given)
     return _typed(0.0 if '.' in text or 'e' in text.lower() else 0, text, path)
 
 
-def _checked(old, value, path: str):
-    """The value, if its type is that of the old one; an unknown type (None) takes anything."""
-    kinds = {float: (int, float), tuple: (tuple, list), list: (tuple, list),
-             ConfigDict: (ConfigDict, dict), dict: (ConfigDict, dict)}
+def _checked(old: Any, value: Any, path: str) -> Any:
+    """The value, if it has the type of the old one; None as the old one allows any type."""
+    kinds: dict[type, tuple[type, ...]] = {
+        float: (int, float), tuple: (tuple, list), list: (tuple, list),
+        ConfigDict: (ConfigDict, dict), dict: (ConfigDict, dict)}
     kind = type(old)
     if old is None:
         return value
@@ -246,7 +237,7 @@ def _checked(old, value, path: str):
     return kind(value)
 
 
-def _sequence(old, text: str):
+def _sequence(old: tuple | list, text: str) -> tuple | list:
     stripped = text.strip()
     if stripped[:1] in ('(', '['):
         value = literal(stripped)
@@ -259,8 +250,10 @@ def _sequence(old, text: str):
     return type(old)(words)
 
 
-def literal(text: str):
-    """A Python literal that JSON can hold, `dict(key=value)` included; nothing is evaluated.
+def literal(text: str) -> Any:
+    """The value of a Python literal that JSON can hold, also of `dict(key=value)`.
+
+    Nothing is executed.
 
     Raises:
         ValueError or SyntaxError: the text is anything else.
@@ -271,28 +264,28 @@ def literal(text: str):
         raise ValueError('it is nested too deeply') from None
 
 
-def _literal(node):
+def _literal(node: Any) -> Any:
     if isinstance(node, ast.Call):
         if not (isinstance(node.func, ast.Name) and node.func.id == 'dict') or node.args:
             raise ValueError('only dict(key=value) may be called')
-        return _unique((word.arg, _literal(word.value)) for word in node.keywords)
+        return _as_dict((word.arg, _literal(word.value)) for word in node.keywords)
     if isinstance(node, ast.Dict):
-        return _unique((_literal(key), _literal(value))
-                       for key, value in zip(node.keys, node.values))
+        return _as_dict((_literal(key), _literal(value))
+                        for key, value in zip(node.keys, node.values))
     if isinstance(node, ast.Tuple):
         return tuple(_literal(item) for item in node.elts)
     if isinstance(node, ast.List):
         return [_literal(item) for item in node.elts]
     value = ast.literal_eval(node)
     if not isinstance(value, (str, int, float, type(None))) or value != value:
-        raise ValueError(f'{value!r} is no text and no number')
+        raise ValueError(f'{value!r} is neither text nor a number')
     return value
 
 
-def _unique(pairs) -> dict:
-    found = {}
+def _as_dict(pairs: Iterable[tuple[Any, Any]]) -> dict:
+    found: dict = {}
     for key, value in pairs:
         if not isinstance(key, (str, int, float)) or key in found:
-            raise ValueError(f'{key!r} is no key, or stands there twice')
+            raise ValueError(f'{key!r} is not a valid key, or is given twice')
         found[key] = value
     return found

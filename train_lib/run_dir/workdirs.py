@@ -1,53 +1,50 @@
-"""The folder of a run: its name, and whose it is."""
+"""The folder of a run: its name, and which run it belongs to."""
 
 import importlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.atomic_files import write_json
 from input_pipeline.csv_table import read_csv
 from input_pipeline.durations import UNITS
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest
 from input_pipeline.splits import save_splits
 from train_lib.run_dir.code_digest import code_digest
-from train_lib.run_dir.metrics_log import read_json, seal, write_json
+from train_lib.run_dir.dotted_keys import by_dotted_key
+from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.overrides import OPEN_SECTIONS
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Keys that may change between two starts of one run; every other one makes it another run.
+# Keys that may change between two starts of one run; a change of any other key makes another run.
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable', 'data.changed', 'accumulate', 'early_stopping.patience',
               'early_stopping.min_delta', 'init.resume_from', 'lr_find', 'profile',
               'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
               'predict', 'curate', 'pack', 'study', 'report')
-# What config.json holds besides the config: the version of its format, digests of data and code at
-# the start, the classes of each head, the digest of the split, the defaults of the keys that were
-# changed, {'schedule.lr': 0.001}, and a digest of all this, so that a damaged value is not taken
-# for a setting.
-RECORDS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'defaults',
-           'sha256')
-FORMAT = 2  # 1: without digests of itself and of the split, and without classes
-SPLIT, BEFORE = 'split.csv', 'split-before.csv'
-
-
-def cache_folder() -> str:
-    """Where answers about files are remembered between runs (XDG_CACHE_HOME is obeyed)."""
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    return os.path.join(base, 'atelier')
+# Facts about the start of the run that config.json holds besides the config: the version of its
+# format, digests of data and code, the classes of each head, the digest of the split, the defaults
+# of the keys that were changed, {'schedule.lr': 0.001}, and a digest of the whole file, so that a
+# damaged value is not taken for a setting.
+START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'defaults',
+               'sha256')
+FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
+SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 
 
 def new(config_file: str, verb: str = '') -> Path:
-    """A folder that does not exist yet: runs/<config>-<time>, or runs/<config>-<verb>-<time>."""
+    """The name of a folder that does not exist yet: runs/<config>-<time>, with a verb
+    runs/<config>-<verb>-<time>."""
     stem = Path(config_file.partition(':')[0]).stem + (f'-{verb}' if verb else '')
     base = Path('runs') / f'{stem}-{time.strftime("%Y%m%d-%H%M%S")}'
     path, number = base, 2
@@ -57,7 +54,7 @@ def new(config_file: str, verb: str = '') -> Path:
 
 
 def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
-    """The folder of this run: the one given, or a new one, the same on every process."""
+    """The folder of this run: the given one, or a new one, the same on every process."""
     return given or Path(distributed.on_first(lambda: str(new(config_file, verb))))
 
 
@@ -65,15 +62,20 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
           ) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
-    Of several processes the first does so for all, and all must have the same data. `split`: the
-    rows as they were split; None if that is decided later, for each fold.
+    With several processes the first one does so, and all must have the same config and data.
+
+    Args:
+        workdir: of the run.
+        config: of this start.
+        data_digest: of the manifest.
+        split: the rows with their splits; None if that is decided later, for each fold.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
             written to.
     """
     distributed.check_same(data_digest, 'The data (digest of ids and labels)')
-    today = split and split_digest(split.table['id'], split.table['split'])
+    today = None if split is None else split_digest(split.table['id'], split.table['split'])
     distributed.check_same(str(today), 'The split')
     shared = {key: value for key, value in json.loads(config.to_json()).items()
               if key != 'distributed'}
@@ -90,29 +92,30 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest 
                           f'give another --workdir.') from None
     path = workdir / 'config.json'
     if path.exists():
-        check_same(workdir, config, data_digest, classes=split and split.classes)
+        check_same(workdir, config, data_digest,
+                   classes=None if split is None else split.classes)
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
                               defaults=_changed(settings))
-    if split:
+    if split is not None:
         content |= dict(classes=_listed(split.classes),
                         split_digest=_save_split(workdir, split, today))
-    # The seal comes first, so that deleting its line leaves JSON.
-    write_json(path, dict(sha256=seal(content)) | content)
-    (workdir / BEFORE).unlink(missing_ok=True)
+    # The digest comes first, so that the file without its line is still JSON.
+    write_json(path, dict(sha256=json_digest(content)) | content)
+    (workdir / SPLIT_BEFORE).unlink(missing_ok=True)
 
 
-def _save_split(workdir: Path, split: Manifest, digest: str) -> str:
-    """Writes split.csv, in which the rows stay that are gone since, and returns its digest. Until
-    config.json has that, an older split.csv is kept beside it."""
+def _save_split(workdir: Path, split: Manifest, digest: str | None) -> str:
+    """Writes split.csv and returns its digest. Rows of an earlier start that the data lack today
+    stay in it. Until config.json has the new digest, the older split.csv is kept beside it."""
     path = workdir / SPLIT
-    if records(workdir).get('split_digest') == digest:
+    if digest is not None and start_facts(workdir).get('split_digest') == digest:
         save_splits(split, str(path))
         return digest
     rows, today = _split_of_run(workdir), set(split.table['id'])
     gone = [row for name, row in rows.items() if name not in today]
-    if rows and not (workdir / BEFORE).exists():
-        shutil.copyfile(path, workdir / BEFORE)
+    if rows and not (workdir / SPLIT_BEFORE).exists():
+        shutil.copyfile(path, workdir / SPLIT_BEFORE)
     save_splits(split, str(path), gone)
     return split_digest([*split.table['id'], *(row['id'] for row in gone)],
                         [*split.table['split'], *(row['split'] for row in gone)])
@@ -123,10 +126,10 @@ def _defaults() -> dict:
 
 
 def _changed(settings: dict) -> dict:
-    """{dotted key: its default} of the settings that aren't as in configs/common.py; None where
-    there is no such key."""
-    default = _flat(_defaults())
-    return {key: default.get(key) for key, value in _flat(settings).items()
+    """{dotted key: its default} of the settings that differ from configs/common.py; the default is
+    None for a key that is not there."""
+    default = by_dotted_key(_defaults())
+    return {key: default.get(key) for key, value in by_dotted_key(settings).items()
             if key not in default or default[key] != value}
 
 
@@ -137,10 +140,11 @@ def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequ
     Args:
         workdir: of a run.
         config: of this start.
-        data_digest: of its data.
-        ignore: keys that may differ, besides those that always may.
-        remedy: what to do if they differ, besides putting them back.
-        classes: {head: names} of its data, where others may be accepted (config.data.changed).
+        data_digest: of the data of this start.
+        ignore: sections whose keys may differ, besides `CHANGEABLE`.
+        remedy: what to do if a setting differs, besides restoring it.
+        classes: {head: names} of the data of this start, if other data may be accepted
+            (config.data.changed); None if not.
 
     Raises:
         ConfigError: the run has other settings or other data.
@@ -164,30 +168,34 @@ def _listed(classes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {head: list(names) for head, names in classes.items()}
 
 
-def records(workdir: Path) -> dict:
-    """RECORDS of a run, {} if there is none."""
+def start_facts(workdir: Path) -> dict[str, Any]:
+    """START_FACTS of a run, as far as its config.json has them; {} if there is no run.
+
+    Raises:
+        ConfigError: config.json is damaged.
+    """
     if not (workdir / 'config.json').exists():
         return {}
     content = read_config(workdir)
-    return {key: content[key] for key in RECORDS if key in content}
+    return {key: content[key] for key in START_FACTS if key in content}
 
 
 def known_sides(workdir: Path) -> dict[str, str]:
-    """{id: side} of all rows that a run ever had, from its split.csv; {} before it.
+    """{id: split} of all rows that a run ever had, from its split.csv; {} if there is none yet.
 
     Raises:
-        ConfigError: it is not as it was written.
+        ConfigError: split.csv has changed since it was written.
     """
     return {name: row['split'] for name, row in _split_of_run(workdir).items()}
 
 
 def _split_of_run(workdir: Path) -> dict[str, dict[str, str]]:
-    """{id: row of split.csv}, as config.json knows it; {} before that. A kill may have come
-    between the two, so the one from before counts as well."""
-    known = records(workdir)
+    """{id: row of split.csv}, checked against config.json; {} if there is none yet. A kill may have
+    come between writing the two files, so the split.csv from before is accepted too."""
+    known = start_facts(workdir)
     if not known:
         return {}
-    for name in (SPLIT, BEFORE):
+    for name in (SPLIT, SPLIT_BEFORE):
         if not (workdir / name).exists():
             continue
         header, rows, _ = read_csv(str(workdir / name))
@@ -198,14 +206,15 @@ def _split_of_run(workdir: Path) -> dict[str, dict[str, str]]:
             return found
     if 'split_digest' not in known and not (workdir / SPLIT).exists():
         return {}
-    raise ConfigError(f'{workdir / SPLIT} is not as it was written: restore it, or give a new '
-                      f'--workdir.')
+    raise ConfigError(f'{workdir / SPLIT} has changed since it was written: restore it, or give a '
+                      f'new --workdir.')
 
 
 def ids(workdir: Path) -> set[str]:
-    """The ids of the pictures that a run was started with, from its split.csv; {} before it."""
+    """The ids of the pictures that a run was started with, from its split.csv and those of its
+    folds; an empty set if there is none yet."""
     found = set()
-    for path in (workdir / 'split.csv', *workdir.glob('fold_*/split.csv')):
+    for path in (workdir / SPLIT, *workdir.glob(f'fold_*/{SPLIT}')):
         if path.exists():
             header, rows, _ = read_csv(str(path))
             if 'id' not in header:
@@ -215,8 +224,7 @@ def ids(workdir: Path) -> set[str]:
 
 
 def saved_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with. What it lacks, because it is older than the key, is
-    as in configs/common.py.
+    """The config that a run was started with. A key that is newer than the run has its default.
 
     Raises:
         ConfigError: the folder holds no run, or one of a newer version of the code.
@@ -228,13 +236,19 @@ def saved_config(workdir: Path) -> ConfigDict:
     try:
         return ConfigDict(config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # of names that it refuses
-        raise ConfigError(f'{path} is no config ({" ".join(str(error).split())}): restore it, or '
-                          f'give a new --workdir.') from None
+        raise ConfigError(f'{path} is not a valid config ({" ".join(str(error).split())}): restore '
+                          f'it, or give a new --workdir.') from None
 
 
 def best_step(workdir: Path, newest: int) -> int | None:
-    """The best step of a run that came to its end at its newest step, by its result.json; None
-    before that, and when the run has gone on since.
+    """The best step of a finished run, from its result.json.
+
+    Args:
+        workdir: of the run.
+        newest: the step of its newest checkpoint.
+
+    Returns:
+        None if the run is not finished, or was continued since.
 
     Raises:
         ConfigError: result.json is damaged.
@@ -243,8 +257,8 @@ def best_step(workdir: Path, newest: int) -> int | None:
     result = _read(path) if path.exists() else {}
     best = result.get('best_step') if result.get('steps') == newest else None
     if best is not None and not isinstance(best, int):
-        raise ConfigError(f'{path} has the best step {best!r}, which is no number: restore it or '
-                          f'delete it.')
+        raise ConfigError(f'{path} has the best step {best!r}, which is not a number: restore it '
+                          f'or delete it.')
     return best
 
 
@@ -261,11 +275,11 @@ def read_config(workdir: Path) -> dict:
     """
     path = workdir / 'config.json'
     content = _read(path)
-    # An older run has no seal, a newer one another, and is refused by its format.
+    # An older run has no digest; a newer one has another, and is refused by its format.
     known = content.get('sha256', '')
-    if _can_read(content.get('format', 1)) and known not in ('', seal(content)):
-        raise ConfigError(f'{path} is not as it was written: restore it, or if you changed it '
-                          f'yourself, delete its line "sha256".')
+    if _can_read(content.get('format', 1)) and known not in ('', json_digest(content)):
+        raise ConfigError(f'{path} has changed since it was written: restore it, or, if you '
+                          f'edited it, delete its line "sha256".')
     return content
 
 
@@ -282,23 +296,23 @@ def _can_read(version) -> bool:
 
 
 def _settings(workdir: Path, content: Mapping) -> dict:
-    """The config in a config.json as this version of the code would have written it."""
+    """The config in a config.json, with the keys of this version of the code."""
     version = content.get('format', 1)
     if not _can_read(version):
         raise ConfigError(f'{workdir}/config.json has format {version!r}, and this version of the '
                           f'code reads up to {FORMAT}: use the newer code.')
-    return _completed({key: value for key, value in content.items() if key not in RECORDS},
+    return _completed({key: value for key, value in content.items() if key not in START_FACTS},
                       _defaults(), f'{workdir}/config.json')
 
 
 def _completed(saved: Mapping, defaults: Mapping, path: str, section: str = '') -> dict:
-    """`saved` with the defaults that it lacks; no key may be unknown."""
+    """`saved`, and the defaults of the keys that it lacks; an unknown key is refused."""
     found = dict(defaults)
     for key, value in saved.items():
         name = f'{section}{key}'
         if key not in defaults:
             raise ConfigError(f'{path} has config.{name} = {value!r}, which this version of the '
-                              f'code does not know: use the version that it was made with.')
+                              f'code does not know: use the version that wrote it.')
         is_section = (isinstance(defaults[key], dict) and name not in OPEN_SECTIONS
                       and not set(defaults[key]) <= set(UNITS))
         found[key] = (_completed(value, defaults[key], path, f'{name}.')
@@ -307,21 +321,12 @@ def _completed(saved: Mapping, defaults: Mapping, path: str, section: str = '') 
 
 
 def _compare(workdir: Path, before: dict, now: dict, ignore: Sequence[str], remedy: str) -> None:
-    old, new_ = _flat(before), _flat(now)
-    for key in sorted(set(old) | set(new_)):
-        if old.get(key) == new_.get(key) or any(key.startswith(name + '.') for name in ignore):
+    old, new = by_dotted_key(before), by_dotted_key(now)
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) == new.get(key) or any(key.startswith(name + '.') for name in ignore):
             continue
         if not any(key == name or key.startswith(name + '.') for name in CHANGEABLE):
             raise ConfigError(
                 f'{workdir} was started with config.{key} = {old.get(key)!r}, and this start has '
-                f'{new_.get(key)!r}: put it back, or {remedy}.')
-        log.info('changed  config.%s: %r -> %r', key, old.get(key), new_.get(key))
-
-
-def _flat(node, prefix: str = '') -> dict:
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    found = {}
-    for key, value in node.items():
-        found |= _flat(value, f'{prefix}.{key}' if prefix else key)
-    return found
+                f'{new.get(key)!r}: put it back, or {remedy}.')
+        log.info('changed  config.%s: %r -> %r', key, old.get(key), new.get(key))

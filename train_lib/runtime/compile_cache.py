@@ -9,34 +9,37 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from train_lib.run_dir.workdirs import cache_folder
+from train_lib.runtime.cache_folder import cache_folder
 
 log = logging.getLogger(__name__)
 
-LARGEST = 4 << 30  # bytes of all programs kept
+LARGEST = 4 << 30  # bytes of all programs together
 _PROGRAMS = '*-cache'
 
 
 def use_compile_cache(wanted: bool = True) -> None:
-    """Keeps compiled programs in the folder xla of our cache, and takes them from there, or not.
+    """Keeps compiled programs in the subfolder `xla` of the cache folder, and reuses them.
 
-    Small programs are kept too: building a model on a CPU is dozens of them. A folder that cannot
-    be written to is not used. What the user chose by JAX_COMPILATION_CACHE_DIR stays.
+    Small programs are kept too: building a model on a CPU runs dozens of them. A folder that cannot
+    be written to is not used. A folder that the user chose by JAX_COMPILATION_CACHE_DIR stays.
+
+    Args:
+        wanted: config.compile_cache; False switches the cache off.
     """
     if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         return
     folder = Path(cache_folder()) / 'xla'
     if wanted and not _usable(folder):
-        log.info('cache    %s cannot be written to: every start compiles anew', folder)
+        log.info('cache    %s cannot be written to: programs are compiled at every start', folder)
         wanted = False
     if jax.config.jax_compilation_cache_dir == (str(folder) if wanted else None):
         return
     jax.config.update('jax_compilation_cache_dir', str(folder) if wanted else None)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
-    compilation_cache.reset_cache()  # JAX looks at the folder's name once
+    compilation_cache.reset_cache()  # JAX reads the folder's name only once
     if wanted:
-        with contextlib.suppress(OSError):  # of a full disk: this is only about time
+        with contextlib.suppress(OSError):  # a full disk, for one: the cache only saves time
             _drop_broken(folder)
             _drop_oldest(folder, LARGEST)
 
@@ -50,19 +53,19 @@ def _usable(folder: Path) -> bool:
 
 
 def _drop_broken(folder: Path) -> None:
-    """Removes programs that a killed process left half written, which JAX would complain about
-    at every start and never replace. Only those newer than the last look are read."""
+    """Removes programs that a killed process left half written: JAX would warn about them at every
+    start and never replace them. Only those newer than the last check are read."""
     looked = folder / 'looked'
     since = looked.stat().st_mtime_ns if looked.exists() else 0
     looked.touch()
     for path, status in _programs(folder):
-        with contextlib.suppress(FileNotFoundError):  # another start has removed it just now
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             if status.st_mtime_ns >= since and not _whole(path.read_bytes()):
                 path.unlink()
 
 
 def _whole(program: bytes) -> bool:
-    if program[:1] != b'\x78':  # no zlib: JAX uses zstandard where that is installed
+    if program[:1] != b'\x78':  # not zlib: JAX uses zstandard where it is installed
         return bool(program)
     try:
         zlib.decompress(program)
@@ -72,7 +75,7 @@ def _whole(program: bytes) -> bool:
 
 
 def _drop_oldest(folder: Path, largest: int) -> None:
-    """Removes the programs that were not used for longest until the rest fit."""
+    """Removes the least recently used programs until the others fit into `largest` bytes."""
     programs = sorted(_programs(folder), reverse=True,
                       key=lambda item: max(item[1].st_atime_ns, item[1].st_mtime_ns))
     total = 0

@@ -1,9 +1,9 @@
 """Several processes, one run: how they find each other, agree, and end together.
 
-Every process runs the same program on its part of each batch. Process 0 alone writes what all
-share (all write their part of a checkpoint, to the same folder). Whatever steers the run is the
-same everywhere: scores come from gathered logits, and decisions that depend on files or signals
-are taken once and told to all. With one process nothing here does anything.
+Every process runs the same program on its part of each batch. Only process 0 writes the shared
+files; of a checkpoint, every process writes its part to the same folder. Whatever steers the run is
+the same everywhere: scores come from gathered logits, and decisions that depend on files or signals
+are taken once and sent to all. With one process nothing here does anything.
 """
 
 import gc
@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -26,8 +27,10 @@ from jax.experimental import multihost_utils
 from input_pipeline.errors import DataError
 from models.errors import ModelError
 from train_lib.runtime.errors import CheckpointError, ConfigError
+from train_lib.runtime.signals import STOPPED
 
 log = logging.getLogger(__name__)
+T = TypeVar('T')
 _USER_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ModelError,
                                                  CheckpointError)}
 # What XLA, Gloo, NCCL and JAX's coordinator say when a process is gone.
@@ -36,8 +39,9 @@ _LOST = re.compile('gloo|nccl|coordination|unavailable|deadline.exceeded|barrier
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is one of several, by what Slurm, Open MPI, Kubernetes or a TPU pod
-    put into its environment; JAX then finds out the rest. One process alone is no cluster."""
-    def count(key):
+    put into its environment; JAX then finds out everything else. A job of one process is not a
+    cluster."""
+    def count(key: str) -> int:
         text = environment.get(key, '')
         return int(text) if text.isdigit() else 1
 
@@ -55,10 +59,13 @@ def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def start(config: Mapping) -> None:
-    """Joins the processes of config.distributed, before anything uses a device.
+    """Joins the processes of config.distributed; call it before anything uses a device.
+
+    Args:
+        config: config.distributed.
 
     Raises:
-        ConfigError: a wrong number, or the others could not be reached.
+        ConfigError: an invalid address or number, or the other processes could not be reached.
     """
     coordinator, processes, process = (config[key] for key in
                                        ('coordinator', 'processes', 'process'))
@@ -69,7 +76,7 @@ def start(config: Mapping) -> None:
                               f'address of process 0.')
         if not coordinator or not in_cluster():
             return
-        given = {}
+        given: dict[str, Any] = {}
     else:
         if not coordinator.rpartition(':')[0] or not coordinator.rpartition(':')[2].isdigit():
             raise ConfigError(f'config.distributed.coordinator = {coordinator!r}: give HOST:PORT, '
@@ -98,14 +105,19 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process writes what all share."""
+    """Whether this is process 0, which writes the shared files."""
     return jax.process_index() == 0
 
 
-def on_first(call: Callable[[], object]) -> object:
-    """What call() returns on process 0 (it must fit into JSON), on every process.
+def on_first(call: Callable[[], T]) -> T:
+    """Runs call() on process 0 only, and returns its result on every process.
 
-    A mistake of the user that process 0 finds is raised on every process.
+    Args:
+        call: returns something that JSON can hold. With several processes its tuples become lists.
+
+    Raises:
+        ConfigError, DataError, ModelError or CheckpointError: process 0 raised it; every process
+            raises it then.
     """
     if not several():
         return call()
@@ -122,7 +134,11 @@ def on_first(call: Callable[[], object]) -> object:
 
 
 def check_same(value: str, what: str) -> None:
-    """Raises ConfigError if a text, such as a digest, is not the same on every process."""
+    """Compares a text, such as a digest, between the processes.
+
+    Raises:
+        ConfigError: it is not the same on all of them; `what` names it there.
+    """
     if several():
         theirs = _broadcast(value)
         same = multihost_utils.process_allgather(np.array([theirs == value]))
@@ -133,7 +149,7 @@ def check_same(value: str, what: str) -> None:
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it with this name."""
     if several():
         multihost_utils.sync_global_devices(name)
 
@@ -145,25 +161,25 @@ def _broadcast(text: str) -> str:
 
 
 class StopTogether:
-    """SIGTERM or Ctrl-C to one process, answered at the same call by all of them.
+    """SIGTERM or Ctrl-C to one process makes the same call return True on all of them.
 
-    JAX's preemption service passes the signal on and names the call, the first that no process
-    has made yet; a call that nobody has to answer costs nothing. All processes must make the
-    same calls, one a step and one a batch of an evaluation.
+    JAX's preemption service passes the signal on and chooses the first call that no process has
+    made yet; every other call costs nothing. All processes must make the same calls: one per step,
+    and one per batch of an evaluation.
     """
 
-    # Of the process, not of one instance: the service names an absolute number.
+    # Shared by all instances in a process: the service chooses an absolute number.
     _calls = itertools.count(1)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._reached = False
 
-    def __enter__(self):
-        # The service catches SIGTERM; Ctrl-C shall mean the same.
+    def __enter__(self) -> 'StopTogether':
+        # The service catches SIGTERM; Ctrl-C is made to mean the same.
         self._before = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         signal.signal(signal.SIGINT, self._before)
 
     def __call__(self) -> bool:
@@ -175,10 +191,10 @@ class StopTogether:
 
 
 def leave(main: Callable[[], int]) -> None:
-    """Ends the program with the code that main() returns.
+    """Ends the program with the exit code that main() returns.
 
-    One of several processes that fails does not wait for the others, which wait for it: it says
-    why and is gone at once, so that they notice.
+    If one of several processes fails, it must not wait for the others, which wait for it: it prints
+    why and exits at once, so that they notice.
     """
     try:
         code = main()
@@ -187,8 +203,8 @@ def leave(main: Callable[[], int]) -> None:
             raise
         code = 1
         _explain(error)
-    if code in (0, 75) or not jax.distributed.is_initialized():
-        gc.freeze()  # the system frees it all; Python would search it for cycles, for a second
+    if code in (0, STOPPED) or not jax.distributed.is_initialized():
+        gc.freeze()  # the system frees all memory; Python would search it for cycles for a second
         sys.exit(code)
     print(f'main.py: process {jax.process_index()} of {jax.process_count()} ends with code {code}, '
           f'and so do the others.', file=sys.stderr, flush=True)
@@ -196,11 +212,11 @@ def leave(main: Callable[[], int]) -> None:
 
 
 def _explain(error: Exception) -> None:
-    # XLA raises ValueError for some of its own.
+    # XLA raises ValueError for some errors of the network.
     if isinstance(error, (RuntimeError, ValueError)) and _LOST.search(str(error)):
         print(f'main.py: process {jax.process_index()} of {jax.process_count()} lost another one '
-              f'({_first_line(error)}): see what that one said, and start all of them again with '
-              f'the same --workdir.', file=sys.stderr, flush=True)
+              f'({_first_line(error)}): see what that one printed, and start all of them again '
+              f'with the same --workdir.', file=sys.stderr, flush=True)
     else:
         traceback.print_exc()
 

@@ -1,4 +1,4 @@
-"""The exceptions by which training tells a user what to change."""
+"""The exceptions by which train_lib tells a user what to change."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 
 
 class ConfigError(ValueError):
-    """A key, value or file that the user gave is at fault: exit code 2.
+    """A key, value or file that the user gave is wrong: exit code 2.
 
     The message is one sentence that names it, says what is wrong and what to do.
     """
@@ -25,16 +25,16 @@ class CheckpointError(RuntimeError):
 
 
 def disk_trouble(error: Exception) -> str:
-    """One sentence on what a disk refused, from an OSError or what Orbax makes of it; '' if the
-    error is about something else."""
+    """One sentence on what a disk refused, from an OSError or from the error that Orbax turns it
+    into; '' if the error is about something else."""
     if isinstance(error, OSError):
-        paths = error.filename, error.filename2
+        paths = [error.filename, error.filename2]
     else:
         paths = re.findall(r'local file "([^"]+)"', str(error))
     reason = next((os.strerror(code) for code in _codes(error) if code in _OF_DISKS), '')
     path = next((str(path) for path in paths if path), '')
-    return reason and (f'{path or "A file"} cannot be written or read ({reason}): see to the disk '
-                       f'and give the same command again; a run goes on from its last checkpoint.')
+    return reason and (f'{path or "A file"} cannot be written or read ({reason}): check the disk '
+                       f'and run the same command again; a run resumes from its last checkpoint.')
 
 
 def no_room(error: Exception) -> bool:
@@ -42,7 +42,7 @@ def no_room(error: Exception) -> bool:
     return any(code in _NO_ROOM for code in _codes(error))
 
 
-def _codes(error: Exception) -> list[int]:
+def _codes(error: Exception) -> list[int | None]:
     if isinstance(error, OSError):
         return [error.errno]
     return [code for code in _OF_DISKS if os.strerror(code) in str(error)]

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -9,14 +10,19 @@ log = logging.getLogger(__name__)
 
 
 class Trace:
-    """Traces some steps; of a run that goes on, those that are left."""
+    """Traces the steps of a range; in a resumed run, those of them that are left.
+
+    Args:
+        folder: where the trace is written.
+        steps: to be traced.
+    """
 
     def __init__(self, folder: Path, steps: range):
         self._folder, self._steps = folder, steps
-        self._since = None  # the first step traced, while it runs
+        self._since: int | None = None  # the first traced step, while the trace runs
 
-    def before(self, step: int, running) -> None:
-        """Called before each step; `running` is what the device still works on, or None."""
+    def before(self, step: int, running: Any) -> None:
+        """Call it before each step. `running`: arrays that the device still computes, or None."""
         if self._since is None and step in self._steps:
             jax.block_until_ready(running)
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
@@ -26,7 +32,7 @@ class Trace:
             self.close(step)
 
     def close(self, step: int) -> None:
-        """Writes the trace, if one runs."""
+        """Writes the trace, if one is running; `step` is the first one that is not in it."""
         if self._since is None:
             return
         since, self._since = self._since, None

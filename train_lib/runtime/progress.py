@@ -1,15 +1,17 @@
-"""What a run says while it works: a bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it works: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
 
 def setup_logging() -> None:
-    """Our lines on standard error, without tearing the bar; libraries' from warnings on."""
+    """Sends our log lines to standard error, without tearing the progress bar; of other libraries
+    only warnings and errors."""
 
     class Handler(logging.Handler):
         def emit(self, record):
@@ -20,13 +22,13 @@ def setup_logging() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger('absl').setLevel(logging.CRITICAL)  # Orbax logs what it then raises
+    logging.getLogger('absl').setLevel(logging.CRITICAL)  # Orbax logs an error and then raises it
     for ours in ('train_lib', 'input_pipeline', 'models', 'main'):
         logging.getLogger(ours).setLevel(logging.INFO)
 
 
 def duration(seconds: float) -> str:
-    """Such as 1:23:45."""
+    """Seconds as text, such as 1:23:45."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
@@ -38,8 +40,26 @@ def bar(iterable=None, **settings) -> tqdm:
                 **settings)
 
 
+@contextlib.contextmanager
+def counting_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """In the block, a bar that the yielded function (done, total) moves."""
+    with bar(desc=what, unit=unit) as shown:
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(min(done, total) - shown.n)
+
+        yield progress
+
+
 class Progress:
-    """The state of the training: loss, accuracy, images a second, time left."""
+    """Shows loss, accuracy, images per second and the time left.
+
+    Args:
+        total: steps of the run.
+        start: steps that earlier starts did.
+        batch_size: images per step.
+        enabled: False shows nothing.
+    """
 
     def __init__(self, total: int, start: int, batch_size: int, enabled: bool = True):
         self._terminal = sys.stderr.isatty()
@@ -47,15 +67,15 @@ class Progress:
         self._enabled = enabled
         self._total, self._batch_size = total, batch_size
         self._last = (start, time.perf_counter())
-        self._rate = 0.0  # steps a second of training, smoothed
-        self._bar = None
+        self._rate = 0.0  # steps per second of training, smoothed
+        self._bar: tqdm | None = None
         if enabled and self._terminal:
             self._bar = tqdm(total=total, initial=start, unit='step', dynamic_ncols=True,
                              bar_format='{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}')
 
     @contextlib.contextmanager
-    def paused(self):
-        """Time spent in the block is not training, and does not count as slow training."""
+    def paused(self) -> Iterator[None]:
+        """The time of the block, such as an evaluation, does not count as training."""
         since = time.perf_counter()
         try:
             yield
@@ -70,7 +90,12 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def update(self, step: int, loss: float | None, accuracy: float | None) -> float:
-        """Shows a log line, None if no step trained; returns images a second since the last one."""
+        """Shows a log line; returns images per second since the last one.
+
+        Args:
+            step: steps done so far.
+            loss, accuracy: means since the last line; None if no step trained.
+        """
         means = 'nothing trained' if loss is None else f'loss {loss:.3f}  acc {accuracy:.3f}'
         now = time.perf_counter()
         steps, seconds = step - self._last[0], max(now - self._last[1], 1e-9)

@@ -1,29 +1,32 @@
 """Models that are too large for one device, created in pieces.
 
 `create` runs the code that builds a model one operation at a time, as Python would, and lays
-each weight on the mesh as soon as it is there: no device ever holds more than its share and the
+each weight out on the mesh as soon as it exists: no device ever holds more than its share and the
 one array that is being made. The operations are the same, so the weights are bit for bit those
 of the model built on one device.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
-from train_lib.runtime.sharding import Layout, make_layout, path_name, place
+from train_lib.runtime.sharding import Layout, make_layout, place
+from train_lib.runtime.trees import path_name
 
-# A value used within so many operations is not worth moving; others wait in pieces.
+# A value that is used within so many operations stays whole; the others are split meanwhile.
 _SOON = 8
+_Module = TypeVar('_Module', bound=nnx.Module)
 
 
-def create(build: Callable[[], nnx.Module], layout: Layout) -> nnx.Module:
+def create(build: Callable[[], _Module], layout: Layout) -> _Module:
     """build(), with its variables laid out."""
     if not layout.splits:
         return build()
-    definition = []
+    definition: list[nnx.GraphDef] = []
 
     def arrays():
         graphdef, state = nnx.split(build())
@@ -38,11 +41,11 @@ def create(build: Callable[[], nnx.Module], layout: Layout) -> nnx.Module:
 
 
 def _evaluate(program: ClosedJaxpr, shardings: list, layout: Layout) -> list[jax.Array]:
-    """The results of a program without arguments, each placed when it is computed."""
+    """The results of a program without arguments, each laid out as soon as it is computed."""
     jaxpr = program.jaxpr
     values = dict(zip(jaxpr.constvars, program.consts))
-    # Values on their way have no name that the user's rules could know.
-    on_the_way = make_layout(dict(rules='auto', min_size=layout.min_size), layout.mesh)
+    # Intermediate values have no name that the user's rules could match.
+    intermediate = make_layout(dict(rules='auto', min_size=layout.min_size), layout.mesh)
     # The results are used after the last operation.
     last = {var: i for i, eqn in enumerate(jaxpr.eqns) for var in eqn.invars
             if isinstance(var, Var)}
@@ -59,7 +62,7 @@ def _evaluate(program: ClosedJaxpr, shardings: list, layout: Layout) -> list[jax
             if var in final:
                 value = place(value, final[var])
             elif last[var] - i > _SOON and value.dtype == np.float32:
-                value = place(value, on_the_way.of('kernel', value.shape))
+                value = place(value, intermediate.of('kernel', value.shape))
             values[var] = value
         for var in given:
             if last[var] == i:

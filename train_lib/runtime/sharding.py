@@ -1,10 +1,10 @@
-"""The mesh, and how batches, weights and the rest of the state lie on it.
+"""The mesh, and how batches, weights and the other arrays of a state are laid out on it.
 
 The mesh has two axes. A batch is split over both. Weights are split over 'fsdp' only (fully
 sharded data parallelism, as ZeRO-3, Rajbhandari et al., arXiv 1910.02054): each device keeps a
-part of every large array, and XLA collects an array where a layer needs it. Where each array is
-split is a table over the names of the weights; what belongs to a weight (its moments in the
-optimizer, its average) lies as the weight does.
+part of every large array, and XLA gathers an array where a layer needs it. A table over the names
+of the weights says how each of them is split; what belongs to a weight (its moments in the
+optimizer, its moving average) is split in the same way.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,37 +20,45 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import by_path, path_name
 
+Tree = Any  # a tree of arrays
 AXES = ('data', 'fsdp')
 LARGEST = 'largest'
-# Serves every family: kernels and stacks are large, norms, biases and statistics are not.
+# The parts of a state that hold weights by name.
+WEIGHTS = ('params', 'frozen', 'batch_stats')
+# Fits every family: kernels and stacks are large; norms, biases and statistics are not.
 AUTO = (('.*', LARGEST),)
-# Blocks under a scan have a leading axis [depth], which the scan walks along: it stays whole.
+# Blocks under a scan have a leading axis [depth], along which the scan runs: it stays whole.
 _STACKED = re.compile(r'blocks/(?!\d)')
 
 
 def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of config.mesh, over all devices or the first so many.
+    """The mesh of config.mesh, over all devices or over the first so many.
+
+    Args:
+        config: config.mesh.
+        devices: to choose from; None for all that JAX has.
 
     Raises:
-        ConfigError: more devices asked for than there are, or with several processes less.
+        ConfigError: it asks for more devices than there are, or, with several processes, for fewer.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: config[axis] for axis in AXES}
     given = math.prod(size for size in sizes.values() if size != -1)
-    open_ = [axis for axis in AXES if sizes[axis] == -1]
-    if min(sizes.values()) < -1 or not given or len(open_) > 1:
-        raise ConfigError(f'config.mesh = {_text(sizes)}: give numbers of devices, one of them '
-                          f'-1 for the rest.')
-    if open_:
-        sizes[open_[0]] = len(devices) // given
+    free = [axis for axis in AXES if sizes[axis] == -1]
+    if min(sizes.values()) < -1 or not given or len(free) > 1:
+        raise ConfigError(f'config.mesh = {_text(sizes)}: give numbers of devices, one of which '
+                          f'may be -1 for the others.')
+    if free:
+        sizes[free[0]] = len(devices) // given
     count = math.prod(sizes.values())
-    if not 1 <= count <= len(devices) or (open_ and count != len(devices)):
-        key = open_[0] if open_ else max(AXES, key=lambda axis: sizes[axis])
+    if not 1 <= count <= len(devices) or (free and count != len(devices)):
+        key = free[0] if free else max(AXES, key=lambda axis: sizes[axis])
         other, = set(AXES) - {key}
         raise ConfigError(f'config.mesh.{key} = {config[key]} with {other} = {config[other]}: '
                           f'there {_are(len(devices))}; give sizes whose product is at most that '
-                          f'(with a -1, one that divides it).')
+                          f'number (with a -1, sizes that divide it).')
     if jax.process_count() > 1 and count != len(jax.devices()):
         raise ConfigError(f'config.mesh = {_text(sizes)} leaves out some of the '
                           f'{len(jax.devices())} devices of {jax.process_count()} processes: '
@@ -79,41 +88,46 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def place(value, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array that every process has whole (or an array of all of them) as `sharding` says."""
+    """Lays an array out as `sharding` says.
+
+    Args:
+        value: a host array that is the same on every process, or an array that is spread over the
+            devices of all processes already.
+        sharding: the layout.
+    """
     if sharding.is_fully_addressable or (
             isinstance(value, jax.Array) and not value.is_fully_addressable):
         return jax.device_put(value, sharding)
-    value = np.asarray(value)  # device_put would compare it between the processes, array by array
+    value = np.asarray(value)  # device_put would compare every array between the processes
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def gather(value: jax.Array) -> np.ndarray:
-    """A whole array, on every process; all of them must ask."""
+    """The whole array, on every process. All processes must call it."""
     if value.is_fully_addressable:
         return np.asarray(value)
     return multihost_utils.process_allgather(value, tiled=True)
 
 
 def replicate(tree, mesh: Mesh):
-    """Every array of a tree, whole on every device."""
+    """Copies every array of a tree to every device."""
     sharding = NamedSharding(mesh, PartitionSpec())
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda leaf: place(leaf, sharding), tree)
 
 
-def path_name(path: Sequence) -> str:
-    """The path of a leaf as a name, such as 'blocks/0/attn/qkv/kernel'."""
-    return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where arrays lie: a mesh, and rows (regex of a whole name, dimensions), first match wins.
+    """How arrays are laid out: a mesh, and a table over the names of the weights.
 
-    Dimensions are 'largest' (the largest dimension that 'fsdp' divides), or for each of the last
-    dimensions of an array the name of a mesh axis or None, () for whole on every device. What has
-    less than `min_size` elements, and a dimension that does not divide, stays whole.
+    Attributes:
+        mesh: of the devices.
+        rules: rows (regex of a whole name, dimensions), of which the first match applies.
+            Dimensions are 'largest' (the largest one that the size of 'fsdp' divides), or for each
+            of the last dimensions of an array the name of a mesh axis or None; () copies the array
+            to every device. A dimension that the mesh axis does not divide stays whole.
+        min_size: smaller arrays stay whole, in elements.
     """
 
     mesh: Mesh
@@ -126,7 +140,7 @@ class Layout:
         return self.mesh.shape['fsdp'] > 1 and bool(self.rules)
 
     def of(self, name: str, shape: Sequence[int]) -> NamedSharding:
-        """The sharding of a weight.
+        """The sharding of the weight with this name and shape.
 
         Raises:
             ConfigError: no row covers it, or the row has more dimensions than the array.
@@ -138,8 +152,8 @@ class Layout:
             return PartitionSpec()
         wanted = next((spec for regex, spec in self.rules if regex.fullmatch(name)), None)
         if wanted is None:
-            raise ConfigError(f"config.sharding.rules covers no {name}: add a last row "
-                              f"('.*', 'largest').")
+            raise ConfigError(f"config.sharding.rules does not cover {name}: add a last "
+                              f"row ('.*', 'largest').")
         if math.prod(shape) < self.min_size:
             return PartitionSpec()
         if wanted == LARGEST:
@@ -155,32 +169,38 @@ class Layout:
         return PartitionSpec(*(axis if axis and size % self.mesh.shape[axis] == 0 else None
                                for axis, size in zip(wanted, shape)))
 
-    def of_state(self, state: Mapping):
+    def of_state(self, state: Tree) -> Tree:
         """Shardings of a whole state, a tree like it.
 
-        `params`, `frozen` and `rest` hold the weights by name; any other array whose path ends
-        with the name of a weight, and that has its shape, lies as the weight does.
+        Args:
+            state: whose parts `WEIGHTS` hold the weights by name. Any other array whose path ends
+                with the name of a weight, and that has its shape, is laid out as the weight is.
         """
-        own = ('params', 'frozen', 'rest')
-        weights = {(path_name(path[1:]), leaf.shape) for path, leaf
-                   in jax.tree_util.tree_flatten_with_path({k: state[k] for k in own})[0]}
+        weights = {(name.partition('/')[2], leaf.shape) for name, leaf in by_path(state).items()
+                   if name.partition('/')[0] in WEIGHTS}
 
         def find(path, leaf):
-            if path[0].key in own:
-                return self.of(path_name(path[1:]), leaf.shape)
-            parts = path_name(path).split('/')
-            names = ('/'.join(parts[i:]) for i in range(1, len(parts)))
-            name = next((name for name in names if (name, leaf.shape) in weights), None)
-            return self.of(name, leaf.shape) if name else NamedSharding(self.mesh, PartitionSpec())
+            part, _, name = path_name(path).partition('/')
+            if part in WEIGHTS:
+                return self.of(name, leaf.shape)
+            words = name.split('/')
+            names = ('/'.join(words[i:]) for i in range(len(words)))
+            owner = next((each for each in names if (each, leaf.shape) in weights), None)
+            return (NamedSharding(self.mesh, PartitionSpec()) if owner is None
+                    else self.of(owner, leaf.shape))
 
-        return jax.tree_util.tree_map_with_path(find, dict(state))
+        return jax.tree_util.tree_map_with_path(find, state)
 
 
 def make_layout(config: Mapping, mesh: Mesh) -> Layout:
     """The layout of config.sharding.
 
+    Args:
+        config: config.sharding.
+        mesh: of the devices.
+
     Raises:
-        ConfigError: a row that is no row, a broken regex, or an axis that the mesh lacks.
+        ConfigError: a row that is not a pair, an invalid regex, or an axis that the mesh lacks.
     """
     table = AUTO if config['rules'] == 'auto' else config['rules']
     if not isinstance(table, (list, tuple)):
@@ -197,25 +217,25 @@ def make_layout(config: Mapping, mesh: Mesh) -> Layout:
                     raise ValueError(f'its dimensions are not {LARGEST!r}, None or one of '
                                      f'{", ".join(AXES)}')
                 if any(axis and spec.count(axis) > 1 for axis in AXES):
-                    raise ValueError('an axis comes twice')
+                    raise ValueError('an axis is named twice')
         except (TypeError, ValueError, re.error) as error:
-            raise ConfigError(f'config.sharding.rules[{i}] = {row!r} is no row ({error}): write '
-                              f"('.*/kernel', 'largest') or ('.*/kernel', (None, 'fsdp'))."
+            raise ConfigError(f'config.sharding.rules[{i}] = {row!r} is not a valid row ({error}): '
+                              f"write ('.*/kernel', 'largest') or ('.*/kernel', (None, 'fsdp'))."
                               ) from None
         rules.append((regex, spec))
     return Layout(mesh, tuple(rules), config['min_size'])
 
 
-def plan_state(layout: Layout, make: Callable, *trees):
-    """What `make_state_on` would give, as shapes, dtypes and shardings."""
+def plan_state(layout: Layout, make: Callable, *trees: Tree) -> Tree:
+    """The shapes, dtypes and shardings of the state that `make_state_on` would return."""
     state = jax.eval_shape(make, *trees)
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=sharding), state, layout.of_state(state))
 
 
-def make_state_on(layout: Layout, make: Callable, *trees):
-    """make(*trees), a state, laid out. Where weights are split it is made in pieces; the trees
-    are donated, and must not be used again."""
+def make_state_on(layout: Layout, make: Callable, *trees: Tree) -> Tree:
+    """The state make(*trees), laid out. Where weights are split it is made in pieces; the trees
+    are then donated, and must not be used again."""
     if not layout.splits:
         return replicate(make(*trees), layout.mesh)
     shardings = layout.of_state(jax.eval_shape(make, *trees))
@@ -224,15 +244,15 @@ def make_state_on(layout: Layout, make: Callable, *trees):
 
 
 def keep_layout(step: Callable, state) -> Callable:
-    """The jitted (state, batch) -> (state, loss) whose new state lies where the old one did;
-    the old one is donated. `state` is one to take the shardings from."""
+    """Jits a function (state, batch) -> (state, loss) so that the new state is laid out as the old
+    one, which is donated. The shardings are those of `state`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     mesh = jax.tree.leaves(shardings)[0].mesh
     return jax.jit(on_mesh(step, mesh), donate_argnums=0, out_shardings=(shardings, None))
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
-    """A function to be traced that knows the mesh, so that models keep their batch split."""
+    """The function, traced with the mesh in its context, so that models keep their batch split."""
     @functools.wraps(function)
     def traced(*arguments):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -1,5 +1,5 @@
-"""SIGTERM and Ctrl-C: before there is anything to save they end the work, later they ask for it,
-and Ctrl-C twice ends everything at once."""
+"""SIGTERM and Ctrl-C: before there is anything to save they end the work at once, later they ask
+for a clean stop, and a second Ctrl-C ends everything at once."""
 
 import contextlib
 import logging
@@ -8,30 +8,41 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 log = logging.getLogger(__name__)
-AT_ONCE = 130  # the exit code
+STOPPED = 75  # exit code: told to stop, and saved
+AT_ONCE = 130  # exit code: stopped without saving
 _GRACE = 2.0  # seconds
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Stopped(Exception):
+    """The training was told to stop, and its state is saved."""
+
+
+class Interrupted(Exception):
+    """A pass over a split, or other work that is not part of a checkpoint, was given up because the
+    program was told to stop."""
+
+
 class Left(BaseException):
-    """Raised where the program is when a signal comes; no `except Exception` keeps it."""
+    """Raised wherever the program is when a signal comes; `except Exception` does not catch it."""
 
 
 @contextlib.contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """In the block, SIGTERM or Ctrl-C raises `Left`, unless a StopSignal in it waits for them.
+    """In the block, SIGTERM or Ctrl-C raises `Left`, unless a StopSignal inside it waits for them.
 
-    A program that is being compiled is compiled to its end first.
+    While XLA compiles, Python handles no signal: the compilation ends first.
     """
-    def leave(number, frame):
-        for each in _NUMBERS:  # nothing shall disturb the clearing up
+    def leave(number: int, frame: Any) -> None:
+        for each in _NUMBERS:  # nothing may disturb the cleaning up
             signal.signal(each, signal.SIG_IGN)
         raise Left(signal.Signals(number).name)
 
-    def once_more(ignored) -> None:
-        """What is raised in a callback of the garbage collector, Python only mentions here."""
+    def once_more(ignored: Any) -> None:
+        """An exception in a callback of the garbage collector ends up here, and nowhere else."""
         if not isinstance(ignored.exc_value, Left):
             hook(ignored)
             return
@@ -41,7 +52,7 @@ def leaving_at_once() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    if threading.current_thread() is not threading.main_thread():  # nobody can signal us there
+    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread
         yield
         return
     before = {number: signal.signal(number, leave) for number in _NUMBERS}
@@ -56,8 +67,8 @@ def leaving_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def twice_is_at_once() -> Iterator[None]:
-    """In the block, a second Ctrl-C ends the process, if Python has not answered it _GRACE seconds
-    later: it hears of no signal while XLA compiles, which may take minutes."""
+    """In the block, a second Ctrl-C ends the process if Python has not handled it after _GRACE
+    seconds: while XLA compiles, which may take minutes, Python handles no signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -87,31 +98,34 @@ def twice_is_at_once() -> Iterator[None]:
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C once: stop cleanly and save. Ctrl-C again: stop at once. One that came too
-    late for the block is passed on at its end to whoever waits for it outside."""
+    """SIGTERM or Ctrl-C in the block asks for a clean stop: calling the object then returns True.
 
-    def __init__(self):
-        self._asked = 0  # the number of the signal
-        self._told = False  # whoever calls us
+    A second Ctrl-C raises KeyboardInterrupt. A signal that came after the last call is passed on at
+    the end of the block to the handler outside it, if there is one of ours.
+    """
 
-    def __enter__(self):
-        self._before = {}
+    def __init__(self) -> None:
+        self._asked = 0  # the number of the signal that came, 0 for none
+        self._told = False  # whether a call has returned True
+
+    def __enter__(self) -> 'StopSignal':
+        self._before: dict[int, Any] = {}
         for number in _NUMBERS:
             try:
                 self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: nobody can signal us there
+            except ValueError:  # not in the main thread, to which signals go
                 break
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: Any, *_: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         outside = self._before.get(self._asked)
-        ours = callable(outside) and outside is not signal.default_int_handler
-        if ours and kind is None and not self._told:
+        if (callable(outside) and outside is not signal.default_int_handler and kind is None
+                and not self._told):
             outside(self._asked, None)
 
-    def _handle(self, number, frame):
+    def _handle(self, number: int, frame: Any) -> None:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number

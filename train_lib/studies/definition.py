@@ -1,9 +1,13 @@
 """What a study consists of: arms x seeds x folds, read from its config file.
 
-The file has `get_config(arg)`, an ordinary run's config, and `study()` or `study(config)`, which
-gives the arms: `{name: {dotted.path: value}}`, or one after another `{dotted.path: value}`, named
-by what it says, or `(name, {dotted.path: value})`. A cell is one run, an arm with a seed and
-perhaps a fold.
+The file has `get_config(arg)`, the config of an ordinary run, and `study()`, `study(config)` or
+`study(config, arg)`, which gives the arms in one of three forms:
+
+    {name: {dotted.path: value}}     a mapping
+    (name, {dotted.path: value})     one after another
+    {dotted.path: value}             one after another; the changes are the arm's name
+
+A cell is one run: an arm with a seed and perhaps a fold.
 """
 
 import copy
@@ -12,41 +16,43 @@ import importlib.util
 import inspect
 import itertools
 import json
-import re
-import zlib
+import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from input_pipeline.durations import UNITS
-from train_lib.commands.command_line import Command, find_config
+from input_pipeline.errors import did_you_mean
 from train_lib.run_dir.overrides import apply_values
 from train_lib.runtime.errors import ConfigError
-from train_lib.studies.ledger import write_shared
+from train_lib.studies.identity import identity_of
+from train_lib.studies.naming import describe_changes, folder_name
+from train_lib.studies.settings import StudySettings, read_settings
 
-# Keys of which a study is no other study: they change no number, or are set for each cell.
-FREE = ('study', 'seed', 'log', 'loader', 'mesh', 'sharding', 'image.cache_mb', 'compile_cache',
-        'distributed', 'plan_only', 'plan_memory_gb', 'predict', 'curate', 'pack', 'lr_find',
-        'profile', 'checkpoint')
 NOT_IN_ARMS = ('study', 'seed', 'distributed', 'plan_only', 'compile_cache')
 RESULTS = ('test', 'val', 'train', 'out_of_fold', 'test_accuracy_mean')  # of result.json
-_RESERVED = ('logs',)  # folders of a study that are no arm's
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way of doing it; its config has the base's seed and fold."""
+    """One variant of the run.
+
+    Attributes:
+        name: as the tables show it.
+        folder: of the arm, in the study's workdir.
+        changes: {dotted.path: value}, as the study's file gives them.
+        config: the base config with these changes, and with the base's seed and fold.
+    """
 
     name: str
     folder: str
-    changes: dict  # {dotted.path: value}
+    changes: dict
     config: ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of an arm."""
+    """One run of an arm. `fold` is None in a study without folds."""
 
     arm: Arm
     seed: int
@@ -54,12 +60,12 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Below the study's workdir."""
+        """The run's workdir, relative to that of the study."""
         fold = '' if self.fold is None else f'_fold_{self.fold}'
         return f'{self.arm.folder}/seed_{self.seed}{fold}'
 
     def config(self) -> ConfigDict:
-        """Of the run."""
+        """A new config for this run."""
         config = self.arm.config.copy_and_resolve_references()
         with config.unlocked(), config.ignore_type():
             config.seed = self.seed
@@ -70,32 +76,41 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Arms in their order, the baseline first among equals."""
+    """All cells of a study, and how they are judged and run.
+
+    Attributes:
+        arms: in the order of the file.
+        seeds: every arm runs with each.
+        folds: every arm and seed runs with each; (None,) without folds.
+        baseline: name of the arm that the others are compared with.
+        metric: dotted path of a number in result.json.
+        settings: how the study is run.
+    """
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    folds: tuple[int | None, ...]  # (None,) without folds
+    folds: tuple[int | None, ...]
     baseline: str
     metric: str
-    settings: ConfigDict  # config.study
+    settings: StudySettings
 
     def cells(self) -> list[Cell]:
-        """Every run, all arms of a seed before the next seed."""
+        """Every run: all arms with a seed before any arm with the next seed."""
         return [Cell(arm, seed, fold) for seed, fold, arm in
                 itertools.product(self.seeds, self.folds, self.arms)]
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name."""
+        """The arm with that name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     @property
-    def repeats(self) -> int:
-        """Runs of an arm."""
+    def runs_per_arm(self) -> int:
+        """Seeds times folds."""
         return len(self.seeds) * len(self.folds)
 
     @property
-    def parts(self) -> int:
-        """Into how many the pictures are cut, of which `folds` are some; 1 without folds."""
+    def total_folds(self) -> int:
+        """config.split.folds, some of which `folds` may leave out; 1 without folds."""
         return 1 if self.folds[0] is None else self.arm(self.baseline).config.split.folds
 
     @property
@@ -104,89 +119,112 @@ class Study:
         return self.metric.rpartition('.')[2] in ('loss', 'nll', 'ece', 'brier')
 
 
-def read_study(command: Command) -> Study:
-    """The study of a command line.
+def read_study(config: ConfigDict, path: str | os.PathLike, arg: str | None = None) -> Study:
+    """The study in a config file.
+
+    Args:
+        config: of `get_config` there, with the overrides of this start.
+        path: the file, whose `study` is called.
+        arg: the text after the colon of --config=FILE:..., which `get_config` was called with.
 
     Raises:
-        ConfigError: no study(), a wrong arm (named), or a wrong value of config.study.
+        ConfigError: study() is missing, an arm is wrong (the message names it), or a value of
+            config.study is.
     """
-    config, path = command.config, find_config(command.config_file).partition(':')[0]
-    settings = config.study
-    named = _named_arms(_call(path, config), path)
-    arms, seen = [], {}
-    for name, changes, automatic in named:
-        arm = Arm(name, folder_name(name), changes, _configured(name, changes, config))
-        identity = json.dumps(identity_of(arm.config), sort_keys=True, default=str)
-        if identity in seen:
-            if automatic:  # a factor's value that the base has anyway
-                continue
-            raise ConfigError(f'The arm {name!r} is the same as the arm {seen[identity]!r}: '
-                              f'leave one of them out of {path}.')
-        seen[identity] = name
-        arms.append(arm)
-    taken = {}
-    for arm in arms:
-        if arm.folder.casefold() in taken:
-            raise ConfigError(f'The arms {taken[arm.folder.casefold()]!r} and {arm.name!r} would '
-                              f'share a folder: rename one of them in {path}.')
-        taken[arm.folder.casefold()] = arm.name
-    if not arms:
-        raise ConfigError(f'{path}: study() gives no arm; give at least one.')
-    baseline = settings.baseline or arms[0].name
-    if baseline not in {arm.name for arm in arms}:
-        raise ConfigError(f'config.study.baseline = {baseline!r} is no arm: choose one of '
-                          f'{", ".join(arm.name for arm in arms)}.')
-    if settings.metric.partition('.')[0] not in RESULTS:
-        raise ConfigError(f'config.study.metric = {settings.metric!r} is no number of result.json: '
-                          f'give one like test.accuracy; it begins with one of '
+    path = os.fspath(path)
+    arms = _make_arms(_named_arms(_call_study(path, config, arg), path), config, path)
+    section = config.study
+    baseline = section.baseline or arms[0].name
+    names = [arm.name for arm in arms]
+    if baseline not in names:
+        raise ConfigError(f'config.study.baseline = {baseline!r} is not the name of an arm: '
+                          f'{did_you_mean(baseline, names)}')
+    if section.metric.partition('.')[0] not in RESULTS:
+        raise ConfigError(f'config.study.metric = {section.metric!r} is not a number in '
+                          f'result.json: give one such as test.accuracy; it begins with one of '
                           f'{", ".join(RESULTS)}.')
-    return Study(tuple(arms), _numbers('seeds', settings.seeds), _folds(config), baseline,
-                 settings.metric, settings)
+    return Study(tuple(arms), _whole_numbers('seeds', section.seeds), _folds(config), baseline,
+                 section.metric, read_settings(section))
 
 
-def _call(path: str, config: ConfigDict):
-    """What study() of the file gives."""
+def _call_study(path: str, config: ConfigDict, arg: str | None) -> Mapping | list:
+    """What study(), study(config) or study(config, arg) in the file returns."""
     spec = importlib.util.spec_from_file_location('study_config', path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f'{path} is not a Python file: give one whose name ends in .py.')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     study = getattr(module, 'study', None)
     if not callable(study):
         raise ConfigError(f'{path} has no function study() that gives the arms: write one as in '
                           f'configs/studies/digits.py.')
-    arguments = [config.copy_and_resolve_references()][:len(inspect.signature(study).parameters)]
+    arguments = [config.copy_and_resolve_references(), arg]
     try:
-        found = study(*arguments)
+        found = study(*arguments[:len(inspect.signature(study).parameters)])
         return found if isinstance(found, Mapping) else list(found)
     except Exception as error:
         raise ConfigError(f'{path}: study() fails with {type(error).__name__}: '
                           f'{" ".join(str(error).split())}; correct it.') from error
 
 
-def _named_arms(found, path: str) -> list[tuple[str, dict, bool]]:
-    """(name, changes, whether we chose the name) of every arm."""
-    arms: list[tuple[str, dict, bool]] = []
+class _Named(NamedTuple):
+    """An arm before its config is made. `automatic`: its name was made from its changes."""
+
+    name: str
+    changes: dict
+    automatic: bool
+
+
+def _named_arms(found: Mapping | list, path: str) -> list[_Named]:
+    """The arms that study() returned, each with a name."""
+    arms: list[_Named] = []
     items: Iterable = found.items() if isinstance(found, Mapping) else found
     for item in items:
         named = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
         changes = item[1] if named else item
         if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
-            raise ConfigError(f'{path}: study() gives {item!r:.80}, which is no arm; give '
+            raise ConfigError(f'{path}: study() gives {item!r:.80}, which is not a valid arm; give '
                               f'{{dotted.path: value}} or (name, {{dotted.path: value}}).')
         changes = {key.removeprefix('config.'): value for key, value in changes.items()}
-        name = item[0] if named else words_of(changes) or 'base'
-        if not name or name in {other for other, _, _ in arms}:
+        name = item[0] if named else describe_changes(changes) or 'base'
+        if not name or name in {other.name for other in arms}:
             raise ConfigError(f'{path}: two arms are called {name!r}; give each a name of its own, '
                               f'as in (name, {{dotted.path: value}}).')
-        arms.append((name, changes, not named))
+        arms.append(_Named(name, changes, not named))
+    return arms
+
+
+def _make_arms(named: Iterable[_Named], base: ConfigDict, path: str) -> list[Arm]:
+    """The arms with their configs; all of them differ, and so do their folders."""
+    arms: list[Arm] = []
+    by_identity: dict[str, str] = {}
+    by_folder: dict[str, str] = {}
+    for name, changes, automatic in named:
+        arm = Arm(name, folder_name(name), changes, _configured(name, changes, base))
+        identity = json.dumps(identity_of(arm.config), sort_keys=True, default=str)
+        if identity in by_identity:
+            if automatic:  # a factor's value that the base has anyway
+                continue
+            raise ConfigError(f'The arm {name!r} is the same as the arm {by_identity[identity]!r}: '
+                              f'leave one of them out of {path}.')
+        folder = arm.folder.casefold()  # some file systems do not tell 'a' from 'A'
+        if folder in by_folder:
+            raise ConfigError(f'The arms {by_folder[folder]!r} and {name!r} would '
+                              f'share a folder: rename one of them in {path}.')
+        by_identity[identity] = by_folder[folder] = name
+        arms.append(arm)
+    if not arms:
+        raise ConfigError(f'{path}: study() gives no arms; give at least one.')
     return arms
 
 
 def _configured(name: str, changes: dict, base: ConfigDict) -> ConfigDict:
-    config = copy.deepcopy(base)  # with its references, which say that a value may be of any type
+    """The base config with the changes of an arm."""
+    config = copy.deepcopy(base)  # keeps the references that allow a value to be of any type
     for path in changes:
         if path.partition('.')[0] in NOT_IN_ARMS:
             raise ConfigError(f'The arm {name!r} sets config.{path}, which belongs to the whole '
-                              f'study: leave it out, seeds are config.study.seeds.')
+                              f'study: leave it out; seeds are set by config.study.seeds.')
         if path == 'split.fold' and base.study.folds:
             raise ConfigError(f'The arm {name!r} sets config.split.fold, and so does '
                               f'config.study.folds: keep one of them.')
@@ -196,8 +234,8 @@ def _configured(name: str, changes: dict, base: ConfigDict) -> ConfigDict:
         raise ConfigError(f'The arm {name!r}: {error}') from None
 
 
-def _numbers(key: str, values) -> tuple[int, ...]:
-    # On the command line the numbers of a tuple that was empty are words.
+def _whole_numbers(key: str, values: Iterable) -> tuple[int, ...]:
+    """The seeds or folds. The command line gives strings where the tuple was empty before."""
     values = tuple(int(value) if str(value).isdecimal() else value for value in values)
     if not values or len(set(values)) < len(values) or not all(
             isinstance(value, int) and value >= 0 for value in values):
@@ -208,113 +246,8 @@ def _numbers(key: str, values) -> tuple[int, ...]:
 def _folds(config: ConfigDict) -> tuple[int | None, ...]:
     if not config.study.folds:
         return (None,)
-    folds = _numbers('folds', config.study.folds)
+    folds = _whole_numbers('folds', config.study.folds)
     if config.split.kind != 'kfold' or max(folds) >= config.split.folds:
         raise ConfigError(f"config.study.folds = {folds} needs config.split.kind = 'kfold' and "
                           f'config.split.folds above {max(folds)}: set both.')
     return folds
-
-
-def folder_name(name: str) -> str:
-    """A file name for an arm: the same for the same name, different for different ones."""
-    safe = re.sub(r'[^\w.,=+-]+', '_', name, flags=re.ASCII)[:80].strip('._') or 'arm'
-    return safe if safe == name and name not in _RESERVED else \
-        f'{safe}-{zlib.crc32(name.encode()):08x}'
-
-
-def words_of(changes: Mapping, most: int = 40) -> str:
-    """Changes in one line, long values shortened."""
-    return ', '.join(f'{path}={word(value, most)}' for path, value in changes.items())
-
-
-def word(value, most: int = 40) -> str:
-    """A value in short, cut off with … if need be."""
-    text = _words(value.to_dict() if isinstance(value, ConfigDict) else value)
-    return text if len(text) <= most else f'{text[:most - 1]}…'
-
-
-def _words(value) -> str:
-    """5 epochs; [hflip, rotate(degrees=10)]"""
-    if isinstance(value, float):
-        return f'{value:.6g}'
-    if isinstance(value, (tuple, list)):
-        return f'[{", ".join(map(_words, value))}]'
-    if isinstance(value, Mapping):
-        if len(value) == 1 and set(value) <= set(UNITS):
-            (unit, number), = value.items()
-            return f'{_words(number)} {unit}'
-        rest = ', '.join(f'{key}={_words(item)}' for key, item in value.items() if key != 'kind')
-        return f'{value["kind"]}({rest})' if 'kind' in value else f'({rest})'
-    return str(value)
-
-
-def identity_of(config: ConfigDict) -> dict:
-    """{dotted.path: value} of everything that makes it another arm, as JSON has it."""
-    flat = _flat(json.loads(config.to_json()))
-    return {key: value for key, value in flat.items()
-            if not any(key == name or key.startswith(f'{name}.') for name in FREE)}
-
-
-def differences(config: ConfigDict, other: ConfigDict) -> dict:
-    """{dotted.path: value} of what the first has otherwise than the second, '–' where it lacks."""
-    first, second = identity_of(config), identity_of(other)
-    return {key: first.get(key, '–') for key in dict.fromkeys((*first, *second))
-            if first.get(key, '–') != second.get(key, '–')}
-
-
-def _flat(node, prefix: str = '') -> dict:
-    """A duration is one value: its unit may differ."""
-    if not isinstance(node, dict) or not node or (len(node) == 1 and set(node) <= set(UNITS)):
-        return {prefix: node}
-    found = {}
-    for key, value in node.items():
-        found |= _flat(value, f'{prefix}.{key}' if prefix else key)
-    return found
-
-
-def claim(study: Study, workdir: Path) -> None:
-    """Writes study.json; on a later start, or of another process, compares with the one there.
-    Arms, seeds and folds may be added.
-
-    Raises:
-        ConfigError: an arm has changed or is gone.
-    """
-    path = workdir / 'study.json'
-    now = {arm.name: identity_of(arm.config) for arm in study.arms}
-    if path.exists():
-        before = json.loads(path.read_text())['arms']
-        for name, old in before.items():
-            if name not in now:
-                raise ConfigError(f'The arm {name!r} of {workdir} is gone from the study: put it '
-                                  f'back, or give a new --workdir.')
-            new = now[name]
-            # A key that the code did not have then changes nothing; model's keys are arguments.
-            keys = {key for key in (*old, *new) if key in old or key.startswith('model.')}
-            for key in sorted(keys):
-                if old.get(key) != new.get(key):
-                    raise ConfigError(
-                        f'The arm {name!r} of {workdir} was started with config.{key} = '
-                        f'{old.get(key)!r}, and now has {new.get(key)!r}: put it back, give the '
-                        f'arm another name, or give a new --workdir.')
-    else:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): give '
-                              f'another --workdir.') from None
-        if (workdir / 'config.json').exists():
-            raise ConfigError(f'{workdir} holds a run, and no study: give another --workdir.')
-    content = dict(metric=study.metric, baseline=study.baseline, seeds=study.seeds,
-                   folds=[fold for fold in study.folds if fold is not None], arms=now,
-                   folders={arm.name: arm.folder for arm in study.arms})
-    if not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(content)):
-        write_shared(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
-
-
-def result_value(result: Mapping, metric: str):
-    """The number at a dotted path of result.json, None where there is none."""
-    for key in metric.split('.'):
-        result = result.get(key) if isinstance(result, Mapping) else None
-    return None if isinstance(result, bool) or not isinstance(result, (int, float)) else result
-
-

@@ -1,8 +1,8 @@
 """Which cells are still to be run, and which arms are given up as hopeless (config.study.stop).
 
-An arm is judged by its first n seeds, when all arms have finished them, so the judgement is the
-same whatever the order in which several processes came to it. The price is that nobody begins
-seed n + 1 before.
+An arm is judged by its first n seeds once all arms have finished them, so the verdict does not
+depend on the order in which several processes got there. The price is that seed n + 1 does not
+begin before that.
 """
 
 import dataclasses
@@ -10,15 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from train_lib.runtime.errors import ConfigError
 from train_lib.studies import ledger
-from train_lib.studies.cell_results import paired_difference, read_cells
+from train_lib.studies.cell_results import read_cells
+from train_lib.studies.comparison import paired_difference
 from train_lib.studies.definition import Cell, Study
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Why an arm was given up: after so many seeds, against which arm, by which difference."""
+    """Why an arm was given up.
+
+    Attributes:
+        seeds: after how many of them.
+        best: name of the best arm at that time.
+        difference: mean paired difference to it, in units of the metric.
+        low, high: its 95 % interval.
+    """
 
     seeds: int
     best: str
@@ -28,7 +35,7 @@ class Verdict:
 
 
 def open_cells(study: Study, workdir: Path) -> list[Cell]:
-    """The cells that are not over and may be begun now, in the order in which they should be."""
+    """The cells that are not over and may begin now, in the order in which they should."""
     cells = study.cells()
     if study.settings.stop.after:
         given_up, seeds = judge(study, read_cells(study, workdir))
@@ -38,24 +45,25 @@ def open_cells(study: Study, workdir: Path) -> list[Cell]:
 
 
 def unfinished(study: Study, workdir: Path) -> list[Cell]:
-    """The cells that are not over and belong to arms that are not given up."""
+    """The cells that are not over and whose arms are not given up."""
     given_up = judge(study, read_cells(study, workdir))[0] if study.settings.stop.after else ()
     return [cell for cell in study.cells() if cell.arm.name not in given_up
             and ledger.record(workdir / cell.folder) is None]
 
 
 def judge(study: Study, cells: pd.DataFrame) -> tuple[dict[str, Verdict], int]:
-    """({arm: why it was given up}, how many of the seeds may be begun)
+    """Applies the stop rule.
 
-    Raises:
-        ConfigError: a wrong value of config.study.stop.
+    Args:
+        study: the study.
+        cells: see `read_cells`.
+
+    Returns:
+        ({arm: why it was given up}, how many of the seeds may begin)
     """
     after, margin = study.settings.stop.after, study.settings.stop.margin
     if after == 0:
         return {}, len(study.seeds)
-    if after < 2 or margin < 0:
-        raise ConfigError(f'config.study.stop = dict(after={after}, margin={margin}): give two '
-                          f'seeds or more, and a margin of 0 or more.')
     sign = -1 if study.less_is_better else 1
     given_up: dict[str, Verdict] = {}
     for n in range(after, len(study.seeds)):
@@ -72,7 +80,7 @@ def judge(study: Study, cells: pd.DataFrame) -> tuple[dict[str, Verdict], int]:
             if name in (best, study.baseline) or name not in values:
                 continue
             found = paired_difference((values[name] - values[best]).dropna().to_numpy(),
-                                      study.parts)
+                                      study.total_folds)
             edge = found['high'] if sign > 0 else -found['low']
             if edge < -margin:
                 given_up[name] = Verdict(n, best, *(found[key] for key in

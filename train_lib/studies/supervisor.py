@@ -8,41 +8,76 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from train_lib.commands.command_line import Command
 from train_lib.run_dir.code_digest import code_digest
+from train_lib.runtime.signals import STOPPED
 from train_lib.studies import ledger
 from train_lib.studies.definition import Cell, Study
+from train_lib.studies.processes import machine
+from train_lib.studies.screen import Screen
 from train_lib.studies.stopping import open_cells, unfinished
-from train_lib.studies.study_progress import Screen
 from train_lib.studies.tables import write_tables
 
 log = logging.getLogger(__name__)
 PARENT = 'STUDY_PARENT'  # in the environment of a worker: the pid of the process that started it
 POLL = 1.0  # seconds
-DEATHS = 3  # of a worker in one cell, without a new checkpoint between: the cell has failed
+DEATHS = 3  # after so many of a worker in one cell without a new checkpoint, the cell has failed
 
 
 @dataclasses.dataclass
 class Worker:
-    """A process, and where it writes what does not belong to a cell."""
+    """A worker process.
+
+    Attributes:
+        number: from 0 to config.study.workers - 1.
+        process: the process.
+        log: the file for its output that does not belong to a cell.
+    """
 
     number: int
     process: subprocess.Popen
     log: Path
 
 
-def supervise(study: Study, workdir: Path, command: Command, stop) -> int:
-    """Runs workers until every cell is over, here or elsewhere, or `stop()`.
+@dataclasses.dataclass(frozen=True)
+class Deaths:
+    """How often in a row workers died in one place without getting on.
+
+    Attributes:
+        count: the number of deaths.
+        progress: what had been reached at the last one; any other value starts the count again.
+    """
+
+    count: int = 0
+    progress: object = None
+
+    def once_more(self, progress: object) -> 'Deaths':
+        """After a further death."""
+        return Deaths(self.count + 1 if self.progress == progress else 1, progress)
+
+
+def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
+              stop: Callable[[], bool]) -> int:
+    """Runs workers until every cell is over, whoever ran it, or until `stop()` is true.
+
+    Args:
+        study: see `read_study`.
+        workdir: of the study.
+        worker_command: program and arguments that start one worker on the same study and workdir.
+        stop: asked about once per second.
 
     Returns:
         0, or 2 if a worker found a mistake of the user.
+
+    Raises:
+        RuntimeError: workers die before they begin a cell.
     """
     if study.settings.retry:
-        _reopen(study, workdir)
+        reopen_failed(study, workdir)
     workers: dict[int, Worker] = {}
-    deaths: dict[str, tuple] = {}
+    deaths: dict[str, Deaths] = {}
     screen, known = Screen(study, workdir), None
     try:
         while True:
@@ -54,8 +89,8 @@ def supervise(study: Study, workdir: Path, command: Command, stop) -> int:
                 if code == 2:
                     print(_last_line(worker.log), file=sys.stderr)
                     return 2
-                if code not in (0, 75):
-                    _note_death(study, workdir, worker, code, deaths)
+                if code not in (0, STOPPED):
+                    note_death(study, workdir, worker, code, deaths)
                     screen.begin_below()
             left = unfinished(study, workdir)
             if len(left) != known:
@@ -66,35 +101,36 @@ def supervise(study: Study, workdir: Path, command: Command, stop) -> int:
                 break
             free = [cell for cell in open_cells(study, workdir)
                     if not ledger.is_running(workdir / cell.folder)]
-            starting = len(workers) - len(_busy(study, workdir, workers))
+            starting = len(workers) - len(_held_by(workers.values(), study, workdir))
             for number in range(study.settings.workers):
                 if number not in workers and len(free) > starting:
-                    workers[number] = _start(number, study, workdir, command)
+                    workers[number] = _start(number, study, workdir, worker_command)
                     starting += 1
             time.sleep(POLL)
     finally:
-        _end(workers.values())
-        screen.close()
-    for cell in study.cells():  # a worker may have died between the end of a cell and this
+        _stop_all(workers.values())
+        screen.show()
+    for cell in study.cells():  # a worker may have died after cell.json and before tidying up
         if (ledger.record(workdir / cell.folder) or {}).get('status') == 'done':
             ledger.tidy(workdir / cell.folder, study.settings.keep_checkpoints)
     return 0
 
 
-def _busy(study: Study, workdir: Path, workers: dict[int, Worker]) -> list[Cell]:
-    """The cells that our workers have."""
-    pids = {worker.process.pid for worker in workers.values()}
-    here = ledger.machine()
+def _held_by(workers: Iterable[Worker], study: Study, workdir: Path) -> list[Cell]:
+    """The cells that these workers hold."""
+    pids = {worker.process.pid for worker in workers}
+    here = machine()
     found = []
     for cell in unfinished(study, workdir):
-        held = ledger.holder(workdir / cell.folder)
-        if held.get('pid') in pids and held['machine'] == here and not held.get('given_back'):
+        holder = ledger.holder(workdir / cell.folder)
+        if holder.get('pid') in pids and holder['machine'] == here \
+                and not holder.get('given_back'):
             found.append(cell)
     return found
 
 
-def _reopen(study: Study, workdir: Path) -> None:
-    """Failed cells are open again."""
+def reopen_failed(study: Study, workdir: Path) -> None:
+    """Lets failed cells begin again."""
     for cell in study.cells():
         known = ledger.record(workdir / cell.folder)
         if known and known['status'] == 'failed':
@@ -103,10 +139,9 @@ def _reopen(study: Study, workdir: Path) -> None:
                 lease.give_back()
 
 
-def _start(number: int, study: Study, workdir: Path, command: Command) -> Worker:
+def _start(number: int, study: Study, workdir: Path, worker_command: Sequence[str]) -> Worker:
     path = workdir / 'logs' / f'{os.uname().nodename}-{os.getpid()}-{number}.log'
     path.parent.mkdir(exist_ok=True)
-    program = Path(__file__).parents[2] / 'main.py'
     environment = (os.environ | {PARENT: str(os.getpid()), 'PYTHONFAULTHANDLER': '1'}
                    | share_of_devices(number, study.settings.workers))
     before = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
@@ -114,9 +149,8 @@ def _start(number: int, study: Study, workdir: Path, command: Command) -> Worker
         if before and study.settings.workers > 1:
             os.sched_setaffinity(0, share_of_cores(number, study.settings.workers, sorted(before)))
         with open(path, 'ab') as out:
-            process = subprocess.Popen([sys.executable, str(program), *command.argv,
-                                        f'--workdir={workdir}'], stdin=subprocess.DEVNULL,
-                                       stdout=out, stderr=out, env=environment)
+            process = subprocess.Popen(worker_command, stdin=subprocess.DEVNULL, stdout=out,
+                                       stderr=out, env=environment)
     finally:
         if before:
             os.sched_setaffinity(0, before)
@@ -124,16 +158,22 @@ def _start(number: int, study: Study, workdir: Path, command: Command) -> Worker
 
 
 def share_of_cores(number: int, workers: int, cores: list[int]) -> list[int]:
-    """The cores of one of several workers; more workers than cores take turns."""
+    """The cores of worker `number`. If there are more workers than cores, several share one."""
     if workers >= len(cores):
         return [cores[number % len(cores)]]
     return cores[number * len(cores) // workers:(number + 1) * len(cores) // workers]
 
 
-def share_of_devices(number: int, workers: int, environment=os.environ) -> dict[str, str]:
-    """What tells JAX which NVIDIA GPUs are one worker's, all workers having equally many; if there
-    are more workers than GPUs, they share them, and their memory. {} for a single worker, or where
-    there are none."""
+def share_of_devices(number: int, workers: int, environment: Mapping[str, str] = os.environ
+                     ) -> dict[str, str]:
+    """Environment variables that show JAX the NVIDIA GPUs of worker `number`.
+
+    Every worker has the same number of GPUs. If there are more workers than GPUs, several share
+    one GPU and its memory.
+
+    Returns:
+        The variables; {} for a single worker, or without GPUs.
+    """
     listed = environment.get('CUDA_VISIBLE_DEVICES')
     devices = [name for name in listed.split(',') if name] if listed is not None else [
         str(i) for i in range(len(glob.glob('/dev/nvidia[0-9]*')))]
@@ -149,41 +189,49 @@ def share_of_devices(number: int, workers: int, environment=os.environ) -> dict[
     return found
 
 
-def _note_death(study: Study, workdir: Path, worker: Worker, code: int, deaths: dict) -> None:
-    """A worker died in a cell: another one will go on with it, unless that goes on and on."""
+def note_death(study: Study, workdir: Path, worker: Worker, code: int,
+               deaths: dict[str, Deaths]) -> None:
+    """Counts the death of a worker, and gives up the cell that it dies in again and again.
+
+    Args:
+        study, workdir: of the study.
+        worker: it has ended.
+        code: how, as `Popen.returncode` says.
+        deaths: those before, by the folder of the cell ('' between cells); it is updated.
+
+    Raises:
+        RuntimeError: workers die before they begin a cell.
+    """
     from train_lib.run_dir import checkpoints  # slow to import, and rarely needed
 
     words = signal.Signals(-code).name if code < 0 else f'exit code {code}'
     held = [cell for cell in unfinished(study, workdir) if
             ledger.holder(workdir / cell.folder).get('pid') == worker.process.pid]
     if not held:
-        log.warning('a worker ended by %s between two cells; see %s', words, worker.log)
-        # One that cannot even begin a cell shall not be started for ever.
+        log.warning('A worker ended by %s between two cells; see %s', words, worker.log)
         begun = sum(ledger.last_attempt(workdir / cell.folder) for cell in study.cells())
-        before, count = deaths.get('', (None, 0))
-        deaths[''] = begun, count + 1 if before == begun else 1
-        if deaths[''][1] >= DEATHS:
+        deaths[''] = deaths.get('', Deaths()).once_more(begun)
+        if deaths[''].count >= DEATHS:
             raise RuntimeError(f'Workers end by {words} before they begin a cell; see {worker.log}')
         return
     for cell in held:
         folder = workdir / cell.folder
-        steps = tuple(checkpoints.committed_steps(folder / 'checkpoints')[-1:])
-        before, count = deaths.get(cell.folder, (None, 0))
-        count = count + 1 if before == steps else 1
-        deaths[cell.folder] = steps, count
+        newest = tuple(checkpoints.committed_steps(folder / 'checkpoints')[-1:])
+        deaths[cell.folder] = deaths.get(cell.folder, Deaths()).once_more(newest)
+        hopeless = deaths[cell.folder].count >= DEATHS
         log.warning('%s: its worker ended by %s%s', cell.folder, words,
-                    '' if count >= DEATHS else '; another one goes on')
-        if count >= DEATHS:
+                    '' if hopeless else '; another one resumes it')
+        if hopeless:
             lease = ledger.take(folder, code_digest())
             if lease:
-                text = f'The worker process ended by {words}, {DEATHS} times. Its last words:\n'
+                text = f'The worker process ended by {words}, {DEATHS} times. Its last output:\n'
                 (folder / 'error.txt').write_text(text + _tail(worker.log))
                 ledger.finish(lease, 'failed', error=f'the process ended by {words}')
 
 
-def _end(workers) -> None:
-    """Tells the workers to stop and save until they have. A signal that comes at the end of a cell
-    is lost, hence more than one."""
+def _stop_all(workers: Iterable[Worker]) -> None:
+    """Tells the workers to save and stop, and waits until they have. A signal that arrives at the
+    end of a cell is lost, so it is repeated."""
     running = [worker.process for worker in workers if worker.process.poll() is None]
     while running:
         for process in running:

@@ -1,51 +1,57 @@
 """table.md, table.csv, table.tex, times.csv and report.html of a study.
 
 The tables hold nothing that depends on the clock or on the number of starts: a study that was
-killed and went on writes the same bytes. Time and memory stand in times.csv and report.html.
+killed and resumed writes the same bytes. Time and memory are in times.csv and report.html.
 """
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from train_lib.studies.cell_results import read_cells, summarise
-from train_lib.studies.definition import Study, differences, word
-from train_lib.studies.ledger import shared_temporary, write_shared
+from input_pipeline.atomic_files import atomic_path, write_text
+from train_lib.studies.cell_results import read_cells
+from train_lib.studies.comparison import summarise
+from train_lib.studies.definition import Study
+from train_lib.studies.identity import differences
+from train_lib.studies.naming import describe_changes, short
 from train_lib.studies.stopping import Verdict, judge
+
+_HEADINGS = ('arm', 'what differs', 'mean', 'sd', 'n', 'difference', '95 % interval', 'p', 'notes')
 
 
 def write_tables(study: Study, workdir: Path, page: bool = True) -> None:
-    """Writes all of them; without `page` all but report.html."""
+    """Writes all of them; without `page`, all except report.html."""
     cells = read_cells(study, workdir)
     table = summarise(study, cells)
     given_up = judge(study, cells)[0]
     changes = changed_knobs(study)
-    write_shared(workdir / 'table.md', markdown(study, table, given_up, changes))
-    write_shared(workdir / 'table.tex', latex(study, table, given_up, changes))
-    write_shared(workdir / 'table.csv', as_csv(table, given_up, changes))
-    write_shared(workdir / 'times.csv', times(cells).to_csv(index=False, lineterminator='\n'))
+    for name, text in (('table.md', markdown(study, table, given_up, changes)),
+                       ('table.tex', latex(study, table, given_up, changes)),
+                       ('table.csv', as_csv(table, given_up, changes)),
+                       ('times.csv', times(cells).to_csv(index=False, lineterminator='\n'))):
+        # Other machines may write the same file at the same time.
+        write_text(workdir / name, text, shared=True, durable=False)
     if page:
-        from train_lib.reporting.study_page import write_study_report
+        from train_lib.reporting.study_page import write_study_report  # loads matplotlib
 
-        page_path = shared_temporary(workdir / 'report.html')
-        write_study_report(
-            page_path, table.assign(baseline=table['arm'] == study.baseline), cells,
-            title=workdir.resolve().name, metric=study.metric, caption=caption(study, table),
-            knobs={name: {path: word(value, 60) for path, value in knobs.items()}
-                   for name, knobs in changes.items()},
-            notes={row.arm: notes(row, given_up) for row in table.itertuples()})
-        os.replace(page_path, workdir / 'report.html')
+        with atomic_path(workdir / 'report.html', shared=True) as temporary:
+            write_study_report(
+                Path(temporary), table.assign(baseline=table['arm'] == study.baseline), cells,
+                title=workdir.resolve().name, metric=study.metric, caption=caption(study, table),
+                knobs={name: {path: short(value, 60) for path, value in knobs.items()}
+                       for name, knobs in changes.items()},
+                notes={row.arm: notes(row, given_up) for row in table.itertuples()})
 
 
 def changed_knobs(study: Study) -> dict[str, dict]:
-    """{arm: {dotted.path: value}} of what an arm has otherwise than the baseline."""
+    """{arm: {dotted.path: value}} of the keys in which an arm differs from the baseline."""
     base = study.arm(study.baseline).config
     return {arm.name: differences(arm.config, base) for arm in study.arms}
 
 
-def notes(row, given_up: dict[str, Verdict]) -> list[str]:
-    """What has to be known of an arm besides its numbers."""
+def notes(row, given_up: Mapping[str, Verdict]) -> list[str]:
+    """What one has to know about an arm besides its numbers."""
     found = []
     if row.failed:
         found.append(f'{row.failed} failed')
@@ -61,17 +67,19 @@ def notes(row, given_up: dict[str, Verdict]) -> list[str]:
 
 
 def count(row) -> str:
-    """Runs that there are, and of how many where some are missing."""
+    """Finished runs, as '3/5' where some are missing."""
     return f'{row.n}' if row.n == row.planned else f'{row.n}/{row.planned}'
 
 
-def _columns(study: Study, table: pd.DataFrame, given_up, changes) -> list[list[str]]:
+def _rows(study: Study, table: pd.DataFrame, given_up: Mapping[str, Verdict],
+          changes: Mapping[str, Mapping]) -> list[list[str]]:
+    """One row of text per arm, in the order of _HEADINGS."""
     rows = []
     for row in table.itertuples():
-        knobs = ', '.join(f'{path}={word(value)}' for path, value in changes[row.arm].items())
         base = row.arm == study.baseline
         rows.append([
-            row.arm, 'baseline' if base else knobs, number(row.mean), number(row.sd), count(row),
+            row.arm, 'baseline' if base else describe_changes(changes[row.arm]),
+            number(row.mean), number(row.sd), count(row),
             '' if base else number(row.difference, '+'),
             '' if base or pd.isna(row.low) else f'{row.low:+.4f} to {row.high:+.4f}',
             '' if base else number(row.p), '; '.join(notes(row, given_up))])
@@ -79,15 +87,15 @@ def _columns(study: Study, table: pd.DataFrame, given_up, changes) -> list[list[
 
 
 def number(value: float, sign: str = '') -> str:
-    """Four decimals, a dash for none."""
+    """A number with four decimals; a dash for NaN."""
     return '–' if pd.isna(value) else f'{value:{sign}.4f}'
 
 
 def caption(study: Study, table: pd.DataFrame) -> str:
-    """What the numbers are."""
+    """A sentence on what the numbers are."""
     seeds = f'{len(study.seeds)} seed{"s" * (len(study.seeds) > 1)}'
     folds = '' if study.folds[0] is None else (
-        f' and {len(study.folds)} of {study.parts} folds')
+        f' and {len(study.folds)} of {study.total_folds} folds')
     return (f'{study.metric} on the same {seeds}{folds} for all arms: mean and standard '
             f'deviation (sd) of n runs. Differences to {study.baseline} are paired by seed'
             f'{" and fold" if folds else ""}, with 95 % intervals (Student'
@@ -95,17 +103,23 @@ def caption(study: Study, table: pd.DataFrame) -> str:
             f'for {max(len(table) - 1, 1)} comparisons.')
 
 
-_HEADS = ('arm', 'what differs', 'mean', 'sd', 'n', 'difference', '95 % interval', 'p', 'notes')
+def markdown(study: Study, table: pd.DataFrame, given_up: Mapping[str, Verdict],
+             changes: Mapping[str, Mapping]) -> str:
+    """The table in Markdown, with aligned columns.
 
-
-def markdown(study: Study, table: pd.DataFrame, given_up, changes) -> str:
-    """The table in Markdown, columns aligned."""
+    Args:
+        study: the study.
+        table: see `summarise`.
+        given_up: see `judge`.
+        changes: see `changed_knobs`.
+    """
     rows = [[text.replace('|', '\\|') for text in row]
-            for row in _columns(study, table, given_up, changes)]
-    keep = [i for i in range(len(_HEADS)) if _HEADS[i] != 'notes' or any(row[i] for row in rows)]
-    body = [[_HEADS[i] for i in keep]] + [[row[i] for i in keep] for row in rows]
+            for row in _rows(study, table, given_up, changes)]
+    keep = [i for i, heading in enumerate(_HEADINGS)
+            if heading != 'notes' or any(row[i] for row in rows)]
+    body = [[_HEADINGS[i] for i in keep]] + [[row[i] for i in keep] for row in rows]
     widths = [max(len(row[k]) for row in body) for k in range(len(keep))]
-    right = [_HEADS[i] in ('mean', 'sd', 'n', 'difference', 'p') for i in keep]
+    right = [_HEADINGS[i] in ('mean', 'sd', 'n', 'difference', 'p') for i in keep]
     lines = ['| ' + ' | '.join(f'{text:{">" if flush else "<"}{width}}' for text, width, flush in
                                zip(row, widths, right)) + ' |' for row in body]
     rule = '|' + '|'.join('-' * (width + 1) + (':' if flush else '-')
@@ -113,13 +127,14 @@ def markdown(study: Study, table: pd.DataFrame, given_up, changes) -> str:
     return '\n'.join([caption(study, table), '', lines[0], rule, *lines[1:]]) + '\n'
 
 
-def latex(study: Study, table: pd.DataFrame, given_up, changes) -> str:
-    """The table for LaTeX with the package booktabs."""
+def latex(study: Study, table: pd.DataFrame, given_up: Mapping[str, Verdict],
+          changes: Mapping[str, Mapping]) -> str:
+    """The table for LaTeX with the package booktabs. Arguments as in `markdown`."""
     lines = [f'% {caption(study, table)}', '\\begin{tabular}{llrrrrlrl}', '\\toprule',
-             ' & '.join(_tex(text) for text in _HEADS) + r' \\', '\\midrule']
+             ' & '.join(_tex(text) for text in _HEADINGS) + r' \\', '\\midrule']
     lines += [' & '.join(_tex(text.replace('-', '−') if i in (5, 6) else text)  # minus signs
                          for i, text in enumerate(row)) + r' \\'
-              for row in _columns(study, table, given_up, changes)]
+              for row in _rows(study, table, given_up, changes)]
     return '\n'.join([*lines, '\\bottomrule', '\\end{tabular}']) + '\n'
 
 
@@ -129,8 +144,9 @@ def _tex(text: str) -> str:
     return ''.join(signs.get(letter, letter) for letter in text)
 
 
-def as_csv(table: pd.DataFrame, given_up, changes) -> str:
-    """All digits; the changes of an arm in full."""
+def as_csv(table: pd.DataFrame, given_up: Mapping[str, Verdict],
+           changes: Mapping[str, Mapping]) -> str:
+    """The table as CSV, with ten digits and the changes in full. Arguments as in `markdown`."""
     full = table.assign(
         changes=[', '.join(f'{path}={value}' for path, value in changes[name].items())
                  for name in table['arm']],
@@ -139,7 +155,7 @@ def as_csv(table: pd.DataFrame, given_up, changes) -> str:
 
 
 def times(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell: seconds by kind, peak memory, attempts, device."""
+    """One row per cell: seconds by kind, peak memory, attempts, device."""
     kinds = sorted({kind for seconds in cells['seconds'] for kind in seconds})
     frame = cells[['arm', 'seed', 'fold', 'status', 'attempts', 'memory_bytes',
                    'memory_is_of_this_cell', 'device']].copy()

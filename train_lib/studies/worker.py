@@ -1,7 +1,7 @@
-"""A process that runs cells, one after another, as long as there are any that nobody has.
+"""A process that runs cells one after another, as long as there are any that nobody holds.
 
-What a cell says goes to log.txt in its folder. An exception is the end of the cell and not of the
-worker: error.txt holds it, and cell.json one line of it.
+What a cell logs goes to log.txt in its folder. An exception ends the cell, not the worker:
+error.txt holds its traceback, and cell.json one line of it.
 """
 
 import contextlib
@@ -12,68 +12,78 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
+from input_pipeline.atomic_files import write_text
 from input_pipeline.errors import DataError
+from input_pipeline.manifest import Manifest
 from models.errors import ModelError
-from train_lib.probing.run_probe import head_kinds
+from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.run_dir import lock
 from train_lib.run_dir.code_digest import code_digest
-from train_lib.run_dir.metrics_log import write_text
 from train_lib.runtime.errors import ConfigError, disk_trouble, no_room
 from train_lib.runtime.sharding import make_mesh
-from train_lib.runtime.signals import Left, StopSignal, leaving_at_once
+from train_lib.runtime.signals import (
+    STOPPED,
+    Interrupted,
+    Left,
+    Stopped,
+    StopSignal,
+    leaving_at_once,
+)
 from train_lib.studies import ledger
 from train_lib.studies.definition import Cell, Study
+from train_lib.studies.heartbeat import Heartbeat
 from train_lib.studies.stopping import open_cells
-from train_lib.training import run
-from train_lib.training.evaluate import Interrupted
-from train_lib.training.loop import Stopped
-from train_lib.training.setup import arrange, assemble, check_values
+from train_lib.training.checks import check_values
+from train_lib.training.data import load_data, load_manifest, split_data
+from train_lib.training.setup import assemble
 
-STOPPED = 75
+RunCell = Callable[[ConfigDict, Manifest, Path], object]  # (config, manifest, workdir)
 
 
-def work(study: Study, workdir: Path, parent: int | None = None) -> int:
-    """Runs cells until nobody is left to take.
+def work(study: Study, workdir: Path, run_cell: RunCell, parent: int | None = None) -> int:
+    """Runs cells until there is none left to take.
 
     Args:
         study: see `read_study`.
         workdir: of the study.
-        parent: pid of the process that started us; when it is gone, we stop and save.
+        run_cell: trains and evaluates one run in its workdir, whose lock is held.
+        parent: pid of the process that started this one; once it is dead, the worker saves and
+            stops.
 
     Returns:
-        The exit code: 0, or 75 if told to stop.
+        The exit code: 0, or STOPPED if the worker was told to stop.
 
     Raises:
-        ConfigError, DataError, ModelError: an arm that cannot run, before any cell is begun; or
+        ConfigError, DataError, ModelError: an arm that cannot run, before any cell begins; or
             the disk is full.
     """
     check_arms(study, workdir)
     try:
-        return _work(study, workdir, parent)
+        return _work(study, workdir, run_cell, parent)
     except Exception as error:
-        if no_room(error):  # no fault of a cell, and the next ones would fail of it too
+        if no_room(error):  # not the fault of a cell, and the next ones would fail too
             raise ConfigError(disk_trouble(error)) from error
         raise
 
 
-def _work(study: Study, workdir: Path, parent: int | None) -> int:
+def _work(study: Study, workdir: Path, run_cell: RunCell, parent: int | None) -> int:
     code = code_digest()
     with StopSignal() as stop:
         while not stop():
-            for cell in open_cells(study, workdir):
-                lease = ledger.take(workdir / cell.folder, code)
-                if lease:
-                    break
-            else:
+            taken = _take_first(study, workdir, code)
+            if taken is None:
                 return 0
+            cell, lease = taken
             try:
-                with ledger.Heart(lease, lambda: _stop_if_orphaned(parent)):
-                    outcome = _run(cell, lease.folder)
-            except Exception:  # a disk that is full, for one
+                with Heartbeat(lease, lambda: _stop_if_orphaned(parent)):
+                    outcome = _run(cell, lease.folder, run_cell)
+            except Exception:  # such as a full disk
                 with contextlib.suppress(OSError):
                     lease.give_back()
                 raise
@@ -86,20 +96,29 @@ def _work(study: Study, workdir: Path, parent: int | None) -> int:
     return STOPPED
 
 
+def _take_first(study: Study, workdir: Path, code: str) -> tuple[Cell, ledger.Lease] | None:
+    """The first open cell that nobody holds; this process holds it now."""
+    for cell in open_cells(study, workdir):
+        lease = ledger.take(workdir / cell.folder, code)
+        if lease:
+            return cell, lease
+    return None
+
+
 def _stop_if_orphaned(parent: int | None) -> None:
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run(cell: Cell, folder: Path) -> dict | None:
-    """Facts for cell.json, or None if the run was told to stop."""
+def _run(cell: Cell, folder: Path, run_cell: RunCell) -> dict | None:
+    """Runs a cell. Returns the facts for cell.json, or None if the run was told to stop."""
     before = _peak_memory()
     (folder / 'error.txt').unlink(missing_ok=True)
     with _log_to(folder / 'log.txt'):
         try:
             with leaving_at_once(), lock.held(folder):
                 config = cell.config()
-                run.run_any(config, run.load_data(config, folder), folder)
+                run_cell(config, load_data(config, folder), folder)
         except (Stopped, Interrupted, Left):
             return None
         except Exception as error:
@@ -110,18 +129,22 @@ def _run(cell: Cell, folder: Path) -> dict | None:
             line = ' '.join(str(error).split())
             return dict(status='failed', error=f'{type(error).__name__}: {line}'[:500])
         finally:
-            gc.collect()  # the arrays of this cell, before the next one asks for memory
+            gc.collect()  # frees the arrays of this cell before the next one needs memory
     after = _peak_memory()
     return dict(status='done', memory_bytes=after, memory_is_of_this_cell=after > before)
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a full disk is reported by the run."""
+
+
 @contextlib.contextmanager
-def _log_to(path: Path):
-    """What is logged in the block is appended to a file, and nowhere else."""
+def _log_to(path: Path) -> Iterator[None]:
+    """In the block, everything that is logged is appended to this file and goes nowhere else."""
     root = logging.getLogger()
-    before, handler = root.handlers[:], logging.FileHandler(path, encoding='utf-8')
+    before, handler = root.handlers[:], _LogFile(path, encoding='utf-8')
     handler.setFormatter(logging.Formatter('%(message)s'))
-    handler.handleError = lambda record: None  # a full disk will be said otherwise
     root.handlers[:] = [handler]
     try:
         yield
@@ -132,7 +155,8 @@ def _log_to(path: Path):
 
 
 def _peak_memory() -> int:
-    """The most bytes so far: of the fullest device, or of this process where devices don't tell."""
+    """The most bytes used so far: on the fullest device, or by this process if the devices do not
+    tell."""
     peaks = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0)
              for device in jax.local_devices()]
     unit = 1 if sys.platform == 'darwin' else 1024
@@ -140,30 +164,31 @@ def _peak_memory() -> int:
 
 
 def check_arms(study: Study, workdir: Path) -> None:
-    """Puts every arm together that no run has ended of, without weights, and lets it go again.
+    """Assembles every arm none of whose runs has finished, without weights, and discards it.
 
     Raises:
-        ConfigError: an arm cannot run; it is named.
+        ConfigError: an arm cannot run; the message names it.
     """
     cells = {cell.arm.name: cell for cell in reversed(study.cells())}
     for name, cell in cells.items():
         if list((workdir / cell.arm.folder).glob('*/result.json')):
             continue
-        config = cell.config()
         try:
-            manifest = run.load_manifest(config)
-            if config.probe.heads:
-                head_kinds(config)
-                continue
-            mesh = make_mesh(config.mesh)
-            check_values(config, mesh.size)
-            every = config.split.kind == 'kfold' and str(config.split.fold) == 'all'
-            if every:
-                with config.unlocked(), config.ignore_type():
-                    config.split.fold = 0
-            assemble(config, arrange(config, manifest), mesh, None, workdir,
-                     abstract=True).iterator.close()
+            _check(cell.config(), workdir)
         except (ConfigError, DataError, ModelError) as error:
             raise ConfigError(f'The arm {name!r} cannot run: {error}') from None
 
 
+def _check(config: ConfigDict, workdir: Path) -> None:
+    """Prepares a run as far as it needs neither weights nor images."""
+    manifest = load_manifest(config)
+    if config.probe.heads:
+        read_probe_spec(config)
+        return
+    mesh = make_mesh(config.mesh)
+    check_values(config, mesh.size)
+    if config.split.kind == 'kfold' and str(config.split.fold) == 'all':
+        with config.unlocked(), config.ignore_type():
+            config.split.fold = 0
+    assemble(config, split_data(config, manifest), mesh, None, workdir,
+             abstract=True).iterator.close()

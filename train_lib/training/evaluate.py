@@ -4,32 +4,38 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from input_pipeline.atomic_files import atomic_open
+from input_pipeline.batches import Batches
 from input_pipeline.manifest import Manifest
 from input_pipeline.products import SEPARATOR, combine_heads, product_log_probs
 from train_lib.losses.losses import LossSpec, split_loss
 from train_lib.metrics.scores import scores
 from train_lib.runtime.sharding import gather, shard_batch
+from train_lib.runtime.signals import Interrupted
+from train_lib.training.state import Weights
 
 _MOST_PRODUCTS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalSplit:
-    """One split, ready to be passed over: its rows, and a function that starts a pass."""
+    """One split to evaluate.
+
+    Attributes:
+        manifest: its rows.
+        batches: a function that starts one pass over them, see `loader.eval_dataset`.
+    """
 
     manifest: Manifest
-    batches: Callable[[], object]
+    batches: Callable[[], Batches]
 
 
-class Interrupted(Exception):
-    """A pass over a split was given up because the run was told to stop."""
-
-
-def predict(eval_step: Callable, weights: dict, split: EvalSplit, mesh: Mesh,
+def predict(eval_step: Callable, weights: Weights, split: EvalSplit, mesh: Mesh,
             stop: Callable[[], bool] = lambda: False) -> dict[str, np.ndarray]:
     """Logits of every row of a split, none dropped: {head: float32 [N, C]}, in row order.
 
@@ -45,11 +51,11 @@ def predict(eval_step: Callable, weights: dict, split: EvalSplit, mesh: Mesh,
     return found
 
 
-def logits_of(eval_step: Callable, weights: dict, iterator, mesh: Mesh,
+def logits_of(eval_step: Callable, weights: Weights, iterator, mesh: Mesh,
               stop: Callable[[], bool] = lambda: False
               ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Rows of the manifest and their logits {head: float32 [n, C]}, one batch after another, on
-    every process those of all. The iterator is closed at the end.
+    """Rows of the manifest and their logits {head: float32 [n, C]}, one batch after another. Every
+    process gets those of all processes. The iterator is closed at the end.
 
     Raises:
         Interrupted: `stop()` became true between two batches.
@@ -59,28 +65,28 @@ def logits_of(eval_step: Callable, weights: dict, iterator, mesh: Mesh,
         return gather(rows)[mask], {head: gather(values)[mask] for head, values in logits.items()}
 
     try:
-        waiting = None
+        pending = None
         for batch in iterator:
             if stop():
                 raise Interrupted
             batch = shard_batch({key: batch[key] for key in ('image', 'row', 'mask')}, mesh)
             current = (eval_step(weights, batch['image']), batch['row'], batch['mask'])
-            if waiting is not None:  # one batch behind, so that the device never waits for us
-                yield fetch(*waiting)
-            waiting = current
-        if waiting is not None:
-            yield fetch(*waiting)
+            if pending is not None:  # one batch behind, so that the device never waits
+                yield fetch(*pending)
+            pending = current
+        if pending is not None:
+            yield fetch(*pending)
     finally:
         iterator.close()
 
 
 def score_split(logits: Mapping[str, np.ndarray], manifest: Manifest,
                 losses: Mapping[str, LossSpec] | None = None) -> dict:
-    """The scores of a split; with several heads, one dict a head and their means.
+    """The scores of a split; with several heads, one dict per head and their means.
 
     `loss` is the training objective (`losses` by head; None for cross-entropy), `nll` the plain
-    negative log likelihood. `accuracy_product` and `f1_macro_product` are of all labels as one
-    class, whether one head has learnt it or several have (up to 256 such classes).
+    negative log likelihood. `accuracy_product` and `f1_macro_product` treat each combination of
+    labels as one class, whether one head learnt it or several did (up to 256 such classes).
     """
     heads = {}
     for head in manifest.heads:
@@ -114,13 +120,13 @@ def _of_product(found: Mapping) -> dict:
 
 
 def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
-    """Whether no head's logits hold a NaN or an infinity; others cannot be scored."""
+    """Whether no head's logits hold a NaN or an infinity; such logits cannot be scored."""
     return all(np.isfinite(values).all() for values in logits.values())
 
 
 def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
     """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several)."""
-    columns: dict[str, np.ndarray] = {'ids': manifest.table['id'].to_numpy(np.str_)}
+    columns: dict[str, Any] = {'ids': manifest.table['id'].to_numpy(np.str_)}
     several = len(manifest.heads) > 1
     for head in manifest.heads:
         suffix = f'/{head}' if several else ''
@@ -128,7 +134,5 @@ def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.nda
         columns[f'logits{suffix}'] = logits[head]
         columns[f'classes{suffix}'] = np.array(manifest.classes[head], np.str_)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix('.tmp')
-    with open(temporary, 'wb') as file:
+    with atomic_open(path, 'wb') as file:
         np.savez_compressed(file, **columns)
-    temporary.replace(path)

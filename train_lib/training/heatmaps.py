@@ -1,13 +1,15 @@
-"""Heat maps: where in a picture a model finds what speaks for a class.
+"""Heat maps: where in a picture a model finds evidence for a class.
 
 CAM (Zhou et al., arXiv 1512.04150) where the mean of the last maps goes to a linear head, as the
 logit is then a sum over positions; Grad-CAM (Selvaraju et al., arXiv 1610.02391) elsewhere. For
 transformers also attention rollout (Abnar and Zuidema, arXiv 2005.00928), which knows no class.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -17,11 +19,14 @@ from flax import nnx
 
 import models
 from input_pipeline import loader
+from input_pipeline.atomic_files import atomic_open
 from input_pipeline.manifest import Manifest
+from input_pipeline.pictures import PreprocessSpec
 from models.heads import Classifier, LinearHead
 from models.transformer import Transformer
 from train_lib.metrics.scores import confident_errors
 from train_lib.runtime.sharding import gather, on_mesh, shard_batch
+from train_lib.training.state import Weights
 from train_lib.training.step import as_heads
 
 _BATCH = 8
@@ -37,12 +42,12 @@ def method_of(model: Classifier, head: str = '') -> str:
 
 def class_map(model: Classifier, images: jax.Array, classes: jax.Array, head: str = ''
               ) -> jax.Array:
-    """What speaks for a class, by `method_of`; float32 [B, h, w].
+    """Evidence for a class, by `method_of`; float32 [B, h, w].
 
     Args:
         model: for inference, see `models.eval_view`.
         images: normalised, [B, H, W, C].
-        classes: int [B], the class that is asked about.
+        classes: int [B], the class in question.
         head: name of the head, '' for a lone one.
     """
     make = cam if method_of(model, head) == 'CAM' else grad_cam
@@ -52,7 +57,7 @@ def class_map(model: Classifier, images: jax.Array, classes: jax.Array, head: st
 def cam(model: Classifier, images: jax.Array, classes: jax.Array, head: str = '') -> jax.Array:
     """Class activation maps of a mean and a linear head, signed, float32 [B, h, w]: their sum over
     the positions and the bias is the logit. Arguments: see `class_map`."""
-    layer = model.heads[head] if head else model.head
+    layer: Any = model.heads[head] if head else model.head
     maps = model.forward_features(images).astype(jnp.float32)
     kernel = layer.kernel[...][:, classes]
     return jnp.einsum('bhwd,db->bhw', maps, kernel) / math.prod(maps.shape[1:3])
@@ -91,11 +96,9 @@ def rollout(model: Transformer, images: jax.Array) -> jax.Array:
 
     The product over blocks of the mean of the heads' attention and the identity, half each.
     """
-    total = None
-    for weights in model.attention(images):
-        step = (weights.mean(1) + jnp.eye(weights.shape[-1])) / 2
-        total = step if total is None else step @ total
-    return total
+    steps = ((weights.mean(1) + jnp.eye(weights.shape[-1])) / 2
+             for weights in model.attention(images))
+    return functools.reduce(lambda total, step: step @ total, steps)
 
 
 def rollout_map(model: Transformer, images: jax.Array) -> jax.Array:
@@ -110,11 +113,11 @@ def rollout_map(model: Transformer, images: jax.Array) -> jax.Array:
 def make_heat_step(graphdef: nnx.GraphDef, normalise: Callable, heads: tuple[str, ...], mesh
                    ) -> Callable:
     """The jitted function (weights, uint8 images, {head: class [B]}) -> maps [B, h, w] by name:
-    '<method>/<head>', and 'rollout' of a transformer. See `step.weights_of`."""
+    '<method>/<head>', and 'rollout' of a transformer. See `TrainState.weights`."""
 
-    def heat_step(weights: dict, images: jax.Array, classes: dict) -> dict[str, jax.Array]:
-        parts = (weights[key] for key in ('params', 'frozen', 'rest'))
-        model = models.eval_view(nnx.merge(graphdef, *parts))
+    def heat_step(weights: Weights, images: jax.Array, classes: dict) -> dict[str, jax.Array]:
+        model = models.eval_view(nnx.merge(graphdef, weights.params, weights.frozen,
+                                           weights.batch_stats))
         images = normalise(images)
         found = {}
         for head in heads:
@@ -128,20 +131,21 @@ def make_heat_step(graphdef: nnx.GraphDef, normalise: Callable, heads: tuple[str
     return jax.jit(on_mesh(heat_step, mesh))
 
 
-def explain_errors(heat_step: Callable, weights: dict, part: Manifest,
-                   logits: Mapping[str, np.ndarray], spec: loader.ImageSpec, mesh, *, most: int,
-                   threads: int = 2, unreadable: str = 'error') -> dict[str, np.ndarray]:
+def explain_errors(heat_step: Callable, weights: Weights, part: Manifest,
+                   logits: Mapping[str, np.ndarray], spec: PreprocessSpec,
+                   loading: loader.LoaderSpec, mesh: jax.sharding.Mesh, *, most: int
+                   ) -> dict[str, np.ndarray]:
     """Heat maps of the most confident errors of a split; {} if there are none. All processes ask.
 
     Args:
         heat_step: of `make_heat_step`.
-        weights: of `step.weights_of`.
+        weights: of `TrainState.weights`.
         part: the rows of the split.
         logits: of these rows, by head; the class that they predict is explained.
         spec: of the run.
+        loading: threads and unreadable are used; the pictures are not cached again.
         mesh: of the devices.
-        most: errors of a head.
-        threads, unreadable: see `loader.eval_dataset`.
+        most: errors per head.
 
     Returns:
         ids [n], pictures uint8 [n, s, s, 3] as the model sees them (at most 192 pixels a side),
@@ -157,9 +161,10 @@ def explain_errors(heat_step: Callable, weights: dict, part: Manifest,
         chosen = chosen.with_column(f'label/{head}', logits[head][rows].argmax(1))
     size = -(-min(_BATCH, len(rows)) // mesh.size) * mesh.size
     batches = loader.eval_dataset(
-        chosen, spec, batch_size=size, shard=(jax.process_index(), jax.process_count()),
-        threads=threads, unreadable=unreadable)()
-    found: dict[str, list] = {}
+        chosen, spec, batch_size=size,
+        shard=loader.Shard(jax.process_index(), jax.process_count()),
+        loading=loader.LoaderSpec(threads=loading.threads, unreadable=loading.unreadable))()
+    by_batch: dict[str, list[np.ndarray]] = {}
     try:
         for batch in batches:
             batch = shard_batch(batch, mesh)
@@ -167,10 +172,10 @@ def explain_errors(heat_step: Callable, weights: dict, part: Manifest,
                              {head: batch[f'label/{head}'] for head in part.heads})
             mask = gather(batch['mask'])
             for name, values in (maps | dict(row=batch['row'], pictures=batch['image'])).items():
-                found.setdefault(name, []).append(gather(values)[mask])
+                by_batch.setdefault(name, []).append(gather(values)[mask])
     finally:
         batches.close()
-    found = {name: np.concatenate(values) for name, values in found.items()}
+    found = {name: np.concatenate(values) for name, values in by_batch.items()}
     row = found.pop('row')
     if not len(row):  # none of them could be read
         return {}
@@ -195,7 +200,6 @@ def _scaled(maps: np.ndarray) -> np.ndarray:
 
 def save_heat_maps(path: Path, heat_maps: Mapping[str, np.ndarray]) -> None:
     """Writes what `explain_errors` found, whole or not at all."""
-    temporary = path.with_suffix('.tmp')
-    with open(temporary, 'wb') as file:
-        np.savez_compressed(file, **heat_maps)
-    temporary.replace(path)
+    with atomic_open(path, 'wb') as file:
+        arrays: dict[str, Any] = dict(heat_maps)
+        np.savez_compressed(file, **arrays)

@@ -1,4 +1,4 @@
-"""How a run begins. The first of these that applies, and the log says which:
+"""How a run begins. The first of these that applies; the log says which one it was:
 
     resume      a checkpoint of its own in the workdir: everything as it was
     resume_from config.init.resume_from, another workdir: its checkpoints are copied into this one,
@@ -7,8 +7,8 @@
     pretrained  config.init.pretrained: published weights, or a file of them
     scratch     random weights from the seed
 
-Of the three that are asked for, one may be. Pretrained weights are a file or a tag and never a
-workdir, so they cannot be mistaken for a run that goes on.
+Only one of resume_from, from and pretrained may be given. Pretrained weights are a file or a tag,
+never a workdir, so they cannot be mistaken for a run that goes on.
 """
 
 import dataclasses
@@ -28,11 +28,21 @@ from models.pretrained import load_timm
 from models.tags import find_tag, tags_of
 from models.weight_files import FILES
 from train_lib.run_dir import checkpoints, workdirs
+from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
+from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, read_frozen
 from train_lib.run_dir.metrics_log import METRICS
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.sharding import path_name, place
-from train_lib.training.loop import new_host_state
-from train_lib.training.step import split_model, start_of_ema
+from train_lib.runtime.sharding import place
+from train_lib.runtime.trees import by_path, path_name
+from train_lib.training.state import (
+    HostState,
+    TrainState,
+    Weights,
+    from_stored,
+    start_of_ema,
+    to_stored,
+)
+from train_lib.training.step import split_model
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +51,39 @@ log = logging.getLogger(__name__)
 class Begun:
     """State and host state at the first step of this start."""
 
-    state: dict
-    host: dict
+    state: TrainState
+    host: HostState
     step: int
 
 
+@dataclasses.dataclass(frozen=True)
+class InitSpec:
+    """What a run starts from; see the head of this file.
+
+    Attributes:
+        model: name of the model, whose tags `pretrained` may name.
+        seed: of the run, for the log.
+        resume_from, source, pretrained: config.init.resume_from, .from, .pretrained; '' for none.
+        head: config.init.head.
+    """
+
+    model: str
+    seed: int
+    resume_from: str
+    source: str
+    pretrained: str
+    head: str
+
+
+def init_spec(config: ConfigDict) -> InitSpec:
+    """config.init, read once."""
+    given = config.init
+    return InitSpec(config.model.name, config.seed, given.resume_from, given['from'],
+                    given.pretrained, given.head)
+
+
 def check_sources(config: ConfigDict) -> None:
-    """Refuses two of resume_from, from and pretrained.
+    """Refuses more than one of resume_from, from and pretrained.
 
     Raises:
         ConfigError: with their names.
@@ -82,7 +118,7 @@ def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
                           f'missing): give the workdir of a run.')
     theirs = workdirs.saved_config(known).init
     for key in ('from', 'pretrained'):
-        # The same command with resume_from added is no contradiction.
+        # The same command with resume_from added does not contradict itself.
         if config.init[key] and config.init[key] != theirs[key]:
             raise ConfigError(f'config.init.resume_from = {config.init.resume_from!r} and '
                               f'config.init.{key} = {config.init[key]!r} exclude each other: keep '
@@ -111,7 +147,7 @@ def source_checkpoint(config: ConfigDict, data_digest: str) -> Path:
 def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
     """Copies checkpoints and metrics of config.init.resume_from into a workdir without any.
 
-    The checkpoints appear there all at once, so a start that is killed here is none.
+    The checkpoints appear there all at once: a start that is killed here leaves nothing behind.
 
     Raises:
         ConfigError: see `source_checkpoint`.
@@ -123,7 +159,7 @@ def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
     copied.mkdir()
     steps = [str(step) for step in checkpoints.committed_steps(source) if step <= int(newest.name)]
     try:
-        for name in (*steps, checkpoints.FROZEN):
+        for name in (*steps, FROZEN):
             if (source / name).exists():
                 shutil.copytree(source / name, copied / name)
         metrics = newest / METRICS
@@ -139,7 +175,7 @@ def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
     log.info('start    resume_from: goes on with the run in %s', source.parent)
 
 
-def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
+def load_pretrained(spec: InitSpec, model: Classifier) -> bool:
     """Fills the model from config.init.pretrained, if that is what this run starts from.
 
     The classifier is left as it is (config.init.head='reset'), kept, or cut to size.
@@ -147,20 +183,19 @@ def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
     Raises:
         ModelError: there are no such weights, or they don't fit; ConfigError: a wrong value.
     """
-    init, name = config.init, config.model.name
-    if not init.pretrained:
+    name, source = spec.model, spec.pretrained
+    if not source:
         return False
-    tag = find_tag(name, init.pretrained)
-    source = init.pretrained
+    tag = find_tag(name, source)
     is_file = source.endswith(FILES) or Path(source).exists()
     if tag and not is_file:
         source = tag.repository
     elif not tag and not is_file and '/' not in source:
         known = [tag.tag for tag in tags_of(name)]
-        raise ConfigError(f'config.init.pretrained = {source!r} is no file, no repository '
-                          f'(owner/name) and no tag of {name}: '
+        raise ConfigError(f'config.init.pretrained = {source!r} is not a file, not a '
+                          f'repository (owner/name) and not a tag of {name}: '
                           f'{"choose one of " + ", ".join(known) if known else "it has no tags"}.')
-    head = 'reset' if init.head == 'auto' else init.head
+    head = 'reset' if spec.head == 'auto' else spec.head
     for note in load_timm(model, source, head=head):
         log.info('init     %s', note)
     log.info('start    pretrained: %s, head %s', source, head)
@@ -168,30 +203,31 @@ def load_pretrained(config: ConfigDict, model: Classifier) -> bool:
 
 
 def load_backbone(config: ConfigDict, model: Classifier) -> None:
-    """Fills a model without a head by the rules above, but for those of a run that goes on."""
+    """Fills a model without a head by the rules above, except those of a run that goes on."""
     check_sources(config)
-    if config.init.resume_from:
-        raise ConfigError(f'config.init.resume_from = {config.init.resume_from!r}: heads on frozen '
+    spec = init_spec(config)
+    if spec.resume_from:
+        raise ConfigError(f'config.init.resume_from = {spec.resume_from!r}: heads on frozen '
                           f'features have no run to go on with; give config.init.from.')
-    if load_pretrained(config, model):
+    if load_pretrained(spec, model):
         return
-    if not config.init['from']:
+    if not spec.source:
         log.info('start    scratch: random features, seed %d; give config.init.pretrained',
-                 config.seed)
+                 spec.seed)
         return
-    source = _best_of(Path(config.init['from']))
-    graphdef, params, rest = split_model(model)
-    adopted = _adopt(dict(params=params, frozen={}, rest=rest), _all_weights(source), source,
-                     config.init.head)
-    nnx.update(model, nnx.state(nnx.merge(graphdef, adopted['params'], adopted['rest'])))
+    source = _best_of(Path(spec.source))
+    graphdef, params, batch_stats = split_model(model)
+    adopted = _adopt(Weights(params, {}, batch_stats), _all_weights(source), source, spec.head)
+    nnx.update(model, nnx.state(nnx.merge(graphdef, adopted.params, adopted.batch_stats)))
     log.info('start    init: weights of %s', source)
 
 
-def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: int) -> Begun:
+def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total: int
+          ) -> Begun:
     """Applies the rules above to a freshly initialised state.
 
     Args:
-        config: of the run.
+        spec: what the run starts from.
         found: the newest good checkpoint of its own, or None.
         state: freshly initialised, or filled by `load_pretrained`.
         iterator: of the training batches; set to where the checkpoint was.
@@ -199,15 +235,14 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
 
     Raises:
         CheckpointError: the checkpoint is damaged.
-        ConfigError: config.init.from is no run, or its weights don't fit.
+        ConfigError: config.init.from does not hold a run, or its weights don't fit.
     """
     if found:
-        state, host = checkpoints.restore(found, state, iterator)
-        host = new_host_state() | host  # an older one knew less
-        if host['best_step'] not in (None, *checkpoints.committed_steps(found.parent)):
-            log.warning('start    the best checkpoint so far, step %d, is gone: the best of what '
-                        'follows will count.', host['best_step'])
-            host |= dict(best_step=None, best_value=None)
+        state, host = restore(found, state, iterator)
+        if host.best_step not in (None, *checkpoints.committed_steps(found.parent)):
+            log.warning('start    the best checkpoint so far, step %d, is gone: the best of the '
+                        'following ones will count.', host.best_step)
+            host = host.replace(best_step=None, best_value=None)
         step = int(found.name)
         if step > total:
             raise ConfigError(f'{found} is beyond the end of this run ({total} steps): give a '
@@ -215,44 +250,64 @@ def begin(config: ConfigDict, found: Path | None, state: dict, iterator, total: 
         log.info('start    resume: from step %d of %d (%s)%s', step, total, found,
                  '; already finished, only evaluating' if step == total else '')
         return Begun(state, host, step)
-    if config.init['from']:
-        source = _best_of(Path(config.init['from']))
-        state = state | _adopt(state, _all_weights(source), source, config.init.head)
-        if 'ema' in state:
-            state['ema'] = start_of_ema(state)
+    if spec.source:
+        source = _best_of(Path(spec.source))
+        adopted = _adopt(Weights(state.params, state.frozen, state.batch_stats),
+                         _all_weights(source), source, spec.head)
+        state = state.replace(params=adopted.params, frozen=adopted.frozen,
+                              batch_stats=adopted.batch_stats)
+        if state.ema is not None:
+            state = state.replace(ema=start_of_ema(state))
         log.info('start    init: weights of %s', source)
-    elif not config.init.pretrained:
-        log.info('start    scratch: random weights, seed %d', config.seed)
-    return Begun(state, new_host_state(), 0)
+    elif not spec.pretrained:
+        log.info('start    scratch: random weights, seed %d', spec.seed)
+    return Begun(state, HostState(), 0)
 
 
-def best_weights(folder: Path, host: dict, weights: dict) -> tuple[dict, dict]:
-    """(weights, host) with params and rest of the best checkpoint of this run, laid out like those
-    given, which stay if it is gone or damaged: then the last step counts."""
-    step = host['best_step']
+def restore(folder: Path, state: TrainState, iterator) -> tuple[TrainState, HostState]:
+    """Reads a checkpoint into the shapes and shardings of `state`, and sets the iterator.
+
+    Raises:
+        CheckpointError: the frozen weights are damaged, missing, or not those of `state`.
+    """
+    stored, host = checkpoints.restore(folder, to_stored(state), iterator)
+    return from_stored(stored), HostState.from_json(host)
+
+
+def best_weights(folder: Path, host: HostState, weights: Weights) -> tuple[Weights, HostState]:
+    """The weights of the best checkpoint of this run, laid out like those given, and the host
+    state. If that checkpoint is gone or damaged the given weights stay: the last step counts."""
+    step = host.best_step
+    assert step is not None  # else there is nothing to ask for
     if not checkpoints.use(folder, step):
         log.warning('The best checkpoint, of step %d, is lost: the weights of the last step count.',
                     step)
-        return weights, host | dict(best_step=None)
-    like = {key: weights[key] for key in ('params', 'rest')}
-    return weights | checkpoints.read_weights(folder / str(step), like), host
+        return weights, host.replace(best_step=None)
+    params, batch_stats = _read_learnt(folder / str(step), weights)
+    return Weights(params, weights.frozen, batch_stats), host
 
 
-def weights_for_inference(folder: Path, like: dict) -> dict:
-    """params, frozen and rest of a checkpoint, of the shapes and shardings of `like`.
+def weights_for_inference(folder: Path, like: Weights) -> Weights:
+    """The weights of a checkpoint, of the shapes and shardings of `like`.
 
     Raises:
         CheckpointError: it is damaged, or holds other frozen weights.
     """
-    found = checkpoints.read_weights(folder, {key: like[key] for key in ('params', 'rest')})
-    return found | dict(frozen=checkpoints.place_frozen(folder.parent, like['frozen']))
+    params, batch_stats = _read_learnt(folder, like)
+    return Weights(params, place_frozen(folder.parent, like.frozen), batch_stats)
+
+
+def _read_learnt(folder: Path, like: Weights) -> tuple[dict, dict]:
+    """(params, batch_stats), averaged where the run has an average."""
+    found = checkpoints.read_weights(folder, {PARAMS: like.params, BATCH_STATS: like.batch_stats})
+    return found[PARAMS], found[BATCH_STATS]
 
 
 def _all_weights(folder: Path) -> dict[str, np.ndarray]:
     """Every weight of a checkpoint by path, trained there or not."""
     stored = checkpoints.read_weights(folder)
-    return {**checkpoints.read_frozen(folder.parent), **checkpoints.flat(stored.get('params', {})),
-            **checkpoints.flat(stored.get('rest', {}))}
+    return {**read_frozen(folder.parent), **by_path(stored.get(PARAMS, {})),
+            **by_path(stored.get(BATCH_STATS, {}))}
 
 
 def _best_of(workdir: Path) -> Path:
@@ -284,12 +339,11 @@ def best_checkpoint(workdir: Path) -> Path | None:
     return folder / str(best if best in steps else steps[-1])
 
 
-def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path,
-           head: str = 'auto') -> dict:
-    """The stored weights in the layout of `state`; heads of another size and new adapters stay
+def _adopt(ours: Weights, stored: dict[str, np.ndarray], source: Path,
+           head: str = 'auto') -> Weights:
+    """The stored weights in the layout of `ours`; heads of another size and new adapters stay
     as initialised, and with head='reset' all heads. What trained there may be frozen here, and
     the other way round."""
-    ours = {key: state[key] for key in ('params', 'frozen', 'rest')}
     theirs, problems, new = dict(stored), [], []
 
     def adopt(path, leaf):
@@ -309,7 +363,7 @@ def _adopt(state: dict, stored: dict[str, np.ndarray], source: Path,
     problems += [f'{name} is unknown here' for name in theirs if not _is_new(name)]
     if problems:
         raise ConfigError(f'The weights of {source} do not fit this model: '
-                          f'{"; ".join(problems[:20])} ({len(problems)} in all); choose the same '
+                          f'{"; ".join(problems[:20])} ({len(problems)} in total); choose the same '
                           f'config.model.')
     if new:
         log.info('init     %s start%s anew', ', '.join(new) if len(new) < 3 else

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-from train_lib.run_dir.checkpoints import flat
+from train_lib.runtime.trees import by_path
+from train_lib.training.state import Weights
 
 _LINES = 6  # of the summary
 _LONGEST = 30  # name that leaves room for the rest in 80 columns
@@ -35,17 +36,18 @@ class Parameter:
         return int(np.prod(self.shape))
 
 
-def parameters_of(state: dict, rates: dict, decay: dict) -> list[Parameter]:
+def parameters_of(weights: Weights, rates: dict, decay: dict) -> list[Parameter]:
     """Every array of a model, by name; trained ones first.
 
     Args:
-        state: params, frozen and rest, laid out.
+        weights: laid out on the devices.
         rates, decay: factors, trees like params.
     """
-    rates, decay = flat(rates), flat(decay)
+    rates, decay = by_path(rates), by_path(decay)
     found = []
-    for kind, part in (('trained', 'params'), ('frozen', 'frozen'), ('statistics', 'rest')):
-        for name, leaf in sorted(flat(state[part]).items(), key=lambda item: _numbers(item[0])):
+    for kind, part in (('trained', weights.params), ('frozen', weights.frozen),
+                       ('statistics', weights.batch_stats)):
+        for name, leaf in sorted(by_path(part).items(), key=lambda item: _numbers(item[0])):
             found.append(Parameter(
                 name, tuple(leaf.shape), str(leaf.dtype), kind, _span(rates.get(name, 0.0)),
                 _span(decay.get(name, 0.0)), _sharding(leaf)))

@@ -1,12 +1,13 @@
-"""What the validation scores decide besides the best checkpoint: when the learning rate falls,
-and when the run ends.
+"""What the validation scores decide besides the best checkpoint: when the learning rate falls
+(plateau), and when the run ends (early stopping).
 
-Pure functions of a state that is JSON; every checkpoint holds it.
+Pure functions of a `PatienceState`, which every checkpoint holds.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from train_lib.runtime.errors import ConfigError
 
@@ -32,10 +33,46 @@ class EarlyStopping:
     min_delta: float
 
 
-def new_state() -> dict:
-    """Before the first evaluation. `scale` is the factor of the learning rate."""
-    return dict(plateau=dict(best=None, bad=0, cooldown=0, scale=1.0),
-                stopping=dict(best=None, step=0))
+@dataclasses.dataclass(frozen=True)
+class PlateauState:
+    """What torch's ReduceLROnPlateau remembers.
+
+    Attributes:
+        best: the best score so far, None before the first.
+        bad: evaluations without an improvement since then.
+        cooldown: evaluations that still do not count.
+        scale: all cuts of the learning rate together, a factor of it.
+    """
+
+    best: float | None = None
+    bad: int = 0
+    cooldown: int = 0
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StoppingState:
+    """What early stopping remembers: the best score so far, and its step."""
+
+    best: float | None = None
+    step: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PatienceState:
+    """Both; the default is the state before the first evaluation."""
+
+    plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
+    stopping: StoppingState = dataclasses.field(default_factory=StoppingState)
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as nested dicts."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> 'PatienceState':
+        """The inverse of `to_json`."""
+        return cls(PlateauState(**stored['plateau']), StoppingState(**stored['stopping']))
 
 
 def better(metric: str, value: float | None, best: float | None, min_delta: float = 0.0) -> bool:
@@ -47,18 +84,19 @@ def better(metric: str, value: float | None, best: float | None, min_delta: floa
     return value > best + min_delta if METRICS[metric] else value < best - min_delta
 
 
-def after_evaluation(state: dict, metric: str, value: float | None, step: int,
-                     plateau: Plateau | None, stopping: EarlyStopping | None) -> dict:
+def after_evaluation(state: PatienceState, metric: str, value: float | None, step: int,
+                     plateau: Plateau | None, stopping: EarlyStopping | None) -> PatienceState:
     """The state after the evaluation of a step."""
-    return dict(plateau=_plateau(state['plateau'], metric, value, plateau),
-                stopping=_stopping(state['stopping'], metric, value, step, stopping))
+    return PatienceState(_plateau(state.plateau, metric, value, plateau),
+                         _stopping(state.stopping, metric, value, step, stopping))
 
 
-def _plateau(state: dict, metric: str, value: float | None, plateau: Plateau | None) -> dict:
+def _plateau(state: PlateauState, metric: str, value: float | None, plateau: Plateau | None
+             ) -> PlateauState:
     """torch.optim.lr_scheduler.ReduceLROnPlateau, threshold_mode='abs'."""
     if plateau is None:
         return state
-    best, bad, cooldown, scale = (state[key] for key in ('best', 'bad', 'cooldown', 'scale'))
+    best, bad, cooldown, scale = dataclasses.astuple(state)
     if better(metric, value, best, plateau.min_delta):
         best, bad = value, 0
     else:
@@ -68,26 +106,25 @@ def _plateau(state: dict, metric: str, value: float | None, plateau: Plateau | N
     if bad > plateau.patience:
         scale = max(scale * plateau.factor, plateau.min_scale)
         cooldown, bad = plateau.cooldown, 0
-    return dict(best=best, bad=bad, cooldown=cooldown, scale=scale)
+    return PlateauState(best, bad, cooldown, scale)
 
 
-def _stopping(state: dict, metric: str, value: float | None, step: int,
-              stopping: EarlyStopping | None) -> dict:
-    if stopping is None or not better(metric, value, state['best'], stopping.min_delta):
+def _stopping(state: StoppingState, metric: str, value: float | None, step: int,
+              stopping: EarlyStopping | None) -> StoppingState:
+    if stopping is None or not better(metric, value, state.best, stopping.min_delta):
         return state
-    return dict(best=value, step=step)
+    return StoppingState(value, step)
 
 
-def exhausted(state: dict, step: int, stopping: EarlyStopping | None) -> bool:
+def exhausted(state: PatienceState, step: int, stopping: EarlyStopping | None) -> bool:
     """Whether the run ends with the evaluation of this step."""
-    return stopping is not None and step - state['stopping']['step'] >= stopping.patience
+    return stopping is not None and step - state.stopping.step >= stopping.patience
 
 
-def forget_best(state: dict) -> dict:
+def forget_best(state: PatienceState) -> PatienceState:
     """The state for scores of another kind: the learning rate stays, the best is not known."""
-    fresh = new_state()
-    return fresh | dict(plateau=fresh['plateau'] | dict(scale=state['plateau']['scale']),
-                        stopping=fresh['stopping'] | dict(step=state['stopping']['step']))
+    return PatienceState(PlateauState(scale=state.plateau.scale),
+                         StoppingState(step=state.stopping.step))
 
 
 # --- from the config --------------------------------------------------------------------------
@@ -103,7 +140,7 @@ def make_plateau(config: Mapping, to_steps: Callable[[Mapping, str], int], every
         every: steps between two evaluations; durations are rounded up to whole evaluations.
 
     Raises:
-        ConfigError: a number out of its range, or something that is no duration.
+        ConfigError: a number out of its range, or a value that is not a valid duration.
     """
     if config['patience'] is None:
         return None
@@ -124,7 +161,7 @@ def make_early_stopping(config: Mapping, to_steps: Callable[[Mapping, str], int]
     """Checks config.early_stopping; None if its patience is None.
 
     Raises:
-        ConfigError: a number out of its range, or something that is no duration.
+        ConfigError: a number out of its range, or a value that is not a valid duration.
     """
     if config['patience'] is None:
         return None
@@ -137,7 +174,8 @@ def make_early_stopping(config: Mapping, to_steps: Callable[[Mapping, str], int]
 
 def _steps(duration, key: str, to_steps: Callable) -> int:
     if not isinstance(duration, Mapping):
-        raise ConfigError(f'config.{key} = {duration!r} is no duration: give e.g. dict(epochs=5).')
+        raise ConfigError(f'config.{key} = {duration!r} is not a valid duration: '
+                          f'give e.g. dict(epochs=5).')
     return to_steps(duration, key)
 
 

@@ -1,4 +1,4 @@
-"""Which row is in which split, today and when the run was started."""
+"""Which row is in which split, now and when the run was started."""
 
 import logging
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def split_rows(config: ConfigDict, manifest: Manifest, run: Path | None) -> Mani
     Args:
         config, manifest: of this start.
         run: the workdir of the run that goes on, which keeps its split even if today's libraries
-            would cut otherwise; it need not hold one.
+            would cut it differently; it need not hold a run.
 
     Raises:
         ConfigError: its split.csv is damaged. DataError: its split cannot be kept.
@@ -32,8 +32,8 @@ def split_rows(config: ConfigDict, manifest: Manifest, run: Path | None) -> Mani
         return cut_tail(split, config.data.long_tail.to_dict(), seed=config.seed)
 
     today = cut(None)
-    before = workdirs.records(run) if run else {}
-    if not before or before.get('split_digest') == split_digest(today.table['id'],
+    before = workdirs.start_facts(run) if run else {}
+    if run is None or not before or before.get('split_digest') == split_digest(today.table['id'],
                                                                 today.table['split']):
         return today
     known = workdirs.known_sides(run)
@@ -43,11 +43,11 @@ def split_rows(config: ConfigDict, manifest: Manifest, run: Path | None) -> Mani
         kept = cut(known)
     except DataError:
         if config.data.changed != 'accept' and before.get('data_digest') != digest(today):
-            return today  # which is refused when it is compared
+            return today  # it is refused when the digests are compared
         raise
     if before.get('data_digest') == digest(kept):
         if not kept.table['split'].equals(today.table['split']):
-            log.info('split    as the run has it; today it would be cut otherwise')
+            log.info('split    as the run was started with; today it would be cut differently')
     elif config.data.changed == 'accept':
         ids = set(kept.table['id'])
         log.info('split    %d pictures are new, %d are gone; the others stay where they were',

@@ -13,7 +13,7 @@ from input_pipeline import sources
 from input_pipeline.sources import csv_file
 from train_lib.metrics.out_of_fold import read_probabilities
 from train_lib.runtime.errors import ConfigError
-from train_lib.training.run import load_data
+from train_lib.training.data import load_data
 
 NAUGHTY = '<b>cat</b> & "co"'
 

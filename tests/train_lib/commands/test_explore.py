@@ -41,7 +41,7 @@ def explored(tmp_path_factory):
     return table, files[0], pd.read_csv(base / 'out/explore.csv', na_filter=False), page
 
 
-def test_one_row_an_image_with_its_duplicates(explored):
+def test_one_row_per_image_with_its_duplicates(explored):
     table, copied, rows, _ = explored
     assert len(rows) == len(table) + 3
     number = rows['id'].str.extract(r'_(\d+)\.png')[0]
@@ -85,7 +85,7 @@ def test_heads_are_combined_and_a_missing_split_is_said(tmp_path):
             '--config.split.test_groups=w77', f'--workdir={tmp_path}']
     assert main.main(argv) == 0
     page = (tmp_path / 'explore.html').read_text()
-    assert re.search(r'\d+ of 12 possible ones occur', page)
+    assert re.search(r'\d+ of 12 possible combinations occur', page)
     assert 'No split: ' in page and 'w77' in page
     assert 'split' not in pd.read_csv(tmp_path / 'explore.csv')
 

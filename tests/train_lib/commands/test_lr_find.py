@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import main
-from train_lib.commands.lr_find import Sweep, longest_decrease, suggestions
+from train_lib.training.lr_finder import Sweep, longest_decrease, suggestions
 
 TINY = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
         '--config.model=dict(name="small_cnn", width=8, stages=2, drop_rate=0.2)',
@@ -73,7 +73,7 @@ def test_from_scratch_it_sees_what_the_first_step_sees(run, tmp_path):
 
 
 def test_suggestions_of_a_known_curve():
-    rates = np.geomspace(1e-7, 10, 161)  # 20 steps a decade
+    rates = np.geomspace(1e-7, 10, 161)  # 20 steps per decade
     place = np.log10(rates)
     loss = 3 - np.tanh((place + 3) / 0.5) + np.exp((place + 0.5) * 6)
     found = suggestions(Sweep(rates, loss, loss, 'done'))

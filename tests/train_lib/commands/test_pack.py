@@ -5,7 +5,7 @@ import pytest
 import main
 from configs import sketch_cnn
 from input_pipeline.manifest import digest
-from train_lib.training.run import load_data
+from train_lib.training.data import load_data
 
 SMALL = ['--config=configs/sketch_cnn.py', '--config.data.doodles.classes=3',
          '--config.data.doodles.per_class=6', '--config.data.doodles.writers=4']
@@ -25,7 +25,7 @@ def test_preprocessing_reports_what_it_could_not_do(tmp_path, capsys):
                       '--config.pack.preprocess=denoise,face',
                       '--config.pack.quality=lossless']) == 0
     log = capsys.readouterr().err
-    assert 'could do nothing with' in log and 'face' in log
+    assert 'could not process' in log and 'face' in log
     assert (tmp_path / 'p/preprocessing.csv').exists()
 
 

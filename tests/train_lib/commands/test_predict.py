@@ -11,12 +11,13 @@ import pytest
 
 import main
 from input_pipeline import loader
+from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.sources import digits, folder
-from train_lib.commands import predict as prediction
 from train_lib.predictions import members, store
 from train_lib.predictions.views import make_views
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import AT_ONCE
+from train_lib.training import inference
 
 # Frozen weights, averaged ones, and logits adjusted afterwards: what training does to them too.
 TRAIN = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
@@ -74,7 +75,7 @@ def test_a_view_is_what_predicting_such_pictures_gives(run, tmp_path):
     assert (flipped.name, plain.name) == ('run:hflip', 'run')
     manifest = digits.load()
     rows = manifest.table['id'].isin(flipped.ids).to_numpy()
-    pictures = loader.Pictures(manifest.select(rows), loader.ImageSpec(16))
+    pictures = loader.Pictures(manifest.select(rows), PreprocessSpec(size=16))
     (tmp_path / 'deep/er').mkdir(parents=True)
     for row in range(20):
         cv2.imwrite(str(tmp_path / ('deep/er' if row % 2 else '') / f'{row:02}.png'),
@@ -141,7 +142,7 @@ def test_a_broken_off_pass_goes_on_and_ends_with_the_same_bytes(run, monkeypatch
     assert predict(run, *argv) == 0
     whole = {path.name: path.read_bytes() for path in stored.iterdir()}
     shutil.rmtree(stored)
-    monkeypatch.setattr(prediction, 'FLUSH_SECONDS', 0)
+    monkeypatch.setattr(inference, 'FLUSH_SECONDS', 0)
     seen = []
 
     def broken(*given):
@@ -157,15 +158,15 @@ def test_a_broken_off_pass_goes_on_and_ends_with_the_same_bytes(run, monkeypatch
             seen.extend(rows.tolist())
             yield rows, logits
 
-    logits_of = prediction.logits_of
+    logits_of = inference.logits_of
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, 'logits_of', broken)
+        patch.setattr(inference, 'logits_of', broken)
         if how == 'kill':
             assert predict(run, *argv) == AT_ONCE
         else:
             assert predict(run, *argv) == 75
     assert not stored.exists()
-    monkeypatch.setattr(prediction, 'logits_of', counted)
+    monkeypatch.setattr(inference, 'logits_of', counted)
     assert predict(run, *argv) == 0
     assert seen[0] in (128, 160) and seen == list(range(seen[0], 270))
     assert {path.name: path.read_bytes() for path in stored.iterdir()} == whole
@@ -231,7 +232,7 @@ def test_views_draw_nothing_and_show_what_they_say(tmp_path):
     picture[0, 15] = 255  # only the upper right corner is white
     cv2.imwrite(str(tmp_path / '0.png'), picture)
     manifest = folder.load(str(tmp_path), labelled=False)
-    shown = {view: next(loader.eval_dataset(manifest, loader.ImageSpec(16, border='black'),
+    shown = {view: next(loader.eval_dataset(manifest, PreprocessSpec(size=16, border='black'),
                                             batch_size=1, view=stage)())['image'][0]
              for view, stage in stages.items()}
     white = {'identity': (0, -1), 'hflip': (0, 0), 'vflip': (-1, -1), 'both': (-1, 0),

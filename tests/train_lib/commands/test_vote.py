@@ -1,82 +1,26 @@
 """The verb vote through main: what it writes, and what it refuses."""
 
 import csv
-import json
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import main
+from tests.train_lib.commands.stored_runs import (
+    NAMES,
+    TEST,
+    TRAIN,
+    TRUTH,
+    kfold,
+    refused,
+    result_of,
+    split,
+    vote,
+    write,
+)
 from train_lib.metrics.scores import scores, softmax
 from train_lib.predictions import store
-from train_lib.run_dir import checkpoints
-from train_lib.training import init
-
-NAMES = ('<b>cat</b>', 'dog', 'eel')
-TEST = [f'test/{k:02d}.png' for k in range(24)]
-TRAIN = [f'train/{k:02d}.png' for k in range(36)]
-TRUTH = {name: k % 3 for k, name in enumerate(TEST + TRAIN)}
-GROUPS = {name: f'person {k % 12}' for k, name in enumerate(TRAIN)} | {
-    name: f'visitor {k % 6}' for k, name in enumerate(TEST)}
-FAST = ['--config.bootstrap=50']
-
-
-def write(workdir, source, ids, *, seed, strength=1.5, classes=NAMES, labels=None, order=None):
-    """One folder of the store; the rows of an id do not depend on their order."""
-    logits = np.stack([np.random.default_rng((seed, *name.encode())).normal(size=3) * 1.5
-                       for name in ids])
-    truth = np.array([TRUTH[name] for name in ids], np.int32)
-    logits[np.arange(len(ids)), truth] += strength
-    order = np.arange(len(ids)) if order is None else order
-    ids, truth, logits = np.array(ids)[order], truth[order], logits[order].astype(np.float32)
-    writer = store.Writer(workdir / 'predictions' / source / 'identity',
-                          dict(model='tiny', step=5, digest=f'{seed}', data='', view='identity'),
-                          ids, {'class': truth if labels is None else labels},
-                          {'class': classes}, 'float32')
-    writer.write(np.arange(len(ids)), {'class': logits})
-    writer.commit()
-    return logits
-
-
-def split(workdir, roles):
-    rows = [[name, role, GROUPS[name], ''] for name, role in roles.items()]
-    with open(workdir / 'split.csv', 'w', newline='', encoding='utf-8') as file:
-        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(
-            [['id', 'split', 'group', 'label/class'], *rows])
-
-
-def kfold(root, seed, folds=3, strength=1.5):
-    """A k-fold run, persons kept on one side."""
-    for fold in range(folds):
-        workdir = root / f'fold_{fold}'
-        held = [name for k, name in enumerate(TRAIN) if k % 12 % folds == fold]
-        write(workdir, 'val', held, seed=10 * seed + fold, strength=strength)
-        write(workdir, 'test', TEST, seed=10 * seed + fold, strength=strength)
-        split(workdir, {name: 'val' if name in held else 'train' for name in TRAIN}
-              | dict.fromkeys(TEST, 'test'))
-        (workdir / 'config.json').write_text(json.dumps(dict(split=dict(folds=folds))))
-    return root
-
-
-def vote(members, workdir, *flags, config='digits'):
-    given = members if isinstance(members, str) else ','.join(map(str, members))
-    return main.main(['vote', f'--config=configs/vote/{config}.py', f'--workdir={workdir}',
-                      f'--config.members={given}', *FAST, *flags])
-
-
-def refused(capsys, *args) -> str:
-    """Votes, and returns the one sentence with which it ends."""
-    assert vote(*args) == 2
-    line, = [line for line in capsys.readouterr().err.strip().splitlines()
-             if line.startswith('main.py: ')]
-    return line
-
-
-def result_of(workdir):
-    return json.loads((workdir / 'vote.json').read_text())
 
 
 @pytest.fixture(scope='module')
@@ -342,63 +286,3 @@ def test_several_heads_as_one_product(tmp_path):
 def test_mistakes_are_one_sentence(runs, tmp_path, capsys, flag, words):
     line = refused(capsys, [runs / 'weak'], tmp_path / 'v', flag)
     assert all(word in line for word in words), line
-
-
-TINY = ['--config.image.size=16', '--config.curriculum=()', '--config.batch_size=16',
-        '--config.model=dict(name="small_cnn", width=8, stages=2)', '--config.duration.steps=4',
-        '--config.data.doodles.classes=3', '--config.data.doodles.per_class=20',
-        '--config.split.seed=0']
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """A k-fold run of two folds, barely trained."""
-    workdir = tmp_path_factory.mktemp('trained') / 'run'
-    assert main.main(['--config=configs/sketch_cnn.py', f'--workdir={workdir}', *TINY,
-                      '--config.split.kind=kfold', '--config.split.folds=2',
-                      '--config.split.fold=all']) == 0
-    return workdir
-
-
-def test_predictions_that_are_missing_are_made(trained, tmp_path, capsys):
-    for k in (0, 1):
-        (trained / f'fold_{k}/predictions/test.npz').unlink()
-    line = refused(capsys, [trained], tmp_path / 'v', '--config.predict=False')
-    assert f'main.py predict --workdir={trained}/fold_0' in line
-    assert vote([trained], tmp_path / 'v', '--config.views=identity,hflip') == 0
-    result = result_of(tmp_path / 'v')
-    assert [one['name'] for one in result['members']] == [
-        'run/fold_0', 'run/fold_0:hflip', 'run/fold_1', 'run/fold_1:hflip']
-    assert result['fit']['n'] == len(np.load(trained / 'predictions/out_of_fold.npz')['ids'])
-    assert result['groups'] > 1
-    assert 'data:image' in (tmp_path / 'v/report.html').read_text() or not result['repaired']
-
-
-def test_a_soup_is_a_run(trained, tmp_path, capsys):
-    line = refused(capsys, [trained], tmp_path / 'v', '--config.soup=uniform')
-    assert 'run/fold_0 started from random ones' in line
-    for name, fold in (('a', 0), ('b', 1), ('c', 0)):  # as if they had been fine-tuned from x
-        shutil.copytree(trained / f'fold_{fold}', tmp_path / name)
-        saved = json.loads((tmp_path / name / 'config.json').read_text())
-        saved['init']['from'] = 'runs/x'
-        del saved['sha256']
-        (tmp_path / name / 'config.json').write_text(json.dumps(saved))
-    pair = f'{tmp_path}/a,{tmp_path}/b'
-    assert vote(pair, tmp_path / 'uniform', '--config.soup=uniform',
-                '--config.temperature=False') == 0
-    soup = tmp_path / 'uniform/soup'
-    weights = [checkpoints.flat(checkpoints.read_weights(init.best_checkpoint(workdir)))
-               for workdir in (tmp_path / 'a', tmp_path / 'b', soup)]
-    for name, value in weights[2].items():
-        np.testing.assert_allclose(value, (weights[0][name] + weights[1][name]) / 2, rtol=1e-5,
-                                   atol=1e-7)
-    member, = store.members_of(soup, 'test')
-    assert result_of(tmp_path / 'uniform')['soup']['accuracy'] == scores(
-        member.logits['class'], member.labels['class'])['accuracy']
-    # Between them, the folds trained on every row but those of the test.
-    assert set(member.roles.values()) == {'train', 'test'}
-    line = refused(capsys, pair, tmp_path / 'v', '--config.soup=greedy',
-                   '--config.temperature=False')
-    assert 'same validation rows' in line
-    assert vote(f'{tmp_path}/a,{tmp_path}/c', tmp_path / 'greedy', '--config.soup=greedy') == 0
-    assert result_of(tmp_path / 'greedy')['soup']['members'] == ['a', 'c']

@@ -5,10 +5,13 @@ import pytest
 from sklearn import metrics
 
 from input_pipeline.products import product_log_probs
-from train_lib.ensembles import pool as module
-from train_lib.ensembles.multi_head import combine_then_vote, vote_then_combine
-from train_lib.ensembles.pool import Ballot, member_ballots, vote, vote_one, without_each
+from train_lib.ensembles import aligned_logits as module
+from train_lib.ensembles.aligned import product_of_heads
+from train_lib.ensembles.aligned_logits import AlignedLogits
+from train_lib.ensembles.multi_head import vote_then_combine
+from train_lib.ensembles.pool import vote, vote_one
 from train_lib.ensembles.rules import RULES
+from train_lib.ensembles.spec import EnsembleSpec, each_alone
 from train_lib.metrics import scores as scores_module
 from train_lib.metrics.scores import scores, softmax
 from train_lib.runtime.errors import ConfigError
@@ -28,9 +31,9 @@ def test_scores_equal_those_of_training_and_scikit_learn():
     logits[0] = np.round(logits[0])  # equal logits rank by their class
     labels[::7] = -1
     known = labels >= 0
-    ballots = {**{str(i): ballot for i, ballot in enumerate(member_ballots(6))},
-               'soft': Ballot(), 'hard': Ballot('hard')}
-    found = vote(logits, ballots, labels=labels)
+    specs = {**{str(i): spec for i, spec in enumerate(each_alone(6))},
+             'soft': EnsembleSpec(), 'hard': EnsembleSpec('hard')}
+    found = vote(logits, specs, labels=labels)
     for i, member in enumerate(logits):
         want = scores(member, labels)
         assert found[str(i)].summary(labels) == pytest.approx(want, rel=1e-12)
@@ -52,15 +55,15 @@ def test_scores_equal_those_of_training_and_scikit_learn():
 
 def test_blocks_and_threads_and_half_precision(monkeypatch):
     logits, labels = members_of(dtype=np.float16)
-    ballots = {f'{inner}-{rule}': Ballot(rule, inner) for rule in RULES
-               for inner in (None, 'soft', 'hard')}
-    keep = tuple(ballots)
-    whole = vote(logits, ballots, labels=labels, models=MODELS, keep=keep, threads=1)
-    monkeypatch.setattr(module, 'BLOCK_CELLS', 6 * 8 * 7)  # 7 rows a block, and a rest of 4
-    parts = vote(logits, ballots, labels=labels, models=MODELS, keep=keep)
-    finer = vote([member.astype(np.float64) for member in logits], ballots, models=MODELS,
+    specs = {f'{inner}-{rule}': EnsembleSpec(rule, inner) for rule in RULES
+             for inner in (None, 'soft', 'hard')}
+    keep = tuple(specs)
+    whole = vote(logits, specs, labels=labels, models=MODELS, keep=keep, threads=1)
+    monkeypatch.setattr(module, 'BLOCK_CELLS', 6 * 8 * 7)  # 7 rows per block, and a rest of 4
+    parts = vote(logits, specs, labels=labels, models=MODELS, keep=keep)
+    finer = vote([member.astype(np.float64) for member in logits], specs, models=MODELS,
                  keep=keep)
-    for name in ballots:
+    for name in specs:
         np.testing.assert_array_equal(whole[name].scores, parts[name].scores)
         np.testing.assert_array_equal(whole[name].predicted, parts[name].predicted)
         assert whole[name].summary(labels) == parts[name].summary(labels)
@@ -73,13 +76,13 @@ def test_every_pair_of_levels_is_what_two_votes_in_a_row_are():
     weights = np.array([1.0, 2.0, 0.5, 1.0, 0.0, 3.0])
     model_weights = {'a': 2.0, 'c': 0.5}
     pairs = list(itertools.product(RULES, RULES))
-    ballots = {pair: Ballot(pair[1], pair[0], weights, model_weights) for pair in pairs}
-    found = vote(logits, ballots, models=MODELS, keep=pairs)
+    specs = {pair: EnsembleSpec(pair[1], pair[0], weights, model_weights) for pair in pairs}
+    found = vote(logits, specs, models=MODELS, keep=pairs)
     for inner in RULES:
         levels = []
         for model in 'abc':
             index = [i for i, of in enumerate(MODELS) if of == model]
-            levels.append(vote_one([logits[i] for i in index], Ballot(
+            levels.append(vote_one([logits[i] for i in index], EnsembleSpec(
                 inner, weights=weights[index])))
         for outer in RULES:
             got = found[inner, outer]
@@ -90,7 +93,7 @@ def test_every_pair_of_levels_is_what_two_votes_in_a_row_are():
             else:
                 tiny = np.finfo(np.float32).tiny  # what a zero counts as in a geometric mean
                 want = vote_one([np.log(np.maximum(level.scores, tiny)) for level in levels],
-                                Ballot(outer, weights=[2, 1, .5])).scores
+                                EnsembleSpec(outer, weights=[2, 1, .5])).scores
             if outer != 'rank_mean':  # there zeros share a rank, which the floor keeps too
                 np.testing.assert_allclose(got.scores, want, atol=1e-6, err_msg=f'{inner, outer}')
 
@@ -100,7 +103,7 @@ def test_hard_hard_counts_one_vote_a_model_and_hard_soft_their_shares():
     probs = np.array([[.9, .1], [.6, .4], [.2, .8], [.1, .9], [.4, .6], [.9, .1]])[:, None]
     models = ('a', 'a', 'a', 'b', 'c', 'c')
     logits = list(np.log(probs))
-    found = vote(logits, {rule: Ballot(rule, 'hard') for rule in ('hard', 'soft')},
+    found = vote(logits, {rule: EnsembleSpec(rule, 'hard') for rule in ('hard', 'soft')},
                  models=models, keep=('hard', 'soft'))
     np.testing.assert_allclose(found['hard'].scores[0], [2 / 3, 1 / 3])
     np.testing.assert_allclose(found['soft'].scores[0], [(2 / 3 + 0 + 1 / 2) / 3,
@@ -110,41 +113,43 @@ def test_hard_hard_counts_one_vote_a_model_and_hard_soft_their_shares():
 
 def test_ties_between_models_are_broken_by_their_members_probabilities():
     probs = np.array([[.6, .4], [.55, .45], [.05, .95]])[:, None]
-    got = vote_one(list(np.log(probs)), Ballot('hard', 'hard'), models=('a', 'a', 'b'))
+    got = vote_one(list(np.log(probs)), EnsembleSpec('hard', 'hard'), models=('a', 'a', 'b'))
     assert got.ties == 1 and got.predicted[0] == 1
 
 
-def test_ballots_on_other_members_do_not_disturb_each_other():
+def test_ensembles_of_other_members_do_not_disturb_each_other():
     logits, _ = members_of(2)
-    ballots = dict(enumerate(without_each(Ballot('median', weights=(1, 2, 3, 1, 2, 1)), 6)))
-    together = vote(logits, ballots, keep=range(6))
-    for i, ballot in ballots.items():
-        assert ballot.weights[i] == 0
-        np.testing.assert_array_equal(together[i].scores, vote_one(logits, ballot).scores)
+    weights = np.array([1, 2, 3, 1, 2, 1])
+    specs = {i: EnsembleSpec('median', weights=np.where(np.arange(6) == i, 0, weights))
+             for i in range(6)}
+    together = vote(logits, specs, keep=range(6))
+    for i, spec in specs.items():
+        assert spec.weights[i] == 0
+        np.testing.assert_array_equal(together[i].scores, vote_one(logits, spec).scores)
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(ballots={'x': Ballot('sofd')}), 'did you mean soft'),
-    (dict(ballots={'x': Ballot(inner='harder')}, models=MODELS), 'did you mean hard'),
-    (dict(ballots={'x': Ballot(weights=(1, 2))}), '2 weights for 6 members'),
-    (dict(ballots={'x': Ballot(weights=(1, -2, 1, 1, 1, 1))}), '-2.0 for 1'),
-    (dict(ballots={'x': Ballot(weights=(0,) * 6)}), 'all 0'),
-    (dict(ballots={'x': Ballot('trimmed_mean', trim=0.5)}), 'trim=0.5'),
-    (dict(ballots={'x': Ballot(inner='soft', model_weights={'z': 1})}, models=MODELS), "'z'"),
+    (dict(specs={'x': EnsembleSpec('sofd')}), 'did you mean soft'),
+    (dict(specs={'x': EnsembleSpec(inner='harder')}, models=MODELS), 'did you mean hard'),
+    (dict(specs={'x': EnsembleSpec(weights=(1, 2))}), '2 weights for 6 members'),
+    (dict(specs={'x': EnsembleSpec(weights=(1, -2, 1, 1, 1, 1))}), '-2.0 for 1'),
+    (dict(specs={'x': EnsembleSpec(weights=(0,) * 6)}), 'all 0'),
+    (dict(specs={'x': EnsembleSpec('trimmed_mean', trim=0.5)}), 'trim=0.5'),
+    (dict(specs={'x': EnsembleSpec(inner='soft', model_weights={'z': 1})}, models=MODELS), "'z'"),
     (dict(logits=[]), 'no members'),
 ])
-def test_a_wrong_ballot_is_one_sentence(change, message):
-    options = dict(logits=members_of(n=3)[0], ballots={'x': Ballot()}) | change
+def test_a_wrong_spec_is_one_sentence(change, message):
+    options = dict(logits=members_of(n=3)[0], specs={'x': EnsembleSpec()}) | change
     with pytest.raises(ConfigError, match=message):
-        vote(options.pop('logits'), options.pop('ballots'), **options)
+        vote(options.pop('logits'), options.pop('specs'), **options)
 
 
 def test_a_diverged_member_is_named():
     logits, _ = members_of()
     logits[4][17, 3] = np.nan
     with pytest.raises(ValueError, match=r'Member 4 .* row 17'):
-        vote_one(logits, Ballot())
-    assert vote_one(logits, Ballot(weights=(1, 1, 1, 1, 0, 1))).ties == 0
+        vote_one(logits, EnsembleSpec())
+    assert vote_one(logits, EnsembleSpec(weights=(1, 1, 1, 1, 0, 1))).ties == 0
 
 
 def test_members_of_other_rows_are_joined():
@@ -154,8 +159,8 @@ def test_members_of_other_rows_are_joined():
     shuffled = [member[order] for member, order in zip(logits, orders)]
     rows = [np.argsort(order) for order in orders]
     rows[2], shuffled[2] = None, logits[2]
-    np.testing.assert_array_equal(vote_one(shuffled, Ballot(), rows=rows).scores,
-                                  vote_one(logits, Ballot()).scores)
+    np.testing.assert_array_equal(vote_one(AlignedLogits(shuffled, rows), EnsembleSpec()).scores,
+                                  vote_one(logits, EnsembleSpec()).scores)
 
 
 def test_heads_voted_then_combined_and_combined_then_voted():
@@ -164,13 +169,14 @@ def test_heads_voted_then_combined_and_combined_then_voted():
     logits = [{head: rng.normal(size=(40, size)) * 2 for head, size in sizes.items()}
               for _ in range(3)]
     heads = ('mask', 'age')
-    product, outcomes = vote_then_combine(logits, heads, Ballot())
+    aligned = {head: AlignedLogits([member[head] for member in logits]) for head in heads}
+    product, outcomes = vote_then_combine(aligned, EnsembleSpec())
     means = {head: np.mean([softmax(m[head]) for m in logits], axis=0) for head in heads}
     joint = means['mask'][:, :, None] * means['age'][:, None]
     np.testing.assert_array_equal(product, joint.reshape(40, 6).argmax(1))
     np.testing.assert_allclose(outcomes['age'].scores, means['age'], atol=1e-12)
-    rows = [np.arange(40)[::-1]] * 3
-    found = combine_then_vote(logits, heads, {'x': Ballot()}, rows=rows, keep='x')['x']
+    backwards = {head: logits.take(np.arange(40)[::-1]) for head, logits in aligned.items()}
+    found = vote(product_of_heads(backwards), {'x': EnsembleSpec()}, keep='x')['x']
     want = np.mean([np.exp(product_log_probs(m, heads)) for m in logits], axis=0)
     np.testing.assert_allclose(found.scores, want[::-1], atol=1e-6)
     assert (found.predicted[::-1] != product).any()  # the two ways differ

@@ -1,4 +1,4 @@
-"""The rules themselves, through `ballots.vote`."""
+"""The rules themselves, through `pool.vote`."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,11 @@ from scipy.stats import rankdata, trim_mean
 from sklearn.ensemble import VotingClassifier
 from sklearn.preprocessing import LabelEncoder
 
+from train_lib.ensembles.aligned_logits import AlignedLogits
 from train_lib.ensembles.order_statistics import merge_exchange, rank_shares
-from train_lib.ensembles.pool import Ballot, vote, vote_one
+from train_lib.ensembles.pool import vote, vote_one
 from train_lib.ensembles.rules import RULES
+from train_lib.ensembles.spec import EnsembleSpec
 from train_lib.metrics.scores import scores, softmax
 
 
@@ -43,7 +45,7 @@ def test_soft_and_hard_equal_scikit_learn(weighted):
         peer.estimators_ = [Fixed(softmax(member)) for member in logits]
         peer.estimators = [(str(i), member) for i, member in enumerate(peer.estimators_)]
         peer.le_ = LabelEncoder().fit(range(4))
-        found = vote_one(logits, Ballot(rule, weights=weights))
+        found = vote_one(logits, EnsembleSpec(rule, weights=weights))
         clear = ~found.tied  # scikit-learn gives ties to the first class
         np.testing.assert_array_equal(
             found.predicted[clear], peer.predict(np.arange(60))[clear])
@@ -62,8 +64,8 @@ def test_other_rules_equal_their_definitions():
         'median': _by_repeating(probs, weights, np.median),
         'trimmed_mean': _by_repeating(probs, weights, lambda x, axis: trim_mean(x, 0.25, axis)),
     }
-    ballots = {rule: Ballot(rule, weights=weights, trim=0.25) for rule in want}
-    found = vote(logits, ballots, keep=tuple(want))
+    specs = {rule: EnsembleSpec(rule, weights=weights, trim=0.25) for rule in want}
+    found = vote(logits, specs, keep=tuple(want))
     for rule, value in want.items():
         # Repeated members stand for weights only to the width of one repetition.
         tolerance = 2e-3 if rule in ('median', 'trimmed_mean') else 1e-12
@@ -80,8 +82,8 @@ def _by_repeating(probs, weights, function):
 def test_equal_weights_give_the_usual_median_and_trimmed_mean(members):
     logits, _, _ = random_members(members, members)
     probs = np.stack([softmax(member) for member in logits])
-    found = vote(logits, {'median': Ballot('median'),
-                          'mean': Ballot('trimmed_mean', trim=1 / max(members, 3))},
+    found = vote(logits, {'median': EnsembleSpec('median'),
+                          'mean': EnsembleSpec('trimmed_mean', trim=1 / max(members, 3))},
                  keep=('median', 'mean'))
     cut = members // max(members, 3)
     want = {'median': np.median(probs, 0), 'mean': np.sort(probs, 0)[cut:members - cut].mean(0)}
@@ -92,7 +94,7 @@ def test_equal_weights_give_the_usual_median_and_trimmed_mean(members):
 
 def test_a_median_between_two_weights_is_their_mean():
     probs = np.array([[.1, .9], [.3, .7], [.8, .2]])
-    found = vote_one(list(np.log(probs)[:, None]), Ballot('median', weights=(1, 2, 3)))
+    found = vote_one(list(np.log(probs)[:, None]), EnsembleSpec('median', weights=(1, 2, 3)))
     np.testing.assert_allclose(found.scores[0], [.55, .45], atol=1e-9)
 
 
@@ -116,7 +118,7 @@ def test_the_network_sorts_all_zeros_and_ones(n):
 
 def test_a_tie_goes_to_the_larger_mean_then_the_better_voter_then_the_lower_class():
     def answer(*probs, rule='hard', **options):
-        found = vote_one([np.log(np.array([row])) for row in probs], Ballot(
+        found = vote_one([np.log(np.array([row])) for row in probs], EnsembleSpec(
             rule, weights=options.pop('weights', None)), **options)
         assert found.ties == 1
         return int(found.predicted[0])
@@ -125,14 +127,14 @@ def test_a_tie_goes_to_the_larger_mean_then_the_better_voter_then_the_lower_clas
     assert answer([.4, .1, .15, .35], [.05, .05, .51, .39]) == 2
     # The means are equal too (to rounding): the better voter decides, whoever comes first.
     left, right = [.6, .3, .1], [.3, .6, .1]
-    assert answer(left, right, merit=[1, 2]) == 1
-    assert answer(left, right, merit=[2, 1]) == 0
+    assert answer(left, right, tie_break=[1, 2]) == 1
+    assert answer(left, right, tie_break=[2, 1]) == 0
     assert answer(right, left) == answer(left, right) == 0
-    # With weights as merit: 3 = 1 + 2 votes, and the heavy voter leads.
+    # With weights as tie_break: 3 = 1 + 2 votes, and the heavy voter leads.
     assert answer([.4, .5, .1], [.5, .4, .1], [.5, .4, .1], weights=(3, 1, 2)) == 1
-    assert answer(left, right, rule='soft', merit=[0, 5]) == 1
+    assert answer(left, right, rule='soft', tie_break=[0, 5]) == 1
     # The best voter counts, not the last.
-    assert answer(left, right, right, left, merit=[1, 5, 0, 2]) == 1
+    assert answer(left, right, right, left, tie_break=[1, 5, 0, 2]) == 1
     # One vote each for three classes.
     assert answer([.5, .4, .1], [.4, .5, .1], [.1, .3, .6]) == 1
 
@@ -146,7 +148,7 @@ def test_invariances(seed, rule, members, scale, coarse):
     if coarse:  # many ties, of votes and of means
         logits, weights = [np.round(member) for member in logits], np.ones(members)
     weights[seed % members] = 0
-    base = vote_one(logits, Ballot(rule, weights=weights), labels=labels)
+    base = vote_one(logits, EnsembleSpec(rule, weights=weights), labels=labels)
 
     def same(found, rows=slice(None), exactly=False):
         np.testing.assert_array_equal(found.predicted, base.predicted[rows])
@@ -156,15 +158,17 @@ def test_invariances(seed, rule, members, scale, coarse):
 
     rng = np.random.default_rng(seed)
     order = rng.permutation(members)
-    same(vote_one([logits[i] for i in order], Ballot(rule, weights=weights[order])),
+    same(vote_one([logits[i] for i in order], EnsembleSpec(rule, weights=weights[order])),
          exactly=rule == 'hard' and coarse)
-    same(vote_one(logits, Ballot(rule, weights=scale * weights)))
+    same(vote_one(logits, EnsembleSpec(rule, weights=scale * weights)))
     there = np.flatnonzero(weights)
     broken = [member if w else np.full_like(member, np.nan) for member, w in zip(logits, weights)]
-    same(vote_one([logits[i] for i in there], Ballot(rule, weights=weights[there])), exactly=True)
-    same(vote_one(broken, Ballot(rule, weights=weights)), exactly=True)
+    same(vote_one([logits[i] for i in there], EnsembleSpec(rule, weights=weights[there])),
+         exactly=True)
+    same(vote_one(broken, EnsembleSpec(rule, weights=weights)), exactly=True)
     rows = rng.permutation(12)
-    same(vote_one(logits, Ballot(rule, weights=weights), rows=[rows] * members), rows, True)
+    same(vote_one(AlignedLogits(logits, [rows] * members), EnsembleSpec(rule, weights=weights)),
+         rows, True)
     if RULES[rule].distribution:
         want = scores(np.log(base.scores), labels)
         assert base.summary(labels)['nll'] == pytest.approx(want['nll'], rel=1e-12)

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from train_lib.ensembles.candidates import gather_evidence
+from train_lib.ensembles.candidates import find_candidates
 from train_lib.ensembles.fit.nested import draw_folds, nested
-from train_lib.ensembles.fit.selection import choose, convex_weights, greedy, robustness, score
-from train_lib.ensembles.stacking import fit_stacking, fit_temperature, tempered
+from train_lib.ensembles.fit.selection import choose, convex_weights, greedy, score
+from train_lib.ensembles.fit.stacking import fit_stacking
+from train_lib.ensembles.temperature import fit_temperature, tempered
 from train_lib.metrics.scores import scores, softmax
+from train_lib.metrics.statistics import robustness
 from train_lib.runtime.errors import ConfigError
 
 
@@ -26,44 +28,44 @@ def problem():
     logits, labels = members_of()
     labels = labels.copy()
     labels[::11] = -1
-    return logits, labels, gather_evidence(logits, labels)
+    return logits, labels, find_candidates(logits, labels)
 
 
-def test_evidence_gives_the_soft_vote_exactly(problem):
-    logits, labels, evidence = problem
-    assert len(evidence.classes) < 0.8 * 6 * len(evidence)  # it leaves something out
+def test_candidates_give_the_soft_vote_exactly(problem):
+    logits, labels, candidates = problem
+    assert len(candidates.classes) < 0.8 * 6 * len(candidates)  # it leaves something out
     rng = np.random.default_rng(0)
-    part = evidence.select(rng.permutation(len(evidence))[:50])
+    part = candidates.select(rng.permutation(len(candidates))[:50])
     for weights in [*rng.dirichlet(np.full(4, 0.3), 200), *np.eye(4)]:
         mean = np.einsum('m,mnc->nc', weights, [softmax(member) for member in logits])
-        got = evidence.predict(weights)
+        got = candidates.predict(weights)
         np.testing.assert_array_equal(got, mean[labels >= 0].argmax(1))
         want = scores(np.log(mean), labels)
         for name in ('accuracy', 'f1_macro', 'nll'):
-            assert score(evidence, weights, name) == pytest.approx(want[name], rel=1e-5)
-        np.testing.assert_array_equal(part.predict(weights), mean[part.at].argmax(1))
-        np.testing.assert_allclose(part.own, [softmax(m)[part.at, part.labels] for m in logits],
-                                   rtol=1e-5)
+            assert score(candidates, weights, name) == pytest.approx(want[name], rel=1e-5)
+        np.testing.assert_array_equal(part.predict(weights), mean[part.rows].argmax(1))
+        want = [softmax(member)[part.rows, part.labels] for member in logits]
+        np.testing.assert_allclose(part.label_probs, want, rtol=1e-5)
 
 
 def test_equal_scores_go_to_the_lowest_class():
     logits, labels = members_of(8)
     for member in logits:
         member[:, 5] = member[:, 4] = member[:, 4] + 2
-    predicted = gather_evidence(logits, labels).predict(np.full(4, 0.25))
+    predicted = find_candidates(logits, labels).predict(np.full(4, 0.25))
     assert 4 in predicted and 5 not in predicted
 
 
 def test_greedy_is_the_best_next_pick_each_time(problem):
     """Against a search that scores whole probabilities."""
-    logits, labels, evidence = problem
+    logits, labels, candidates = problem
     probs = np.stack([softmax(member)[labels >= 0] for member in logits])
     truth = labels[labels >= 0]
     score_of = {'nll': lambda p: -metrics.log_loss(truth, p, labels=range(6)),
                 'accuracy': lambda p: metrics.accuracy_score(truth, p.argmax(1)),
                 'f1_macro': lambda p: metrics.f1_score(truth, p.argmax(1), average='macro')}
     for metric, function in score_of.items():
-        found = greedy(evidence, metric, rounds=8)
+        found = greedy(candidates, metric, rounds=8)
         total, best = np.zeros_like(probs[0]), []
         for pick in range(8):
             values = [function((total + member) / (pick + 1)) for member in probs]
@@ -79,53 +81,54 @@ def test_greedy_is_the_best_next_pick_each_time(problem):
 
 
 def test_greedy_options(problem):
-    _, _, evidence = problem
-    singles = [score(evidence, weights, 'accuracy') for weights in np.eye(4)]
-    found = greedy(evidence, 'accuracy', rounds=5, start=2)
+    _, _, candidates = problem
+    singles = [score(candidates, weights, 'accuracy') for weights in np.eye(4)]
+    found = greedy(candidates, 'accuracy', rounds=5, start=2)
     assert set(found.paths[0][:2]) == set(np.argsort(singles)[-2:])
-    bags = greedy(evidence, rounds=5, bags=4, share=0.5, seed=3)
+    bags = greedy(candidates, rounds=5, bags=4, share=0.5, seed=3)
     assert all(len(set(path)) <= 2 for path in bags.paths) and len(set(bags.paths)) > 1
     assert bags.weights.sum() == pytest.approx(1)
-    again = greedy(evidence, rounds=5, bags=4, share=0.5, seed=3)
+    again = greedy(candidates, rounds=5, bags=4, share=0.5, seed=3)
     np.testing.assert_array_equal(bags.weights, again.weights)
     logits, labels = members_of(9)
-    alike = gather_evidence([20 * logits[2], logits[2]], labels)  # the first is overconfident
+    alike = find_candidates([20 * logits[2], logits[2]], labels)  # the first is overconfident
     assert greedy(alike, 'accuracy', rounds=1).paths == ((1,),)
     with pytest.raises(ConfigError, match='start=5'):
-        greedy(evidence, rounds=5, start=5)
+        greedy(candidates, rounds=5, start=5)
     with pytest.raises(ConfigError, match='no row has one'):
-        greedy(evidence.select(np.arange(0)))
+        greedy(candidates.select(np.arange(0)))
 
 
 def test_convex_weights_are_the_best_on_a_grid():
     logits, labels = members_of(3, skills=(1.5, 1.2, 0.2), shared=0.3)
-    evidence = gather_evidence(logits, labels)
-    weights, gap = convex_weights(evidence)
+    candidates = find_candidates(logits, labels)
+    weights, gap = convex_weights(candidates)
     assert gap <= 1e-6 and weights.min() >= 0 and weights.sum() == pytest.approx(1)
     grid = [np.array(w) / 60 for w in itertools.product(range(61), repeat=3) if sum(w) == 60]
-    best = min(grid, key=evidence.nll)
-    assert evidence.nll(weights) <= evidence.nll(best) <= evidence.nll(weights) + 1e-4
+    best = min(grid, key=candidates.nll)
+    assert candidates.nll(weights) <= candidates.nll(best) <= candidates.nll(weights) + 1e-4
     np.testing.assert_allclose(weights, best, atol=0.03)
 
 
 def test_the_gap_bounds_how_far_weights_are_from_the_best():
     """Members by the dozen, some of them twice: the best weights are not unique."""
     logits, labels = members_of(4, n=400, skills=tuple(np.linspace(0, 2, 12)))
-    evidence = gather_evidence([*logits, *logits[:6]], labels)
-    weights, gap = convex_weights(evidence)
+    candidates = find_candidates([*logits, *logits[:6]], labels)
+    weights, gap = convex_weights(candidates)
     assert 0 <= gap <= 1e-6
     rng = np.random.default_rng(0)
-    assert all(evidence.nll(w) >= evidence.nll(weights) - gap
+    assert all(candidates.nll(w) >= candidates.nll(weights) - gap
                for w in [*rng.dirichlet(np.full(18, 0.2), 300), *np.eye(18)])
     # Probabilities over many orders of magnitude, where the solver alone stays 1e-6 away.
     rng = np.random.default_rng(4)
     own = softmax(np.stack([rng.normal(size=500) * 3 + rng.normal(size=(20, 500))
                             * rng.uniform(.1, 3, size=(20, 1)), np.zeros((20, 500))], -1))[..., 0]
-    hard = dataclasses.replace(evidence, own=own ** 8)
+    hard = dataclasses.replace(candidates, label_probs=own ** 8)
     weights, gap = convex_weights(hard, tolerance=1e-9)
     assert 0 <= gap <= 1e-9
-    assert np.log((hard.own / (weights @ hard.own)).mean(1).max()) == pytest.approx(gap, abs=1e-12)
-    single = gather_evidence(logits[-1:], labels)
+    gains = (hard.label_probs / (weights @ hard.label_probs)).mean(1)
+    assert np.log(gains.max()) == pytest.approx(gap, abs=1e-12)
+    single = find_candidates(logits[-1:], labels)
     np.testing.assert_array_equal(convex_weights(single)[0], [1])
 
 
@@ -222,9 +225,9 @@ def test_choice_by_robustness():
         'evenness': pytest.approx(1 - (1 - .75) / (2 * 1.75))}
     assert robustness(lucky, labels)['evenness'] == 0.5
     assert robustness(1 - steady[:10], labels[:10])['worst_class'] == 0
-    candidates = dict(lucky=lucky, half=half, steady=steady)
-    assert choose(candidates, labels, 'accuracy') == 'half'
-    assert choose(candidates, labels, 'worst_class') == 'steady'
+    answers = dict(lucky=lucky, half=half, steady=steady)
+    assert choose(answers, labels, 'accuracy') == 'half'
+    assert choose(answers, labels, 'worst_class') == 'steady'
     assert choose(dict(lucky=lucky, half=half), labels, 'evenness') == 'half'
     with pytest.raises(ConfigError, match='needs folds'):
-        choose(candidates, labels, 'worst_fold')
+        choose(answers, labels, 'worst_fold')

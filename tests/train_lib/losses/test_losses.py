@@ -12,10 +12,10 @@ from train_lib.losses.losses import (
     adjust_logits,
     cross_entropy,
     head_loss,
-    make_loss,
     split_loss,
     weights_at,
 )
+from train_lib.losses.objectives import make_loss
 from train_lib.runtime.errors import ConfigError
 
 COUNTS = (500.0, 40.0, 7.0, 120.0)

@@ -188,7 +188,7 @@ def test_muon_makes_kernels_orthogonal_and_leaves_heads_to_adam(shape):
     (dict(name='nadamw', decay='coupled', weight_decay=0.1), r'optimizer\.name=nadam\.'),
     (dict(clip_value=-1.0), r'clip_value = -1\.0'),
     (dict(b2=1.0), r'b2 = 1\.0'),
-    (dict(name='adam', momentum_decay=0.004), 'adam has not'),
+    (dict(name='adam', momentum_decay=0.004), 'adam does not use it'),
     (dict(name='nadam', momentum_decay='fast'), "momentum_decay = 'fast'"),
 ])
 def test_mistakes_are_refused(settings, words):

@@ -18,11 +18,14 @@ from models.pretrained import to_timm
 from train_lib.optim import param_groups
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.run_dir import checkpoints
+from train_lib.run_dir.frozen_weights import read_frozen
 from train_lib.runtime.errors import CheckpointError, ConfigError
+from train_lib.runtime.trees import by_path
 from train_lib.training import run
-from train_lib.training.preprocess_spec import prepared_for
-from train_lib.training.run import load_data
-from train_lib.training.step import make_normalise, make_state, make_train_step
+from train_lib.training.data import load_data
+from train_lib.training.preprocess_spec import preprocess_spec
+from train_lib.training.state import Weights, make_state
+from train_lib.training.step import StepOptions, make_normalise, make_train_step
 
 TINY = dict(patch_size=8, embed_dim=16, depth=3, num_heads=2)
 
@@ -38,20 +41,21 @@ def settings(**changes):
 
 def one_step(model, rules, rate=0.1, optimizer='sgd'):
     """(parameters before, after, other variables before, after), flat by name."""
-    graphdef, params, frozen, rest = param_groups.split(model, rules)
+    graphdef, params, frozen, batch_stats = param_groups.split(model, rules)
     rates, decay = param_groups.factors(params, rules)
     config = common.get_config().optimizer.to_dict() | dict(name=optimizer, clip_norm=0.0)
     tx = make_optimizer(config, decay, getattr(model, 'scan', False))
     step = make_train_step(graphdef, tx, lambda step: rate, make_normalise(
-        (0.5,) * 3, (0.5,) * 3, jnp.float32), heads=('class',), seed=0, rates=rates)
-    state = make_state(params, rest, tx, ('class',), frozen)
-    before = jax.device_get({key: state[key] for key in ('params', 'frozen', 'rest')})
+        (0.5,) * 3, (0.5,) * 3, jnp.float32), StepOptions(heads=('class',), seed=0, rates=rates))
+    state = make_state(Weights(params, frozen, batch_stats), tx, ('class',))
+    keys = ('params', 'frozen', 'batch_stats')
+    before = jax.device_get({key: getattr(state, key) for key in keys})
     rng = np.random.default_rng(0)
     batch = {'image': rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8),
              'label/class': np.array([0, 1, 2, 0], np.int32)}
     after, _ = step(jax.tree.map(jnp.array, state), batch)
-    return ({key: checkpoints.flat(before[key]) for key in before},
-            {key: checkpoints.flat(jax.device_get(after[key])) for key in before})
+    return ({key: by_path(before[key]) for key in before},
+            {key: by_path(jax.device_get(getattr(after, key))) for key in before})
 
 
 def moved(before, after):
@@ -68,13 +72,13 @@ def test_first_match_wins_and_everything_is_covered():
 
 
 @pytest.mark.parametrize(('table', 'message'), [
-    (((r'blocks/.*', {}),), r'covers no .*cls_token'),
+    (((r'blocks/.*', {}),), r'does not cover .*cls_token'),
     ((('.*', {}), ('head/.*', {})), r"table\[1\].*'head/\.\*' is the first match of no"),
     ((('.*', dict(rate=1)),), r"table\[0\] has the key 'rate'"),
-    ((('(', {}),), r'table\[0\].*no row'),
+    ((('(', {}),), r'table\[0\].*not a valid row'),
     ((('.*', dict(lr=-1.0)),), r'lr = -1\.0: give a factor'),
     ((('.*', dict(train=False)),), 'freezes every parameter'),
-    (('.*',), r'table\[0\].*no row'),
+    (('.*',), r'table\[0\].*not a valid row'),
 ])
 def test_wrong_tables_say_what_is_wrong(table, message):
     with pytest.raises(ConfigError, match=message):
@@ -143,7 +147,7 @@ def test_what_is_frozen_keeps_its_weights_and_its_statistics():
     assert not moved(before['frozen'], after['frozen'])
     assert moved(before['params'], after['params']) >= {
         'head/kernel', 'stages/1/0/bn2/scale', 'stages/1/0/shortcut/kernel'}
-    statistics = moved(before['rest'], after['rest'])
+    statistics = moved(before['batch_stats'], after['batch_stats'])
     assert statistics and all(name.startswith('stages/1/') for name in statistics)
 
 
@@ -198,12 +202,12 @@ def test_a_run_from_pretrained_weights_with_adapters(lora_run, weights):
     result = json.loads((workdir / 'result.json').read_text())
     assert result['trained_parameters'] < 0.5 * result['parameters']
     assert result['input']['interpolation'] == 'bicubic'  # as the model's default tag asks for
-    frozen = checkpoints.read_frozen(workdir / 'checkpoints')
+    frozen = read_frozen(workdir / 'checkpoints')
     given = models.create_model('vit_tiny_patch16_224', 7, rngs=nnx.Rngs(5), img_size=48, **TINY)
     kernel = given.blocks[1].mlp.fc1.kernel[...]
     assert np.array_equal(frozen['blocks/1/mlp/fc1/kernel'], kernel)
     step = checkpoints.committed_steps(workdir / 'checkpoints')[-1]
-    stored = checkpoints.flat(checkpoints.read_weights(workdir / f'checkpoints/{step}')['params'])
+    stored = by_path(checkpoints.read_weights(workdir / f'checkpoints/{step}')['params'])
     assert not any(name in frozen for name in stored)
 
 
@@ -242,7 +246,7 @@ def test_a_full_run_may_start_from_an_adapted_one(lora_run, tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'error', 'message'), [
-    ({'init.pretrained': 'a1_in1k'}, ConfigError, 'no tag of vit_tiny.*augreg_in21k_ft_in1k'),
+    ({'init.pretrained': 'a1_in1k'}, ConfigError, 'not a tag of vit_tiny.*augreg_in21k_ft_in1k'),
     ({'init.pretrained': 'gone.safetensors'}, ModelError, 'gone.safetensors'),
     ({'init.pretrained': 'default', 'init.from': 'x'}, ConfigError, 'exclude each other'),
 ])
@@ -255,18 +259,18 @@ def test_wrong_sources_of_weights(changes, error, message, tmp_path):
 def test_a_tag_brings_its_preparation_unless_the_config_says_otherwise():
     config = common.get_config()
     config.model.name = 'eva02_large_patch14_448'
-    assert prepared_for(config).mean == (0.5, 0.5, 0.5)
+    assert preprocess_spec(config).mean == (0.5, 0.5, 0.5)
     config.init.pretrained = 'default'
-    prepared = prepared_for(config)
+    prepared = preprocess_spec(config)
     assert prepared.mean[0] == 0.48145466 and prepared.std[2] == 0.27577711
     assert (prepared.resize, prepared.interpolation) == ('squash', 'bicubic')
     with config.ignore_type():
         config.image.mean = (0.0, 0.0, 0.0)
         config.image.resize = 'pad'
-    prepared = prepared_for(config)
+    prepared = preprocess_spec(config)
     assert prepared.mean == (0, 0, 0) and prepared.resize == 'pad'
     assert prepared.std[2] == 0.27577711
     with config.ignore_type():
         config.image.std = (1, 0, 1)
     with pytest.raises(ConfigError, match=r'image\.std'):
-        prepared_for(config)
+        preprocess_spec(config)

@@ -184,7 +184,7 @@ def test_members_are_found_in_natural_order_under_names_that_differ(tmp_path):
     assert [member.model for member in found][1:4] == ['x/run_10'] * 3
     both = members.find_members([tmp_path / 'x/run_10'], 'val')
     assert [member.name for member in both][:2] == ['run_10/fold_0:hflip', 'run_10/fold_0']
-    for pattern, word in ((tmp_path / 'z*', 'no folders'), (tmp_path / 'z', 'is no folder')):
+    for pattern, word in ((tmp_path / 'z*', 'no folders'), (tmp_path / 'z', 'is not a folder')):
         with pytest.raises(ConfigError, match=word):
             members.find_members([pattern], 'val')
 

@@ -1,4 +1,6 @@
-"""Cached features and stacked heads, against training the same thing the ordinary way."""
+"""Cached features and stacked heads, compared with ordinary training of the same thing."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -7,12 +9,16 @@ import pytest
 from configs import common
 from train_lib.predictions import members
 from train_lib.probing import feature_cache as caching
-from train_lib.probing import run_probe as probing
-from train_lib.probing import trained_heads as stacked
+from train_lib.probing import stacked_heads as stacked
+from train_lib.probing.head_training import train_heads
+from train_lib.probing.probe_folds import make_folds
+from train_lib.probing.probe_spec import read_probe_spec
+from train_lib.probing.run_probe import load_features, probe
+from train_lib.run_dir.goodput import Clock
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.signals import Interrupted
 from train_lib.training import run
-from train_lib.training.evaluate import Interrupted
-from train_lib.training.run import load_data
+from train_lib.training.data import load_data
 
 TINY = dict(name='vit_tiny_patch16_224', patch_size=8, embed_dim=16, depth=1, num_heads=2)
 
@@ -41,7 +47,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('probe')
     config = probe_config(folder)
     manifest = load_data(config)
-    result = probing.probe(config, manifest, folder / 'run')
+    result = probe(config, manifest, folder / 'run')
     return folder, config, manifest, result
 
 
@@ -78,16 +84,16 @@ def test_every_head_is_a_member_that_knows_what_it_trained_on(done):
 def test_stacked_heads_are_those_that_train_alone(done):
     """The stated tolerance: 1e-4 of the largest parameter, after the whole run."""
     _, config, manifest, result = done
-    ordered, folds = probing.make_folds(config, manifest)
+    data = make_folds(config, manifest)
     features = caching.Features(np.load(f'{result["features"]}/features.npy'), None)
-    kinds = probing.head_kinds(config)
-    _, together, _ = probing.train_heads(config, ordered, folds, kinds, features)
-    alone = config.copy_and_resolve_references()
-    alone.probe.lr = (config.probe.lr[1],)
-    for kind in kinds:
-        _, lone, _ = probing.train_heads(alone, ordered, folds[1:], [kind], features)
-        ours = jax.tree.map(lambda leaf: leaf[1, 1], together[kind.name][0])
-        theirs = jax.tree.map(lambda leaf: leaf[0, 0], lone[kind.name][0])
+    spec = read_probe_spec(config)
+    together = train_heads(config, spec, data, features)
+    for kind in spec.heads:
+        alone = train_heads(
+            config, dataclasses.replace(spec, heads=(kind,), rates=(config.probe.lr[1],)),
+            dataclasses.replace(data, folds=data.folds[1:]), features)
+        ours = jax.tree.map(lambda leaf: leaf[1, 1], together.params[kind.name])
+        theirs = jax.tree.map(lambda leaf: leaf[0, 0], alone.params[kind.name])
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
             assert np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-3)
 
@@ -106,13 +112,13 @@ def test_a_probe_is_training_with_a_frozen_backbone(done, tmp_path):
         frozen.schedule.lr = 1e-2
         frozen.eval.every = dict(percent=100)  # the last weights are the best
     run.train_one(frozen, manifest, tmp_path / 'frozen')
-    probe = probe_config(folder)
-    with probe.ignore_type():
-        probe.probe.heads = (dict(name='linear', head='linear', head_init='zeros'),)
-        probe.probe.lr = (1e-2,)
-        probe.split.fold = 0
-        probe.curriculum = config.curriculum[1:]
-    probing.probe(probe, manifest, tmp_path / 'probe')
+    probed = probe_config(folder)
+    with probed.ignore_type():
+        probed.probe.heads = (dict(name='linear', head='linear', head_init='zeros'),)
+        probed.probe.lr = (1e-2,)
+        probed.split.fold = 0
+        probed.curriculum = config.curriculum[1:]
+    probe(probed, manifest, tmp_path / 'probe')
     a = np.load(tmp_path / 'frozen/predictions/test.npz')
     b = np.load(tmp_path / 'probe/linear-lr0.01/fold_0/predictions/test.npz')
     assert list(a['ids']) == list(b['ids'])
@@ -123,7 +129,7 @@ def test_a_second_start_computes_no_feature_and_other_pixels_do(done, monkeypatc
     folder, config, manifest, result = done
     computed = []
     monkeypatch.setattr(caching, '_store', lambda *args: computed.append(args))
-    again = probing.probe(config, manifest, folder / 'again')
+    again = probe(config, manifest, folder / 'again')
     assert not computed and again['features'] == result['features']
     other = probe_config(folder, **{'data.doodles.seed': 1})
     about = caching.digest_pixels(load_data(other))
@@ -133,24 +139,24 @@ def test_a_second_start_computes_no_feature_and_other_pixels_do(done, monkeypatc
 def test_a_stopped_cache_goes_on_where_it_was(tmp_path, monkeypatch):
     config = probe_config(tmp_path, **{'eval.batch_size': 8})
     manifest = load_data(config)
-    ordered, folds = probing.make_folds(config, manifest)
+    spec, data = read_probe_spec(config), make_folds(config, manifest)
     calls = []
 
     def stop_after(count):
         calls.clear()
         return lambda: calls.append(1) or len(calls) > count
 
-    clock = probing.Clock()
+    clock = Clock()
     with pytest.raises(Interrupted):
-        probing._features(config, ordered, folds, clock, stop_after(9))
+        load_features(config, spec, data, clock, stop_after(9))
     stored = []
     original = caching._store
     monkeypatch.setattr(caching, '_store',
-                        lambda *args: (stored.append(args[2:4]), original(*args))[1])
-    resumed = probing._features(config, ordered, folds, clock, lambda: False)
+                        lambda *args: (stored.append(args[1:3]), original(*args))[1])
+    resumed = load_features(config, spec, data, clock, lambda: False)
     assert len(stored) == 4 * 6 - 8  # views x batches, less those that were stored
     fresh_config = probe_config(tmp_path / 'fresh', **{'eval.batch_size': 8})
-    fresh = probing._features(fresh_config, ordered, folds, clock, lambda: False)
+    fresh = load_features(fresh_config, read_probe_spec(fresh_config), data, clock, lambda: False)
     np.testing.assert_array_equal(resumed.views, fresh.views)
 
 
@@ -163,16 +169,19 @@ def test_views_differ_where_the_curriculum_says_so(done):
 def test_a_head_needs_a_name(tmp_path):
     config = probe_config(tmp_path, **{'probe.heads': (dict(head='linear'),)})
     with pytest.raises(ConfigError, match=r'probe\.heads\[0\]\.name'):
-        probing.head_kinds(config)
+        read_probe_spec(config)
 
 
 def test_shorter_folds_stop_at_their_own_end():
-    task = stacked.Task(4, {'class': 3}, (1.0,), np.array([[1, 1, 1], [1, 1, 0]], np.float32),
-                        0.0, {'class': 1.0}, 0)
+    task = stacked.HeadTask(
+        num_features=4, classes={'class': 3}, rates=(1.0,),
+        rate_factors=np.array([[1, 1, 1], [1, 1, 0]], np.float32), batch_size=2, views=2,
+        label_smoothing=0.0, head_weights={'class': 1.0}, seed=0)
     rows = [stacked.FoldRows(np.arange(6), lambda p: (p // 6, p % 6)),
             stacked.FoldRows(np.arange(4), lambda p: (p // 4, p % 4))]
-    plan, used = stacked.plan_chunk(task, rows, {'class': np.zeros(6, np.int32)}, None, 0, 3, 2, 2)
-    assert plan['rate'].tolist() == [[1, 1, 1], [1, 1, 0]]
+    data = stacked.TrainingRows(rows, {'class': np.zeros(6, np.int32)})
+    plan, used = stacked.plan_chunk(task, data, 0, 3)
+    assert plan['rate_factor'].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert plan['row'][0].tolist() == [[0, 1], [2, 3], [4, 5]]
     assert plan['row'][1].tolist() == [[0, 1], [2, 3], [0, 1]]
-    assert used.tolist() == [0, 1] and plan['slot'][:, 2].tolist() == [[0, 0], [1, 1]]
+    assert used.tolist() == [0, 1] and plan['view'][:, 2].tolist() == [[0, 0], [1, 1]]

@@ -9,12 +9,13 @@ from functools import partial
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_run import HOSTILE, noise_image, run_manifest, run_workdir
 
 from input_pipeline.manifest import digest, make_manifest
 from train_lib.reporting import figures
-from train_lib.reporting.inputs import flatten, read_metrics, read_predictions
+from train_lib.reporting.inputs import read_metrics, read_predictions
 from train_lib.reporting.run_page import write_report
 
 SECTIONS = ('Scores', 'Learning curves', 'Classes and errors', 'Data', 'Time', 'Settings')
@@ -230,7 +231,7 @@ def test_pictures_that_cannot_be_read(tmp_path):
     assert not re.search(r'<img class="pic(?! look)', text)
 
 
-def test_names_that_are_no_unicode(tmp_path):
+def test_names_that_are_not_unicode(tmp_path):
     bad = b'\xff\xfe.png'.decode('utf-8', 'surrogateescape')
     manifest = run_manifest({'class': ('a', 'b', bad)})
     path = run_workdir(tmp_path / 'run', manifest)
@@ -240,7 +241,7 @@ def test_names_that_are_no_unicode(tmp_path):
 def test_what_was_changed_and_what_made_it(hostile):
     text, _ = hostile
     words = Page(text).text
-    changed = words[words.index('Other than the defaults'):words.index('Made with')]
+    changed = words[words.index('Changed from the defaults'):words.index('Made with')]
     assert 'model.name tiny<i>net the<i>usual model.depth 3 none' in changed
     assert 'seed' not in changed
     assert 'c0de' * 16 in words[words.index('Made with'):words.index('All settings')]
@@ -298,6 +299,14 @@ def test_metrics_of_a_killed_and_resumed_run(tmp_path):
     assert '2 lines' in note
 
 
+def test_a_stage_outside_the_picture_has_no_label():
+    """The first evaluation may come after the first stage, whose label would lie left of it."""
+    table = pd.DataFrame({'epoch': [1.0, 2.0, 3.0], 'f1_macro': [0.1, 0.2, 0.3]})
+    svg = str(figures.curve({'val': table}, 'f1_macro', 'epoch', unit_range=True,
+                            stages=[(0.0, 0.5, 'stage 0'), (0.5, 3.0, 'stage 1')]))
+    assert 'stage 1' in svg and 'stage 0' not in svg
+
+
 def test_heat_map_keeps_single_mistakes():
     matrix = np.diag(np.full(100, 50))
     matrix[3, 70] = 1
@@ -333,7 +342,3 @@ def test_ten_thousand_pictures_are_quick_and_small(tmp_path):
     report = write_report(path, manifest=manifest, read_image=noise)
     assert time.process_time() - start < 20
     assert report.stat().st_size < 5_000_000
-
-
-def test_flatten():
-    assert flatten({'a': {'b': {'c': 1}, 'd': []}, 'e': {}}) == {'a.b.c': 1, 'a.d': [], 'e': {}}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import loader, sources
+from input_pipeline.pictures import PreprocessSpec
 from train_lib.run_dir import checkpoints, digests
 from train_lib.run_dir.checkpoints import Checkpointer, committed_steps, damage, latest_good
 from train_lib.runtime.errors import CheckpointError
@@ -20,8 +21,8 @@ def state(value=0.0):
 def iterator():
     manifest = sources.load_source({'source': 'digits'}).select(np.arange(40))
     stages = loader.curricula.make_stages((), None)
-    return loader.train_iterator(manifest, loader.ImageSpec(8), stages, steps=10, batch_size=4,
-                                 seed=0)
+    return loader.train_iterator(manifest, PreprocessSpec(size=8), loader.Course(
+        stages=stages, steps=10, seed=0), batch_size=4)
 
 
 @pytest.fixture

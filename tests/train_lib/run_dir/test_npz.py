@@ -17,7 +17,7 @@ def test_what_was_written_comes_back(tmp_path):
 
 @pytest.mark.parametrize('harm, words', [
     ('text', 'pickled'), ('cut', 'zip'), ('flipped', 'CRC|decompress'), ('object', 'pickle'),
-    ('array', 'no .npz'), ('bomb', r'would unpack .* to 536,871,040')])
+    ('array', 'not an .npz'), ('bomb', r'would unpack .* to 536,871,040')])
 def test_what_is_refused(tmp_path, harm, words):
     path = tmp_path / 'x.npz'
     if harm == 'object':

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from train_lib.commands.command_line import parse
+from train_lib.commands.study import study_of
 from train_lib.runtime.errors import ConfigError
-from train_lib.studies import definition
-from train_lib.studies.definition import differences, folder_name, read_study, word
+from train_lib.studies import study_file
+from train_lib.studies.identity import differences
+from train_lib.studies.naming import folder_name, short
 
 FILE = '''
 from configs import common
@@ -27,7 +29,7 @@ def make(tmp_path):
     def make(body, *overrides, argument=''):
         path = tmp_path / 'mine.py'
         path.write_text(FILE.format(body=body, argument=argument))
-        return read_study(parse(['study', f'--config={path}', *overrides]))
+        return study_of(parse(['study', f'--config={path}', *overrides]))
     return make
 
 
@@ -76,7 +78,7 @@ def test_durations_change_their_unit_and_sections_keep_the_rest(make):
 def test_designs(make):
     factors = "{'batch_size': (32, 64), 'schedule.name': ('cosine', 'step')}"
     names = lambda study: [arm.name for arm in study.arms]
-    # What the base has anyway is no arm of its own.
+    # What the base has anyway is not an arm of its own.
     assert names(make(f'yield from designs.one_factor_at_a_time({factors})')) == [
         'base', 'batch_size=32', 'schedule.name=step']
     assert names(make(f'yield from designs.grid({factors})')) == [
@@ -139,7 +141,7 @@ def test_mistakes_in_the_settings(make, override, words):
 
 def test_a_config_without_a_study_is_refused():
     with pytest.raises(ConfigError, match='no function study'):
-        read_study(parse(['study', '--config=configs/sketch_cnn.py']))
+        study_of(parse(['study', '--config=configs/sketch_cnn.py']))
 
 
 def test_folder_names_are_safe_and_their_own():
@@ -152,27 +154,27 @@ def test_folder_names_are_safe_and_their_own():
 
 
 def test_values_in_words():
-    assert word({'epochs': 5}) == '5 epochs'
-    assert word(1e-05) == '1e-05'
-    assert word(['hflip', {'kind': 'rotate', 'degrees': 10}]) == '[hflip, rotate(degrees=10)]'
-    assert word('x' * 50) == 'x' * 39 + '…'
+    assert short({'epochs': 5}) == '5 epochs'
+    assert short(1e-05) == '1e-05'
+    assert short(['hflip', {'kind': 'rotate', 'degrees': 10}]) == '[hflip, rotate(degrees=10)]'
+    assert short('x' * 50) == 'x' * 39 + '…'
 
 
 def test_arms_may_be_added_but_neither_changed_nor_dropped(make, tmp_path):
     workdir = tmp_path / 'study'
-    claim = lambda body, *overrides: definition.claim(make(body, *overrides), workdir)
+    claim = lambda body, *overrides: study_file.claim(make(body, *overrides), workdir)
     claim("return {'a': {}, 'b': {'batch_size': 8}}")
     claim("return {'a': {}, 'c': {'batch_size': 9}, 'b': {'batch_size': 8}}",
           '--config.study.seeds=0,1,2,3', '--config.loader.threads=7')
     assert list(json.loads((workdir / 'study.json').read_text())['arms']) == ['a', 'c', 'b']
     with pytest.raises(ConfigError, match=r"'b'.*batch_size = 8.*10"):
         claim("return {'a': {}, 'c': {'batch_size': 9}, 'b': {'batch_size': 10}}")
-    with pytest.raises(ConfigError, match=r"'c'.*gone"):
+    with pytest.raises(ConfigError, match=r"'c'.*no longer in the study"):
         claim("return {'a': {}, 'b': {'batch_size': 8}}")
     with pytest.raises(ConfigError, match=r"'a'.*schedule.lr"):
         claim("return {'a': {}, 'c': {'batch_size': 9}, 'b': {'batch_size': 8}}",
               '--config.schedule.lr=1')
-    # A knob that is newer than the study is no change of it.
+    # A key that is newer than the study does not change it.
     content = json.loads((workdir / 'study.json').read_text())
     for arm in content['arms'].values():
         del arm['accumulate']
@@ -183,4 +185,4 @@ def test_arms_may_be_added_but_neither_changed_nor_dropped(make, tmp_path):
 def test_a_workdir_of_a_run_is_refused(make, tmp_path):
     (tmp_path / 'config.json').write_text('{}')
     with pytest.raises(ConfigError, match='holds a run'):
-        definition.claim(make('return {"a": {}}'), tmp_path)
+        study_file.claim(make('return {"a": {}}'), tmp_path)

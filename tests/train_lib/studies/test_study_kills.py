@@ -1,8 +1,8 @@
-"""A study that is killed and started again, until it is done, is one that never was.
+"""A study that is killed and restarted until it is done equals one that was never killed.
 
-Real processes, SIGKILL at random moments: to the whole study, to the process that watches, to a
-worker. The tables are the same bytes as without, no cell that was over is touched again, and none
-is lost.
+Real processes get SIGKILL at random moments: the whole study, the process that watches, or a
+worker. The tables have the same bytes as without kills, no finished cell is touched again, and no
+cell is lost.
 """
 
 import json
@@ -39,7 +39,7 @@ def finish(workdir: Path, *more: str, code: int = 0) -> str:
 
 
 def over(workdir: Path) -> dict[str, tuple]:
-    """Finished cells, and what tells whether their files were written again."""
+    """Finished cells, and facts that change if their files are written again."""
     found = {}
     for path in workdir.glob('*/*/cell.json'):
         stat = path.stat(), (path.parent / 'result.json').stat()
@@ -49,7 +49,7 @@ def over(workdir: Path) -> dict[str, tuple]:
 
 
 def moment(workdir: Path) -> tuple:
-    """Changes whenever a cell gets on."""
+    """Changes whenever a cell makes progress."""
     return tuple(sorted((str(path), path.stat().st_size) for pattern in
                         ('*/*/metrics.jsonl', '*/*/cell.json') for path in workdir.glob(pattern)))
 
@@ -73,7 +73,7 @@ def kill(process: subprocess.Popen, whom: str) -> None:
 
 
 def break_study(workdir: Path, kills: int, *more: str) -> list[str]:
-    """Kills a study so often, then lets it end. Returns whom it killed."""
+    """Kills a study this many times, then lets it end. Returns what was killed."""
     rng = random.Random(time.time_ns())
     seed = rng.randrange(10**6)
     rng.seed(seed)
@@ -146,7 +146,7 @@ def test_ten_kills_change_nothing(unbroken, tmp_path, workers):
 
 @pytest.mark.faults
 def test_several_commands_share_one_ledger(unbroken, tmp_path):
-    """As the jobs of a Slurm array would; one of them is killed."""
+    """As the jobs of a Slurm array do; one of them is killed."""
     workdir = tmp_path / 'study'
     processes = [start(workdir) for _ in range(3)]
     wait_for(lambda: over(workdir), processes[0])
@@ -157,7 +157,7 @@ def test_several_commands_share_one_ledger(unbroken, tmp_path):
     assert_same_study(unbroken, workdir, 9)
 
 
-def test_stopped_and_killed_it_goes_on(short, tmp_path):
+def test_a_study_that_was_stopped_and_killed_goes_on(short, tmp_path):
     """SIGTERM in a run, SIGKILL to a worker in one, then to everything."""
     workdir = tmp_path / 'study'
     begun = lambda: list(workdir.glob('*/*/metrics.jsonl'))

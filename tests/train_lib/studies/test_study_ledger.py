@@ -1,4 +1,4 @@
-"""Who has a cell: one of many that want it, nobody who is dead, and never what is over."""
+"""Who holds a cell: one of many that want it, never a dead process, nobody once it is over."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from train_lib.studies import ledger
+from train_lib.studies import heartbeat, ledger, processes
 from train_lib.studies.ledger import take
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ def test_one_of_many_gets_a_cell(tmp_path):
 
 
 def test_a_dead_process_gives_its_cell_to_one_of_many(tmp_path):
-    """Those who look at the same dead lease do not both take it, nor the newer one from another."""
+    """Processes that see the same dead lease do not both take it, nor a newer one from another."""
     for attempt in range(20):
         folder = tmp_path / str(attempt)
         old = take(folder, 'code')
@@ -57,7 +57,7 @@ def test_a_dead_process_gives_its_cell_to_one_of_many(tmp_path):
         with ThreadPoolExecutor(8) as pool:
             leases = [lease for lease in pool.map(race, range(8)) if lease]
         assert [lease.number for lease in leases] == [2]
-        assert leases[0].held() and not old.held()
+        assert leases[0].is_held() and not old.is_held()
 
 
 def test_processes_of_this_machine_are_known_to_be_dead_at_once(tmp_path):
@@ -68,7 +68,7 @@ def test_processes_of_this_machine_are_known_to_be_dead_at_once(tmp_path):
     assert process.stdout.readline().strip() == '1'
     assert take(tmp_path / 'cell', 'code') is None
     process.kill()
-    time.sleep(0.1)  # a zombie until we wait for it, and dead all the same
+    time.sleep(0.1)  # a zombie until we wait for it, which counts as dead
     assert not ledger.is_running(tmp_path / 'cell')
     process.communicate()
     assert take(tmp_path / 'cell', 'code').number == 2
@@ -100,14 +100,14 @@ def test_a_lease_that_was_never_written_is_dead_after_a_while(tmp_path):
     assert take(tmp_path, 'code').number == 2
 
 
-def test_what_was_given_back_is_free_and_its_number_is_gone(tmp_path):
+def test_a_cell_that_was_given_back_is_free_but_its_number_is_used(tmp_path):
     take(tmp_path, 'code').give_back()
     assert not ledger.is_running(tmp_path)
     assert take(tmp_path, 'other').number == 2
     assert ledger.codes(tmp_path) == ['code', 'other']
 
 
-def test_what_is_done_is_over_for_good(tmp_path):
+def test_a_finished_cell_is_over_for_good(tmp_path):
     lease = take(tmp_path, 'code')
     (tmp_path / 'fold_0/checkpoints/7').mkdir(parents=True)
     ledger.finish(lease, 'done', memory_bytes=5)
@@ -121,14 +121,14 @@ def test_what_is_done_is_over_for_good(tmp_path):
                                            memory_bytes=5)
 
 
-def test_what_failed_is_begun_again_only_when_asked(tmp_path):
+def test_a_failed_cell_begins_again_only_when_asked(tmp_path):
     ledger.finish(take(tmp_path, 'code'), 'failed', error='x')
     assert take(tmp_path, 'code') is None
     lease = take(tmp_path, 'code', retry=True)
     assert lease.number == 2 and ledger.record(tmp_path) is None
 
 
-def test_one_who_looked_before_the_end_and_takes_after_it_backs_off(tmp_path, monkeypatch):
+def test_a_process_that_looked_before_the_end_and_takes_after_it_backs_off(tmp_path, monkeypatch):
     """Between its two looks the cell is run to its end, and the leases are gone."""
     def meanwhile(path):
         ledger.finish(ledger.Lease(tmp_path, 1), 'done')
@@ -136,21 +136,21 @@ def test_one_who_looked_before_the_end_and_takes_after_it_backs_off(tmp_path, mo
         return False
 
     take(tmp_path, 'code').give_back()
-    monkeypatch.setattr(ledger, '_lives', meanwhile)
+    monkeypatch.setattr(ledger, '_is_alive', meanwhile)
     assert take(tmp_path, 'code') is None
     assert ledger.record(tmp_path)['status'] == 'done'
     assert not list(tmp_path.glob('lease.*'))
 
 
-def test_a_heart_beats_and_notices_that_its_lease_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, 'BEAT', 1.0)
+def test_a_heartbeat_touches_its_lease_and_notices_that_it_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, 'BEAT', 1.0)
     ended = threading.Event()
 
-    monkeypatch.setattr(ledger.os, '_exit', lambda code: ended.set())
+    monkeypatch.setattr(heartbeat.os, '_exit', lambda code: ended.set())
     lease = take(tmp_path, 'code')
     grow_old(lease.path, 1000)
     called = []
-    with ledger.Heart(lease, lambda: called.append(1)):
+    with heartbeat.Heartbeat(lease, lambda: called.append(1)):
         for _ in range(100):
             if time.time() - lease.path.stat().st_mtime < 100:
                 break
@@ -162,5 +162,5 @@ def test_a_heart_beats_and_notices_that_its_lease_is_lost(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize('pid, alive', [(os.getpid(), True), (2 ** 22 + 1, False)])
-def test_who_lives(pid, alive):
-    assert (ledger.started(pid) is not None) is alive
+def test_which_processes_are_alive(pid, alive):
+    assert (processes.started(pid) is not None) is alive

@@ -10,8 +10,10 @@ from scipy import stats
 
 from configs import common
 from train_lib.runtime.errors import ConfigError
-from train_lib.studies.cell_results import paired_difference, read_cells, summarise
+from train_lib.studies.cell_results import read_cells
+from train_lib.studies.comparison import paired_difference, summarise
 from train_lib.studies.definition import Arm, Study
+from train_lib.studies.settings import read_settings
 from train_lib.studies.stopping import judge, open_cells, unfinished
 from train_lib.studies.tables import write_tables
 
@@ -27,11 +29,12 @@ def make_study(names, seeds=5, folds=(None,), metric='test.accuracy', **settings
         config.study.update(settings)
         config.schedule.lr = 1e-3 * (i + 1)
         arms.append(Arm(name, f'arm{i}', {'schedule.lr': config.schedule.lr}, config))
-    return Study(tuple(arms), tuple(range(seeds)), folds, names[0], metric, arms[0].config.study)
+    return Study(tuple(arms), tuple(range(seeds)), folds, names[0], metric,
+                 read_settings(arms[0].config.study))
 
 
 def fill(workdir, study, values, *, code='c', data='d', status='done', key='accuracy'):
-    """values: {arm: [a value a cell]}; None leaves a cell open."""
+    """values: {arm: [one value per cell]}; None leaves a cell open."""
     for name, numbers in values.items():
         cells = [cell for cell in study.cells() if cell.arm.name == name]
         for cell, value in zip(cells, numbers):
@@ -49,7 +52,7 @@ def fill(workdir, study, values, *, code='c', data='d', status='done', key='accu
 
 def test_differences_are_paired_by_seed_and_corrected_by_holm(tmp_path):
     study = make_study(['base', 'better', 'worse', 'few'])
-    # In another order, and one seed is missing: it is the pairs that count.
+    # In another order, and with a missing seed: only pairs count.
     fill(tmp_path, study, dict(base=BASE, better=BETTER, worse=WORSE,
                                few=[None, 0.95, None, None, None]))
     table = summarise(study, read_cells(study, tmp_path)).set_index('arm')
@@ -74,7 +77,7 @@ def test_differences_are_paired_by_seed_and_corrected_by_holm(tmp_path):
 
 def test_folds_share_their_pictures(tmp_path):
     d = np.array([0.01, 0.02, 0.03, 0.01, 0.02])
-    plain, corrected = paired_difference(d), paired_difference(d, parts=5)
+    plain, corrected = paired_difference(d), paired_difference(d, total_folds=5)
     ratio = np.sqrt((1 / 5 + 1 / 4) / (1 / 5))
     assert corrected['high'] - corrected['difference'] == pytest.approx(
         ratio * (plain['high'] - plain['difference']))
@@ -84,7 +87,7 @@ def test_folds_share_their_pictures(tmp_path):
     row = summarise(study, read_cells(study, tmp_path)).iloc[1]
     # config.split.folds is 5, of which two were run.
     assert row['p'] == pytest.approx(
-        paired_difference(np.subtract(BETTER, BASE)[:4], parts=5)['p'])
+        paired_difference(np.subtract(BETTER, BASE)[:4], total_folds=5)['p'])
 
 
 def test_differences_that_do_not_vary_have_no_interval():
@@ -152,7 +155,7 @@ def test_a_hopeless_arm_is_given_up_and_the_rest_goes_on(tmp_path):
     assert (given_up['worse'].seeds, given_up['worse'].best) == (2, 'better')
     assert given_up['worse'].high < -0.05
     assert seeds_open() == {('base', 2), ('better', 2)}
-    # What comes later changes nothing of what was decided.
+    # Later results do not change an earlier decision.
     fill(tmp_path, study, {name: values[name] for name in ('base', 'better')})
     assert judge(study, read_cells(study, tmp_path))[0]['worse'] == given_up['worse']
     assert not unfinished(study, tmp_path)
@@ -160,7 +163,7 @@ def test_a_hopeless_arm_is_given_up_and_the_rest_goes_on(tmp_path):
     assert 'stopped after 2 seeds' in (tmp_path / 'table.md').read_text()
 
 
-def test_nobody_is_given_up_for_less_than_the_margin_or_for_a_smaller_error(tmp_path):
+def test_no_arm_is_given_up_for_less_than_the_margin_or_for_a_smaller_error(tmp_path):
     study = make_study(['base', 'better', 'worse'], stop=dict(after=2, margin=0.5))
     values = dict(base=BASE, better=BETTER, worse=WORSE)
     fill(tmp_path, study, values)

@@ -1,4 +1,4 @@
-"""Cells run in one process: what they leave, what fails alone, what is begun again."""
+"""Cells run in one process: what they leave, what fails alone, what is run again."""
 
 import errno
 import json
@@ -6,18 +6,20 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from train_lib.commands.command_line import parse
-from train_lib.commands.study import study_command
+from train_lib.commands.study import study_command, study_of, worker_command
+from train_lib.commands.train import run_any
 from train_lib.runtime.errors import ConfigError
-from train_lib.studies import definition, ledger, supervisor
+from train_lib.studies import ledger, supervisor
 from train_lib.studies.cell_results import read_cells
-from train_lib.studies.study_progress import arm_lines, epoch_of
+from train_lib.studies.screen import arm_lines, epoch_of
+from train_lib.studies.study_file import claim
 from train_lib.studies.tables import write_tables
 from train_lib.studies.worker import check_arms, work
-from train_lib.training import run
 
 FILE = '''
 from configs.studies import digits
@@ -47,11 +49,11 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('studies')
     command = command_of(folder, "{'fails': {'schedule.lr': 1e30}, 'works': {}}",
                          '--config.study.baseline=works')
-    study = definition.read_study(command)
-    definition.claim(study, command.workdir)
+    study = study_of(command)
+    claim(study, command.workdir)
     before = logging.getLogger('train_lib').level
     logging.getLogger('train_lib').setLevel(logging.INFO)
-    assert work(study, command.workdir) == 0
+    assert work(study, command.workdir, run_any) == 0
     logging.getLogger('train_lib').setLevel(before)
     write_tables(study, command.workdir)
     return command, study
@@ -82,10 +84,10 @@ def test_a_failure_is_alone_and_explained(finished, capsys):
     assert study_command(command) == 1  # all cells are over, and nothing is run
 
 
-def test_a_full_disk_is_no_fault_of_a_cell(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_the_fault_of_a_cell(tmp_path):
     command = command_of(tmp_path, "{'a': {}}", '--config.study.baseline=a')
-    study = definition.read_study(command)
-    definition.claim(study, command.workdir)
+    study = study_of(command)
+    claim(study, command.workdir)
     log = command.workdir / 'a/seed_0/log.txt'
     log.parent.mkdir(parents=True)
     log.symlink_to('/dev/full')
@@ -94,26 +96,24 @@ def test_a_full_disk_is_no_fault_of_a_cell(tmp_path, monkeypatch):
         logging.getLogger().warning('something')
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'there')
 
-    with monkeypatch.context() as patched:
-        patched.setattr(run, 'run_any', full)
-        with pytest.raises(ConfigError, match=r'there cannot be written .*No space left.*again'):
-            work(study, command.workdir)
+    with pytest.raises(ConfigError, match=r'there cannot be written .*No space left.*again'):
+        work(study, command.workdir, full)
     assert ledger.record(command.workdir / 'a/seed_0') is None
     log.unlink()
-    assert work(study, command.workdir) == 0
+    assert work(study, command.workdir, run_any) == 0
     assert ledger.record(command.workdir / 'a/seed_0')['status'] == 'done'
 
 
-def test_a_failed_cell_is_begun_again_when_asked(tmp_path):
+def test_a_failed_cell_runs_again_when_asked(tmp_path):
     command = command_of(tmp_path, "{'a': {}}")
-    study = definition.read_study(command)
+    study = study_of(command)
     folder = command.workdir / study.cells()[0].folder
     ledger.finish(ledger.take(folder, 'code'), 'failed', error='x')
     (folder / 'error.txt').write_text('x')
-    assert work(study, command.workdir) == 0
+    assert work(study, command.workdir, run_any) == 0
     assert ledger.record(folder)['status'] == 'failed'
-    supervisor._reopen(study, command.workdir)
-    assert work(study, command.workdir) == 0
+    supervisor.reopen_failed(study, command.workdir)
+    assert work(study, command.workdir, run_any) == 0
     known = ledger.record(folder)
     assert (known['status'], known['attempts']) == ('done', 3)
     assert len(known['codes']) == 2 and not (folder / 'error.txt').exists()
@@ -124,17 +124,17 @@ def test_a_failed_cell_is_begun_again_when_asked(tmp_path):
     ("{'a': {}, 'b': {'model': dict(name='small_cnn', wdth=4)}}", ["'b'", 'width']),
     ("{'a': {}, 'b': {'curriculum': [dict(transforms=['hflop'])]}}", ["'b'", 'hflip']),
     ("{'a': {}, 'b': {'split.val': 0.9, 'split.test': 0.9}}", ["'b'", 'split'])])
-def test_arms_are_put_together_before_any_runs(tmp_path, arms, words):
+def test_arms_are_assembled_before_any_runs(tmp_path, arms, words):
     command = command_of(tmp_path, arms)
     with pytest.raises(ConfigError) as caught:
-        check_arms(definition.read_study(command), command.workdir)
+        check_arms(study_of(command), command.workdir)
     for text in words:
         assert text in str(caught.value)
 
 
-def test_a_cell_in_which_workers_die_again_and_again_has_failed(tmp_path):
+def test_a_cell_in_which_workers_keep_dying_has_failed(tmp_path):
     command = command_of(tmp_path, "{'a': {}}")
-    study = definition.read_study(command)
+    study = study_of(command)
     folder = command.workdir / 'a/seed_0'
     log, deaths = tmp_path / 'log', {}
     log.write_text('Fatal Python error: Segmentation fault\n')
@@ -145,13 +145,22 @@ def test_a_cell_in_which_workers_die_again_and_again_has_failed(tmp_path):
         assert ledger.record(folder) is None
         process = subprocess.Popen([sys.executable, '-c', program, str(folder)])
         process.wait()
-        if time == 1:  # it got on, so the count begins anew
+        if time == 1:  # it made progress, so the count starts again
             (folder / 'checkpoints/5').mkdir(parents=True)
-        supervisor._note_death(study, command.workdir, supervisor.Worker(0, process, log),
+        supervisor.note_death(study, command.workdir, supervisor.Worker(0, process, log),
                                process.returncode, deaths)
     assert ledger.record(folder)['status'] == 'failed'
     assert 'SIGABRT' in ledger.record(folder)['error']
     assert 'Segmentation fault' in (folder / 'error.txt').read_text()
+
+
+def test_a_worker_is_the_same_command_in_the_same_workdir(tmp_path):
+    command = command_of(tmp_path, "{'a': {}}", '--workers=2')
+    python, program, *argv = worker_command(command, tmp_path / 'new')
+    assert python == sys.executable
+    assert os.path.samefile(program, Path(__file__).parents[3] / 'main.py')
+    assert argv == [*command.argv, f'--workdir={tmp_path / "new"}']
+    assert parse(argv).workdir == tmp_path / 'new'
 
 
 def test_every_worker_has_its_share():
@@ -169,7 +178,7 @@ def test_every_worker_has_its_share():
     assert supervisor.share_of_devices(0, 2, dict(CUDA_VISIBLE_DEVICES='')) == {}
 
 
-def test_a_line_an_arm(finished, tmp_path):
+def test_there_is_one_line_per_arm(finished, tmp_path):
     command, study = finished
     cells = read_cells(study, command.workdir)
     first, second = arm_lines(study, command.workdir, cells, 40)

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -33,10 +34,10 @@ from train_lib.runtime.sharding import (
     shard_batch,
 )
 from train_lib.training import init
+from train_lib.training.data import load_manifest, split_data
 from train_lib.training.evaluate import predict
-from train_lib.training.run import load_manifest
-from train_lib.training.setup import arrange, assemble, compile_step
-from train_lib.training.step import weights_of
+from train_lib.training.setup import assemble, compile_step
+from train_lib.training.state import HostState, Weights, to_stored
 
 MESHES = {'one': dict(data=1, fsdp=1), 'data': dict(data=-1, fsdp=1),
           'fsdp': dict(data=-1, fsdp=8), 'both': dict(data=-1, fsdp=4)}
@@ -71,23 +72,24 @@ class Started:
     def __init__(self, config, mesh: str):
         self.config = config
         self.mesh = make_mesh(MESHES[mesh])
-        self.data = arrange(config, load_manifest(config))
+        self.data = split_data(config, load_manifest(config))
         self.job = assemble(config, self.data, self.mesh, None, Path())
-        self.state = init.begin(config, None, self.job.state, self.job.iterator, 20).state
+        self.state = init.begin(init.init_spec(config), None, self.job.state, self.job.iterator,
+                                20).state
 
     def train(self, steps: int) -> list[float]:
         run = compile_step(self.job.run, self.state, self.data.parts, Clock())
-        self.program = run.train_step.as_text()
+        self.program = run.programs.train_step.as_text()
         losses = []
         for _ in range(steps):
-            self.state, loss = run.train_step(self.state, shard_batch(next(self.job.iterator),
-                                                                      self.mesh))
+            batch = shard_batch(next(self.job.iterator), self.mesh)
+            self.state, loss = run.programs.train_step(self.state, batch)
             losses.append(float(loss))
         return losses
 
     def logits(self) -> np.ndarray:
-        return predict(self.job.run.eval_step, weights_of(self.state), self.job.evals['val'],
-                       self.mesh)['class']
+        return predict(self.job.run.programs.eval_step, self.state.weights,
+                       self.job.evals['val'], self.mesh)['class']
 
 
 def share(tree) -> float:
@@ -125,8 +127,8 @@ def meshes(model: dict, optimizer: str, rate: float, *names: str) -> dict:
         first = jax.device_get(run.state) if first is None else first
         found[name] = dict(
             started_otherwise=differ(first, run.state),
-            share={key: share(run.state[key]) for key in ('params', 'opt_state', 'ema')},
-            losses=run.train(20), share_after=share(run.state['params']),
+            share={key: share(getattr(run.state, key)) for key in ('params', 'opt_state', 'ema')},
+            losses=run.train(20), share_after=share(run.state.params),
             gathered=largest_gathered(run.program),
             logits=run.logits()[:3].tolist())
     return found
@@ -140,17 +142,16 @@ def moved(folder: Path) -> dict:
     config = settings(VIT, **{'init/pretrained': str(folder / 'given.safetensors'),
                               'init/head': 'resize', 'finetune/lora/rank': 4})
     saved = Started(config, 'fsdp')
-    found = dict(frozen_share=share(saved.state['frozen']),
+    found = dict(frozen_share=share(saved.state.frozen),
                  started_otherwise=differ(saved.state, Started(config, 'one').state))
     for _ in range(2):
         next(saved.job.iterator)
     checkpointer = checkpoints.Checkpointer(folder / 'run/checkpoints', 1)
-    checkpointer.save(2, saved.state, saved.job.iterator, dict(best_step=None))
+    checkpointer.save(2, to_stored(saved.state), saved.job.iterator, HostState().to_json())
     checkpointer.close()
     for mesh in ('one', 'both'):
         other = Started(settings(VIT, **{'finetune/lora/rank': 4, 'seed': 3}), mesh)
-        state, _ = checkpoints.restore(folder / 'run/checkpoints/2', other.state,
-                                       other.job.iterator)
+        state, _ = init.restore(folder / 'run/checkpoints/2', other.state, other.job.iterator)
         found[mesh] = dict(
             differ=differ(saved.state, state), next=other.job.iterator.get_state()['next_index'],
             moved=[jax.tree_util.keystr(path) for (path, a), b in zip(
@@ -158,9 +159,9 @@ def moved(folder: Path) -> dict:
                 if a.sharding != b.sharding])
     adopted = Started(settings(VIT, **{'init/from': str(folder / 'run'),
                                        'finetune/lora/rank': 4, 'seed': 3}), 'fsdp')
-    found['adopted'] = differ({key: weights_of(saved.state)[key] for key in ('params', 'frozen')},
-                              {key: adopted.state[key] for key in ('params', 'frozen')})
-    found['adopted_share'] = share(adopted.state['frozen'])
+    found['adopted'] = differ(dataclasses.replace(saved.state.weights, batch_stats={}),
+                              Weights(adopted.state.params, adopted.state.frozen, {}))
+    found['adopted_share'] = share(adopted.state.frozen)
     return found
 
 

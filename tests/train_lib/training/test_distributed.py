@@ -142,7 +142,7 @@ from configs import common
 from input_pipeline.errors import DataError
 from train_lib.runtime import distributed
 import main
-from train_lib.training import run
+from train_lib.commands import train as verb
 
 def train(command):
     distributed.start(command.config.distributed)
@@ -159,7 +159,7 @@ def train(command):
     while True:
         distributed.barrier('step')
 
-run.train = train
+verb.train = train
 distributed.leave(lambda: main.main(sys.argv[1:]))
 '''
 

@@ -6,11 +6,13 @@ import pytest
 from flax import nnx
 
 import models
-from input_pipeline.loader import ImageSpec
+from input_pipeline.loader import LoaderSpec
 from input_pipeline.manifest import make_manifest
+from input_pipeline.pictures import PreprocessSpec
 from train_lib.metrics.scores import softmax
 from train_lib.runtime.sharding import make_mesh
 from train_lib.training import heatmaps
+from train_lib.training.state import Weights
 from train_lib.training.step import make_normalise, split_model
 
 TINY = {
@@ -146,13 +148,13 @@ def test_errors_are_explained(tmp_path):
         'id': [f'id{k}' for k in range(13)], 'location': [f'{k}.png' for k in range(13)],
         'label/class': labels}, {'class': names}, root=str(tmp_path))
     model = _model('cnn')
-    graphdef, params, rest = split_model(model)
+    graphdef, params, batch_stats = split_model(model)
     normalise = make_normalise((.5,) * 3, (.5,) * 3, jnp.float32)
     mesh = make_mesh(dict(data=-1, fsdp=1))
     step = heatmaps.make_heat_step(graphdef, normalise, ('class',), mesh)
     found = heatmaps.explain_errors(
-        step, dict(params=params, frozen={}, rest=rest), part, {'class': logits},
-        ImageSpec(16, 'squash'), mesh, most=9, threads=1)  # a batch of 8, and one of 1
+        step, Weights(params, {}, batch_stats), part, {'class': logits},
+        PreprocessSpec(size=16), LoaderSpec(threads=1), mesh, most=9)  # a batch of 8, and one of 1
     sure = sorted(range(1, 12), key=lambda k: -softmax(logits[k]).max())[:9]
     assert sorted(found['ids']) == sorted(f'id{k}' for k in sure)
     for k, name in enumerate(found['ids']):
@@ -165,5 +167,5 @@ def test_errors_are_explained(tmp_path):
     with np.load(tmp_path / 'heatmaps.npz', allow_pickle=False) as stored:
         assert set(stored) == set(found)
     right = np.eye(5, dtype=np.float32)[np.maximum(labels, 0)]
-    assert heatmaps.explain_errors(step, {}, part, {'class': right}, ImageSpec(16, 'squash'), mesh,
-                                   most=3) == {}
+    assert heatmaps.explain_errors(step, {}, part, {'class': right}, PreprocessSpec(size=16),
+                                       LoaderSpec(), mesh, most=3) == {}

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import main
 from train_lib.run_dir import checkpoints
+from train_lib.runtime.trees import by_path
 from train_lib.training import init
 
 TINY = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
@@ -64,7 +65,7 @@ def digest(folder: Path) -> dict[str, bytes]:
 def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.restore(workdir / f'checkpoints/{step}/state')
-    return checkpoints.flat(jax.tree.map(np.asarray, tree))
+    return by_path(jax.tree.map(np.asarray, tree))
 
 
 def test_a_run_goes_on_in_another_workdir(whole, half, tmp_path, capfd):

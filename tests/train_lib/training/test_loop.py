@@ -14,8 +14,9 @@ from configs import common
 from tests.faults.running import assert_same_run
 from train_lib.run_dir.checkpoints import committed_steps, read_host
 from train_lib.runtime.errors import ConfigError, DivergedError
-from train_lib.training import loop, run
+from train_lib.training import finish, loop, run
 from train_lib.training import step as step_module
+from train_lib.training.data import load_data
 
 
 def config_of(**sections):
@@ -36,7 +37,7 @@ def config_of(**sections):
 
 def train(workdir, **sections):
     config = config_of(**sections)
-    return run.train_one(config, run.load_data(config), workdir)[0]
+    return run.train_one(config, load_data(config), workdir)[0]
 
 
 def lines(workdir, split):
@@ -103,7 +104,7 @@ def test_the_last_weights_count_if_asked_for_and_they_are_the_averaged_ones(
         tmp_path, monkeypatch):
     """With a frozen part, another metric, and logits that are not finite, then bad."""
     used, factors = [], [1, np.nan, -9]
-    predict, in_loop = run.predict, loop.predict
+    predict, in_loop = finish.predict, loop.predict
 
     def recording(eval_step, weights, *given):
         used.append(jax.device_get(weights))
@@ -113,7 +114,7 @@ def test_the_last_weights_count_if_asked_for_and_they_are_the_averaged_ones(
         factor = factors.pop(0)
         return {head: factor * values for head, values in in_loop(*given).items()}
 
-    monkeypatch.setattr(run, 'predict', recording)
+    monkeypatch.setattr(finish, 'predict', recording)
     monkeypatch.setattr(loop, 'predict', broken)
     result = train(tmp_path, ema=dict(decay=0.9), eval=dict(metric='nll'),
                    early_stopping=dict(restore_best=False),
@@ -130,14 +131,15 @@ def test_the_last_weights_count_if_asked_for_and_they_are_the_averaged_ones(
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(state['params']),
                                               jax.tree.leaves(state['ema']['params'])))
     for weights in used:
-        for key in ('params', 'rest'):
-            jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(weights[key]),
+        for ours, key in ((weights.params, 'params'), (weights.batch_stats, 'rest')):
+            jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(ours),
                          jax.tree.leaves(state['ema'][key]))
-        assert jax.tree.leaves(weights['frozen'])
+        assert jax.tree.leaves(weights.frozen)
 
 
 @pytest.mark.parametrize('sections, message', [
-    (dict(early_stopping=dict(patience=3)), r'early_stopping\.patience = 3 is no duration'),
+    (dict(early_stopping=dict(patience=3)),
+     r'early_stopping\.patience = 3 is not a valid duration'),
     (dict(schedule=dict(plateau=dict(patience=dict(epochs=1))), split=dict(val=0.0)),
      r'schedule\.plateau\.patience needs a validation split'),
     (dict(eval=dict(metric='f1')), r"eval\.metric = 'f1': choose one of .*f1_macro"),
@@ -152,4 +154,4 @@ def test_a_batch_must_be_divisible_into_its_parts(tmp_path):
     config = config_of()
     config.accumulate = 5
     with pytest.raises(ConfigError, match=r'batch_size = 16 cannot be done in config.accumulate'):
-        run.train_one(config, run.load_data(config), tmp_path)
+        run.train_one(config, load_data(config), tmp_path)

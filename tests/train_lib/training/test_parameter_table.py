@@ -9,6 +9,7 @@ import models
 from configs import common
 from train_lib.optim import param_groups
 from train_lib.training import parameter_table
+from train_lib.training.state import Weights
 
 
 def parameters(name, table=(), layer_decay=1.0, **settings):
@@ -16,11 +17,11 @@ def parameters(name, table=(), layer_decay=1.0, **settings):
     model = nnx.eval_shape(lambda: models.create_model(name, 10, rngs=nnx.Rngs(0), **settings))
     config = common.get_config().finetune.to_dict() | dict(table=table, layer_decay=layer_decay)
     rules = param_groups.plan(model, config)
-    _, params, frozen, rest = param_groups.split(model, rules)
+    _, params, frozen, batch_stats = param_groups.split(model, rules)
     rates, decay = param_groups.factors(params, rules)
-    state = dict(params=params, frozen=frozen, rest=rest)
+    weights = Weights(params, frozen, batch_stats)
     total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    return parameter_table.parameters_of(state, rates, decay), total
+    return parameter_table.parameters_of(weights, rates, decay), total
 
 
 FROZEN = (('head/.*', {}), ('blocks/2/.*', dict(lr=0.1, wd=0.5)), ('.*', dict(train=False)))
@@ -80,8 +81,8 @@ def test_sharding_is_named():
     mesh = jax.make_mesh((1,), ('fsdp',))
     leaf = jax.device_put(np.zeros((4, 4), np.float32), jax.NamedSharding(
         mesh, jax.P(None, 'fsdp')))
-    state = dict(params={'head': {'kernel': leaf}}, frozen={}, rest={})
+    weights = Weights({'head': {'kernel': leaf}}, {}, {})
     ones = {'head': {'kernel': 1.0}}
-    one, = parameter_table.parameters_of(state, ones, ones)
+    one, = parameter_table.parameters_of(weights, ones, ones)
     assert one.sharding == 'fsdp on axis 1'
     assert 'fsdp on axis 1' in parameter_table.table([one])

@@ -8,17 +8,18 @@ import pytest
 from configs import common
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import patience
-from train_lib.training.patience import EarlyStopping, Plateau
+from train_lib.training.patience import EarlyStopping, PatienceState, Plateau, PlateauState
 
 SCORES = [0.5, 0.6, 0.61, 0.61, 0.6, 0.62, 0.55, 0.5, 0.5, 0.7, 0.7, 0.69, 0.7, 0.71, 0.2, 0.2, 0.2,
           0.2, 0.2, 0.2, 0.2, 0.2, 0.8, 0.1, 0.1, 0.1, 0.1]
 
 
 def states(values, metric, plateau=None, stopping=None, every=10):
-    state, found = patience.new_state(), []
+    state, found = PatienceState(), []
     for i, value in enumerate(values):
-        state = patience.after_evaluation(json.loads(json.dumps(state)), metric, value,
-                                          (i + 1) * every, plateau, stopping)
+        state = patience.after_evaluation(
+            PatienceState.from_json(json.loads(json.dumps(state.to_json()))), metric, value,
+            (i + 1) * every, plateau, stopping)
         found.append(state)
     return found
 
@@ -39,9 +40,9 @@ def test_the_plateau_is_torch_s(metric, sign, settings):
     values[7] = float('nan')
     for value, state in zip(values, states(values, metric, Plateau(**settings))):
         theirs.step(value)
-        np.testing.assert_allclose(state['plateau']['scale'], optimizer.param_groups[0]['lr'],
+        np.testing.assert_allclose(state.plateau.scale, optimizer.param_groups[0]['lr'],
                                    rtol=1e-12)
-    assert state['plateau']['scale'] < 1
+    assert state.plateau.scale < 1
 
 
 def test_early_stopping_counts_steps_since_the_last_improvement():
@@ -51,7 +52,7 @@ def test_early_stopping_counts_steps_since_the_last_improvement():
     found = states(values, 'accuracy', stopping=stopping)
     over = [patience.exhausted(state, (i + 1) * 10, stopping) for i, state in enumerate(found)]
     assert not any(over)
-    assert [state['stopping']['step'] for state in found] == [10, 10, 30, 30, 30, 60, 60, 80]
+    assert [state.stopping.step for state in found] == [10, 10, 30, 30, 30, 60, 60, 80]
     over = [patience.exhausted(state, (i + 1) * 10, EarlyStopping(20, 0.02))
             for i, state in enumerate(found)]
     assert over == [False] * 4 + [True, False, False, False]
@@ -67,7 +68,7 @@ def test_another_metric_forgets_the_best_and_keeps_the_rate():
     plateau = Plateau(0, 0.5, 0.0, 0, 0.0)
     state = patience.forget_best(states([0.9, 0.8], 'accuracy', plateau)[-1])
     after = patience.after_evaluation(state, 'loss', 3.0, 30, plateau, None)
-    assert after['plateau'] == dict(best=3.0, bad=0, cooldown=0, scale=0.5)
+    assert after.plateau == PlateauState(best=3.0, bad=0, cooldown=0, scale=0.5)
 
 
 def test_durations_become_evaluations_and_steps():
@@ -81,7 +82,7 @@ def test_durations_become_evaluations_and_steps():
     plateau = config['schedule']['plateau'] | dict(patience=dict(steps=11), cooldown=dict(steps=5))
     found = patience.make_plateau(plateau, to_steps, 5)
     assert (found.patience, found.cooldown) == (3, 1)
-    with pytest.raises(ConfigError, match=r'config.schedule.plateau.patience = 3 is no duration'):
+    with pytest.raises(ConfigError, match=r'schedule\.plateau\.patience = 3 is not a valid dur'):
         patience.make_plateau(plateau | dict(patience=3), to_steps, 5)
     with pytest.raises(ConfigError, match=r'factor = 1\.5'):
         patience.make_plateau(plateau | dict(factor=1.5), to_steps, 5)

@@ -7,9 +7,14 @@ import pytest
 from configs import common
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import rollback
-from train_lib.training.rollback import Guard
+from train_lib.training.rollback import Guard, GuardState
 
 GUARD = Guard(skip=2, rollbacks=9)
+
+
+def loaded(text):
+    state, trained = json.loads(text)
+    return GuardState.from_json(state), trained
 
 
 def run(bad, total=40, every=5, stops=()):
@@ -19,15 +24,15 @@ def run(bad, total=40, every=5, stops=()):
         the steps that trained in the end, how often it went back, and the last host state. At
         the steps of `stops` the process dies and starts again from the newest checkpoint.
     """
-    step, state, trained, saves = 0, rollback.new_state(), [], {}
+    step, state, trained, saves = 0, GuardState(), [], {}
     stops, rollbacks = list(stops), []
     while True:
         if rollback.exhausted(state, GUARD):
             assert len(rollbacks) < GUARD.rollbacks
             start, end = rollback.doubtful(state)
             target = max([at for at in saves if at <= start]
-                         or [at for at in saves if at <= state['bad'][0]])
-            then, trained = json.loads(saves[target])
+                         or [at for at in saves if at <= state.bad[0]])
+            then, trained = loaded(saves[target])
             for later in [at for at in saves if at > target]:
                 del saves[later]
             state = rollback.after_rollback(state, then)
@@ -36,13 +41,13 @@ def run(bad, total=40, every=5, stops=()):
             continue
         if step % every == 0:
             state = rollback.after_save(state, step, None)
-            saves.setdefault(step, json.dumps([state, trained]))
+            saves.setdefault(step, json.dumps([state.to_json(), trained]))
             for old in set(saves) - rollback.pinned(state) - {max(saves)}:
                 del saves[old]
         if stops and step == stops[0]:
             stops.pop(0)
             step = max(saves)
-            state, trained = json.loads(saves[step])
+            state, trained = loaded(saves[step])
             continue
         if step == total:
             return trained, rollbacks, state
@@ -59,14 +64,14 @@ def test_single_bad_steps_are_skipped():
     trained, rollbacks, state = run(lambda step: step in (7, 9, 30))
     assert trained == [step for step in range(40) if step not in (7, 9, 30)]
     assert not rollbacks
-    assert state['skipped'] == 3
+    assert state.skipped == 3
 
 
 def test_two_in_a_row_go_back_and_are_left_out_with_the_step_before():
     trained, rollbacks, state = run(lambda step: step in (12, 13))
     assert rollbacks == [(14, 10, 11, 14)]
     assert trained == [step for step in range(40) if step not in (11, 12, 13)]
-    assert (state['skipped'], state['rollbacks']) == (3, 1)
+    assert (state.skipped, state.rollbacks) == (3, 1)
 
 
 def test_a_checkpoint_after_the_step_in_doubt_is_not_gone_back_to():
@@ -79,7 +84,7 @@ def test_trouble_that_goes_on_goes_further_back():
     trained, rollbacks, state = run(lambda step: 12 <= step < 16)
     assert rollbacks == [(14, 10, 11, 14), (16, 10, 10, 16)]
     assert trained == [*range(10), *range(16, 40)]
-    assert (state['skipped'], state['rollbacks']) == (6, 2)
+    assert (state.skipped, state.rollbacks) == (6, 2)
 
 
 def test_what_was_left_out_stays_so_when_it_goes_back_further():

@@ -7,8 +7,8 @@ from input_pipeline.manifest import digest
 from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import row_splits
+from train_lib.training.data import load_manifest
 from train_lib.training.row_splits import split_rows
-from train_lib.training.run import load_manifest
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_damaged_split_is_written_anew_unless_it_is_needed(started):
     config, manifest, rows, run = started
     (run / 'split.csv').write_text('id,split\n')
     assert split_rows(config, manifest, run).table.equals(rows.table)
-    with pytest.raises(ConfigError, match=r'split\.csv is not as it was written'):
+    with pytest.raises(ConfigError, match=r'split\.csv has changed since it was written'):
         workdirs.known_sides(run)
     workdirs.claim(run, config, digest(rows), rows)
     assert len(workdirs.known_sides(run)) == len(rows)

@@ -63,7 +63,7 @@ def test_what_belongs_to_a_weight_lies_as_it_does():
     leaf = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
     state = dict(
         params={'a': {'kernel': leaf(8, 16)}}, frozen={'f': {'kernel': leaf(8, 8)}},
-        rest={'bn': {'mean': leaf(7)}}, step=leaf(),
+        batch_stats={'bn': {'mean': leaf(7)}}, step=leaf(),
         opt_state=({'mu': {'a': {'kernel': leaf(8, 16)}}}, leaf(), {'a': {'kernel': leaf(16)}}),
         ema=dict(params={'a': {'kernel': leaf(8, 16)}}))
     found = jax.tree.map(lambda sharding: sharding.spec, layout().of_state(state))
@@ -72,13 +72,13 @@ def test_what_belongs_to_a_weight_lies_as_it_does():
                                   {'a': {'kernel': PartitionSpec()}})  # another shape: whole
     assert found['ema']['params'] == found['params'] == {'a': {'kernel': split}}
     assert found['frozen'] == {'f': {'kernel': split}}
-    assert found['rest'] == {'bn': {'mean': PartitionSpec(None)}}
+    assert found['batch_stats'] == {'bn': {'mean': PartitionSpec(None)}}
 
 
 @pytest.mark.parametrize(('rules', 'words'), [
     ('most', "'auto'"), ([('(', ())], 'rules[0]'), ([('.*', 'biggest')], "'largest'"),
     ([('.*', ('model',))], 'fsdp'), ([('.*', ('fsdp', 'fsdp'))], 'twice'), ([3], 'rules[0]'),
-    ([('x', ())], 'covers no a/kernel'), ([('.*', (None, None, 'fsdp'))], '2 dimensions')])
+    ([('x', ())], 'does not cover a/kernel'), ([('.*', (None, None, 'fsdp'))], '2 dimensions')])
 def test_mistakes_in_rules(rules, words):
     with pytest.raises(ConfigError) as error:
         layout(rules).of('a/kernel', (8, 8))
@@ -166,5 +166,5 @@ def test_the_plan(eight):
     whole, part = (float(lines['weights that train'][i]) for i in (4, 6))
     assert 0.1 < part / whole < 0.16
     assert 'fsdp 8' in eight['plan'] and 'it does not fit' in eight['plan']
-    flops = float(eight['plan'].partition('FLOPs a step: ')[2].split()[0])
+    flops = float(eight['plan'].partition('FLOPs per step: ')[2].split()[0])
     assert 1e7 < flops < 1e9

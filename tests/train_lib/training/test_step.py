@@ -11,13 +11,13 @@ import models
 from configs import common
 from train_lib.losses.losses import cross_entropy
 from train_lib.optim.optimizers import decay_mask, make_optimizer
+from train_lib.training.state import Weights, make_state
 from train_lib.training.step import (
+    StepOptions,
     make_eval_step,
     make_normalise,
-    make_state,
     make_train_step,
     split_model,
-    weights_of,
 )
 
 HEADS = ('class',)
@@ -25,12 +25,13 @@ HEADS = ('class',)
 
 def pieces(name='small_cnn', seed=0, **settings):
     model = models.create_model(name, num_classes=3, rngs=nnx.Rngs(0), **settings)
-    graphdef, params, rest = split_model(model)
+    graphdef, params, batch_stats = split_model(model)
     optimizer = make_optimizer(common.get_config().optimizer.to_dict())
     normalise = make_normalise((0.5,) * 3, (0.5,) * 3, jnp.float32)
-    step = make_train_step(graphdef, optimizer, lambda step: 0.01, normalise, heads=HEADS,
-                           seed=seed)
-    return graphdef, normalise, step, make_state(params, rest, optimizer, HEADS)
+    step = make_train_step(graphdef, optimizer, lambda step: 0.01, normalise,
+                           StepOptions(heads=HEADS, seed=seed))
+    return graphdef, normalise, step, make_state(Weights(params, {}, batch_stats), optimizer,
+                                                 HEADS)
 
 
 def batch(size=8, seed=0):
@@ -65,17 +66,17 @@ def test_normalisation():
 
 def test_the_loss_falls_and_the_statistics_move():
     _, _, step, state = pieces()
-    before = jax.tree.leaves(jax.device_get(state['rest']))
+    before = jax.tree.leaves(jax.device_get(state.batch_stats))
     losses = []
     for _ in range(10):
         state, loss = step(state, batch())
         losses.append(float(loss))
     assert losses[-1] < 0.5 * losses[0]
-    after = jax.tree.leaves(jax.device_get(state['rest']))
+    after = jax.tree.leaves(jax.device_get(state.batch_stats))
     assert any((a != b).any() for a, b in zip(before, after))
-    assert state['step'] == 10
-    np.testing.assert_allclose(state['sums']['loss'], np.sum(losses), rtol=1e-5)
-    assert state['sums']['labelled/class'] == 80
+    assert state.step == 10
+    np.testing.assert_allclose(state.metric_sums['loss'], np.sum(losses), rtol=1e-5)
+    assert state.metric_sums['labelled/class'] == 80
 
 
 def test_dropout_is_a_function_of_seed_and_step():
@@ -96,8 +97,8 @@ def test_evaluation_changes_nothing_and_ignores_company():
     graphdef, normalise, _, state = pieces()
     evaluate = make_eval_step(graphdef, normalise, HEADS)
     images = batch()['image']
-    whole = evaluate(weights_of(state), images)['class']
-    alone = evaluate(weights_of(state), images[:1])['class']
+    whole = evaluate(state.weights, images)['class']
+    alone = evaluate(state.weights, images[:1])['class']
     np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)
 
 

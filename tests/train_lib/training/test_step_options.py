@@ -14,14 +14,13 @@ from train_lib.losses.mixing import make_mixings
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import step as step_module
+from train_lib.training.state import MovingAverage, Weights, make_state, start_of_ema
 from train_lib.training.step import (
+    StepOptions,
     make_ema_decay,
     make_normalise,
-    make_state,
     make_train_step,
     split_model,
-    start_of_ema,
-    weights_of,
 )
 
 CLASSES = {'kind': ('a', 'b', 'c'), 'tool': ('x', 'y')}
@@ -37,18 +36,18 @@ def make(settings, heads=HEADS, optimizer='sgd', ema=0.0, plateau=False, **optio
     """(step, a function that makes the state before it)"""
     settings = dict(settings)
     model = models.create_model(settings.pop('name'), rngs=nnx.Rngs(0), **settings)
-    graphdef, params, rest = split_model(model)
+    graphdef, params, batch_stats = split_model(model)
     config = common.get_config().optimizer.to_dict() | dict(
         name=optimizer, momentum=0.0, nesterov=False, clip_norm=0.0, weight_decay=0.0)
     optimizer = make_optimizer(config)
     decay = make_ema_decay(dict(decay=ema, warmup=True))
     step = make_train_step(graphdef, optimizer, lambda step: 1.0,
-                           make_normalise((0.5,) * 3, (0.5,) * 3, jnp.float32), heads=heads,
-                           seed=0, ema_decay=decay, **options)
+                           make_normalise((0.5,) * 3, (0.5,) * 3, jnp.float32),
+                           StepOptions(heads=heads, seed=0, ema_decay=decay, **options))
 
     def state():
-        return make_state(*copied((params, rest)), optimizer, heads, ema=decay is not None,
-                          plateau=plateau)
+        return make_state(copied(Weights(params, {}, batch_stats)), optimizer, heads,
+                          ema=decay is not None, plateau=plateau)
 
     return step, state
 
@@ -82,10 +81,10 @@ def test_parts_of_a_batch_have_the_gradient_of_the_batch():
     for parts in (1, 4):
         step, state = make(VIT, accumulate=parts, losses=WEIGHTED, mixings=mixings,
                            head_weights=(1.0, 0.5))
-        before = jax.device_get(state()['params'])
+        before = jax.device_get(state().params)
         after, loss = step(state(), batch())
-        gradient = jax.tree.map(lambda a, b: a - b, before, jax.device_get(after['params']))
-        found[parts] = gradient, loss, after['sums']
+        gradient = jax.tree.map(lambda a, b: a - b, before, jax.device_get(after.params))
+        found[parts] = gradient, loss, after.metric_sums
     whole, parts = found[1], found[4]
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole[0]))
     for a, b in zip(jax.tree.leaves(whole[0]), jax.tree.leaves(parts[0]), strict=True):
@@ -141,14 +140,14 @@ def test_the_average_of_weights_and_statistics(averaged):
     for t, state in enumerate(states[1:]):
         decay = min(0.5, (1 + t) / (10 + t))
         expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, expected,
-                                dict(params=state['params'], rest=state['rest']))
-    assert jax.tree.leaves(expected['rest'])
+                                MovingAverage(state.params, state.batch_stats))
+    assert jax.tree.leaves(expected.batch_stats)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-                 expected, states[-1]['ema'])
-    weights = weights_of(states[-1])
-    assert same(weights['params'], states[-1]['ema']['params'])
-    assert same(weights['rest'], states[-1]['ema']['rest'])
-    assert not same(weights['params'], states[-1]['params'])
+                 expected, states[-1].ema)
+    weights = states[-1].weights
+    assert same(weights.params, states[-1].ema.params)
+    assert same(weights.batch_stats, states[-1].ema.batch_stats)
+    assert not same(weights.params, states[-1].params)
 
 
 def test_a_decay_is_below_1():
@@ -161,11 +160,11 @@ def test_a_decay_is_below_1():
 
 def test_the_factor_of_the_plateau_multiplies_the_rate(averaged):
     step, (start, plain, *_) = averaged
-    lower, _ = step(copied(start) | dict(lr_factor=jnp.float32(0.25)), batch())
-    assert lower['lr_factor'] == 0.25
+    lower, _ = step(copied(start).replace(lr_factor=jnp.float32(0.25)), batch())
+    assert lower.lr_factor == 0.25
     jax.tree.map(lambda start, a, b: np.testing.assert_allclose(0.25 * (a - start), b - start,
                                                                 rtol=1e-3, atol=1e-6),
-                 start['params'], plain['params'], lower['params'])
+                 start.params, plain.params, lower.params)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(averaged, monkeypatch):
@@ -186,14 +185,14 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(averaged, mon
     first, loss = step(state(), batch())
     assert np.isfinite(loss)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-                 first['params'], averaged[1][1]['params'])
+                 first.params, averaged[1][1].params)
     after = copied(first)
     for number in bad:
         after, loss = step(after, batch(seed=number))
         assert np.isnan(loss), number
-        assert after['step'] == number + 1
-        assert same(first | dict(step=after['step']), after), number
+        assert after.step == number + 1
+        assert same(first.replace(step=after.step), after), number
     last, loss = step(copied(after), batch(seed=4))
     assert np.isfinite(loss)
-    assert last['sums']['steps'] == 2
-    assert not same(last['params'], after['params'])
+    assert last.metric_sums['steps'] == 2
+    assert not same(last.params, after.params)

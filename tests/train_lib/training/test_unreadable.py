@@ -8,6 +8,7 @@ from input_pipeline import sources
 from input_pipeline.errors import DataError
 from train_lib.run_dir.workdirs import ids
 from train_lib.training import run
+from train_lib.training.data import load_data
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def config_of(pictures, epochs, unreadable='drop'):
 
 def train(pictures, workdir, epochs, **settings):
     config = config_of(pictures, epochs, **settings)
-    return run.train_one(config, run.load_data(config, workdir), workdir)[0]
+    return run.train_one(config, load_data(config, workdir), workdir)[0]
 
 
 def test_a_run_goes_on_with_a_picture_that_broke(pictures, tmp_path):

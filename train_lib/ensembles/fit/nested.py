@@ -1,7 +1,7 @@
-"""Honest scores of what is fitted on the validation rows: fit on all folds but one, score that one.
+"""Honest scores of what is fitted on validation rows: fit on all folds but one, score that one.
 
 Selection, weights, stacking and temperatures look better on the rows they were fitted on. The
-nested score never does: no row is scored by a fit that saw it, or another row of its group.
+nested score does not: no row is scored by a fit that saw it, or another row of its group.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ class Nested:
     """Result of `nested`.
 
     Attributes:
-        fitted: on all rows that have a fold; the one to use.
+        fitted: the fit on all rows that have a fold, which is the one to use.
         naive: its score on the same rows.
-        nested: the score of all rows, each from the fit that did not see it.
-        outputs: those rows' outputs, [N, ...]; rows without a fold are 0.
+        nested: the score of all rows, each by a fit that did not see it.
+        outputs: of the nested fits, [N, ...]; 0 for rows without a fold.
         folds: {fold: score of its rows by the fit without them}.
     """
 
@@ -39,14 +39,14 @@ def nested(fit: Callable, apply: Callable, score: Callable, folds: np.ndarray,
     """Naive and nested scores side by side.
 
     Args:
-        fit: rows (int array) -> anything that was fitted on them.
+        fit: rows (int array) -> whatever was fitted on them.
         apply: (fitted, rows) -> outputs [len(rows), ...], such as predictions.
         score: (outputs, rows) -> float.
         folds: int [N], the fold of each row; -1: the row takes no part (it has no label).
-        groups: [N]; a fit does without rows whose group is also in the fold that is left out.
+        groups: [N]; a fit leaves out rows whose group is also in the fold to be scored.
 
     Raises:
-        ConfigError: fewer than two folds, or a fold whose groups are in all others too.
+        ConfigError: fewer than two folds, or a fold that shares a group with every other row.
     """
     folds = np.asarray(folds)
     rows = np.flatnonzero(folds >= 0)
@@ -76,10 +76,16 @@ def nested(fit: Callable, apply: Callable, score: Callable, folds: np.ndarray,
 
 def draw_folds(labels: np.ndarray, groups: np.ndarray | None = None, count: int = 5,
                seed: int = 0) -> np.ndarray:
-    """Stratified folds for `nested` where the rows have none, groups kept together.
+    """Stratified folds for `nested`, if the rows have none; groups are kept together.
 
     Args:
         labels: int [N]; rows of -1 get fold -1.
+        groups: [N] or None.
+        count: of folds.
+        seed: of the draw.
+
+    Returns:
+        int [N].
 
     Raises:
         ConfigError: fewer rows or groups than folds.
@@ -90,7 +96,7 @@ def draw_folds(labels: np.ndarray, groups: np.ndarray | None = None, count: int 
     if units < count:
         raise ConfigError(f'{units} labelled rows or groups cannot make {count} folds: use fewer.')
     folds = np.full(len(labels), -1)
-    # Classes that cannot be in every fold count as one, since scikit-learn refuses too many.
+    # Classes too small for every fold count as one class: scikit-learn refuses too many of them.
     sizes = np.bincount(labels[rows])
     strata = np.where(sizes[labels[rows]] < count, -1, labels[rows])
     if groups is None:

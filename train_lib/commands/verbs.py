@@ -1,0 +1,61 @@
+"""The verbs of main.py. To add one, write its function in a file here and add its line to VERBS."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Literal
+
+from train_lib.commands.command import Command
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """What the command line knows about a verb.
+
+    Attributes:
+        help: one line of `main.py --help`.
+        function: 'module:name', loaded only when the verb is asked for; it takes a Command and
+            returns the exit code.
+        config: whether --config is 'required' or 'optional', or is by default that 'of the run' in
+            --workdir.
+        workdir: what --workdir must be, for a verb that cannot do without; '' for others.
+        votes: whether it takes the configs of configs/vote, and no others.
+        example: a config that it takes, in configs/.
+        words: how many words may follow the verb.
+        workers: whether it has --workers.
+    """
+
+    help: str
+    function: str
+    config: Literal['required', 'optional', 'of the run'] = 'required'
+    workdir: str = ''
+    votes: bool = False
+    example: str = 'sketch_vit.py'
+    words: int = 0
+    workers: bool = False
+
+    def load(self) -> Callable[[Command], int]:
+        """Imports the function."""
+        module, _, name = self.function.partition(':')
+        return getattr(importlib.import_module(module), name)
+
+
+VERBS = {
+    'train': Verb('train, evaluate, report (the default verb)',
+                  'train_lib.commands.train:train'),
+    'report': Verb('write report.html of a workdir again', 'train_lib.commands.report:report',
+                   config='optional', workdir='a finished run'),
+    'predict': Verb('write the logits of a trained workdir', 'train_lib.commands.predict:predict',
+                    config='of the run', workdir='a trained run'),
+    'vote': Verb('let folds and models vote', 'train_lib.commands.vote:vote',
+                 votes=True, example='vote/digits.py'),
+    'explore': Verb('look at a data set', 'train_lib.commands.explore:explore'),
+    'curate': Verb('find duplicates, wrong labels, photographs',
+                   'train_lib.commands.curate:curate'),
+    'pack': Verb('pack a data set into ArrayRecord files', 'train_lib.commands.pack:pack'),
+    'lr_find': Verb('sweep the learning rate', 'train_lib.commands.lr_find:lr_find'),
+    'study': Verb('run an ablation study', 'train_lib.commands.study:study_command',
+                  example='studies/digits.py', workers=True),
+    'models': Verb('list the models; a word after it filters',
+                   'train_lib.commands.models:print_models', config='optional', words=1),
+}

@@ -1,0 +1,237 @@
+"""What vote.json says: scores, paired intervals, diversity, contributions, calibration."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from train_lib.ensembles.aligned import AlignedPredictions
+from train_lib.ensembles.candidates import find_candidates
+from train_lib.ensembles.contributions import contributions, learning_curve
+from train_lib.ensembles.multi_head import vote_on
+from train_lib.ensembles.pool import Outcome, score_rows
+from train_lib.ensembles.rules import FLOOR, RULES
+from train_lib.ensembles.spec import EnsembleSpec, each_alone
+from train_lib.ensembles.temperature import tempered
+from train_lib.metrics import scores as scores_module
+from train_lib.metrics.bootstrap import METRICS, bootstrap
+from train_lib.metrics.statistics import (
+    cochran_q,
+    diversity,
+    holm,
+    macro_f1,
+    mcnemar,
+    oracle,
+    robustness,
+    weighted_scores,
+)
+
+_DRAWS = 20
+FEW_GROUPS = 10  # with fewer groups, intervals that draw whole groups come out too narrow
+
+
+@dataclasses.dataclass(frozen=True)
+class Votes:
+    """The outcomes of one vote.
+
+    Attributes:
+        ensembles: of every ensemble, by name.
+        members: of every member alone.
+        chosen: the name of the ensemble that answers.
+        plain: its scores, float [N, C].
+        scores: its scores with the temperature, float [N, C].
+    """
+
+    ensembles: Mapping[str, Outcome]
+    members: Sequence[Outcome]
+    chosen: str
+    plain: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def answer(self) -> Outcome:
+        """The outcome of the ensemble that answers."""
+        return self.ensembles[self.chosen]
+
+
+def count_votes(aligned: AlignedPredictions, specs: Sequence[EnsembleSpec], chosen: str,
+                temperature: float | None) -> Votes:
+    """Counts the votes of every ensemble, and of every member alone.
+
+    Args:
+        specs: the ensembles, with their fitted weights.
+        chosen: the name of the one that answers.
+        temperature: for its scores, or None.
+    """
+    ensembles = vote_on(aligned, {spec.name: spec for spec in specs}, keep=[chosen])
+    # The answer of a single member is the same whichever way heads are combined.
+    product = dataclasses.replace(aligned, by_head=None)
+    alone = vote_on(product, dict(enumerate(each_alone(len(aligned.members)))))
+    plain = ensembles[chosen].scores
+    scores = plain if temperature is None else tempered(plain, temperature)
+    return Votes(ensembles, [alone[i] for i in range(len(aligned.members))], chosen, plain, scores)
+
+
+def describe(config: Mapping, aligned: AlignedPredictions, specs: Sequence[EnsembleSpec],
+             votes: Votes) -> dict:
+    """The figures of vote.json that need labels, by name, ready for JSON.
+
+    Args:
+        config: of the vote, as a dict; bootstrap and seed are read.
+        aligned: with at least one labelled row.
+        specs: the ensembles, with their fitted weights.
+    """
+    labels, known = aligned.labels, aligned.known
+    predicted = np.stack([one.predicted for one in votes.members])
+    members = [one.summary(labels) for one in votes.members]
+    best = int(np.argmax([one['accuracy'] for one in members]))
+    right = predicted[:, known] == labels[known]
+    answer = votes.answer
+    candidates = find_candidates(aligned.logits, labels)
+    chosen = next(spec for spec in specs if spec.name == votes.chosen)
+    shares = chosen.member_shares(aligned.models)
+    lost = contributions(candidates, shares)
+    voting = chosen.voting(len(aligned.members))
+    curve = learning_curve(candidates.of_members(voting), draws=_DRAWS, seed=config['seed'])
+    groups = None if aligned.groups is None else len(np.unique(aligned.groups[known].astype(str)))
+    return dict(
+        n=int(known.sum()), groups=groups,
+        interval_unit='group' if groups and groups >= FEW_GROUPS else 'example',
+        members_mean={name: _mean(members, name) for name in METRICS},
+        best_single=dict(name=aligned.members[best].name,
+                         **{name: members[best][name] for name in METRICS}),
+        oracle=oracle(predicted, labels),
+        cochran=cochran_q(right) if len(right) > 1 else None,
+        ensembles=_ensembles(config, aligned, specs, votes, best),
+        repaired=int((~right[best] & (answer.predicted == labels)[known]).sum()),
+        broken=int((right[best] & (answer.predicted != labels)[known]).sum()),
+        calibration=_calibration(aligned, votes, chosen),
+        diversity={name: np.where(np.isfinite(value), value, None).tolist()
+                   for name, value in diversity(predicted, labels).items()},
+        learning_curve=curve.to_dict('list'),
+        members=[dict(summary, weight=float(share), **{
+            f'contribution_{name}': _finite(lost[name][i]) for name in METRICS})
+            for i, (summary, share) in enumerate(zip(members, shares))],
+        best=best)
+
+
+def vote_json(config: Mapping, aligned: AlignedPredictions, votes: Votes, figures: Mapping | None,
+              fitted: Mapping | None, not_fitted: str) -> dict:
+    """The content of vote.json.
+
+    Args:
+        figures: of `describe`; None if no row has a label.
+        fitted: what was fitted, and its scores.
+        not_fitted: why nothing was fitted, '' if something was.
+    """
+    members = figures['members'] if figures else [{}] * len(aligned.members)
+    return dict(
+        status='done', answer=votes.chosen, source=config['source'], rows=len(aligned),
+        heads=list(aligned.heads), classes=len(aligned.classes), ties=votes.answer.ties,
+        labelled=int(aligned.known.sum()),
+        members=[dict(name=member.name, model=member.model, fold=member.fold, view=member.view,
+                      workdir=str(member.workdir), digest=member.digest, **figures_of)
+                 for member, figures_of in zip(aligned.members, members)],
+        fit=fitted, not_fitted=not_fitted, soup=None,
+        **{key: value for key, value in (figures or {}).items() if key != 'members'},
+        config=json.loads(json.dumps(config)))
+
+
+def _ensembles(config: Mapping, aligned: AlignedPredictions, specs: Sequence[EnsembleSpec],
+               votes: Votes, best: int) -> dict[str, dict]:
+    """{ensemble: its scores}; `best` is the number of the best single member."""
+    labels, known = aligned.labels, aligned.known
+    intervals = _intervals(config, aligned, specs, votes, best)
+    best_right = votes.members[best].predicted[known] == labels[known]
+    found = {}
+    for spec in specs:
+        outcome = votes.ensembles[spec.name]
+        found[spec.name] = dict(
+            rule=spec.label, members=int(spec.voting(len(aligned.members)).sum()),
+            weights=spec.weighting,
+            **outcome.summary(labels), **weighted_scores(outcome.predicted, labels),
+            ties=outcome.ties, ties_labelled=int(outcome.tied[known].sum()),
+            robustness=robustness(outcome.predicted, labels),
+            intervals=intervals[spec.name],
+            mcnemar_best_single=mcnemar(outcome.predicted[known] == labels[known], best_right),
+            **_heads(aligned, outcome.predicted))
+    tests = [entry['mcnemar_best_single'] for entry in found.values()]
+    for test, p in zip(tests, holm([test['p'] for test in tests])):
+        test['p_holm'] = float(p)
+    return found
+
+
+def _intervals(config: Mapping, aligned: AlignedPredictions, specs: Sequence[EnsembleSpec],
+               votes: Votes, best: int) -> dict[str, dict]:
+    """{ensemble: {'example' | 'group': {metric: dict(low, high, best_single=(difference, low,
+    high), mean_member=...)}}}"""
+    answers = {f'member {i}': _answer(one) for i, one in enumerate(votes.members)}
+    answers |= {f'vote {name}': _answer(one) for name, one in votes.ensembles.items()}
+    found: dict[str, dict] = {spec.name: {} for spec in specs}
+    units = {'example': None} | ({} if aligned.groups is None else {'group': aligned.groups})
+    for unit, groups in units.items():
+        def draw(names, reference, groups=groups):
+            return bootstrap({name: answers[name] for name in names}, aligned.labels,
+                             num_classes=len(aligned.classes), reference=reference, groups=groups,
+                             repetitions=config['bootstrap'], seed=config['seed']
+                             ).set_index(['name', 'metric'])
+
+        names = [f'vote {spec.name}' for spec in specs]
+        to_best = draw([*names, f'member {best}'], f'member {best}')
+        same_members: dict[tuple, list[str]] = {}
+        for spec in specs:  # ensembles of the same members share their draws
+            voting = np.flatnonzero(spec.voting(len(aligned.members)))
+            same_members.setdefault(tuple(f'member {i}' for i in voting), []).append(spec.name)
+        for members, of in same_members.items():
+            table = draw([*(f'vote {name}' for name in of), *members], members)
+            for name in of:
+                found[name][unit] = {
+                    metric: dict(low=_finite(row['low']), high=_finite(row['high']),
+                                 best_single=_difference(row),
+                                 mean_member=_difference(table.loc[f'vote {name}', metric]))
+                    for metric in METRICS if (f'vote {name}', metric) in to_best.index
+                    for row in [to_best.loc[f'vote {name}', metric]]}
+    return found
+
+
+def _answer(outcome: Outcome) -> dict:
+    """What `bootstrap` takes."""
+    return {'predicted': outcome.predicted, 'nll': outcome.rows['nll']}
+
+
+def _difference(row: pd.Series) -> list[float | None]:
+    return [_finite(row[name]) for name in ('difference', 'difference_low', 'difference_high')]
+
+
+def _calibration(aligned: AlignedPredictions, votes: Votes, chosen: EnsembleSpec) -> dict | None:
+    """Before and after the temperature: nll, ece, brier, and the table of the bins."""
+    if not RULES[chosen.rule].distribution:
+        return None
+    known, labels = aligned.known, aligned.labels[aligned.known]
+    found = {}
+    for name, scores in (('before', votes.plain[known]), ('after', votes.scores[known])):
+        rows = score_rows(scores, votes.answer.predicted[known], labels, True)
+        summary = scores_module.summary(rows, labels, len(aligned.classes))
+        table = scores_module.reliability(np.log(np.maximum(scores, FLOOR)), labels)
+        found[name] = {key: summary[key] for key in ('nll', 'ece', 'brier')} | dict(
+            bins=table.astype(object).where(table.notna(), None).to_dict('list'))
+    return found
+
+
+def _heads(aligned: AlignedPredictions, predicted: np.ndarray) -> dict:
+    """{'heads': {head: accuracy and f1_macro}}, which is empty if there is only one head."""
+    labels, known = aligned.split_heads(aligned.labels), aligned.known
+    return {'heads': {
+        head: dict(accuracy=float(np.mean(part[known] == labels[head][known])),
+                   f1_macro=macro_f1(part[known], labels[head][known], size))
+        for (head, part), size in zip(aligned.split_heads(predicted).items(), aligned.sizes)}}
+
+
+def _mean(summaries: Sequence[Mapping], name: str) -> float:
+    return float(np.mean([one[name] for one in summaries]))
+
+
+def _finite(value) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,99 @@
+"""What predictions need to know about a run: its folds, its split, its config."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from input_pipeline.csv_table import read_csv
+from input_pipeline.manifest import SPLITS
+from train_lib.run_dir.workdirs import read_config
+from train_lib.runtime.errors import ConfigError
+
+
+def natural(name: str) -> list:
+    """A key that sorts 'fold_10' after 'fold_9'."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
+
+
+def fold_of(workdir: Path) -> int | None:
+    """k of a folder fold_<k>, None of any other folder."""
+    name = re.fullmatch(r'fold_(\d+)', os.path.basename(os.path.abspath(workdir)))
+    return int(name[1]) if name else None
+
+
+def folds_of(workdir: Path) -> list[Path]:
+    """The fold_<k> folders of a k-fold workdir, in order; [] of any other run."""
+    return sorted((path for path in Path(workdir).glob('fold_*') if path.is_dir()),
+                  key=lambda path: natural(path.name))
+
+
+def run_of(workdir: Path) -> Path:
+    """The absolute workdir of the whole run: of a fold_<k> the folder above it."""
+    path = Path(os.path.abspath(workdir))
+    return path if fold_of(path) is None else path.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """split.csv of a run.
+
+    Attributes:
+        roles: {id: 'train' | 'val' | 'test'}.
+        groups: {id: group} of the rows that have one; {} if the run allowed groups on two sides.
+        labels: {head: class name of each row, '' for none}, in the order of `roles`.
+    """
+
+    roles: Mapping[str, str]
+    groups: Mapping[str, str]
+    labels: Mapping[str, tuple[str, ...]]
+
+    def training_labels(self, head: str) -> list[str]:
+        """The class names of the training rows."""
+        return [name for name, role in zip(self.labels[head], self.roles.values())
+                if role == 'train']
+
+
+def splits_of(workdir: Path) -> Splits:
+    """The rows of each split of a run; all empty if it has no split.csv.
+
+    Raises:
+        DataError or ConfigError: split.csv or config.json is damaged.
+    """
+    path = workdir / 'split.csv'
+    if not path.exists():
+        return Splits({}, {}, {})
+    header, rows, _ = read_csv(str(path))
+    columns = dict(zip(header, zip(*rows) if rows else [()] * len(header)))
+    if not {'id', 'split'} <= set(columns) or not set(columns['split']) <= set(SPLITS) or \
+            len(set(columns['id'])) < len(rows):
+        raise ConfigError(f'{path} is damaged (each id must appear once, with train, val or '
+                          f'test): restore it.')
+    grouped = config_json(workdir).get('split', {}).get('grouped', True)
+    groups = zip(columns['id'], columns['group']) if 'group' in columns and grouped else ()
+    return Splits(dict(zip(columns['id'], columns['split'])),
+                  {name: group for name, group in groups if group},
+                  {name.removeprefix('label/'): values for name, values in columns.items()
+                   if name.startswith('label/')})
+
+
+def config_json(workdir: Path) -> dict:
+    """The content of config.json of a run, {} if it has none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = workdir / 'config.json'
+    if not path.exists():
+        return {}
+    config = read_config(workdir)
+    try:
+        split, model = config.get('split', {}), config.get('model', {})
+        if not (isinstance(split, dict) and isinstance(split.get('folds', 2), int)
+                and isinstance(model, dict) and isinstance(model.get('name', ''), str)):
+            raise ValueError('config.split or config.model is malformed')
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'{path} cannot be read ({" ".join(str(error).split())}): restore it.'
+                          ) from None
+    return config

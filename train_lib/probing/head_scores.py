@@ -1,0 +1,158 @@
+"""Scores of trained heads, the choice of the best one, and the files of each."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+from flax import nnx
+from safetensors.numpy import save_file
+
+from input_pipeline.atomic_files import atomic_open
+from input_pipeline.manifest import Manifest
+from input_pipeline.splits import save_splits
+from train_lib.metrics.scores import log_softmax
+from train_lib.probing.feature_cache import Features
+from train_lib.probing.head_training import TrainedHeads
+from train_lib.probing.probe_folds import Fold, FoldedData
+from train_lib.probing.stacked_heads import predict_heads
+from train_lib.runtime.trees import by_path
+from train_lib.training.evaluate import save_predictions, score_split
+
+log = logging.getLogger(__name__)
+Logits = dict[str, np.ndarray]  # {label head: float32 [n, C]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """One kind of head with one learning rate.
+
+    Attributes:
+        name: such as 'mlp-lr0.001'.
+        logits: {fold: {'val' or 'test': logits}}.
+        scores: of its validation rows, all folds together; {} without validation.
+    """
+
+    name: str
+    logits: dict[str, dict[str, Logits]]
+    scores: dict
+
+    @property
+    def accuracy(self) -> float:
+        """By which settings are compared; 0 without validation."""
+        return self.scores.get('accuracy') or 0
+
+
+def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, workdir: Path
+                ) -> tuple[pd.DataFrame, dict]:
+    """Scores every setting, chooses the best one, and writes what they predict.
+
+    The choice is made by validation rows, which no head was trained on. Only the chosen setting is
+    scored on the test rows, by the mean probability of its folds.
+
+    Returns:
+        (one row per setting, as in heads.csv; the keys `chosen`, `out_of_fold` or `val`, and
+        `test` of result.json)
+    """
+    with_val = [fold for fold in data.folds if len(fold.val)]
+    rows: list[dict] = []
+    best: _Setting | None = None
+    for kind in trained.definitions:
+        for i, rate in enumerate(trained.rates):
+            setting, row = _score_setting(data, trained, features, kind, i, workdir)
+            rows.append(dict(head=kind, lr=rate, name=setting.name, **row))
+            if best is None or setting.accuracy > best.accuracy:
+                best = setting
+    assert best is not None, 'there is at least one head and one rate'
+    table = pd.DataFrame(rows)
+    with atomic_open(workdir / 'heads.csv') as file:
+        table.to_csv(file, index=False, lineterminator='\n')
+    chosen: dict = dict(chosen=best.name)
+    if with_val:
+        key = 'out_of_fold' if len(data.folds) > 1 else 'val'
+        chosen[key] = best.scores
+        save_predictions(workdir / 'predictions' / f'{key}.npz', _val_rows(data),
+                         _val_logits(data, best.logits))
+    if len(data.folds[0].test):
+        chosen['test'] = _score_test(data, best, workdir)
+    save_splits(data.manifest, workdir / 'split.csv')
+    return table, chosen
+
+
+def _score_setting(data: FoldedData, trained: TrainedHeads, features: Features, kind: str, i: int,
+                   workdir: Path) -> tuple[_Setting, dict]:
+    """(the setting of a kind and its learning rate number i, its scores for heads.csv)"""
+    name = f'{kind}-lr{trained.rates[i]:g}'
+    params = jax.tree.map(lambda leaf: leaf[i], trained.params[kind])
+    logits = _predict(data, trained.definitions[kind], params, features, workdir / name)
+    with_val = [fold for fold in data.folds if len(fold.val)]
+    scores = score_split(_val_logits(data, logits), _val_rows(data)) if with_val else {}
+    by_fold = [score_split(logits[fold.name]['val'], data.manifest.select(fold.val))['accuracy']
+               for fold in with_val]
+    lowest, highest = min(by_fold, default=None), max(by_fold, default=None)
+    log.info('%-24s out of fold  accuracy %.4f  (folds %.4f to %.4f, n %d)', name,
+             scores.get('accuracy', np.nan), np.nan if lowest is None else lowest,
+             np.nan if highest is None else highest, scores.get('n', 0))
+    return _Setting(name, logits, scores), dict(
+        accuracy=scores.get('accuracy'), loss=scores.get('loss'), folds=len(data.folds),
+        lowest=lowest, highest=highest)
+
+
+def _val_rows(data: FoldedData) -> Manifest:
+    """The validation rows of all folds, one fold after another."""
+    return data.manifest.select(np.concatenate([fold.val for fold in data.folds if len(fold.val)]))
+
+
+def _val_logits(data: FoldedData, logits: dict[str, dict[str, Logits]]) -> Logits:
+    """The logits of `_val_rows`."""
+    return {head: np.concatenate([logits[fold.name]['val'][head]
+                                  for fold in data.folds if len(fold.val)])
+            for head in data.manifest.heads}
+
+
+def _score_test(data: FoldedData, best: _Setting, workdir: Path) -> dict:
+    """Scores the mean probability of the folds on the test rows, and writes it as logits."""
+    test = data.manifest.select(data.folds[0].test)
+    logits = {}
+    for head in data.manifest.heads:
+        probabilities = np.mean([np.exp(log_softmax(best.logits[fold.name]['test'][head]))
+                                 for fold in data.folds], axis=0)
+        logits[head] = np.log(probabilities + 1e-12).astype(np.float32)
+    scores = score_split(logits, test)
+    save_predictions(workdir / 'predictions' / 'test.npz', test, logits)
+    log.info('test     accuracy %.4f  (%s, mean probability of %d folds, n %d)',
+             scores['accuracy'], best.name, len(data.folds), len(test))
+    return scores
+
+
+def _predict(data: FoldedData, graphdef: nnx.GraphDef, params: dict, features: Features,
+             folder: Path) -> dict[str, dict[str, Logits]]:
+    """The logits of one setting, {fold: {split: logits}}.
+
+    Writes them below `folder`, with the parameters of each fold. `params` have the leading axis F.
+    """
+    found: dict[str, dict[str, Logits]] = {}
+    for number, fold in enumerate(data.folds):
+        of_fold = jax.tree.map(lambda leaf, number=number: leaf[number], params)
+        found[fold.name] = _predict_fold(data, fold, graphdef, of_fold, features,
+                                         folder / fold.name)
+    return found
+
+
+def _predict_fold(data: FoldedData, fold: Fold, graphdef: nnx.GraphDef, params: dict,
+                  features: Features, folder: Path) -> dict[str, Logits]:
+    """The logits of one head on one fold, {split: logits}; writes them and the head."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_splits(data.rows_of(fold), folder / 'split.csv')
+    found = {}
+    for split, rows in (('val', fold.val), ('test', fold.test)):
+        if len(rows):
+            found[split] = predict_heads(graphdef, params, features.plain[rows],
+                                         data.manifest.heads)
+            save_predictions(folder / 'predictions' / f'{split}.npz', data.manifest.select(rows),
+                             found[split])
+    save_file({name: np.asarray(leaf) for name, leaf in by_path(params).items()},
+              folder / 'head.safetensors')
+    return found

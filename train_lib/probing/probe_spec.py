@@ -1,0 +1,67 @@
+"""config.probe, read once."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from train_lib.probing.feature_cache import FeatureCacheSpec, feature_cache_spec
+from train_lib.probing.stacked_heads import HeadKind
+from train_lib.runtime.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSpec:
+    """What a probing run trains.
+
+    Attributes:
+        heads: the kinds of heads, one or more.
+        rates: learning rates; each is tried with each kind.
+        views: augmented views per image; epoch e shows view e modulo views. 0: plain images.
+        cache: where the features are kept.
+    """
+
+    heads: tuple[HeadKind, ...]
+    rates: tuple[float, ...]
+    views: int
+    cache: FeatureCacheSpec
+
+
+def read_probe_spec(config: ConfigDict) -> ProbeSpec:
+    """The probing run that a config asks for.
+
+    Raises:
+        ConfigError: a head without a name, two heads with one name, a key that has no effect on
+            cached features, or an unknown dtype.
+    """
+    _refuse_without_effect(config)
+    kinds: list[HeadKind] = []
+    for i, entry in enumerate(config.probe.heads):
+        settings = dict(entry)
+        name = settings.pop('name', None)
+        if not isinstance(name, str) or not name or name in {kind.name for kind in kinds}:
+            raise ConfigError(f'config.probe.heads[{i}].name = {name!r}: give every head a name '
+                              f"of its own, as in dict(name='mlp', head='mlp').")
+        kinds.append(HeadKind(name, settings))
+    return ProbeSpec(tuple(kinds), tuple(config.probe.lr) or (config.schedule.lr,),
+                     config.probe.views, feature_cache_spec(config))
+
+
+def _refuse_without_effect(config: ConfigDict) -> None:
+    """Refuses keys of ordinary training that heads on cached features do not obey."""
+    for key, value, default in (
+            ('loss.name', config.loss.name, 'cross_entropy'),
+            ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),
+            ('mixing', tuple(config.mixing), ()),
+            ('ema.decay', config.ema.decay, 0.0),
+            ('accumulate', config.accumulate, 1),
+            ('guard.skip', config.guard.skip, 0),
+            ('early_stopping.patience', config.early_stopping.patience, None),
+            ('schedule.plateau.patience', config.schedule.plateau.patience, None),
+            ('finetune.table', tuple(config.finetune.table), ()),
+            ('finetune.layer_decay', config.finetune.layer_decay, 1.0),
+            ('finetune.lora.rank', config.finetune.lora.rank, 0),
+            ('eval.adjust_tau', config.eval.adjust_tau, 0.0),
+            ('profile.steps', config.profile.steps, 0)):
+        if value != default:
+            raise ConfigError(f'config.{key} = {value!r} has no effect on cached features: leave '
+                              f'it at {default!r}, or train without config.probe.heads.')

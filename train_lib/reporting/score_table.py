@@ -1,0 +1,58 @@
+"""The scores of a run: the headline of its report, and the table of all splits."""
+
+from input_pipeline.manifest import SPLITS
+from train_lib.metrics import scores
+from train_lib.reporting.inputs import RunInputs, as_dict
+from train_lib.reporting.page import Section, number, render
+
+_COLUMNS = {'accuracy': 'accuracy', 'f1_macro': 'F1', 'precision_macro': 'precision',
+            'recall_macro': 'recall', 'top5': 'top 5', 'loss': 'loss', 'nll': 'NLL',
+            'ece': 'ECE', 'brier': 'Brier'}
+
+
+def scores_section(inputs: RunInputs) -> list[Section]:
+    """The section Scores."""
+    rows, top = score_rows(inputs), headline(inputs)
+    columns = [(key, name) for key, name in _COLUMNS.items()
+               if any(row['values'].get(key) is not None for row in rows)]
+    return [Section('scores', 'Scores', render(
+        'run_scores.html.jinja', inputs=inputs, rows=rows, columns=columns,
+        main_split=top[0]['split'] if top else None))]
+
+
+def score_rows(inputs: RunInputs) -> list[dict]:
+    """[dict(split, head, values)], from result.json, else computed from the predictions."""
+    rows = []
+    for name in SPLITS:
+        values = as_dict(inputs.result.get(name))
+        nested = {head: part for head, part in values.items() if isinstance(part, dict)}
+        for head, part in (nested or ({'': values} if values else {})).items():
+            # n belongs to the split where the head has none of its own; the loss is the
+            # sum over heads there, so it isn't handed down.
+            shared = {'n': values['n']} if 'n' in values else {}
+            rows.append(dict(split=name, head=head, values={**shared, **part}))
+    for head in inputs.heads:
+        if not any((row['split'], row['head']) == (inputs.split, head.name) for row in rows):
+            rows.append(dict(split=inputs.split, head=head.name,
+                             values=scores.scores(head.logits, head.labels)))
+    return rows
+
+
+def headline(inputs: RunInputs) -> list[dict]:
+    """Accuracy with its interval, F1 and n of each head on the last split that has scores."""
+    rows = score_rows(inputs)
+    splits = [row['split'] for row in rows if number(row['values'].get('accuracy')) is not None]
+    if not splits:
+        return []
+    split = max(splits, key=SPLITS.index)
+    found = []
+    for row in rows:
+        values = row['values']
+        accuracy, n = number(values.get('accuracy')), number(values.get('n'))
+        if row['split'] == split and accuracy is not None:
+            interval = None
+            if n and 0 <= accuracy <= 1:
+                interval = scores.wilson_interval(accuracy, int(n))
+            found.append(dict(split=split, head=row['head'], accuracy=accuracy, n=n,
+                              f1=values.get('f1_macro'), interval=interval))
+    return found

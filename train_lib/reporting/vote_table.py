@@ -1,0 +1,57 @@
+"""What the screen shows of a vote: a table of at most 80 columns."""
+
+from collections.abc import Mapping, Sequence
+
+
+def vote_table(result: Mapping) -> list[str]:
+    """Lines with the accuracy of each ensemble, its ties and its paired differences.
+
+    Args:
+        result: the content of vote.json, of rows with labels.
+    """
+    unit = result['interval_unit']
+    row = lambda name, accuracy, rest='': f'{name:20}{accuracy:7.4f}{rest}'
+    lines = [f'{"":20}   acc. ties  {"vs. best single":24}vs. mean member',
+             row('  mean of members', result['members_mean']['accuracy']),
+             row(_cut(f'  best: {result["best_single"]["name"]}'),
+                 result['best_single']['accuracy'])]
+    for name, entry in result['ensembles'].items():
+        paired = entry['intervals'][unit]['accuracy']
+        mark = '*' if name == result['answer'] else ' '
+        lines.append(row(_cut(f'{mark} {name}'), entry['accuracy'],
+                         f'{entry["ties_labelled"]:5d}  {_signed(paired["best_single"])}  '
+                         f'{_signed(paired["mean_member"])}'))
+    lines.append(f'* gives the answer. 95 % intervals: n {result["n"]:,}, {_drawn(result)} drawn '
+                 f'{result["config"]["bootstrap"]:,} times')
+    return lines + (_fit_lines(result['fit']) if result['fit'] else [])
+
+
+def _fit_lines(fit: Mapping) -> list[str]:
+    naive, nested = fit['answer']['naive'], fit['answer']['nested']
+    if not nested:
+        return []
+    lines = [f'fitted on {fit["source"]}: accuracy {naive["accuracy"]:.4f} naive, '
+             f'{nested["accuracy"]:.4f} nested']
+    if fit['temperature']:
+        nll = ', '.join(f'{found["nll"]:.4f} {name}' for name, found in
+                        (('without', fit['answer']['plain']), ('naive', naive),
+                         ('nested', nested)) if found['nll'] is not None)
+        lines.append(f'temperature {fit["temperature"]:.3f}: nll {nll}')
+    return lines
+
+
+def _drawn(result: Mapping) -> str:
+    """What the intervals draw: groups, or rows and why not groups."""
+    if result['interval_unit'] == 'group':
+        return f'{result["groups"]:,} groups'
+    few = result['groups']
+    return 'rows' + (f' ({few} groups are too few)' if few else '')
+
+
+def _signed(difference: Sequence[float | None]) -> str:
+    value, low, high = difference
+    return f'{value:+.3f} [{low:+.3f},{high:+.3f}]'
+
+
+def _cut(name: str, width: int = 19) -> str:
+    return name if len(name) <= width else name[:width - 1] + '…'

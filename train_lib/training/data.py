@@ -1,0 +1,79 @@
+"""The data of a run: its manifest, cut into splits."""
+
+import dataclasses
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from input_pipeline import sources
+from input_pipeline.curation.decisions import apply_decisions
+from input_pipeline.descriptors import with_clusters
+from input_pipeline.manifest import Manifest, digest
+from input_pipeline.products import combine_heads, separate_head
+from input_pipeline.readable import check_readable
+from input_pipeline.splits import parts_of
+from train_lib.run_dir import workdirs
+from train_lib.runtime.cache_folder import cache_folder
+from train_lib.runtime.errors import ConfigError
+from train_lib.training.row_splits import split_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The rows of a run.
+
+    Attributes:
+        manifest: all rows, each with its split.
+        parts: the rows of 'train', 'val' and 'test'.
+        digest: of ids, labels, groups, splits and class names; see `manifest.digest`.
+    """
+
+    manifest: Manifest
+    parts: dict[str, Manifest]
+    digest: str
+
+
+def load_manifest(config: ConfigDict) -> Manifest:
+    """The manifest of config.data, with data.decisions applied; no picture is opened."""
+    data = config.data.to_dict()
+    for key in ('separate', 'combine', 'decisions', 'tfds_splits'):
+        if not all(isinstance(name, str) for name in data[key]):
+            raise ConfigError(f'config.data.{key} = {data[key]!r}: give names between commas.')
+    manifest = sources.load_source(data, seed=config.seed)
+    if data['separate']:
+        manifest = separate_head(manifest, manifest.heads[0], data['separate'])
+    if data['combine']:
+        manifest = combine_heads(manifest, data['combine'])
+    if data['decisions']:
+        manifest = apply_decisions(manifest, data['decisions'])
+    return manifest
+
+
+def load_data(config: ConfigDict, workdir: Path | None = None) -> Manifest:
+    """The manifest of config.data, after every picture was checked to be readable.
+
+    Pictures that the run in `workdir` was started with stay in it even if they broke since: the
+    loader replaces them, and a run that goes on keeps its data.
+    """
+    manifest = load_manifest(config)
+    readable = check_readable(manifest, policy=config.data.unreadable,
+                              cache_dir=cache_folder())
+    if len(readable) < len(manifest) and workdir:
+        ids = manifest.table['id']
+        return manifest.select(ids.isin(readable.table['id']) | ids.isin(workdirs.ids(workdir)))
+    return readable
+
+
+def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) -> Data:
+    """Splits the rows, cuts the long tail, and finds the clusters that the resampling asks for.
+
+    Args:
+        config, manifest: of this start.
+        run: see `row_splits.split_rows`.
+    """
+    manifest = split_rows(config, manifest, run)
+    parts = parts_of(manifest, config.split)
+    if config.resample.kind == 'cluster' and not config.resample.column:
+        parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,
+                                       config.seed)
+    return Data(manifest, parts, digest(manifest))

@@ -1,0 +1,92 @@
+"""All folds of a k-fold run, one after another, and their out-of-fold scores."""
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+import train_lib
+from input_pipeline.atomic_files import write_json
+from input_pipeline.kept_splits import split_digest
+from input_pipeline.manifest import Manifest, digest
+from train_lib.run_dir import checkpoints, workdirs
+from train_lib.run_dir.goodput import goodput, together
+from train_lib.runtime import distributed
+from train_lib.runtime.errors import ConfigError
+from train_lib.training import init
+from train_lib.training.evaluate import save_predictions, score_split
+from train_lib.training.finish import Finished
+from train_lib.training.row_splits import split_rows
+from train_lib.training.run import train_one
+
+log = logging.getLogger(__name__)
+
+
+def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
+                began: float | None = None) -> None:
+    """Trains every fold in a folder of its own, then scores all out-of-fold predictions together.
+
+    `began` is when the time of the first fold begins; the next one's begins when that one ends.
+    """
+    config = init.inherit(config, workdir)
+    if config.init.resume_from and not (workdir / 'config.json').exists():
+        workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
+                            remedy='take only its weights, by config.init.from')
+    workdirs.claim(workdir, config, digest(manifest))
+    _check_cut(config, manifest, workdir)
+    finished: list[Finished] = []
+    for fold in range(config.split.folds):
+        of_fold = _of_fold(config, fold)
+        with of_fold.ignore_type():
+            if config.init.resume_from:
+                # A fold that the other run had not begun starts fresh here, as it would have there.
+                source = Path(config.init.resume_from) / f'fold_{fold}'
+                begun = checkpoints.committed_steps(source / 'checkpoints')
+                of_fold.init.resume_from = str(source) if begun else ''
+        log.info('fold %d of %d', fold + 1, config.split.folds)
+        finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began))
+        began = time.perf_counter()
+    results = [each.result for each in finished]
+    whole = dataclasses.replace(manifest, table=pd.concat([each.val.table for each in finished],
+                                                          ignore_index=True))
+    pooled = {head: np.concatenate([each.val_logits[head] for each in finished])
+              for head in manifest.heads}
+    mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
+    ended = time.perf_counter()
+    out_of_fold = score_split(pooled, whole)
+    if distributed.is_first():
+        save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
+        seconds = together([*(result['seconds'] for result in results),
+                            dict(eval=time.perf_counter() - ended)])
+        write_json(workdir / 'result.json', dict(
+            status='done', out_of_fold=out_of_fold, folds=results,
+            test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
+            seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__))
+    log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
+
+
+def _of_fold(config: ConfigDict, fold: int) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.split.fold = fold
+    return config
+
+
+def _check_cut(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
+    """Folds that have begun keep their split, so the others must come from the same split."""
+    source = Path(config.init.resume_from or workdir)
+    known = {fold: workdirs.start_facts(workdir / f'fold_{fold}').get('split_digest')
+             or workdirs.start_facts(source / f'fold_{fold}').get('split_digest')
+             for fold in range(config.split.folds)}
+    begun = [fold for fold in known if known[fold]]
+    if not begun or len(begun) == len(known):
+        return
+    table = split_rows(_of_fold(config, begun[0]), manifest, None).table
+    if split_digest(table['id'], table['split']) != known[begun[0]]:
+        raise ConfigError(f'These versions of the libraries would cut other folds than those that '
+                          f'have begun in {source}, and they would overlap: reinstall the versions '
+                          f'it was started with, or give a new --workdir.')

@@ -1,0 +1,110 @@
+"""The rows that the verb predict works on: a split of the run's own data, or other data."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import loader
+from input_pipeline.manifest import Manifest, digest
+from input_pipeline.pictures import PreprocessSpec
+from train_lib.predictions import store
+from train_lib.predictions.run_folders import folds_of, splits_of
+from train_lib.run_dir import workdirs
+from train_lib.runtime.errors import ConfigError
+from train_lib.training.data import load_data
+from train_lib.training.predict_spec import PredictSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What is predicted: the rows, with the classes of the run; their digest; their pictures."""
+
+    manifest: Manifest
+    digest: str
+    pictures: loader.Pictures
+
+
+def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: PreprocessSpec,
+                 workdir: Path) -> Callable[[Path], Rows]:
+    """A function from the workdir of a run or a fold to its rows.
+
+    The data are loaded once, and folds with the same rows share the decoded pictures.
+
+    Args:
+        asked: which rows.
+        config: of this start; data and image.cache_mb count.
+        own: the config of the run, with which its own data are loaded.
+        spec: how pictures are prepared.
+        workdir: of the run, or of all folds.
+    """
+    last: list[Rows] = []
+
+    def make(manifest: Manifest) -> Rows:
+        name = digest(manifest)
+        if not last or last[0].digest != name:
+            last[:] = [Rows(manifest, name, loader.Pictures(manifest, spec, config.image.cache_mb))]
+        return last[0]
+
+    if asked.source == 'data':
+        other = _other_data(config, asked.labelled, (folds_of(workdir) or [workdir])[0])
+        return lambda run: make(other)
+    with own.ignore_type():
+        own.data.unreadable = config.data.unreadable
+    manifest = load_data(own, workdir)
+    return lambda run: make(_part_of(manifest, run, asked.source))
+
+
+def _part_of(manifest: Manifest, run: Path, source: str) -> Manifest:
+    """The rows of one split of a run."""
+    roles = splits_of(run).roles
+    own = manifest.select(manifest.table['id'].isin(roles.keys()).to_numpy())
+    if digest(own) != workdirs.data_digest(run):
+        raise ConfigError(f'The data have changed since {run} was trained (ids, labels, groups '
+                          f'or classes differ): put them back, or predict them as other data '
+                          f'with --config.predict.source=data.')
+    part = own.select((own.table['id'].map(roles) == source).to_numpy())
+    if not len(part):
+        raise ConfigError(f'config.predict.source = {source!r}: {run} has no rows in that split; '
+                          f'choose another.')
+    return part
+
+
+def _other_data(config: ConfigDict, labelled: bool, run: Path) -> Manifest:
+    """The rows of config.data, with the classes of the run, and its labels by class name."""
+    classes = store.open_member(_trained_predictions(run)).classes
+    if not labelled:
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.data.update(labelled=False, separate=(), combine=())
+    found = load_data(config)
+    table = found.table.drop(columns=[f'label/{head}' for head in found.heads])
+    if not labelled:
+        table = table.assign(**{f'label/{head}': np.int32(-1) for head in classes})
+        return Manifest(table, classes, found.root)
+    if set(found.heads) != set(classes):
+        raise ConfigError(f'The data have the heads {", ".join(found.heads)}, and the run '
+                          f'{", ".join(classes)}: set config.data.columns.labels, or '
+                          f'config.predict.labelled=False to ignore their labels.')
+    for head, names in classes.items():
+        number = {name: k for k, name in enumerate(names)}
+        known = np.array([number.get(name, -2) for name in found.classes[head]] + [-1], np.int32)
+        labels = known[found.labels(head)]
+        if (labels == -2).any():
+            name = found.classes[head][found.labels(head)[np.argmin(labels)]]
+            raise ConfigError(f'The data have the class {name!r}, which the run does not know '
+                              f'(it knows {len(names)}, such as {names[0]!r}): rename it, or set '
+                              f'config.predict.labelled=False to ignore the labels.')
+        table = table.assign(**{f'label/{head}': labels})
+    return Manifest(table, classes, found.root)
+
+
+def _trained_predictions(run: Path) -> Path:
+    """What training wrote for its own rows: it holds the names of the classes in their order."""
+    path = run / 'predictions' / 'train.npz'
+    if not path.exists():
+        raise ConfigError(f'{run} is not finished ({path.name} is missing): finish the training '
+                          f'first.')
+    return path

@@ -1,0 +1,109 @@
+"""The model of a run: created on its mesh, filled with pretrained weights, split into arrays."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+import models
+from models.heads import Classifier
+from train_lib.optim import param_groups
+from train_lib.runtime.sharded_init import create
+from train_lib.runtime.sharding import Layout
+from train_lib.training import init
+from train_lib.training.preprocess_spec import DTYPES
+from train_lib.training.state import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterCounts:
+    """The parameters of a model, without its arrays.
+
+    Attributes:
+        description: how many there are and train, as the log says it.
+        trained, frozen: how many numbers train, and how many do not.
+        rates: factors of the learning rate, a tree like the params that train.
+        decay: factors of the weight decay, likewise.
+    """
+
+    description: str
+    trained: int
+    frozen: int
+    rates: dict
+    decay: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model taken apart.
+
+    Attributes:
+        graphdef: the model's definition, in training mode.
+        weights: its arrays, or their shapes where it is abstract.
+        parameters: what is known of them.
+        scanned: whether its blocks are stacked and run in a scan.
+    """
+
+    graphdef: nnx.GraphDef
+    weights: Weights
+    parameters: ParameterCounts
+    scanned: bool
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def model_settings_of(config: ConfigDict) -> dict:
+    """Keyword arguments of `models.create_model` besides the classes: those of config.model, and
+    its image size and precision if the model takes them."""
+    settings = {key: value for key, value in config.model.to_dict().items() if key != 'name'}
+    known = models.model_settings(config.model.name)
+    if 'img_size' in known:
+        settings.setdefault('img_size', config.image.size)
+    if 'dtype' in known:
+        settings.setdefault('dtype', DTYPES[config.precision])
+    return settings
+
+
+def make_model(config: ConfigDict, classes: Mapping[str, tuple]) -> Classifier:
+    """The model of config.model for these classes, {head: class names}."""
+    sizes = {head: len(names) for head, names in classes.items()}
+    num_classes = sizes if len(sizes) > 1 else next(iter(sizes.values()))
+    return models.create_model(config.model.name, num_classes=num_classes,
+                               rngs=nnx.Rngs(config.seed), **model_settings_of(config))
+
+
+def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layout, *,
+                 pretrained: bool, abstract: bool) -> Network:
+    """Creates the model and decides which parameters train, by config.finetune.
+
+    Args:
+        config: of the run.
+        classes: {head: class names}.
+        layout: where the arrays lie.
+        pretrained: load the weights that config.init.pretrained names.
+        abstract: create no array, only shapes.
+
+    Raises:
+        ConfigError, ModelError: a user's mistake.
+    """
+    rules: dict = {}
+
+    def build():
+        model = make_model(config, classes)
+        rules.update(param_groups.prepare(model, config.finetune.to_dict(), config.seed))
+        return model
+
+    model = nnx.eval_shape(build) if abstract else create(build, layout)
+    if pretrained and not abstract:
+        init.load_pretrained(init.init_spec(config), model)
+    description = param_groups.describe(model, rules)
+    graphdef, params, frozen, batch_stats = param_groups.split(model, rules)
+    rates, decay = param_groups.factors(params, rules)
+    parameters = ParameterCounts(description, _count(params), _count(frozen), rates, decay)
+    return Network(graphdef, Weights(params, frozen, batch_stats), parameters,
+                   getattr(model, 'scan', False))

@@ -1,0 +1,150 @@
+"""Everything about a run that does not change while it runs, put together once by setup.py."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+
+from input_pipeline.curriculum import Stage
+from input_pipeline.loader import LoaderSpec
+from train_lib.losses.losses import LossSpec
+from train_lib.optim.schedules import Schedule
+from train_lib.training.evaluate import EvalSplit
+from train_lib.training.patience import EarlyStopping, Plateau, exhausted
+from train_lib.training.rollback import Guard
+from train_lib.training.state import HostState
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """When things happen.
+
+    Attributes:
+        total_steps: of the run.
+        batch_size: examples per step, over all devices and processes.
+        examples_per_epoch: training rows.
+        log_every, eval_every, save_every: steps between two such events; the last step of the run
+            always counts as one.
+    """
+
+    total_steps: int
+    batch_size: int
+    examples_per_epoch: int
+    log_every: int
+    eval_every: int
+    save_every: int
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after so many steps."""
+        return step * self.batch_size / self.examples_per_epoch
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether an event that happens every so many steps happens at this one."""
+        return step > 0 and (step % every == 0 or step == self.total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The jitted functions, and the mesh that they run on.
+
+    Attributes:
+        train_step: (TrainState, batch) -> (TrainState, loss); see `step.make_train_step`.
+        eval_step: (Weights, uint8 images) -> logits by head; see `step.make_eval_step`.
+        heat_step: see `heatmaps.make_heat_step`.
+        mesh: of the devices.
+        image_size: pixels, height and width of the input.
+    """
+
+    train_step: Callable
+    eval_step: Callable
+    heat_step: Callable
+    mesh: jax.sharding.Mesh
+    image_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How logits become scores.
+
+    Attributes:
+        heads: names of the heads.
+        metric: the score of the validation that decides; a name in `patience.METRICS`.
+        losses: by head.
+        adjust: {head: logits} -> the same, as they are scored.
+        val: the validation split, None without one.
+    """
+
+    heads: tuple[str, ...]
+    metric: str
+    losses: Mapping[str, LossSpec]
+    adjust: Callable
+    val: EvalSplit | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """What watches the run; None is off.
+
+    Attributes:
+        guard: against steps that are not finite.
+        plateau: lowers the learning rate.
+        stopping: ends the run early.
+        keep_best: the best weights count at the end; False: the last ones do.
+    """
+
+    guard: Guard | None = None
+    plateau: Plateau | None = None
+    stopping: EarlyStopping | None = None
+    keep_best: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a run writes and says besides its scores.
+
+    Attributes:
+        model, precision, seed: as in the config, for the log and result.json.
+        tensorboard: write event files too.
+        kept_checkpoints: newest checkpoints kept, besides the best.
+        shown_errors: in the report, over all heads.
+        heat_maps: show where in them the model looked.
+        loading: how pictures are loaded, see `loader.LoaderSpec`.
+    """
+
+    model: str
+    precision: str
+    seed: int
+    tensorboard: bool
+    kept_checkpoints: int
+    shown_errors: int
+    heat_maps: bool
+    loading: LoaderSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A run.
+
+    Attributes:
+        workdir: where it lives.
+        timing, programs, scoring, control, outputs: see these classes.
+        stages: of the curriculum.
+        schedule: step -> learning rate.
+        profiled: steps to trace.
+    """
+
+    workdir: Path
+    timing: Timing
+    programs: Programs
+    scoring: Scoring
+    control: Control
+    outputs: Outputs
+    stages: tuple[Stage, ...]
+    schedule: Schedule
+    profiled: range = range(0)
+
+    def is_over(self, host: HostState, step: int) -> bool:
+        """Whether this step is the last: by its number, or by early stopping."""
+        return step == self.timing.total_steps or (
+            host.evaluated == step and exhausted(host.patience, step, self.control.stopping))

@@ -1,0 +1,111 @@
+"""A soup on disk: weights read from trained runs, and a run written around averaged weights.
+
+    <folder>/   config.json, split.csv, checkpoints/0
+
+The folder is a run like any other to the verb predict, to config.init.from and to further votes.
+Every row that one of its members trained on is a training row of the soup.
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from input_pipeline.atomic_files import write_json
+from train_lib.predictions.run_folders import config_json
+from train_lib.predictions.store import Member
+from train_lib.run_dir import checkpoints
+from train_lib.run_dir.frozen_weights import read_frozen, write_frozen
+from train_lib.run_dir.run_config import config_of_run
+from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import by_path, path_name
+from train_lib.training import init
+from train_lib.training.state import HostState
+
+_FROZEN = 'frozen/'
+
+
+def start_of(member: Member) -> str:
+    """The weights that the run was fine-tuned from, with its model.
+
+    Raises:
+        ConfigError: it started from random weights.
+    """
+    config = config_of_run(member.workdir)
+    origin = config.init['from'] or config.init.pretrained
+    if not origin:
+        raise ConfigError(f'A soup needs members that were fine-tuned from the same weights, and '
+                          f'{member.name} started from random ones: give config.init.from or '
+                          f'config.init.pretrained in training, or leave it out.')
+    return f'{origin} with {json.dumps(config.model.to_dict(), sort_keys=True, default=str)}'
+
+
+def weights_of(member: Member) -> dict[str, np.ndarray]:
+    """All weights of the best checkpoint by their path; those that do not train under 'frozen/'.
+
+    Raises:
+        ConfigError: there is no checkpoint. CheckpointError: it is damaged.
+    """
+    best = _best_checkpoint(member)
+    flat = {name: np.asarray(value)
+            for name, value in by_path(checkpoints.read_weights(best)).items()}
+    return flat | {f'{_FROZEN}{name}': value for name, value in read_frozen(best.parent).items()}
+
+
+def write_run(folder: Path, soup: Mapping[str, np.ndarray], members: Sequence[Member]) -> None:
+    """Writes a run with these weights, which replaces an older one.
+
+    Args:
+        folder: its workdir.
+        soup: weights by path, as in `weights_of`.
+        members: whose average they are; the config is that of the first.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    steps = folder / 'checkpoints'
+    steps.mkdir(parents=True)
+    first = members[0]
+    # The soup has its own split, so the digests in the config.json of a member do not apply.
+    config = config_json(first.workdir)
+    write_json(folder / 'config.json', {key: value for key, value in config.items()
+                                        if key not in ('sha256', 'split_digest')})
+    _write_split(members, folder / 'split.csv')
+    like = checkpoints.read_weights(_best_checkpoint(first))
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: soup[path_name(path)], like)
+    frozen = {name.removeprefix(_FROZEN): jax.numpy.asarray(value)
+              for name, value in soup.items() if name.startswith(_FROZEN)}
+    if frozen:
+        write_frozen(steps.absolute(), frozen)
+    writing = steps.absolute() / 'writing-0'
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        writer.save(writing, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), host=ocp.args.JsonSave(HostState().to_json())))
+    checkpoints.write_digests(writing)
+    os.rename(writing, steps / '0')
+
+
+def _best_checkpoint(member: Member) -> Path:
+    best = init.best_checkpoint(member.workdir)
+    if best is None:
+        raise ConfigError(f'The member {member.name} has no checkpoint: a soup needs weights.')
+    return best
+
+
+def _write_split(members: Sequence[Member], path: Path) -> None:
+    """The split.csv of the first member, in which the training rows of any member are training
+    rows."""
+    trained = {name for member in members for name, role in member.roles.items()
+               if role == 'train'}
+    with open(members[0].workdir / 'split.csv', encoding='utf-8', newline='') as file:
+        header, *rows = csv.reader(file)
+    side, name = header.index('split'), header.index('id')
+    with open(path, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
+        writer.writerow(header)
+        writer.writerows([*row[:side], 'train' if row[name] in trained else row[side],
+                          *row[side + 1:]] for row in rows)
