@@ -100,7 +100,7 @@ def planted(args) -> tuple[Measures, np.ndarray, list[str], float]:
     table = pd.DataFrame([row.numbers for row in rows], columns=list(NUMBERS))
     table[list(WORDS)] = [row.words for row in rows]
     measures = Measures(table, np.stack([row.hashes for row in rows]),
-                        np.stack([row.thumb for row in rows]))
+                        np.stack([row.thumb for row in rows]), np.stack([row.tint for row in rows]))
     return measures, np.concatenate([np.arange(count), copied]), kinds, seconds
 
 

@@ -51,8 +51,11 @@ def get_config() -> ConfigDict:
             split='',  # 'train', 'val' or 'test'
         ),
         classes=(),  # the allowed class names, in order ((): those that occur, sorted)
+        rules=2,  # how sources read data: 2 | 1, as in runs of older versions, which keep it
         combine=(),  # heads that become one head over all combinations of their classes
         separate=(),  # heads that the first head's classes are cut into at '/': ('mask', 'age')
+        class_depth=_anything(None),  # source=folder: 1: the first folder is the class (None: all)
+        zip_encoding='',  # of names in a .zip that does not say: 'cp949', 'gbk', ... ('': by trial)
         group_regex='',  # source=folder, csv: takes the group out of the path, e.g. r'_(\d+)\.'
         long_tail=dict(  # removes training images until the classes have a long tail
             imbalance=1.0,  # largest class / smallest class, 1 or more (1: nothing is removed)
@@ -120,6 +123,7 @@ def get_config() -> ConfigDict:
         # Decode large JPEGs at 1/2, 1/4 or 1/8: for evaluation if at least 3x the size remains, for
         # transforms if no detail of the result is lost.
         reduced_decode=True,
+        range16=_anything('auto'),  # 16-bit values: 'auto' (by the data) | 'full' | (black, white)
         cache_mb=1024,  # MiB for decoded pictures, kept if all of them fit at the size above
     )
     # Stages dict(until=<duration>, transforms=[dict(kind=..., p=..., ...)], lr_scale=1.0), one
@@ -307,8 +311,8 @@ def get_config() -> ConfigDict:
             correlation=0.975,  # of two pictures laid upon each other, at least
             residual=1.5,  # their largest difference, at most, in standard deviations
         ),
-        # Which detectors run.
-        detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),
+        detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),  # which run
+        most=0.1,  # share of the pictures up to which a detector drops; more describe the data
         features='descriptor',  # 'descriptor': gradients and colours | 'model': config.model
                                 # without its head, with the weights of config.init
         quality_drop=(),  # flags above that drop a picture; the others mark it for review

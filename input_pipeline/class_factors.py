@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from input_pipeline.class_names import place_of
 from input_pipeline.errors import DataError, did_you_mean
 
 
@@ -35,13 +36,14 @@ def factors_by_name(factors: Mapping[str, float], names: tuple[str, ...], key: s
     """
     result = np.ones(len(names))
     for name, value in dict(factors).items():
-        if str(name) not in names:
+        place = place_of(name, names)
+        if place is None:
             raise DataError(f'{key} names the class {name!r}, which does not exist: '
                             f'{did_you_mean(name, names)}')
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not (number and 0 <= value < math.inf):
             raise DataError(f'{key}[{name!r}] = {value!r}: give a number that is not negative.')
-        result[names.index(str(name))] = value
+        result[place] = value
     return result
 
 

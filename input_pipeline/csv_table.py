@@ -5,6 +5,7 @@ They are read with the standard library and not with pandas, because an error mu
 """
 
 import csv
+import logging
 import os
 import re
 
@@ -12,13 +13,18 @@ import pandas as pd
 
 from input_pipeline.errors import DataError
 
+_log = logging.getLogger(__name__)
 
-def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
+
+def read_rows(path: str, what: str = 'The file', *, edited: bool = False
+              ) -> list[tuple[int, list[str]]]:
     """(line where it starts, fields) of every line that is not empty, the header first.
 
     Args:
         path: the file.
         what: the beginning of an error's sentence, before the path.
+        edited: a spreadsheet program may have saved what this program wrote: then CP949, as Korean
+            ones write, is read too.
 
     Raises:
         DataError: the file is absent, empty, not UTF-8 or not a valid CSV, or has two columns of
@@ -28,7 +34,8 @@ def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f'{what} {path!r} is a folder, a pipe or a device: give a CSV file.')
-        with open(path, encoding='utf-8-sig', newline='') as file:
+        encoding = _encoding_of(path) if edited else 'utf-8-sig'
+        with open(path, encoding=encoding, newline='') as file:
             first = file.readline()
             if '\0' in first:
                 raise DataError(f'{what} {path!r} is not UTF-8, perhaps UTF-16: save it as '
@@ -59,6 +66,21 @@ def read_rows(path: str, what: str = 'The file') -> list[tuple[int, list[str]]]:
     return rows
 
 
+def _encoding_of(path: str) -> str:
+    with open(path, 'rb') as file:
+        data = file.read()
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        try:
+            data.decode('cp949')
+        except UnicodeDecodeError:
+            return 'utf-8-sig'  # reading it says what is wrong
+        _log.info('%r is read as CP949 (Korean), since it is not UTF-8', path)
+        return 'cp949'
+    return 'utf-8-sig'
+
+
 def quoting_for(table: pd.DataFrame) -> int:
     """How to quote a table when it is written: a constant of the module `csv`.
 
@@ -70,8 +92,12 @@ def quoting_for(table: pd.DataFrame) -> int:
     return csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
 
 
-def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
+def read_csv(path: str, *, edited: bool = False) -> tuple[list[str], list[list[str]], list[int]]:
     """Reads a CSV in which all lines have the same number of fields.
+
+    Args:
+        path: the file.
+        edited: as in `read_rows`.
 
     Returns:
         The column names, the fields of each row, and the line where each row starts.
@@ -79,7 +105,7 @@ def read_csv(path: str) -> tuple[list[str], list[list[str]], list[int]]:
     Raises:
         DataError: as `read_rows`, or a row has another number of fields.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, edited=edited)
     header = [name.strip() for name in rows[0][1]]
     if header.count('') > 1:
         raise DataError(f'The file {path!r} has two columns without a name: name them.')

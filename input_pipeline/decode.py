@@ -1,8 +1,9 @@
 """From the bytes of an image file to pixels.
 
 OpenCV decodes what it decodes correctly and fast: JPEG, PNG and WebP without transparency; it
-obeys EXIF orientation. Pillow decodes the rest: GIF, BMP, CMYK, and everything transparent (laid
-over white) or animated (first frame).
+obeys EXIF orientation. Pillow decodes the rest: GIF, BMP, CMYK, everything transparent (laid over
+white) or animated (first frame), and pictures whose orientation is only in XMP or in the raw
+profile of a PNG.
 """
 
 import io
@@ -11,9 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from input_pipeline import sixteen_bits
 from input_pipeline.diagnosis import reason_of
 from input_pipeline.errors import DataError
 from input_pipeline.image_headers import FORMATS, probe
+from input_pipeline.sixteen_bits import FULL, Range
 
 MAX_BYTES = 2**28  # of one picture's file: nothing larger is read into memory
 
@@ -41,11 +44,11 @@ class UnreadableImage(DataError):
 
 
 def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
-           tight: bool = False) -> np.ndarray:
+           tight: bool = False, range16: Range = FULL) -> np.ndarray:
     """Decodes the bytes of an image file to RGB uint8 [H, W, 3].
 
-    EXIF orientation is obeyed, transparency is laid over white, 16-bit values keep their upper
-    8 bits, colour profiles are ignored, and the first frame of an animation is taken.
+    The orientation (EXIF, else XMP) is obeyed, transparency is laid over white, colour profiles
+    are ignored, and the first frame of an animation is taken.
 
     Args:
         data: the content of the file.
@@ -54,18 +57,20 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
             eighth of its size, but not below this.
         tight: decode as near to `min_size` as halving allows. Otherwise a reduced picture is at
             least 1.5 times as large, so that the reduction does not show after averaging areas.
+        range16: the 16-bit values that become black and white; of `FULL`, the upper 8 bits stay.
 
     Raises:
         UnreadableImage: names the file and says what is wrong with it.
     """
     header = probe(data)
-    if header.fast:
+    limits = range16 if header.deep else FULL
+    if header.fast and limits == FULL:
         image = _opencv(data, _reduction(data, header.size, min_size, tight))
         if image is not None:
             return image
     reason = header.reason
     if not reason:
-        image, reason = _pillow(data)
+        image, reason = _pillow(data, limits)
         if not reason:
             return image
     raise UnreadableImage.of(name, reason)
@@ -100,11 +105,14 @@ def _opencv(data: bytes, flag: int) -> np.ndarray | None:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # there are no reduced flags for RGB
 
 
-def _pillow(data: bytes) -> tuple[np.ndarray | None, str]:
+def _pillow(data: bytes, limits: Range) -> tuple[np.ndarray | None, str]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            if image.mode.startswith('I'):  # 16-bit grey; convert('RGB') would clip it
+            if limits != FULL:
+                values = Image.fromarray(sixteen_bits.as_eight_bits(data, limits))
+                image = _upright(values, image.getexif())
+            elif image.mode.startswith('I'):  # 16-bit grey; convert('RGB') would clip it
                 upper = (np.asarray(image) >> 8).astype(np.uint8)
                 image = _upright(Image.fromarray(upper), image.getexif())
             else:

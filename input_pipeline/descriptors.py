@@ -85,10 +85,10 @@ def describe_all(manifest: Manifest, *, threads: int = 2,
         UnreadableImage: a picture cannot be read.
     """
     found = np.empty((len(manifest), WIDTH), np.float32)
-    locations = manifest.table['location'].to_numpy()
+    locations, read = manifest.table['location'].to_numpy(), sources.reader(manifest)
 
     def fill(row):
-        found[row] = describe(sources.read_image(manifest.root, locations[row], (_SIDE, _SIDE)))
+        found[row] = describe(read(locations[row], (_SIDE, _SIDE)))
         progress()
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:

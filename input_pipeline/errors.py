@@ -3,6 +3,7 @@ sentence that says which word was likely meant."""
 
 import difflib
 import itertools
+import unicodedata
 from collections.abc import Callable, Iterable
 
 _COMPARED = 5000  # known words looked through, which takes 30 us each
@@ -49,9 +50,14 @@ def did_you_mean(word: object, known: Iterable, *, n: int = 1, cutoff: float = 0
             'use one of a, b, c.', without quotes.
 
     Returns:
-        "did you mean 'over'?", "did you mean 'over' or 'under'?", or `otherwise`.
+        "did you mean 'over'?", "did you mean 'over' or 'under'?", or `otherwise`. A known word
+        that looks the same (Unicode NFC and NFD, wide letters) is shown beside the other in ASCII.
     """
     known = list(known)
+    same = _lookalike(str(word), known)
+    if same:
+        return (f'did you mean {same!a}, which differs from {str(word)!a} by Unicode normalisation '
+                f'only?')
     near = nearest(word, known, n, cutoff)
     if near:
         return f'did you mean {" or ".join(map(show, near))}?'
@@ -59,6 +65,13 @@ def did_you_mean(word: object, known: Iterable, *, n: int = 1, cutoff: float = 0
         return otherwise
     return (f'use one of {", ".join(map(str, known[:_LISTED]))}'
             f'{", ..." if len(known) > _LISTED else "."}')
+
+
+def _lookalike(word: str, known: Iterable) -> str:
+    """The known word that differs from `word` by Unicode normalisation only, else ''."""
+    form = unicodedata.normalize('NFKC', word)
+    return next((name for name in map(str, itertools.islice(known, _COMPARED))
+                 if name != word and unicodedata.normalize('NFKC', name) == form), '')
 
 
 def perhaps(word: object, known: Iterable) -> str:

@@ -1,5 +1,6 @@
 """What the first bytes of an image file say: its kind, its size, and whether it can be whole."""
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -9,6 +10,10 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')  # Pillow's names of the formats
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'IEND\xaeB`\x82'
+# Where Pillow finds an orientation, and OpenCV does not.
+_XMP = b'http://ns.adobe.com/xap/1.0/\0'
+_XMP_OF_PNG, _RAW_PROFILE = b'XML:com.adobe.xmp', b'Raw profile type exif'
+_TURNED = re.compile(rb'tiff:Orientation(="|>)[2-8]')
 # Other kinds of files that are often found under an image's name, by their first bytes.
 _DISGUISES = (
     (b'%PDF', 'is a PDF, not an image'),
@@ -28,11 +33,13 @@ class Header(NamedTuple):
         fast: OpenCV decodes the file correctly.
         reason: what is wrong with the file, such as 'is truncated'; '' if nothing is known.
         size: (h, w) in pixels after EXIF orientation; (0, 0) if not known.
+        deep: the picture has 16 bits per value.
     """
 
     fast: bool
     reason: str
     size: tuple[int, int] = (0, 0)
+    deep: bool = False
 
 
 def probe(data: bytes) -> Header:
@@ -57,12 +64,13 @@ def probe(data: bytes) -> Header:
     if width * height > MAX_PIXELS:
         return Header(False, f'has {width} x {height} pixels, more than {MAX_PIXELS:,} '
                              f'(a decompression bomb?)')
-    return Header(fast, '', (height, width))
+    deep = data.startswith(_PNG) and data[24] == 16
+    return Header(fast, '', (height, width), deep)
 
 
 def _probe_jpeg(data: bytes) -> tuple[int, int, bool, bool]:
     width = height = components = 0
-    turned = False
+    orientation, hidden = None, False
     position = 2
     while True:  # ends by IndexError or struct.error if no scan starts
         if data[position] != 0xFF:
@@ -78,51 +86,82 @@ def _probe_jpeg(data: bytes) -> tuple[int, int, bool, bool]:
             height, width, components = struct.unpack_from('>HHB', data, position + 5)
         length, = struct.unpack_from('>H', data, position + 2)
         if marker == 0xE1 and data.startswith(b'Exif\0\0', position + 4):
-            turned = _orientation(data[position + 10:position + 2 + length]) >= 5
+            found = _orientation(data[position + 10:position + 2 + length])
+            orientation = found if orientation is None else orientation
+        elif marker == 0xE1 and data.startswith(_XMP, position + 4):
+            hidden = hidden or _is_turned(data[position + 4:position + 2 + length])
         position += 2 + length
         if marker == 0xDA:
             break
-    if turned:
+    if (orientation or 1) in range(5, 9):
         width, height = height, width
     # From the first scan on: a thumbnail in the header has an end marker of its own.
     # OpenCV turns CMYK to RGB in its own way, Pillow as others do.
-    return width, height, components in (1, 3), data.rfind(b'\xff\xd9', position) >= 0
+    fast = components in (1, 3) and not (hidden and orientation is None)
+    return width, height, fast, data.rfind(b'\xff\xd9', position) >= 0
 
 
-def _orientation(exif: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 5 and more swap the sides. 1 if there is none."""
+def _is_turned(xmp: bytes) -> bool:
+    """Whether XMP, as plain text, asks for an orientation: Pillow obeys that, OpenCV does not."""
+    return _TURNED.search(xmp) is not None
+
+
+def _orientation(exif: bytes) -> int | None:
+    """The EXIF orientation, 1 to 8; 5 and more swap the sides. None if there is none."""
     order = '<' if exif.startswith(b'II') else '>'
     try:
         start, = struct.unpack_from(f'{order}I', exif, 4)
         count, = struct.unpack_from(f'{order}H', exif, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f'{order}HH', exif, entry)
-            if tag == 0x0112 and kind == 3:
-                return struct.unpack_from(f'{order}H', exif, entry + 8)[0]
+            if tag == 0x0112 and kind in (3, 4):
+                return struct.unpack_from(f'{order}{"HI"[kind - 3]}', exif, entry + 8)[0]
     except struct.error:  # damaged: OpenCV leaves the picture as it is
         pass
-    return 1
+    return None
 
 
 def _probe_png(data: bytes) -> tuple[int, int, bool, bool]:
     width, height, _, color = struct.unpack_from('>IIBB', data, 16)
-    fast = color in (0, 2, 3)
+    fast, known, hidden, pixels = color in (0, 2, 3), False, False, False
     position = 8
     while True:
-        length, kind = struct.unpack_from('>I4s', data, position)
-        if kind == b'IDAT':
-            break
+        try:
+            length, kind = struct.unpack_from('>I4s', data, position)
+        except struct.error:
+            if not pixels:
+                raise
+            break  # cut off behind the first pixels, or without an end
         if kind in (b'tRNS', b'acTL'):  # transparency, animation
             fast = False
+        elif kind == b'eXIf':
+            exif = data[position + 8:position + 8 + length]
+            known = known or _orientation(exif) is not None
+            hidden = hidden or exif.startswith(b'Exif\0\0')
+        elif kind in (b'tEXt', b'zTXt', b'iTXt'):
+            hidden = hidden or _hides_orientation(data[position + 8:position + 8 + length], kind)
+        pixels = pixels or kind == b'IDAT'
         position += length + 12
-    return width, height, fast, data.rfind(_PNG_END) >= 0
+        if kind == b'IEND' or (pixels and not kind.isalpha()):
+            break
+    return width, height, fast and (known or not hidden), data.rfind(_PNG_END) >= 0
+
+
+def _hides_orientation(text: bytes, kind: bytes) -> bool:
+    """Whether a text of a PNG may hold an orientation, which only Pillow looks for there."""
+    keyword = text[:text.find(b'\0')]
+    if keyword != _XMP_OF_PNG:
+        return keyword == _RAW_PROFILE
+    compressed = kind == b'zTXt' or (kind == b'iTXt' and text[len(keyword) + 1:][:1] == b'\1')
+    return compressed or _is_turned(text)
 
 
 def _probe_webp(data: bytes) -> tuple[int, int, bool, bool]:
     size, = struct.unpack_from('<I', data, 4)
     kind, fast = data[12:16], True
     if kind == b'VP8X':
-        fast = not data[20] & 0x12  # transparency, animation
+        # Transparency, animation, an orientation that OpenCV does not see.
+        fast = not data[20] & 0x12 and not _webp_hides_orientation(data)
         width = int.from_bytes(data[24:27], 'little') + 1
         height = int.from_bytes(data[27:30], 'little') + 1
     elif kind == b'VP8L':
@@ -132,6 +171,21 @@ def _probe_webp(data: bytes) -> tuple[int, int, bool, bool]:
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from('<HH', data, 26))
     return width, height, fast, len(data) >= size + 8
+
+
+def _webp_hides_orientation(data: bytes) -> bool:
+    """Whether XMP turns a WebP and EXIF does not say how."""
+    if not data[20] & 0x04:  # no XMP
+        return False
+    position, known, hidden = 12, False, False
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from('<4sI', data, position)
+        content = data[position + 8:position + 8 + length] if kind in (b'EXIF', b'XMP ') else b''
+        known = known or (kind == b'EXIF' and
+                          _orientation(content.removeprefix(b'Exif\0\0')) is not None)
+        hidden = hidden or (kind == b'XMP ' and _is_turned(content))
+        position += 8 + length + length % 2
+    return hidden and not known
 
 
 def _disguise(data: bytes) -> str:

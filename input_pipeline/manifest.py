@@ -11,6 +11,8 @@ Columns of `Manifest.table` (a pandas DataFrame with a plain 0..n-1 index):
                   of its own
     weight        float, optional: weight of the example in the loss
     split         str, optional: 'train', 'val' or 'test'
+    content       str, optional: digest of the picture's bytes, '' if it was not read, where rows
+                  may show the same picture (`same_files`)
     truth/<what>  optional: what was planted on purpose, for scoring detectors
 """
 
@@ -23,17 +25,21 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.errors import DataError
+from input_pipeline.sixteen_bits import FULL, Range
 
 SPLITS = ('train', 'val', 'test')
+CONTENT = 'content'
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A table of pictures, the class names of each head, and where the files are."""
+    """A table of pictures, the class names of each head, where the files are, and which values of
+    16-bit ones become black and white."""
 
     table: pd.DataFrame
     classes: Mapping[str, tuple[str, ...]]
     root: str = ''
+    range16: Range = FULL
 
     def __len__(self) -> int:
         return len(self.table)

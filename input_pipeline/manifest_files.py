@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from input_pipeline.atomic_files import atomic_open
+from input_pipeline.class_names import nfc, number_labels
 from input_pipeline.csv_table import quoting_for, read_csv
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import SPLITS, Manifest, make_manifest
@@ -97,10 +99,10 @@ def load(path: str) -> Manifest:
     return make_manifest(table, classes, root and os.path.normpath(os.path.join(folder, root)))
 
 
-def is_manifest(path: str, header=()) -> bool:
-    """Whether a table with these columns is a saved manifest; a Parquet file always is."""
-    return path.lower().endswith('.parquet') or (
-        set(_COLUMNS) <= set(header) and any(name.startswith('label/') for name in header))
+def is_manifest(header: Iterable[str]) -> bool:
+    """Whether a table with these columns is a saved manifest."""
+    header = set(header)
+    return set(_COLUMNS) <= header and any(name.startswith('label/') for name in header)
 
 
 def _kind(path: str) -> str:
@@ -154,7 +156,8 @@ def _as_text(values: pd.Series, missing: pd.Series) -> pd.Series:
 
 
 def _occurring(labels: pd.Series) -> list[str]:
-    names = {name.strip() for name in _label_text(labels).unique()} - {'', '-1'}
+    written = sorted({name.strip() for name in _label_text(labels).unique()} - {'', '-1'})
+    names = {nfc(name): name for name in reversed(written)}.values()  # one of those alike
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=int) if numbers else sorted(names)
 
@@ -163,13 +166,14 @@ def _numbers(path: str, head: str, labels: pd.Series, names: tuple[str, ...]) ->
     """Class numbers, int32 [N], from numbers or from class names."""
     if labels.dtype.kind in 'iu' and len(names) > labels.max():
         return labels.to_numpy(np.int32)
-    number = {'': -1, '-1': -1} | {name: index for index, name in enumerate(names)}
-    numbers = _label_text(labels).str.strip().map(number)
-    if numbers.isna().any():
-        row = int(np.flatnonzero(numbers.isna())[0])
+    texts = _label_text(labels).str.strip()
+    numbers = [-1 if number is None and text == '-1' else number
+               for text, number in zip(texts, number_labels(texts, names))]
+    if None in numbers:
+        row = numbers.index(None)
         raise DataError(f'The manifest {path!r} labels row {row + 1} {labels[row]!r}, which is '
                         f'not a class of the head {head!r}: correct it.')
-    return numbers.to_numpy(np.int32)
+    return np.array(numbers, np.int32)
 
 
 def _label_text(labels: pd.Series) -> pd.Series:

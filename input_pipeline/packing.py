@@ -23,8 +23,10 @@ from input_pipeline.csv_table import quoting_for
 from input_pipeline.decode import decode
 from input_pipeline.encode import encode
 from input_pipeline.errors import DataError
+from input_pipeline.image_headers import probe
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.resize import resize
+from input_pipeline.sixteen_bits import FULL, Range
 from input_pipeline.sources.array_records import (
     INDEX,
     KIND,
@@ -97,6 +99,8 @@ def pack(manifest: Manifest, read_bytes: Callable[[str, str], bytes], folder: st
             'preprocess': preprocessing.describe(steps), 'shard_records': records,
             'images': len(manifest), 'digest': digest(manifest),
             'order': hashlib.sha256('\0'.join(manifest.table['id']).encode()).hexdigest()}
+    if spec.quality and manifest.range16 != FULL:
+        plan['range16'] = list(manifest.range16)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -110,7 +114,8 @@ def pack(manifest: Manifest, read_bytes: Callable[[str, str], bytes], folder: st
         shards, found = [], []
         with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
             def make(location: str) -> tuple[bytes, dict]:
-                return _repack(read_bytes(manifest.root, location), location, spec, steps)
+                return _repack(read_bytes(manifest.root, location), location, spec, steps,
+                               manifest.range16)
             for number, start in enumerate(range(0, len(manifest), records)):
                 rows = slice(start, start + records)
                 shard = _finished(folder, number, known)
@@ -168,7 +173,9 @@ def _begin(folder: str, plan: dict) -> dict[str, dict]:
     for key, value in plan.items():
         if found and found.get(key) != value:
             raise DataError(f'The folder {folder!r} was packed with another {key} '
-                            f'({found.get(key)}, not {value}): give a new folder, or delete it.')
+                            f'({found.get(key)}, not {value}): give a new folder, or delete it'
+                            + (', or, if an older version packed it, go on with '
+                               '--config.data.rules=1.' if key == 'digest' else '.'))
     if not found:
         _write_json(os.path.join(folder, PLAN), plan)
     return {shard['name']: shard for shard in index.get('shards', ())}
@@ -234,17 +241,17 @@ def _write_shard(folder: str, number: int, locations: list[str], ids: list[str],
     return entry, table
 
 
-def _repack(data: bytes, name: str, spec: PackSpec, steps) -> tuple[bytes, dict]:
+def _repack(data: bytes, name: str, spec: PackSpec, steps, range16: Range) -> tuple[bytes, dict]:
     """(the bytes to pack, what preprocessing found) of the picture in the file `data`."""
     if not spec.quality:
         return data, {}
-    whole = decode(data, name=name)
+    whole = decode(data, name=name, range16=range16)
     image, record = preprocessing.apply(steps, whole)
     if spec.size:
         ratio = spec.size / (max if spec.side == 'longest' else min)(image.shape[:2])
         if ratio < 1:
             image = resize(image, tuple(max(1, round(n * ratio)) for n in image.shape[:2]))
-        elif image is whole:
+        elif image is whole and (range16 == FULL or not probe(data).deep):
             return data, record
     try:
         quality = spec.quality if max(image.shape) < _JPEG_SIDE else 'lossless'

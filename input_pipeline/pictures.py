@@ -123,7 +123,8 @@ class Pictures:
 
     def __init__(self, manifest: Manifest, spec: PreprocessSpec, cache_mb: float = 0):
         self._locations = manifest.table['location'].to_numpy()
-        self._root = manifest.root
+        self._root, self._range16 = manifest.root, manifest.range16
+        self._read = sources.reader(manifest)
         self._spec = spec
         limit = cache_mb * 2**20
         self._cache = _Cache(limit)
@@ -142,9 +143,8 @@ class Pictures:
         spec, size = self._spec, self._size
         # Pillow's filters are chosen for their exact pixels, which need the whole picture.
         reduced = spec.reduced_decode and spec.interpolation == 'area'
-        picture = sources.read_image(
-            self._root, self._locations[row],
-            resize_target(size, spec.crop_pct) if reduced else None)
+        picture = self._read(self._locations[row],
+                             resize_target(size, spec.crop_pct) if reduced else None)
         picture = resize(picture, size, spec.resize, interpolation=spec.interpolation,
                          crop_pct=spec.crop_pct)
         if self._fits:
@@ -212,7 +212,8 @@ class Pictures:
     def _decoded(self, row: int, data: bytes, least: Size, tight: bool) -> tuple[np.ndarray, Part]:
         """(the picture, the part of it that is not padding)"""
         picture = decode.decode(data, name=self._locations[row], tight=tight,
-                                min_size=least if self._spec.reduced_decode else None)
+                                min_size=least if self._spec.reduced_decode else None,
+                                range16=self._range16)
         height, width = picture.shape[:2]
         full = decode.size_of(data)
         if full in (None, (height, width)):
@@ -233,7 +234,7 @@ class Pictures:
             return kept, self._parts.get(row, (1, 1))
         least, part = (math.ceil(spec.size * _ENOUGH),) * 2, (1, 1)
         if sources.scheme_of(self._locations[row]) in sources.DRAWN:
-            picture = sources.read_image(self._root, self._locations[row])
+            picture = self._read(self._locations[row])
         else:
             data = sources.read_bytes(self._root, self._locations[row])
             picture, part = self._decoded(row, data, least, tight=True)
@@ -257,13 +258,13 @@ class Pictures:
             return b'', kept, kept.shape[:2]
         location, small = self._locations[row], 2 * self._spec.size
         if sources.scheme_of(location) in sources.DRAWN:
-            data, whole = b'', sources.read_image(self._root, location)
+            data, whole = b'', self._read(location)
         else:
             data = sources.read_bytes(self._root, location)
             source = decode.size_of(data)
             if source and max(source) > small:
                 return data, None, source
-            whole = decode.decode(data, name=location)
+            whole = decode.decode(data, name=location, range16=self._range16)
         if max(whole.shape) <= small:
             self._cache.keep('whole', row, whole)
         return data, whole, whole.shape[:2]

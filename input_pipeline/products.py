@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.class_names import in_order
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 
@@ -41,9 +42,9 @@ def combine_heads(manifest: Manifest, heads: Sequence[str]) -> Manifest:
                                classes={joined: tuple(names), **kept})
 
 
-def separate_head(manifest: Manifest, head: str, names: Sequence[str]) -> Manifest:
+def separate_head(manifest: Manifest, head: str, names: Sequence[str], rules: int = 2) -> Manifest:
     """The manifest with a head, whose classes are called 'x/y', separated into heads with these
-    names.
+    names. Their classes are sorted by these `rules` of `class_names`.
 
     Raises:
         DataError: the head does not exist, or a class has another number of parts.
@@ -60,7 +61,7 @@ def separate_head(manifest: Manifest, head: str, names: Sequence[str]) -> Manife
     labels = manifest.labels(head)
     table, classes = manifest.table.drop(columns=[f'label/{head}']), {}
     for i, name in enumerate(names):
-        classes[name] = tuple(sorted({split[i] for split in parts}))
+        classes[name] = in_order({split[i] for split in parts}, rules)
         number = {word: k for k, word in enumerate(classes[name])}
         of_class = np.array([number[split[i]] for split in parts], np.int32)
         table[f'label/{name}'] = np.where(labels >= 0, of_class[labels], -1).astype(np.int32)

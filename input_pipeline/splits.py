@@ -222,7 +222,7 @@ def _sides_of_file(manifest: Manifest, path: str) -> np.ndarray:
         if row[id_column] in sides:
             raise DataError(f'The file {path!r} has the id {row[id_column]!r} again in line '
                             f'{line}: delete one of the two.')
-        sides[row[id_column]] = split_name(row[split_column], path, line)
+        sides[row[id_column]] = split_name(row[split_column], path, f'line {line}')
     ids = manifest.table['id'].tolist()
     known = set(ids)
     for names, what in (([name for name in sides if name not in known], 'are not in the data'),

@@ -2,11 +2,14 @@
 
 import numpy as np
 
+from input_pipeline.curation.quiet import without_sklearn_warnings
+
 _WIDTH = 64  # components that are kept: more say little about distances and cost much
 _SAMPLE = 2000  # rows from which a silhouette is computed
 _MAX_DISTANCES = 1_000_000  # distances computed at once
 
 
+@without_sklearn_warnings()
 def reduce(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """The first principal components of features [N, D], float32 [N, at most 64]."""
     from sklearn.decomposition import PCA
@@ -15,6 +18,7 @@ def reduce(features: np.ndarray, seed: int = 0) -> np.ndarray:
         np.asarray(features, np.float32))
 
 
+@without_sklearn_warnings()
 def kmeans(points: np.ndarray, *, most: int = 8, seed: int = 0) -> np.ndarray:
     """Clusters by KMeans, int [N], with the k from 2 to `most` that has the best silhouette."""
     from sklearn.cluster import KMeans
@@ -31,6 +35,7 @@ def kmeans(points: np.ndarray, *, most: int = 8, seed: int = 0) -> np.ndarray:
     return found
 
 
+@without_sklearn_warnings()
 def dbscan(points: np.ndarray, *, neighbours: int = 5, eps: float | None = None) -> np.ndarray:
     """Clusters by DBSCAN (Ester et al. 1996), int [N]; -1 for points that are in no cluster.
 

@@ -129,7 +129,8 @@ class Pictures:
 
 
 def _duplicates(pictures: Pictures) -> Finding:
-    return copies.to_finding(pictures.duplicates, pictures.measures, pictures.manifest)
+    return copies.to_finding(pictures.duplicates, pictures.measures, pictures.manifest,
+                             most=pictures.options['most'])
 
 
 def _quality(pictures: Pictures) -> Finding:
@@ -137,19 +138,28 @@ def _quality(pictures: Pictures) -> Finding:
     table = pictures.measures.table
     score, why = quality.suspicions(table, options['quality'])
     flags = quality.flags(table, options['quality'])
-    bad = flags[list(options['quality_drop'])].to_numpy().any(axis=1)
-    action = np.where(bad, 'drop', np.where(score > 0, 'review', 'keep')).astype(object)
-    reason = np.array([words or ', '.join(flags.columns[row]).replace('_', ' ') if drop else words
-                       for words, row, drop in zip(why, flags.to_numpy(), bad)], object)
-    return Finding('quality', score, action, reason)
+    share = flags.mean()
+    wanted = list(options['quality_drop'])
+    common = [name for name in wanted if share[name] > options['most']]
+    bad = flags[[name for name in wanted if name not in common]].to_numpy().any(axis=1)
+    often = flags[common].to_numpy().any(axis=1)
+    action = np.where(bad, 'drop', np.where((score > 0) | often, 'review', 'keep')).astype(object)
+    reason = np.array([words or ', '.join(flags.columns[row]).replace('_', ' ') if named else words
+                       for words, row, named in zip(why, flags.to_numpy(), bad | often)], object)
+    note = '; '.join(f'{flags[name].sum():,} of {len(flags):,} pictures are '
+                     f'{name.replace("_", " ")}' for name in common)
+    return Finding('quality', score, action, reason,
+                   note=f'{note}, which describes the data: they are for review' if note else '')
 
 
 def _photographs(pictures: Pictures) -> Finding:
     options = pictures.options['photographs']
     method, wanted = options['method'], options['wanted']
     ids, words = pictures.manifest.table['id'].to_numpy(object), ''
+    by = None  # what orders rows of the same probability
     if method == 'objects':
-        count = photographs.read_objects(options['objects'], ids)
+        by = count = photographs.read_objects(options['objects'], ids)
+        by = by if wanted == 'drawings' else -by
         odd = ((count >= options['least_objects']) == (wanted == 'drawings')).astype(float)
         words = 'by the objects in it'
     elif method == 'statistics':
@@ -163,15 +173,32 @@ def _photographs(pictures: Pictures) -> Finding:
         cluster = (clusters.kmeans(points, seed=pictures.seed) if method == 'kmeans' else
                    clusters.dbscan(points))
         odd = photographs.of_clusters(pictures.statistics, cluster, wanted=wanted)
-    return photographs.to_finding(odd, wanted=wanted, drop=options['drop'],
-                                  review=options['review'], words=words)
+        by = photographs.index(pictures.statistics) * (1 if wanted == 'drawings' else -1)
+    odd = odd if by is None else photographs.ranked(odd, by)
+    return _rare(photographs.to_finding(odd, wanted=wanted, drop=options['drop'],
+                                        review=options['review'], words=words), pictures)
 
 
 def _labels(pictures: Pictures) -> Finding:
     options = pictures.options['labels']
     drop = options['drop'] if options['predictions'] else None  # the classifier here is weak
-    return label_errors.to_finding(pictures.label_errors, pictures.manifest.classes[pictures.head],
-                                   drop=np.inf if drop is None else drop)
+    found = pictures.label_errors
+    if np.isnan(found.score).all():
+        log.warning('labels   cannot be judged: it takes two classes with at least two labelled '
+                    'pictures each that are not copies')
+    return _rare(label_errors.to_finding(found, pictures.manifest.classes[pictures.head],
+                                         drop=np.inf if drop is None else drop), pictures)
+
+
+def _rare(found: Finding, pictures: Pictures) -> Finding:
+    """The finding; if it flags more than a few of the pictures, it only reviews."""
+    flagged, dropped = found.action != 'keep', found.action == 'drop'
+    if flagged.mean() <= pictures.options['most'] or not dropped.any():
+        return found
+    note = (f'{flagged.sum():,} of {len(flagged):,} pictures are flagged, which describes the '
+            f'data: they are for review')
+    return dataclasses.replace(found, action=np.where(dropped, 'review', found.action),
+                               note='; '.join(filter(None, (found.note, note))))
 
 
 def _borders(pictures: Pictures) -> Finding:
@@ -212,4 +239,7 @@ def check_options(options: Mapping) -> None:
     if of_photographs['method'] == 'objects' and not of_photographs['objects']:
         raise DataError("config.curate.photographs.objects is empty: method='objects' needs a "
                         'CSV with the columns id and objects.')
+    most = options['most']
+    if isinstance(most, bool) or not isinstance(most, (int, float)) or not 0 <= most <= 1:
+        raise DataError(f'config.curate.most = {most!r} is out of range: use 0 to 1.')
     quality.check(options['quality'])

@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from input_pipeline.curation.hashes import near_pairs
 from input_pipeline.curation.measures import Measures
 from input_pipeline.curation.registration import lone_strokes, register
+from input_pipeline.curation.variants import differences
 
 KINDS = ('bytes', 'pixels', 'near')
 MIRRORED = 4  # of hashes.POSITIONS
@@ -37,11 +38,21 @@ class Duplicates:
         group: int64 [N], number of the group of each picture, from 0; -1 for none.
         pairs: the pairs that form the groups. Columns: first and second (rows), kind (of KINDS),
             position (the second picture's, of `hashes.POSITIONS`), correlation and residual (see
-            `register`). A group of k pictures with the same file or pixels has k - 1 such pairs.
+            `register`), differs (how, of `variants.WORDS`, or ''). A group of k pictures with the
+            same file or pixels has k - 1 such pairs.
     """
 
     group: np.ndarray
     pairs: pd.DataFrame
+
+    def copies(self) -> np.ndarray:
+        """int64 [N], as `group`, of the pictures that are copies of each other: turned, mirrored
+        or recoloured ones, and those with another detail, are not."""
+        return _groups(self.pairs[self.same()], len(self.group))
+
+    def same(self) -> np.ndarray:
+        """Which of the pairs are copies, bool."""
+        return ((self.pairs['position'] == 0) & (self.pairs['differs'] == '')).to_numpy()
 
     def kinds(self) -> list[str]:
         """The loosest kind of pair in each group: 'near' if one of its pairs is near."""
@@ -74,17 +85,35 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
     first, second, positions = _candidates(
         measures.thumbs[alone], measures.hashes[alone],
         None if features is None else np.asarray(features)[alone], bits, neighbours, threads)
-    reached, apart, motion = register(measures.thumbs[alone], first, second, positions,
-                                      threads=threads, progress=progress)
-    near = (reached >= correlation) & (apart <= residual)
-    stroke = lone_strokes(measures.thumbs[alone])[first]
-    near &= ~stroke | ((motion <= _AT_REST) & (positions == 0))
+    stroke = lone_strokes(measures.thumbs[alone])
+
+    def compared(first, second, positions, **more) -> pd.DataFrame:
+        reached, apart, motion = register(measures.thumbs[alone], first, second, positions,
+                                          threads=threads, **more)
+        near = (reached >= correlation) & (apart <= residual)
+        near &= ~stroke[first] | ((motion <= _AT_REST) & (positions == 0))
+        return pd.DataFrame(dict(first=alone[first], second=alone[second], kind='near',
+                                 position=positions, correlation=reached, residual=apart,
+                                 motion=motion))[near]
+
+    near = compared(first, second, positions, progress=progress)
+    # What is like itself in a mirror may have been compared in the mirror only.
+    turned = near[near['position'] != 0].drop_duplicates(['first', 'second'])
+    row_of = np.zeros(len(measures), int)
+    row_of[alone] = np.arange(len(alone))
+    upright = compared(row_of[turned['first']], row_of[turned['second']],
+                       np.zeros(len(turned), int))
+    near = pd.concat([near, upright], ignore_index=True)
+    near = near.assign(turned=near['position'] != 0).sort_values(
+        ['first', 'second', 'turned', 'correlation'], ascending=[True, True, True, False],
+        kind='stable').drop_duplicates(['first', 'second']).drop(columns='turned')
+    near['differs'] = differences(
+        measures.tints, tuple(near[name].to_numpy(int) for name in ('first', 'second', 'position')),
+        near['residual'].to_numpy(), near['motion'].to_numpy())
     table = pd.concat([
         pd.DataFrame(pairs, columns=['first', 'second', 'kind']).assign(
-            position=0, correlation=1.0, residual=0.0),
-        pd.DataFrame(dict(first=alone[first[near]], second=alone[second[near]], kind='near',
-                          position=positions[near], correlation=reached[near],
-                          residual=apart[near]))], ignore_index=True)
+            position=0, correlation=1.0, residual=0.0, differs=''),
+        near.drop(columns='motion')], ignore_index=True)
     return Duplicates(_groups(table, len(measures)), table)
 
 

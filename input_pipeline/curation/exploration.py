@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from input_pipeline import sixteen_bits
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.csv_table import quoting_for
 from input_pipeline.curation import quality
@@ -15,8 +16,12 @@ from input_pipeline.curation.duplicates import Duplicates, conflicting, find_dup
 from input_pipeline.curation.measures import Measures, measure
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
-from input_pipeline.readable import unreadable
+from input_pipeline.readable import check_files
 from input_pipeline.splits import assign_splits
+
+# Flags that are a defect where most pictures have them, the strongest first; others describe a set.
+_DEFECTS = {'empty': 'empty', 'dark': 'dark throughout', 'bright': 'bright throughout',
+            'blurred': 'blurred'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Exploration:
         flags: bool [N, quality.FLAGS].
         suspicion: float [N], 0 for pictures that are not suspicious.
         why: N texts, the suspicion in words.
+        range_note: what is unusual about the values of 16-bit pictures, or ''.
     """
 
     manifest: Manifest
@@ -43,10 +49,12 @@ class Exploration:
     flags: pd.DataFrame
     suspicion: np.ndarray
     why: list[str]
+    range_note: str = ''
 
 
 def explore_pictures(
         manifest: Manifest, options: Mapping, split: Mapping, *, seed: int, cache_dir: str,
+        range16: str | sixteen_bits.Range = 'auto',
         progress: Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 ) -> Exploration:
     """Looks at every picture.
@@ -57,15 +65,19 @@ def explore_pictures(
         split: config.split.
         seed: of the split.
         cache_dir: folder in which measures of files are kept between runs.
+        range16: config.image.range16, see `sixteen_bits.check`.
         progress: (what, unit) -> a block with a progress bar, which yields its function
             (done, total).
 
     Raises:
-        DataError: a threshold is wrong.
+        DataError: a threshold or the range is wrong.
     """
     quality.check(options['quality'])  # rather than after minutes of measuring
+    wanted = sixteen_bits.check(range16)
     with progress('check', 'image') as done:
-        bad, _ = unreadable(manifest, cache_dir=cache_dir, progress=done)
+        bad, peaks, _, _ = check_files(manifest, cache_dir=cache_dir, progress=done)
+    chosen = sixteen_bits.choose(wanted, peaks.values())
+    manifest = dataclasses.replace(manifest, range16=chosen.limits)
     with progress('measure', 'image') as done:
         measures = measure(manifest, cache_dir=cache_dir, progress=done)
     problems = measures.table['problem'].to_numpy(object)
@@ -79,7 +91,24 @@ def explore_pictures(
     for head in manifest.heads:
         conflicts |= conflicting(group, manifest.labels(head))
     return Exploration(manifest, problems, split_note, measures, duplicates, conflicts,
-                       quality.flags(measures.table, options['quality']), suspicion, why)
+                       quality.flags(measures.table, options['quality']), suspicion, why,
+                       chosen.note)
+
+
+def common_defects(found: Exploration) -> list[str]:
+    """What is wrong with most pictures, such as 'all 40 are empty'; none of them is suspicious for
+    what nearly all have."""
+    seen = found.flags[found.problems == '']
+    total, said = len(seen), []
+    for name, words in _DEFECTS.items():
+        n = int(seen[name].sum())
+        if 2 * n > total:
+            said.append(f'all {n:,} are {words}' if n == total else
+                        f'{n:,} of {total:,} are {words}')
+            seen = seen[~seen[name]]  # an empty picture is dark or bright, and blurred, too
+            if not len(seen):
+                break
+    return said
 
 
 def _with_split(manifest: Manifest, readable: np.ndarray, split: Mapping, seed: int

@@ -46,23 +46,26 @@ from input_pipeline.curation.picture_measures import (
 from input_pipeline.decode import UnreadableImage, decode
 from input_pipeline.image_headers import FORMATS
 from input_pipeline.manifest import Manifest
+from input_pipeline.sixteen_bits import Range
 
 _CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """The measures of N pictures. Hashes and thumbs are 0 where a picture could not be measured.
+    """The measures of N pictures. All but the table is 0 where a picture could not be measured.
 
     Attributes:
         table: the columns above.
         hashes: uint64 [N, 8], see `hashes.dct_hashes`.
         thumbs: uint8 [N, 64, 64], the pictures in grey, squashed to a square.
+        tints: uint8 [N, 16, 16, 3], the pictures in RGB, squashed to a square.
     """
 
     table: pd.DataFrame
     hashes: np.ndarray
     thumbs: np.ndarray
+    tints: np.ndarray
 
     def __len__(self) -> int:
         return len(self.table)
@@ -72,7 +75,7 @@ class Measures:
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Measures(self.table.iloc[rows].reset_index(drop=True), self.hashes[rows],
-                        self.thumbs[rows])
+                        self.thumbs[rows], self.tints[rows])
 
 
 def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | None = None,
@@ -87,7 +90,7 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
         progress: called with (pictures done, pictures) from time to time.
     """
     locations = manifest.table['location'].tolist()
-    path = measures_cache.path_of(cache_dir, manifest.root)
+    path = measures_cache.path_of(cache_dir, manifest.root, manifest.range16)
     known = measures_cache.read(path)
     fresh: dict[str, tuple[tuple[int, int], Row]] = {}
 
@@ -98,7 +101,8 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
             stamp = sources.stamp(manifest.root, location)
             row = known.get(location, stamp)
             if row is None:
-                row = _measure_file(sources.read_bytes(manifest.root, location), location)
+                row = _measure_file(sources.read_bytes(manifest.root, location), location,
+                                    manifest.range16)
                 fresh[location] = stamp, row
             return row
         except UnreadableImage as error:  # not cached: a missing file may be there next time
@@ -120,12 +124,13 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
     for column, name in enumerate(WORDS):
         table[name] = [row.words[column] for row in rows]
     return Measures(table, np.stack([row.hashes for row in rows]),
-                    np.stack([row.thumb for row in rows]))
+                    np.stack([row.thumb for row in rows]),
+                    np.stack([row.tint for row in rows]))
 
 
-def _measure_file(data: bytes, location: str) -> Row:
+def _measure_file(data: bytes, location: str, range16: Range) -> Row:
     try:
-        picture = decode(data, name=location)
+        picture = decode(data, name=location, range16=range16)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # the header only
             mode, file_type = image.mode, image.format
     except UnreadableImage as error:

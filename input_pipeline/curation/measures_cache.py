@@ -11,9 +11,12 @@ import numpy as np
 
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.curation.picture_measures import NUMBERS, THUMB, WORDS, Row
+from input_pipeline.curation.variants import SIDE
+from input_pipeline.sixteen_bits import FULL, Range
 
-_VERSION = 1  # of the measures: those of other versions must not be mixed with these
-_SHAPES = {'stamps': (2,), 'numbers': (len(NUMBERS),), 'hashes': (8,), 'thumbs': (THUMB, THUMB)}
+_VERSION = 2  # of the measures: those of other versions must not be mixed with these
+_SHAPES = {'stamps': (2,), 'numbers': (len(NUMBERS),), 'hashes': (8,), 'thumbs': (THUMB, THUMB),
+           'tints': (SIDE, SIDE, 3)}
 
 _log = logging.getLogger(__name__)
 
@@ -31,14 +34,16 @@ class Cache:
         if row is None or self._arrays['stamps'][row].tolist() != list(stamp):
             return None
         return Row(self._arrays['numbers'][row], tuple(self._words[row]),
-                   self._arrays['hashes'][row], self._arrays['thumbs'][row])
+                   self._arrays['hashes'][row], self._arrays['thumbs'][row],
+                   self._arrays['tints'][row])
 
     def updated(self, fresh: Mapping[str, tuple[tuple[int, int], Row]]) -> 'Cache':
         """A cache with these rows added or replaced."""
         kept = [row for row, location in enumerate(self._locations) if location not in fresh]
         stamps, rows = zip(*fresh.values())
         added = {'stamps': stamps, 'numbers': [row.numbers for row in rows],
-                 'hashes': [row.hashes for row in rows], 'thumbs': [row.thumb for row in rows]}
+                 'hashes': [row.hashes for row in rows], 'thumbs': [row.thumb for row in rows],
+                 'tints': [row.tint for row in rows]}
         return Cache([self._locations[row] for row in kept] + list(fresh),
                      [self._words[row] for row in kept] + [list(row.words) for row in rows],
                      {name: np.concatenate([array[kept], np.array(added[name], array.dtype)])
@@ -52,17 +57,20 @@ class Cache:
             np.savez(file, about=text, **self._arrays)
 
 
-def path_of(cache_dir: str | None, root: str) -> str:
-    """The path of the cache for the pictures under `root`; '' if there is no cache folder."""
+def path_of(cache_dir: str | None, root: str, range16: Range = FULL) -> str:
+    """The path of the cache for the pictures under `root`, 16-bit ones read by `range16`; '' if
+    there is no cache folder."""
     if not cache_dir:
         return ''
     name = hashlib.sha256(root.encode('utf-8', 'surrogateescape')).hexdigest()[:12]
+    name += '' if range16 == FULL else '_{}_{}'.format(*range16)
     return os.path.join(cache_dir, f'measures_{name}.npz')
 
 
 def read(path: str) -> Cache:
     """The cache in the file at `path`; an empty cache if the file is absent or damaged."""
-    types = {'stamps': np.int64, 'numbers': np.float64, 'hashes': np.uint64, 'thumbs': np.uint8}
+    types = {'stamps': np.int64, 'numbers': np.float64, 'hashes': np.uint64, 'thumbs': np.uint8,
+             'tints': np.uint8}
     empty = Cache([], [], {name: np.empty((0, *shape), types[name])
                            for name, shape in _SHAPES.items()})
     if not path or not os.path.exists(path):

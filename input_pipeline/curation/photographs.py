@@ -13,6 +13,7 @@ from input_pipeline.csv_table import read_csv
 from input_pipeline.curation import clusters
 from input_pipeline.curation.decisions import Finding
 from input_pipeline.curation.picture_statistics import NAMES
+from input_pipeline.curation.quiet import without_sklearn_warnings
 from input_pipeline.errors import DataError, perhaps
 from input_pipeline.sources.csv_file import column
 
@@ -34,6 +35,8 @@ _INDEX = 0.5  # weight of the index beside the regression, unless rows are marke
 _ROUNDS = 5
 _FEW = 5  # a classifier can learn from so many examples of the odd kind
 _MARK = 20.0  # weight of a marked row
+_CORRECTED = 0.1  # share of the rows found by a clear index that the regression may change
+_CERTAIN = 0.01  # probabilities nearer to 0 or 1 only say which rows come first
 
 
 def index(values: np.ndarray) -> np.ndarray:
@@ -50,16 +53,18 @@ def index(values: np.ndarray) -> np.ndarray:
     return np.clip(away / scale * signs, -5, 5).mean(axis=1)
 
 
+@without_sklearn_warnings()
 def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
                 marks: Mapping[int, bool] | None = None, wanted: str = 'drawings',
                 seed: int = 0) -> np.ndarray:
     """Probability that a row is of the unwanted kind, float [N].
 
-    Rows far out on the index are of that kind. Where the index is not clear, logistic regressions
-    learn the difference from these rows and score every row by a model that has not seen it. A
-    mixture of two normals over this score and the index then divides the rows again, until
-    nothing changes. With marks, this continues from there without the index. A marked row keeps
-    its mark.
+    Rows far out on the index are of that kind. Logistic regressions learn the difference from
+    these rows and score every row by a model that has not seen it. A mixture of two normals over
+    this score and the index then divides the rows again, until nothing changes; a clear index is
+    only corrected by this, not overturned. With marks, it continues from there without the index.
+    Rows that are practically certain differ by their order, see `ranked`; a marked row has
+    exactly 0 or 1.
 
     Args:
         values: from `picture_statistics.measure`, [N, K].
@@ -75,35 +80,78 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
     rows = np.fromiter(marks or (), int)
     known = np.array([marks[row] == (wanted == 'drawings') for row in rows], bool)
     odd = 1 / (1 + np.exp(-np.clip(8 * (away - bound), -50, 50)))
-    if (odd > .5).any() and away[odd > .5].mean() > _CLEAR * bound:
-        odd[rows] = known
-        return odd
+    clear = (odd > .5).any() and away[odd > .5].mean() > _CLEAR * bound
     inputs = inputs_of(values, features, seed)
     none = np.empty(0, int)
-    alone = _divided(inputs, away, bound, odd, none, known[:0], seed)
-    return _divided(inputs, away, bound, alone, rows, known, seed) if len(rows) else alone
+    found, by = _divided(inputs, away, bound, odd, (none, known[:0]), seed)
+    if clear and _overturned(found, odd):
+        found, by = odd, away
+    if len(rows):
+        taught, by_taught = _divided(inputs, away, bound, found, (rows, known), seed)
+        if not clear or not _overturned(np.delete(taught, rows), np.delete(odd, rows)):
+            found, by = taught, by_taught
+    found = ranked(found, by)
+    found[rows] = known
+    return found
 
 
-def _divided(inputs: np.ndarray, away: np.ndarray, bound: float, odd: np.ndarray, rows: np.ndarray,
-             known: np.ndarray, seed: int) -> np.ndarray:
-    """Divides the rows again until nothing changes, starting from `odd`; `rows` are `known`."""
-    odd, weights = odd.copy(), np.ones(len(odd))
+def ranked(odd: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The probabilities, float [N], of which those below .01 and above .99 are put in the order of
+    `by`, float [N], within these limits: no two rows are the same for no reason."""
+    from scipy.stats import rankdata
+    found = np.asarray(odd, float).copy()
+    for rows, low in ((odd <= _CERTAIN, 0.0), (odd >= 1 - _CERTAIN, 1 - _CERTAIN)):
+        found[rows] = low + _CERTAIN * rankdata(by[rows]) / (rows.sum() + 1)
+    return found
+
+
+def to_mark(found: Finding, count: int) -> np.ndarray:
+    """The rows nearest the border between those that are dropped and the others, the nearest
+    first: int [at most `count`], half of them from either side where there are so many.
+
+    Rows that are marked already, which have a score of exactly 0 or 1, are left out.
+    """
+    open_ = np.flatnonzero((found.score > 0) & (found.score < 1))
+    order = open_[np.argsort(found.score[open_], kind='stable')]
+    odd = found.score[order] >= np.min(found.score[found.action == 'drop'], initial=np.inf)
+    below, above = order[~odd][::-1], order[odd]
+    most = max(count // 2, count - len(below))
+    above = above[:most]
+    below = below[:count - len(above)]
+    place = np.concatenate([np.arange(len(below)), np.arange(len(above)) + .5])
+    return np.concatenate([below, above])[np.argsort(place)]
+
+
+def _overturned(odd: np.ndarray, index_says: np.ndarray) -> bool:
+    """Whether more rows change sides than a correction would change."""
+    changed = np.sum((odd > .5) != (index_says > .5))
+    return changed > max(3, _CORRECTED * np.sum(index_says > .5))
+
+
+def _divided(inputs: np.ndarray, away: np.ndarray, bound: float, odd: np.ndarray,
+             marked: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides the rows again until nothing changes, starting from `odd`.
+
+    Returns the probabilities, and by what they are ordered; `marked` are rows and what they are.
+    """
+    rows, known = marked
+    odd, weights, by = odd.copy(), np.ones(len(odd)), away
     odd[rows], weights[rows] = known, _MARK
     labels = odd > .5
     for turn in range(_ROUNDS):
         if not _FEW <= labels.sum() <= len(labels) - _FEW:
             break
-        judged = _out_of_fold(inputs, labels, weights, seed + turn)
+        by = _out_of_fold(inputs, labels, weights, seed + turn)
         if not len(rows):
-            judged = judged / judged.std() + _INDEX * away / away.std()
-        odd = _upper_share(judged, labels)
+            by = by / max(by.std(), 1e-9) + _INDEX * away / max(away.std(), 1e-9)
+        odd = _upper_share(by, labels)
         if not len(rows):
             odd[away < _LEAST * bound] = 0
         odd[rows] = known
         before, labels = labels, odd > .5
         if (labels == before).all():
             break
-    return odd
+    return odd, by
 
 
 def of_clusters(values: np.ndarray, cluster: np.ndarray, *, wanted: str = 'drawings'
@@ -148,7 +196,7 @@ def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
     Raises:
         DataError: the file cannot be read, or has an id or a mark that does not exist.
     """
-    header, lines, numbers = read_csv(path)
+    header, lines, numbers = read_csv(path, edited=True)
     place = column(path, header, 'id')
     mark = header.index('photograph') if 'photograph' in header else None
     row_of = {name: row for row, name in enumerate(ids)}
@@ -173,7 +221,7 @@ def read_objects(path: str, ids: np.ndarray) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, or a count is not a number.
     """
-    header, lines, numbers = read_csv(path)
+    header, lines, numbers = read_csv(path, edited=True)
     place, count = column(path, header, 'id'), column(path, header, 'objects')
     seen = {}
     for line, number in zip(lines, numbers):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from input_pipeline.curation.hashes import POSITIONS, dct_hashes
+from input_pipeline.curation.variants import SIDE, tint_of
 
 NUMBERS = ('width', 'height', 'aspect', 'bytes', 'brightness', 'contrast', 'darkest', 'brightest',
            'sharpness', 'colourfulness', 'chroma', 'edges', 'flat', 'entropy', 'white')
@@ -24,12 +25,14 @@ class Row:
         words: in the order of WORDS.
         hashes: uint64 [8], see `hashes.dct_hashes`.
         thumb: uint8 [64, 64], grey.
+        tint: uint8 [16, 16, 3], RGB.
     """
 
     numbers: np.ndarray
     words: tuple[str, ...]
     hashes: np.ndarray
     thumb: np.ndarray
+    tint: np.ndarray
 
 
 def measure_picture(picture: np.ndarray, *, mode: str = 'RGB', file_type: str = 'drawn',
@@ -64,7 +67,7 @@ def measure_picture(picture: np.ndarray, *, mode: str = 'RGB', file_type: str = 
     hasher.update(np.ascontiguousarray(picture))
     words = ('', mode, file_type, hashlib.sha256(data).hexdigest() if data else '',
              hasher.hexdigest())
-    return Row(numbers, words, dct_hashes(whole), thumb_of(whole))
+    return Row(numbers, words, dct_hashes(whole), thumb_of(whole), tint_of(picture))
 
 
 def thumb_of(grey: np.ndarray) -> np.ndarray:
@@ -77,7 +80,8 @@ def thumb_of(grey: np.ndarray) -> np.ndarray:
 def unmeasured(reason: str) -> Row:
     """The row of a picture that cannot be read."""
     return Row(np.full(len(NUMBERS), np.nan), (reason, '', '', '', ''),
-               np.zeros(len(POSITIONS), np.uint64), np.zeros((THUMB, THUMB), np.uint8))
+               np.zeros(len(POSITIONS), np.uint64), np.zeros((THUMB, THUMB), np.uint8),
+               np.zeros((SIDE, SIDE, 3), np.uint8))
 
 
 def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:

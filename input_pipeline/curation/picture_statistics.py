@@ -137,10 +137,10 @@ def measure(manifest: Manifest, *, threads: int = 2,
         UnreadableImage: a picture cannot be read.
     """
     found = np.empty((len(manifest), len(NAMES)), np.float32)
-    locations = manifest.table['location'].to_numpy()
+    locations, read = manifest.table['location'].to_numpy(), sources.reader(manifest)
 
     def fill(row):
-        picture = sources.read_image(manifest.root, locations[row], (SIDE, SIDE))
+        picture = read(locations[row], (SIDE, SIDE))
         found[row] = list(statistics(picture).values())
         progress()
 

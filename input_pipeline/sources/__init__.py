@@ -6,6 +6,7 @@ for drawn pictures, or `read_bytes(root, location)` and `stamp(root, location)` 
 To add a source, write the module and add lines to `SOURCES`, `DRAWN` and `ENCODED`.
 """
 
+import functools
 import importlib
 import os
 import re
@@ -15,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline import class_names
 from input_pipeline.decode import MAX_BYTES, UnreadableImage, decode
 from input_pipeline.encode import encode
 from input_pipeline.errors import DataError, nearest, perhaps
 from input_pipeline.manifest import Manifest
+from input_pipeline.sixteen_bits import FULL, Range
 
 # kind -> (module, keyword arguments of its `load` from `config.data` and the seed)
 SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
@@ -26,11 +29,12 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
         {'seed': seed} | _without_none(data.get('doodles') or {}))),
     'digits': ('digits', lambda data, seed: {}),
     'folder': ('folder', lambda data, seed: _pick(
-        data, 'group_regex', 'extensions', 'labelled', 'allow_outside',
-        path=data.get('folder', ''))),
+        data, 'group_regex', 'extensions', 'labelled', 'allow_outside', 'class_depth',
+        'zip_encoding', 'rules', path=data.get('folder', ''))),
     'csv': ('csv_file', lambda data, seed: _pick(
-        data, 'images', 'columns', 'classes', 'allow_outside', 'group_regex', 'labelled',
-        path=data.get('csv', ''))),
+        data, 'columns', 'classes', 'group_regex', 'labelled', 'rules', path=data.get('csv', ''),
+        images=_module('csv_file').Images(**_pick(data, 'allow_outside', 'zip_encoding',
+                                                  path=data.get('images') or '')))),
     'tfds': ('tfds', lambda data, seed: _pick(
         data, 'columns', name=data.get('tfds', ''), data_dir=data.get('tfds_dir') or '',
         splits=data.get('tfds_splits') or ())),
@@ -46,19 +50,24 @@ def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
     """Builds the Manifest that `config.data` asks for.
 
     Args:
-        data: `source` (a key of `SOURCES`) and the keys of that source. Other keys, and keys
-            that are None, are ignored.
+        data: `source` (a key of `SOURCES`), the keys of that source, and for every source
+            `classes` and `rules` (see `class_names`). Other keys, and keys that are None, are
+            ignored.
         seed: for drawn sources that have no seed of their own.
 
     Raises:
-        DataError: the source is unknown, or finds something wrong with the data.
+        DataError: the source is unknown, finds something wrong with the data, or has a class that
+            `classes` does not name.
     """
+    rules = data.get('rules')
+    rules = class_names.checked_rules(class_names.RULES[-1] if rules is None else rules)
     kind = data.get('source', '')
     if kind not in SOURCES:
         raise DataError(f'data.source={kind!r} is not a valid source{perhaps(kind, SOURCES)}: '
                         f'use one of {listed(SOURCES)}.')
     module, arguments = SOURCES[kind]
-    return _module(module).load(**arguments(data, seed))
+    manifest = _module(module).load(**arguments(data, seed))
+    return class_names.obeyed(manifest, data.get('classes') or (), rules)
 
 
 def scheme_of(location: str) -> str:
@@ -68,13 +77,13 @@ def scheme_of(location: str) -> str:
 
 
 def read_image(manifest_root: str, location: str,
-               min_size: tuple[int, int] | None = None) -> np.ndarray:
+               min_size: tuple[int, int] | None = None, *, range16: Range = FULL) -> np.ndarray:
     """Pixels of one row of a Manifest, RGB uint8 [H, W, 3].
 
     Args:
         manifest_root: the manifest's `root`.
         location: the row's location.
-        min_size: as in `decode`.
+        min_size, range16: as in `decode`.
 
     Raises:
         UnreadableImage: the file is missing or is not a readable image.
@@ -82,7 +91,13 @@ def read_image(manifest_root: str, location: str,
     scheme = scheme_of(location)
     if scheme in DRAWN:
         return _module(DRAWN[scheme]).read(location)
-    return decode(read_bytes(manifest_root, location), name=location, min_size=min_size)
+    return decode(read_bytes(manifest_root, location), name=location, min_size=min_size,
+                  range16=range16)
+
+
+def reader(manifest: Manifest) -> Callable[..., np.ndarray]:
+    """`read_image` for the pictures of a manifest: (location, min_size=None) -> pixels."""
+    return functools.partial(read_image, manifest.root, range16=manifest.range16)
 
 
 def read_bytes(manifest_root: str, location: str) -> bytes:

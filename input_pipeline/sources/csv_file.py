@@ -1,18 +1,24 @@
-"""A CSV file with one line per image.
+"""A table with one line per image, as CSV or Parquet.
 
-`csv_table` says how it may be written. All values are text: a class may be called `NA`, `None` or
-`007`. A saved manifest, as CSV or Parquet, is recognised by its columns.
+`csv_table` and `table_file` say how it may be written. All values are text: a class may be called
+`NA`, `None` or `007`. A saved manifest is recognised by its columns.
 """
 
 import dataclasses
-import logging
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
 
-from input_pipeline.csv_table import read_csv
+from input_pipeline.class_names import (
+    as_read,
+    check_cells,
+    given_classes,
+    groups_of_cells,
+    in_order,
+    number_labels,
+)
 from input_pipeline.errors import DataError, perhaps
-from input_pipeline.manifest import Manifest, make_manifest
+from input_pipeline.manifest import CONTENT, Manifest, make_manifest
 from input_pipeline.manifest_files import is_manifest
 from input_pipeline.manifest_files import load as load_manifest
 from input_pipeline.sources import (
@@ -21,8 +27,11 @@ from input_pipeline.sources import (
     listed,
     missing_path,
     scheme_of,
+    zip_archive,
+    zip_names,
 )
-from input_pipeline.sources.folder import SPLIT_NAMES
+from input_pipeline.sources.split_folders import SPLIT_NAMES
+from input_pipeline.table_file import Table, is_parquet, read_header, read_table
 
 # The names of a column that are looked for where config.data.columns gives none.
 COMMON_NAMES = {
@@ -34,27 +43,40 @@ COMMON_NAMES = {
     'split': ('split',),
 }
 
-_log = logging.getLogger(__name__)
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Where the images of a table are.
+
+    Attributes:
+        path: the folder, the zip archive or a folder in one, to which image paths are relative;
+            '' for the table's own folder.
+        allow_outside: accept images outside of it.
+        zip_encoding: of the names in the archive, see `zip_names.decoded`.
+    """
+
+    path: str = ''
+    allow_outside: bool = False
+    zip_encoding: str = ''
 
 
-def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = None,
+def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] | None = None,
          classes: Sequence[str] | Mapping[str, Sequence[str]] = (),
-         allow_outside: bool = False, group_regex: str = '', labelled: bool = True) -> Manifest:
-    """The manifest of a CSV file, in the order of its lines.
+         group_regex: str = '', labelled: bool = True, rules: int = 2) -> Manifest:
+    """The manifest of a table, in the order of its lines.
 
     Args:
-        path: the CSV file, or a saved manifest (`manifest_files.save`).
-        images: the folder or zip archive to which image paths are relative; '' for the CSV's
-            own folder.
+        path: the CSV or Parquet file, or a saved manifest (`manifest_files.save`).
+        images: where they are; None for the table's own folder.
         columns: names of the columns `image`, `labels` (several separated by commas: one
             head each, named like its column), `id`, `group`, `weight`, `split`; '' or
             absent to look for a common name. A single label column is the head `class`.
             Without an id column the path, as written, is the id.
         classes: class names in their order, of the only head or by head; () for the sorted
             values of the column. With class names, a CSV without labels may be read.
-        allow_outside: accept images outside of `images`.
         group_regex: takes the group from the path; see `folder.load`.
         labelled: False if no column contains labels.
+        rules: how names are read, see `class_names`.
 
     An empty label means unlabelled, -1.
 
@@ -62,15 +84,28 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
         DataError: names the file and, where there is one, the line and the value.
     """
     file = _existing(path, 'data.csv', os.path.isfile)
-    archive = images.lower().endswith('.zip')
-    root = (_existing(images, 'data.images', os.path.isfile if archive else os.path.isdir)
-            if images else os.path.dirname(file))
-    if is_manifest(file):
-        return _saved(file, root if images else '', columns, classes, allow_outside, group_regex)
-    header, rows, lines = read_csv(file)
-    if is_manifest(file, header) and not any((columns or {}).values()):
-        return _saved(file, root if images else '', {}, classes, allow_outside, group_regex)
-    if not rows:
+    images = images or Images()
+    encoding = images.zip_encoding if rules > 1 else zip_names.OLDEST
+    archive, inside = _archive(images.path, encoding)
+    root = (os.path.join(archive, inside) if archive else
+            _existing(images.path, 'data.images', os.path.isdir) if images.path else
+            os.path.dirname(file))
+    named = any((columns or {}).values())
+    if is_parquet(file):
+        header, saved = read_header(file)
+        saved = saved or (is_manifest(header) and not named)
+    else:
+        table = read_table(file)
+        saved = is_manifest(table.header) and not named
+    if saved:
+        if inside:
+            raise DataError(f'The file {file!r} is a saved manifest, whose names begin at the top '
+                            f'of an archive: set data.images={archive!r}.')
+        return _saved(file, archive or root if images.path else '', columns,
+                      classes if rules < 2 else (), images.allow_outside, group_regex)
+    table = read_table(file) if is_parquet(file) else table
+    header, lines = table.header, table.places
+    if not lines:
         raise DataError(f'The file {path!r} has no lines below its header: add one line per '
                         f'image.')
     wanted = {role: (columns or {}).get(role) or '' for role in COMMON_NAMES}
@@ -82,38 +117,47 @@ def load(path: str, *, images: str = '', columns: Mapping[str, str] | None = Non
     places = {role: _find(file, header, role, name, role in optional)
               for role, name in wanted.items() if labelled or role != 'labels'}
 
-    def values(place: int) -> list[str]:
-        return [row[place] for row in rows]
-
-    written = values(places['image'][0])
-    locate = _Locator(root, allow_outside, links=not archive)
-    table = {
-        'id': values(places['id'][0]) if places['id'] else written,
+    written = table.values(places['image'][0])
+    locate = _Locator(root, images.allow_outside, links=not archive)
+    found: dict[str, object] = {
+        'id': table.values(places['id'][0]) if places['id'] else written,
         'location': [locate(name, file, line) for name, line in zip(written, lines)],
     }
+    if rules > 1:
+        found[CONTENT] = ''
     if archive:
-        table['location'] = [f'zip:{name.removeprefix("./")}' for name in table['location']]
-    _refuse_doubled(file, table['id'], lines)
+        found['location'] = zip_archive.locations(
+            archive, [posixpath.join(inside, name.removeprefix('./'))
+                      for name in found['location']], encoding)
+    _refuse_doubled(file, found['id'], lines)
     of_labels = places.get('labels', ())
-    heads = {'class' if len(of_labels) == 1 else header[place]: values(place)
-             for place in of_labels} or {'class': [''] * len(rows)}
-    names = _class_names(file, heads, classes) if labelled else {'class': ()}
+    heads = {'class' if len(of_labels) == 1 else header[place]: table.values(place)
+             for place in of_labels} or {'class': [''] * len(lines)}
+    names = _class_names(file, heads, classes, rules) if labelled else {'class': ()}
     for head, labels in heads.items():
-        table[f'label/{head}'] = _numbers(labels, names[head], file, lines, head)
+        found[f'label/{head}'] = _numbers(labels, names[head], table, head)
     if group_regex:
         if wanted['group']:
             raise DataError('data.group_regex and data.columns.group both name the groups: '
                             'set only one of them.')
-        table['group'] = groups_from_paths(written, group_regex)
+        found['group'] = groups_from_paths(written, group_regex)
     elif places['group']:
-        table['group'] = [value.strip() for value in values(places['group'][0])]
+        found['group'] = groups_of_cells(table.values(places['group'][0]), file, rules)
     if places['weight']:
-        table['weight'] = [_weight(value, file, line)
-                           for value, line in zip(values(places['weight'][0]), lines)]
+        found['weight'] = [_weight(value, file, line)
+                           for value, line in zip(table.values(places['weight'][0]), lines)]
     if places['split']:
-        table['split'] = [split_name(value, file, line)
-                          for value, line in zip(values(places['split'][0]), lines)]
-    return make_manifest(table, names, root=root)
+        found['split'] = [split_name(value, file, line)
+                          for value, line in zip(table.values(places['split'][0]), lines)]
+    return make_manifest(found, names, root=archive or root)
+
+
+def _archive(images: str, encoding: str) -> tuple[str, str]:
+    """(archive, folder in it) of the images, ('', '') if they are in a folder."""
+    archive, inside = zip_archive.split_path(images) if images else ('', '')
+    if archive:  # the folder is checked, and the encoding of the names is said
+        zip_archive.walk(archive, inside, encoding, key='data.images')
+    return archive, inside
 
 
 def _saved(file: str, images: str, columns, classes, allow_outside: bool,
@@ -130,7 +174,7 @@ def _saved(file: str, images: str, columns, classes, allow_outside: bool,
     locate = _Locator(manifest.root, allow_outside)
     for row, name in enumerate(manifest.table['location']):
         if not scheme_of(name):
-            locate(name, file, row + 2)
+            locate(name, file, f'row {row + 1}')
     return manifest
 
 
@@ -153,8 +197,8 @@ def column(path: str, header: Sequence[str], name: str, key: str = '') -> int:
     return header.index(name)
 
 
-def split_name(value: str, file: str, line: int) -> str:
-    """'train', 'val' or 'test' for any name of a split.
+def split_name(value: str, file: str, line: str) -> str:
+    """'train', 'val' or 'test' for any name of a split; `line` is where it stands, 'line 3'.
 
     Raises:
         DataError: the name is unknown; the message has the file and line.
@@ -162,7 +206,7 @@ def split_name(value: str, file: str, line: int) -> str:
     try:
         return SPLIT_NAMES[value.strip().lower()]
     except KeyError:
-        raise DataError(f'{file!r}, line {line}: the split {value!r} is unknown: '
+        raise DataError(f'{file!r}, {line}: the split {value!r} is unknown: '
                         f'use train, val or test.') from None
 
 
@@ -183,14 +227,14 @@ def more_columns(path: str, names: Sequence[str], ids: Sequence[str],
         DataError: the file cannot be read or has no such column.
     """
     file = _existing(path, 'data.csv', os.path.isfile)
-    header, rows, _ = read_csv(file)
-    given = columns or {}
+    table = read_table(file)
+    header, given = table.header, columns or {}
     place = (_find(file, header, 'id', given.get('id') or '', True)
              or _find(file, header, 'image', given.get('image') or '', False))[0]
-    row_of = {row[place]: row for row in rows}
-    places = {name: column(file, header, name) for name in names}
-    return {name: [row_of[one][at] if one in row_of else '' for one in ids]
-            for name, at in places.items()}
+    row_of = {name: row for row, name in enumerate(table.values(place))}
+    values = {name: table.values(column(file, header, name)) for name in names}
+    return {name: [of_name[row_of[one]] if one in row_of else '' for one in ids]
+            for name, of_name in values.items()}
 
 
 def _existing(path: str, key: str, is_there) -> str:
@@ -230,15 +274,15 @@ class _Locator:
         self._home = os.path.realpath(root) if links and not allow_outside else ''
         self._leaving: dict[str, bool] = {}  # whether a folder leads out of the root, by links
 
-    def __call__(self, name: str, file: str, line: int) -> str:
+    def __call__(self, name: str, file: str, line: str) -> str:
         if not name.strip() or '\0' in name:
-            raise DataError(f'{file!r}, line {line}: the image path {name!r} is empty or not a '
+            raise DataError(f'{file!r}, {line}: the image path {name!r} is empty or not a '
                             f'path: fill it in or delete the line.')
         full = os.path.normpath(os.path.join(self._root, name))
         is_inside = is_below(self._root, full)
         if not self._allow and (not is_inside or self._leads_out(full)):
             raise DataError(
-                f'{file!r}, line {line}: the image {name!r} lies outside of the images folder '
+                f'{file!r}, {line}: the image {name!r} lies outside of the images folder '
                 f'{self._root!r}: set data.images to a folder that contains all images, or set '
                 f'data.allow_outside=True.')
         if not is_inside:
@@ -256,78 +300,46 @@ class _Locator:
             os.path.islink(path) and not is_below(self._home, os.path.realpath(path)))
 
 
-def _refuse_doubled(file: str, ids: list[str], lines: list[int]) -> None:
-    seen: dict[str, int] = {}
+def _refuse_doubled(file: str, ids: list[str], lines: list[str]) -> None:
+    seen: dict[str, str] = {}
     for name, line in zip(ids, lines):
         if name in seen:
-            raise DataError(f'The file {file!r} has the id {name!r} in line {seen[name]} and in '
-                            f'line {line}: give every line its own id, or delete one.')
+            raise DataError(f'The file {file!r} has the id {name!r} in {seen[name]} and in '
+                            f'{line}: give every line its own id, or delete one.')
         seen[name] = line
 
 
-def _class_names(file: str, heads: Mapping[str, list[str]], classes) -> dict[str, tuple]:
-    if isinstance(classes, Mapping):
-        given = {head: tuple(map(str, names)) for head, names in classes.items()}
-    elif classes and len(heads) > 1:
-        raise DataError(f'data.classes is one list, but there are the heads {", ".join(heads)}: '
-                        f'give one list per head, by its name.')
-    else:
-        given = dict.fromkeys(heads, tuple(map(str, classes))) if classes else {}
-    for head in given:
-        if head not in heads:
-            raise DataError(f'data.classes names the head {head!r}{perhaps(head, heads)}, '
-                            f'which does not exist: use {", ".join(heads)}.')
+def _class_names(file: str, heads: Mapping[str, list[str]], classes, rules: int
+                 ) -> dict[str, tuple[str, ...]]:
+    given = given_classes(classes, tuple(heads))
     names = {}
     for head, labels in heads.items():
-        names[head] = given.get(head) or _occurring(file, head, labels)
+        found = {label.strip() for label in set(labels)} - {''}
+        if not given.get(head):
+            check_cells(found, head, file, rules)
+        names[head] = given.get(head) or in_order(as_read(sorted(found), rules, file), rules)
         if not names[head]:
             raise DataError(f'The file {file!r} has no label at all for the head {head!r}: '
                             f'fill the column in, or name the classes in data.classes.')
     return names
 
 
-def _occurring(file: str, head: str, labels: list[str]) -> tuple[str, ...]:
-    """The classes that occur, sorted."""
-    names = {label.strip() for label in set(labels)} - {''}
-    missing = sorted(name for name in names if name.lower() == 'nan')
-    if missing and len(names) > 1:
-        hint = ('leave the field empty for an image without a label, or name the classes in '
-                'data.classes')
-        if all(_is_number(name) for name in names):
-            raise DataError(f'The file {file!r} has the label {missing[0]!r} among numbers for the '
-                            f'head {head!r}: {hint}.')
-        _log.warning('%s: %r counts as a class of the head %r; %s.', file, missing[0], head, hint)
-    return tuple(sorted(names))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(labels: list[str], names: tuple[str, ...], file: str, lines: list[int],
-             head: str) -> list[int]:
-    number = {name: index for index, name in enumerate(names)} | {'': -1}
-    numbers = []
-    for label, line in zip(labels, lines):
-        index = number.get(label.strip())
-        if index is None:
-            raise DataError(f'{file!r}, line {line}: the label {label!r} is not a class of the '
+def _numbers(labels: list[str], names: tuple[str, ...], table: Table, head: str) -> list[int]:
+    numbers = number_labels((label.strip() for label in labels), names)
+    for number, label, line in zip(numbers, labels, table.places):
+        if number is None:
+            raise DataError(f'{table.path!r}, {line}: the label {label!r} is not a class of the '
                             f'head {head!r}{perhaps(label, names)}: correct it or add it to '
                             f'data.classes.')
-        numbers.append(index)
-    return numbers
+    return [-1 if number is None else number for number in numbers]
 
 
-def _weight(value: str, file: str, line: int) -> float:
+def _weight(value: str, file: str, line: str) -> float:
     try:
         weight = float(value)
     except ValueError:
         weight = -1.0
     if not 0 <= weight < float('inf'):
-        raise DataError(f'{file!r}, line {line}: the weight {value!r} is not a number of 0 or '
+        raise DataError(f'{file!r}, {line}: the weight {value!r} is not a number of 0 or '
                         f'more: correct it.')
     return weight

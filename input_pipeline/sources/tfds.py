@@ -23,7 +23,7 @@ from input_pipeline.decode import UnreadableImage
 from input_pipeline.errors import DataError, perhaps
 from input_pipeline.manifest import Manifest, make_manifest
 from input_pipeline.sources.array_records import refuse_fork
-from input_pipeline.sources.folder import SPLIT_NAMES
+from input_pipeline.sources.split_folders import SPLIT_NAMES
 
 _ID_FEATURES = ('file_name', 'filename', 'image/filename', 'image/file_name', 'id')
 

@@ -1,29 +1,37 @@
 """Zip archives of pictures, read without unpacking.
 
-A location is `zip:<name in the archive>`, and the manifest's root is the archive. Members are
-read by position (`os.pread`), without a file pointer. So threads need no lock, a forked process
-may keep reading, and pickled objects contain no file handle.
+A location is `zip:<name in the archive>`, and the manifest's root is the archive. The name is what
+`zip_names` finds without being told an encoding; that of `zipfile`, which older manifests have, is
+found too. Members are read by position (`os.pread`), without a file pointer. So threads need no
+lock, a forked process may keep reading, and pickled objects contain no file handle.
 """
 
 import collections
 import functools
+import logging
 import os
 import posixpath
 import struct
 import threading
+import unicodedata
 import zipfile
 import zlib
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from input_pipeline.decode import MAX_BYTES, UnreadableImage
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, perhaps
+from input_pipeline.sources import zip_names
 
 # A zip bomb is refused before it is unpacked. Members below the first size do no harm. The second
 # number is a compression ratio that not even uncompressed drawings reach.
 _HARMLESS_BYTES, _BOMB_RATIO = 2**26, 100
 _PLAIN, _ENCRYPTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), 0x1
+_OTHER_FORM = (' (there is one whose name composes its accents differently: Unicode NFC and '
+               'NFD)')
 _lock = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -38,21 +46,34 @@ def split_path(path: str) -> tuple[str, str]:
     return '', ''
 
 
-def walk(archive: str, inside: str = '') -> dict[str, tuple[list[str], list[str]]]:
+def walk(archive: str, inside: str = '', encoding: str = '', key: str = 'data.folder'
+         ) -> dict[str, tuple[list[str], list[str]]]:
     """{folder relative to `inside`: (file names, folder names)}, all sorted.
 
+    Args:
+        archive, inside: as `split_path` returns them.
+        encoding: `config.data.zip_encoding`, see `zip_names.decoded`.
+        key: the config key of the path, for errors.
+
     Raises:
-        DataError: it is not a valid zip archive, a name leads out of it or occurs twice, or
-            there is no folder `inside`.
+        DataError: it is not a valid zip archive, a name leads out of it or occurs twice, there
+            is no folder `inside`, or the names are not in that encoding.
     """
     opened = _archive(archive)
     files, below = collections.defaultdict(set), collections.defaultdict(set)
     start = f'{inside}/' if inside else ''
-    names = [name[len(start):] for name in (*opened.rows, *opened.folders)
-             if name.startswith(start)]
+    everything = opened.names(encoding)
+    taken, example = opened.found
+    if taken and not encoding and not opened.said:
+        opened.said = True
+        _log.log(logging.INFO if taken == 'utf-8' else logging.WARNING,
+                 '%s does not say how its names are encoded: they are read as %s (such as %r); if '
+                 'that is wrong, set config.data.zip_encoding.', archive, taken, example)
+    names = [name[len(start):] for name in everything if name.startswith(start)]
     if not names and inside:
-        raise DataError(f'The archive {archive!r} has no folder {inside!r}: '
-                        f'correct data.folder.')
+        folders = {folder for name in everything for folder in _above(name)}
+        hint = (_OTHER_FORM if _same_but_for_form(inside, folders) else perhaps(inside, folders))
+        raise DataError(f'The archive {archive!r} has no folder {inside!r}{hint}: correct {key}.')
     for name in names:
         folder, _, file = name.rpartition('/')
         if file:
@@ -64,6 +85,21 @@ def walk(archive: str, inside: str = '') -> dict[str, tuple[list[str], list[str]
     return {folder: (sorted(files[folder]), sorted(below[folder]))
             for folder in sorted({'', *files, *below, *(posixpath.join(above, name)
                                   for above, names in below.items() for name in names)})}
+
+
+def locations(archive: str, names: Sequence[str], encoding: str = '') -> list[str]:
+    """The locations of members, one for one; those that do not exist get one too.
+
+    Args:
+        archive: the zip file.
+        names: of members, in that encoding.
+        encoding: as in `walk`.
+    """
+    opened = _archive(archive)
+    if not encoding:
+        return [f'zip:{name}' for name in names]
+    usual = dict(zip(opened.names(encoding), opened.names('')))
+    return [f'zip:{usual.get(name, name)}' for name in names]
 
 
 def read_bytes(root: str, location: str) -> bytes:
@@ -82,7 +118,7 @@ def read_bytes(root: str, location: str) -> bytes:
 def stamp(root: str, location: str) -> tuple[int, int]:
     """(size in bytes, checksum) of a member; (0, 0) if there is none."""
     opened = _archive(root)
-    row = opened.rows.get(location.partition(':')[2])
+    row = opened.row(location.partition(':')[2])
     return (0, 0) if row is None else (int(opened.table[row, 2]), int(opened.table[row, 3]))
 
 
@@ -102,27 +138,43 @@ class _Archive:
                 NotImplementedError) as error:
             raise DataError(f'The archive {path!r} is not a valid zip file ({error}): '
                             f'download or write it again.') from None
-        self.rows: dict[str, int] = {}
-        self.folders: list[str] = []
-        for row, member in enumerate(members):
-            name = member.filename.replace('\\', '/')  # some Windows tools write backslashes
-            if name.startswith('/') or '..' in name.split('/') or name[1:2] == ':':
-                raise DataError(f'The archive {path!r} has the name {member.filename!r}, which '
-                                f'leads out of it: do not use it, or write it again.')
-            if name.endswith('/'):
-                self.folders.append(name)
-            elif name in self.rows:
-                raise DataError(f'The archive {path!r} has {name!r} twice: write it again.')
-            else:
-                self.rows[name] = row
+        self._path, self._members = path, members
+        self._names: dict[str, list[str]] = {}
+        self.found = ['', '']  # the encoding that was found for names, and one of them
+        self.said = False
+        self._rows = {name: row for row, name in enumerate(self.names('')) if name[-1:] != '/'}
+        self._older = {member.filename.replace('\\', '/'): row
+                       for row, member in enumerate(members)}
         self._file = os.open(path, os.O_RDONLY)
         self._bytes = os.fstat(self._file).st_size
 
+    def names(self, encoding: str) -> list[str]:
+        """The names of all members; those of folders end with '/'.
+
+        Raises:
+            DataError: see `walk`.
+        """
+        if encoding not in self._names:
+            names, *found = zip_names.decoded(self._members, encoding, self._path)
+            self.found = found if not encoding else self.found
+            # Some Windows tools write backslashes.
+            self._names[encoding] = _checked([name.replace('\\', '/') for name in names],
+                                             self._path)
+        return self._names[encoding]
+
+    def row(self, name: str) -> int | None:
+        """The position of a member; None if there is no such file."""
+        return self._rows.get(name, self._older.get(name))
+
+    def lacks(self, name: str) -> str:
+        """What to say of a name that is missing."""
+        return 'is missing' + (_OTHER_FORM if _same_but_for_form(name, self._rows) else '')
+
     def read(self, name: str) -> tuple[str, bytes]:
         """(what is wrong with the member or '', its bytes)."""
-        row = self.rows.get(name)
+        row = self.row(name)
         if row is None:
-            return 'is missing', b''
+            return self.lacks(name), b''
         offset, packed, size, checksum, method, flags = (int(n) for n in self.table[row])
         if flags & _ENCRYPTED:
             return 'is encrypted', b''
@@ -149,6 +201,30 @@ class _Archive:
     def __del__(self):
         if hasattr(self, '_file'):
             os.close(self._file)
+
+
+def _checked(names: list[str], path: str) -> list[str]:
+    seen = set()
+    for name in names:
+        if name.startswith('/') or '..' in name.split('/') or name[1:2] == ':':
+            raise DataError(f'The archive {path!r} has the name {name!r}, which leads out of it: '
+                            f'do not use it, or write it again.')
+        if name in seen and name[-1:] != '/':
+            raise DataError(f'The archive {path!r} has {name!r} twice: write it again.')
+        seen.add(name)
+    return names
+
+
+def _above(name: str) -> list[str]:
+    """The folders that a name lies in."""
+    parts = name.split('/')[:-1]
+    return ['/'.join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _same_but_for_form(name: str, known: Collection[str]) -> bool:
+    """Whether a name is there if accents and Hangul are composed otherwise."""
+    return not name.isascii() and any(
+        unicodedata.normalize(form, name) in known for form in ('NFC', 'NFD'))
 
 
 def _archive(path: str) -> _Archive:

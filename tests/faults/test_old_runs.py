@@ -3,12 +3,14 @@ refused. Each folder of old_runs is a run of one version, stopped half way."""
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import main
+from tests.faults.broken_data import picture
 from tests.faults.old_runs.make import SETTINGS
 from train_lib.run_dir import digests, workdirs
 
@@ -61,3 +63,45 @@ def test_a_newer_run_is_refused_in_one_sentence(tmp_path, monkeypatch, capfd, ve
     (run / 'config.json').write_text(json.dumps(config | dict(format=99)))
     assert main.main(command) == (1 if verb == 'train' else 2)
     assert 'format 99' in capfd.readouterr().err.splitlines()[-1]
+
+
+FORMS = {'nfd': [unicodedata.normalize('NFD', name) for name in ('café', '강아지', 'x')],
+         'numbers': ['0', '1', '2', '10'], 'splits': ['Train/a', 'Train/b', 'Test/a', 'Test/b']}
+
+
+@pytest.mark.parametrize('names', FORMS.values(), ids=FORMS)
+def test_a_run_keeps_the_names_and_the_order_of_its_classes(tmp_path, capfd, names):
+    """Before there were rules, classes were called as they are written and sorted as text."""
+    for place, name in enumerate(names):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for k in range(8):
+            (tmp_path / f'data/{name}/{k}.png').write_bytes(picture(8 * place + k))
+    kept = [flag for flag in SETTINGS[1:] if not any(word in flag for word in (
+        'split', 'long_tail', 'resample', 'duration'))]
+    command = [f'--config=configs/sketch_vit.py:folder={tmp_path}/data', *kept,
+               f'--workdir={tmp_path}/run', '--config.duration.steps=8']
+    assert main.main([*command[:-1], '--config.data.rules=1', '--config.duration.steps=4']) == 0
+    path = tmp_path / 'run/config.json'
+    before = json.loads(path.read_text())
+    older = json.loads(path.read_text())
+    del older['sha256'], older['data']['rules']
+    path.write_text(json.dumps(older))
+    assert main.main(command) == 0
+    said = capfd.readouterr().err
+    assert 'resume: from step 4 of 8' in said and 'config.data.rules = 1' in said
+    after = json.loads(path.read_text())
+    assert after['classes']['class'] == before['classes']['class'] == sorted(names)
+    assert after['data_digest'] == before['data_digest']
+    with np.load(tmp_path / 'run/predictions/test.npz', allow_pickle=False) as file:
+        assert file['classes'].tolist() == sorted(names)
+    assert main.main(['predict', f'--workdir={tmp_path}/run']) == 0
+    if len({unicodedata.normalize('NFC', name) for name in names} - set(names)):
+        # Other data of today are called in NFC, and are the same classes.
+        assert main.main(['predict', f'--workdir={tmp_path}/run', '--config.predict.source=data',
+                          '--config.data.rules=2']) == 0
+        with np.load(tmp_path / 'run/predictions/data.npz', allow_pickle=False) as file:
+            assert file['classes'].tolist() == [unicodedata.normalize('NFC', name)
+                                                for name in sorted(names)]
+            assert np.bincount(file['labels']).tolist() == [8, 8, 8]
+    assert main.main([*command, '--config.data.rules=2']) == 2
+    assert 'config.data.rules = 1' in capfd.readouterr().err.splitlines()[-1]

@@ -113,6 +113,76 @@ def test_exif_orientation(fmt, orientation):
     assert near(decode(data, name='a'), upright(SMOOTH))
 
 
+XMP = (b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/>'
+       b'</rdf:RDF></x:xmpmeta>')
+
+
+def tiff(orientation=6, kind=3):
+    """EXIF with an orientation, a number of 2 bytes (kind 3) or 4."""
+    value = struct.pack('<HH' if kind == 3 else '<I', *([orientation, 0][:2 if kind == 3 else 1]))
+    return b'II*\0' + struct.pack('<IHHHI', 8, 1, 0x0112, kind, 1) + value + bytes(4)
+
+
+def with_chunk(png, kind, content, *, at_end=False):
+    place = len(png) - 12 if at_end else 33
+    chunk = struct.pack('>I', len(content)) + kind + content
+    return png[:place] + chunk + struct.pack('>I', zlib.crc32(kind + content)) + png[place:]
+
+
+RAW = b'\nexif\n%8d\n' % (len(tiff()) + 6) + (b'Exif\0\0' + tiff()).hex().encode() + b'\n'
+IN_PNG = {
+    'XMP': (b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + XMP),
+    'XMP as an element': (b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + XMP.replace(
+        b' tiff:Orientation="6"/>', b'><tiff:Orientation>6</tiff:Orientation></rdf:Description>')),
+    'compressed XMP': (b'iTXt', b'XML:com.adobe.xmp\0\1\0\0\0' + zlib.compress(XMP)),
+    'XMP as plain text': (b'tEXt', b'XML:com.adobe.xmp\0' + XMP),
+    'raw profile': (b'zTXt', b'Raw profile type exif\0\0' + zlib.compress(RAW)),
+    'raw profile as text': (b'tEXt', b'Raw profile type exif\0' + RAW),
+    'EXIF with a prefix': (b'eXIf', b'Exif\0\0' + tiff()), 'EXIF': (b'eXIf', tiff())}
+
+
+@pytest.mark.parametrize('at_end', [False, True])
+@pytest.mark.parametrize('kind', IN_PNG)
+def test_a_png_is_turned_alike_with_and_without_transparency(kind, at_end):
+    for mode in ('RGB', 'RGBA', 'L', 'P'):
+        data = encode(Image.fromarray(SMOOTH).convert(mode), 'PNG')
+        plain = decode(data, name='a')
+        data = with_chunk(data, *IN_PNG[kind], at_end=at_end)
+        np.testing.assert_array_equal(decode(data, name='a'), np.rot90(plain, -1))
+        assert problem(data) == ''
+
+
+@pytest.mark.parametrize('fmt, mode', [('JPEG', 'RGB'), ('JPEG', 'CMYK'), ('JPEG', 'L'),
+                                       ('WEBP', 'RGB'), ('WEBP', 'RGBA')])
+def test_xmp_turns_every_kind_of_file(fmt, mode):
+    options = {'lossless': True} if fmt == 'WEBP' else {'quality': 95}
+    picture = Image.fromarray(SMOOTH).convert(mode)
+    plain = decode(encode(picture, fmt, **options), name='a')
+    data = encode(picture, fmt, xmp=XMP, **options)
+    assert near(decode(data, name='a'), np.rot90(plain, -1))
+    assert near(decode(data, name='a', min_size=(5, 5), tight=True), np.rot90(plain, -1))
+    assert size_of(data) is None
+    exif = encode(picture, fmt, xmp=XMP, exif=b'Exif\0\0' + tiff(1), **options)
+    np.testing.assert_array_equal(decode(exif, name='a'), plain)  # EXIF comes first
+
+
+def test_exif_before_xmp_in_a_png_and_numbers_of_four_bytes():
+    data = with_chunk(encode(SMOOTH, 'PNG'), *IN_PNG['XMP'])
+    np.testing.assert_array_equal(decode(with_chunk(data, b'eXIf', tiff(1)), name='a'), SMOOTH)
+    data = encode(SMOOTH, 'JPEG', exif=b'Exif\0\0' + tiff(kind=4))
+    assert size_of(data) == decode(data, name='a').shape[:2] == (70, 50)
+
+
+def test_metadata_that_turn_nothing_leave_the_fast_path(monkeypatch):
+    monkeypatch.setattr(decode_lib, '_pillow', None)
+    upright = XMP.replace(b'"6"', b'"1"')
+    for data in (encode(SMOOTH, 'JPEG', xmp=upright), encode(SMOOTH, 'WEBP', xmp=upright),
+                 with_chunk(encode(SMOOTH, 'PNG'), b'iTXt',
+                            b'XML:com.adobe.xmp\0\0\0\0\0' + upright),
+                 with_chunk(encode(SMOOTH, 'PNG'), b'tEXt', b'Comment\0Orientation 6')):
+        assert decode(data, name='a').shape == SMOOTH.shape
+
+
 @pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'BMP', 'GIF'])
 @pytest.mark.parametrize('keep', [0.1, 0.5, 0.95])
 def test_truncated(fmt, keep):

@@ -45,7 +45,7 @@ def test_doodles_get_the_seed_and_their_keys(monkeypatch):
         load = staticmethod(lambda **kwargs: kwargs)
         read = staticmethod(lambda location: location)
     monkeypatch.setitem(sys.modules, 'input_pipeline.sources.doodles', Fake)
-    data = {'source': 'doodles', 'doodles': {'classes': 3, 'size': None}}
+    data = {'source': 'doodles', 'doodles': {'classes': 3, 'size': None}, 'rules': 1}
     assert load_source(data, seed=7) == {'seed': 7, 'classes': 3}
     data['doodles']['seed'] = 9
     assert load_source(data, seed=7) == {'seed': 9, 'classes': 3}

@@ -16,7 +16,7 @@ from input_pipeline.errors import did_you_mean
 from train_lib.commands.command import Command
 from train_lib.commands.verbs import VERBS, Verb
 from train_lib.run_dir.overrides import apply_overrides, shown
-from train_lib.run_dir.run_config import take_over
+from train_lib.run_dir.run_config import keep_rules, take_over
 from train_lib.runtime.errors import ConfigError
 
 USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
@@ -59,6 +59,8 @@ def parse(argv: Sequence[str]) -> Command:
         overrides = [*overrides, ('study.workers', str(values.workers))]
     if config is not None:
         apply_overrides(config, overrides)
+        if not verb.votes:
+            keep_rules(config, workdir, [path for path, _ in overrides])
     return Command(name, config, spec or '', workdir, tuple(words), tuple(argv),
                    config_path=found.partition(':')[0] if spec else '')
 

@@ -9,7 +9,6 @@ No picture is ever changed.
 
 import csv
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import sources
 from input_pipeline.atomic_files import atomic_open
-from input_pipeline.curation import label_errors
+from input_pipeline.curation import label_errors, photographs
 from input_pipeline.curation.decisions import Finding, decide, save_decisions
 from input_pipeline.curation.detectors import DETECTORS, Help, Pictures, check_options
 from input_pipeline.manifest import Manifest
@@ -45,7 +44,7 @@ def curate(command: Command) -> int:
 
 
 def _curate(config: ConfigDict, workdir: Path) -> None:
-    manifest = load_data(config)
+    manifest = load_data(config, refuse=False)
     pictures = Pictures(manifest, config.curate.to_dict(), data=config.data.to_dict(),
                         seed=config.seed, helped=_help(config, manifest))
     if pictures.head not in manifest.classes:
@@ -65,7 +64,10 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
                           f'give another --workdir.') from None
     page = write_decisions_page(workdir / 'gallery.html', manifest, findings, table,
                                 head=pictures.head, overlaps=overlaps,
-                                read_image=partial(sources.read_image, manifest.root))
+                                read_image=sources.reader(manifest))
+    for found in findings:
+        if found.note:
+            log.warning('%-8s %s', found.detector, found.note)
     for line in summary(findings, table).splitlines():
         log.info('%s', line)
     log.info('decisions %s; correct them, and train with --config.data.decisions=%s',
@@ -91,11 +93,12 @@ def summary(findings: list[Finding], table: pd.DataFrame) -> str:
 
 
 def _write_to_mark(findings: list[Finding], manifest: Manifest, path: Path) -> None:
-    """The most doubtful pictures first, to be filled in for photographs.marks."""
+    """The pictures nearest the border, to be filled in for photographs.marks."""
     for found in findings:
         if found.detector == 'photographs':
-            order = np.argsort(np.abs(found.score - 0.5), kind='stable')[:_TO_MARK]
+            order = photographs.to_mark(found, _TO_MARK)
             with atomic_open(path) as file:
+                file.write('\ufeff')  # by which spreadsheet programs know UTF-8
                 writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')
                 writer.writerow(['id', 'photograph'])
                 writer.writerows([name, ''] for name in manifest.table['id'].to_numpy()[order])

@@ -1,14 +1,17 @@
 """The verb explore: what a data set is like, before anything is trained on it."""
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import sources
-from input_pipeline.curation.exploration import explore_pictures, save_exploration
+from input_pipeline.curation.exploration import (
+    common_defects,
+    explore_pictures,
+    save_exploration,
+)
 from train_lib.commands.command import Command
 from train_lib.reporting.explore_page import write_explore_page
 from train_lib.run_dir import lock, workdirs
@@ -31,7 +34,8 @@ def explore(command: Command) -> int:
 def _explore(config: ConfigDict, workdir: Path) -> None:
     found = explore_pictures(load_manifest(config), config.curate.to_dict(),
                              config.split.to_dict(), seed=config.seed,
-                             cache_dir=cache_folder(), progress=counting_bar)
+                             cache_dir=cache_folder(), range16=config.image.range16,
+                             progress=counting_bar)
     try:
         save_exploration(found, workdir / 'explore.csv')
     except OSError as error:
@@ -40,10 +44,13 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
     page = write_explore_page(
         workdir / 'explore.html', found, title=title_of(config),
         thresholds=config.curate.quality.to_dict(),
-        read_image=partial(sources.read_image, found.manifest.root))
-    log.info('pictures %s, %s unreadable, %s suspicious', f'{len(found.manifest):,}',
-             f'{np.count_nonzero(found.problems != ""):,}',
-             f'{np.count_nonzero(found.suspicion):,}')
+        read_image=sources.reader(found.manifest))
+    suspicious, common = np.count_nonzero(found.suspicion), common_defects(found)
+    log.info('pictures %s', ', '.join([
+        f'{len(found.manifest):,}', f'{np.count_nonzero(found.problems != ""):,} unreadable',
+        *([f'{suspicious:,} suspicious'] if suspicious or not common else []), *common]))
+    if found.range_note:
+        log.warning('values   %s', found.range_note)
     log.info('copies   %s groups of duplicates, %s of them with different labels',
              f'{len(found.conflicts):,}', f'{found.conflicts.sum():,}')
     log.info('explored %s', page)

@@ -1,7 +1,6 @@
 """The verb report: writes the report.html of a workdir again, from the files in it."""
 
 import logging
-from functools import partial
 
 from input_pipeline import sources
 from train_lib.commands.command import Command
@@ -20,7 +19,7 @@ def report(command: Command) -> int:
     from train_lib.reporting.run_page import write_report  # loads matplotlib
 
     path = write_report(workdir, manifest=manifest,
-                        read_image=partial(sources.read_image, manifest.root),
+                        read_image=sources.reader(manifest),
                         max_errors=config.report.errors)
     log.info('report   %s', path)
     return 0

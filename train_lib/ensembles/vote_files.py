@@ -13,6 +13,7 @@ from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.rules import FLOOR
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.ensembles.voters import split_words
+from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.errors import ConfigError
 
 CONTENTS = ('id', 'row', 'class', 'index', 'confidence')
@@ -55,10 +56,10 @@ def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> 
     logits[rows, answer.predicted] = np.maximum(logits[rows, answer.predicted],
                                                 logits.max(1) + 1e-5 * answer.tied)
     with atomic_open(path, 'wb') as file:
-        np.savez_compressed(
-            file, ids=aligned.ids.astype(np.str_), labels=aligned.labels.astype(np.int32),
+        write_npz(file, dict(
+            ids=aligned.ids.astype(np.str_), labels=aligned.labels.astype(np.int32),
             logits=logits.astype(np.float32), classes=np.array(aligned.classes, np.str_),
-            predicted=answer.predicted, tied=answer.tied)
+            predicted=answer.predicted, tied=answer.tied))
 
 
 def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, votes: Votes

@@ -219,15 +219,18 @@ def split_loss(spec: LossSpec, logits: np.ndarray, labels: np.ndarray, step: int
         labels: int [N]; -1 leaves the row out.
         step: as in `head_loss`.
     """
-    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    if (labels < 0).any():
+        logits, labels = logits[labels >= 0], labels[labels >= 0]
     at = np.int32(spec.weights_start if step is None else step)
     block = min(_BLOCK, len(labels))
     sums = np.zeros(2)
     for start in range(0, len(labels), block or 1):
-        part = labels[start:start + block]
-        missing = block - len(part)  # padded, so that one program serves all blocks
-        found = _jitted_losses(spec, np.pad(logits[start:start + block], ((0, missing), (0, 0))),
-                               np.pad(part, (0, missing), constant_values=-1), None, at)
+        part, rows = labels[start:start + block], logits[start:start + block]
+        missing = block - len(part)
+        if missing:  # padded, so that one program serves all blocks
+            rows = np.pad(rows, ((0, missing), (0, 0)))
+            part = np.pad(part, (0, missing), constant_values=-1)
+        found = _jitted_losses(spec, rows, part, None, at)
         sums += [np.asarray(each, np.float64).sum() for each in found]
     return float(sums[0] / sums[1]) if sums[1] else None
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import betaincinv
 
+from input_pipeline.class_names import place_of
 from input_pipeline.errors import did_you_mean
 from train_lib.losses.losses import Mixed
 from train_lib.runtime.errors import ConfigError
@@ -273,10 +274,10 @@ def _make_mixing(entry: dict, path: str, classes: Mapping[str, Sequence[str]],
     names = [names] if isinstance(names, str) else [str(name) for name in names]
     known = [str(name) for name in classes[head]]
     for name in names:
-        if name not in known:
+        if place_of(name, known) is None:
             raise ConfigError(f'{where}.classes names {name!r}, which is not a class of the '
                               f'head {head!r}: {did_you_mean(name, known)}')
-    entry['classes'] = tuple(known.index(name) for name in names)
+    entry['classes'] = tuple(place_of(name, known) for name in names)
     for key in ('start', 'until'):
         if entry.get(key):
             entry[key] = to_steps(entry[key], f'{path}.{key}')

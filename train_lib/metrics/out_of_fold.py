@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from input_pipeline.class_names import number_labels
 from input_pipeline.manifest import Manifest
 from train_lib.metrics.scores import softmax
 from train_lib.run_dir.npz import read_npz
@@ -35,8 +36,8 @@ def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f'{_KEY} = {str(path)!r} cannot be used ({error}): give the workdir of '
                           f'a finished k-fold run.') from None
-    wanted = pd.Index(manifest.classes[head])
-    places = wanted.get_indexer(names)
+    wanted = manifest.classes[head]
+    places = np.array([-1 if k is None else k for k in number_labels(names.tolist(), wanted)])
     rows = pd.Index(ids).get_indexer(manifest.table['id'])
     if not (rows >= 0).any() or not (places >= 0).any():
         what = 'ids' if (places >= 0).any() else 'classes'

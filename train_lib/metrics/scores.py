@@ -4,13 +4,15 @@ Rows with label -1 are unlabelled and left out everywhere. All sums are made in
 float64 over blocks of rows, so 50,000 x 1,000 logits need little memory.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from train_lib.metrics.confusions import Confusions, count_pairs
+
 BINS = 15
-_BLOCK = 4096
+_BLOCK, _CELLS = 4096, 1 << 16  # rows and cells computed at once, at most
 _NAMES = ('accuracy', 'precision_macro', 'recall_macro', 'f1_macro', 'nll', 'ece', 'brier')
 
 
@@ -18,7 +20,8 @@ def log_softmax(logits) -> np.ndarray:
     """Log probabilities, float64 [..., C], stable for logits of any size."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
 
 
 def softmax(logits) -> np.ndarray:
@@ -35,9 +38,15 @@ def confident_errors(logits, labels) -> np.ndarray:
 
 def top_probability(logits) -> np.ndarray:
     """The largest probability of each row, float64 [N]."""
-    starts = range(0, len(logits), _BLOCK)
-    return np.concatenate([np.zeros(0), *(softmax(logits[start:start + _BLOCK]).max(axis=1)
-                                          for start in starts)])
+    return np.concatenate([np.zeros(0), *(softmax(logits[part]).max(axis=1)
+                                          for part in _blocks(logits))])
+
+
+def _blocks(logits: np.ndarray) -> Iterator[slice]:
+    """The rows of [N, C] in blocks whose float64 copies stay in the processor's cache."""
+    rows = max(1, min(_BLOCK, _CELLS // max(1, logits.shape[1])))
+    for start in range(0, len(logits), rows):
+        yield slice(start, start + rows)
 
 
 def scores(logits, labels, bins: int = BINS) -> dict:
@@ -100,12 +109,16 @@ def summary(rows: Mapping[str, np.ndarray | None], labels: np.ndarray, num_class
 
 def confusion(logits, labels, num_classes: int) -> np.ndarray:
     """Confusion matrix, int64 [C, C]: rows are true classes, columns predicted ones."""
+    return confusions(logits, labels, num_classes).matrix()
+
+
+def confusions(logits, labels, num_classes: int) -> Confusions:
+    """What `confusion` returns, as the cells above 0; for any number of classes."""
     logits, labels = _labelled(logits, labels)
     if logits.shape[1] != num_classes:
         raise ValueError(
             f'The logits have {logits.shape[1]} columns, but there are {num_classes} classes.')
-    cells = labels * num_classes + logits.argmax(axis=1)
-    return np.bincount(cells, minlength=num_classes ** 2).reshape(num_classes, num_classes)
+    return count_pairs(labels, logits.argmax(axis=1), num_classes)
 
 
 def class_table(logits, labels, classes: Sequence[str]) -> pd.DataFrame:
@@ -116,15 +129,18 @@ def class_table(logits, labels, classes: Sequence[str]) -> pd.DataFrame:
     predicted), mistaken_for (the class most often predicted for its examples instead; the
     first at a tie, '' for none) and mistaken (how often that happened).
     """
-    matrix = confusion(logits, labels, len(classes))
-    count, predicted, right = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
+    found = confusions(logits, labels, len(classes))
+    count, predicted, right = found.totals, found.predictions, found.right
     absent, unseen = count == 0, (count + predicted) == 0
     precision = np.where(unseen, np.nan, right / np.maximum(predicted, 1))
     recall = np.where(absent, np.nan, right / np.maximum(count, 1))
     f1 = np.where(absent, np.nan, 2 * right / np.maximum(count + predicted, 1))
-    wrong = matrix - np.diag(right)
-    other = wrong.argmax(axis=1)
-    mistaken = wrong[np.arange(len(classes)), other]
+    other, mistaken = np.zeros((2, len(classes)), np.int64)
+    wrong = found.wrong()
+    # The most frequent one of a class is written last, of equal ones the first.
+    order = wrong[np.lexsort((-found.predicted[wrong], found.count[wrong]))]
+    other[found.true[order]] = found.predicted[order]
+    mistaken[found.true[order]] = found.count[order]
     mistaken_for = [classes[k] if m else '' for k, m in zip(other, mistaken)]
     # Folder names may hold bytes that are not UTF-8, which Arrow strings refuse: plain objects.
     return pd.DataFrame({
@@ -177,8 +193,10 @@ def _labelled(logits, labels) -> tuple[np.ndarray, np.ndarray]:
             f'Row {wrong[0]} has label {labels[wrong[0]]}, but there are {logits.shape[1]} '
             f'classes: use 0 to {logits.shape[1] - 1}, or -1 for none.')
     keep = labels >= 0
-    logits, labels = logits[keep], labels[keep]
-    finite = np.isfinite(logits).all(axis=1)
+    if not keep.all():
+        logits, labels = logits[keep], labels[keep]
+    finite = np.concatenate([np.zeros(0, bool), *(np.isfinite(logits[part]).all(axis=1)
+                                                  for part in _blocks(logits))])
     if not finite.all():
         row = np.flatnonzero(keep)[np.argmin(finite)]
         raise ValueError(
@@ -193,8 +211,7 @@ def per_row(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     rows: dict[str, np.ndarray] = {'predicted': np.empty(size, np.int64),
                                    'rank': np.empty(size, np.int64)}
     rows.update({name: np.empty(size) for name in ('confidence', 'nll', 'brier')})
-    for start in range(0, size, _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for part in _blocks(logits):
         log_probs, truth = log_softmax(logits[part]), labels[part]
         probs, here = np.exp(log_probs), np.arange(len(truth))
         own = logits[part][here, truth][:, None]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from input_pipeline.class_names import nfc
 from train_lib.predictions.run_folders import config_json, folds_of, natural, run_of
 from train_lib.predictions.stacked_arrays import StackedArrays
 from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
@@ -129,7 +130,7 @@ def _refuse_other_classes(member: Member, first: Member) -> None:
     for head, names in first.classes.items():
         others = member.classes[head]
         for k, (ours, theirs) in enumerate(zip(names, others)):
-            if ours != theirs:
+            if nfc(ours) != nfc(theirs):
                 raise ConfigError(f'The member {member.name} has the class {theirs!r} as number '
                                   f'{k} of {head!r}, where {first.name} has {ours!r}: train with '
                                   f'the same config.data.classes in the same order.')

@@ -27,6 +27,7 @@ from urllib.parse import quote
 import numpy as np
 
 from input_pipeline.atomic_files import write_json
+from input_pipeline.class_names import nfc
 from train_lib.predictions.run_folders import config_json, fold_of, natural, run_of, splits_of
 from train_lib.predictions.stacked_arrays import StackedArrays
 from train_lib.run_dir.json_files import json_digest, read_json
@@ -234,6 +235,8 @@ def open_member(path: Path) -> Member:
         detail = ' '.join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f'The predictions {path} cannot be read ({detail}): run `main.py '
                           f'predict --workdir={root}`.') from None
+    content['classes'] = {head: tuple(map(nfc, names))  # older runs kept them as written
+                          for head, names in content['classes'].items()}
     roles = splits.roles
     if content['source'] == OUT_OF_FOLD:  # each row was validated by one of the folds
         roles = dict(roles) | dict.fromkeys(content['ids'].tolist(), 'val')

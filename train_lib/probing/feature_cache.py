@@ -24,6 +24,7 @@ from input_pipeline.atomic_files import write_json
 from input_pipeline.curriculum import Stage
 from input_pipeline.manifest import Manifest
 from input_pipeline.pictures import Pictures
+from input_pipeline.sixteen_bits import FULL
 from train_lib.probing.backbone import Backbone, make_backbone
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
@@ -156,6 +157,8 @@ def _identity(manifest: Manifest, backbone: Backbone, views: Sequence[Stage],
     transforms = hashlib.sha256(repr([stage.transforms for stage in views]).encode())
     preprocess = {name: getattr(backbone.preprocess, name) for name in (
         'size', 'resize', 'border', 'interpolation', 'crop_pct', 'reduced_decode')}
+    if manifest.range16 != FULL:
+        preprocess['range16'] = manifest.range16
     return dict(backbone.key, pixels=digest_pixels(manifest),
                 weights=digest_weights(backbone.weights), transforms=transforms.hexdigest(),
                 seed=spec.seed, spec=preprocess, dtype=spec.dtype, views=len(views))

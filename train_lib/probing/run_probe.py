@@ -14,7 +14,6 @@ minutes at most.
 import logging
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import flax
@@ -56,7 +55,7 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     """
     spec = read_probe_spec(config)
     data = make_folds(config, manifest)
-    workdirs.claim(workdir, config, digest(data.manifest))
+    workdirs.claim(workdir, config, digest(data.manifest), range16=data.manifest.range16)
     clock, metrics = Clock(began, 'start'), MetricsLog(workdir, size=0, step=0, tensorboard=False)
     with StopSignal() as stop:
         clock.resume({})
@@ -78,7 +77,7 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
         from train_lib.reporting.run_page import write_report  # loads matplotlib
 
         path = write_report(workdir, manifest=data.manifest,
-                            read_image=partial(sources.read_image, data.manifest.root))
+                            read_image=sources.reader(data.manifest))
     seconds = clock.seconds()
     write_json(workdir / 'result.json', result | dict(seconds=seconds, goodput=goodput(seconds)))
     log.info('report   %s', path)

@@ -51,15 +51,17 @@ def _head_values(head: Head, inputs: RunInputs, overlays: Overlays) -> dict:
     marks = {one['row']['class']: mark for side, mark in zip(sides, ('hardest', 'easiest'))
              for one in side['classes']}
     table['train'] = _train_counts(manifest, name, head.classes)
-    matrix = head.confusion
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    small = len(head.classes) <= _COUNTS_UP_TO
+    found, small = head.confusion, len(head.classes) <= _COUNTS_UP_TO
+    counts = shares = None
+    if small:
+        counts = found.matrix()
+        shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)).tolist()
+        counts = counts.tolist()
     return dict(
         name=head.name, classes=head.classes, n=len(head.labels),
-        counts=matrix.tolist() if small else None, shares=shares.tolist() if small else None,
-        heat=None if small else figures.heat_map(matrix),
+        counts=counts, shares=shares, heat=None if small else figures.heat_map(found),
         blocks=[] if small else _blocks(head.classes), marks=marks,
-        pairs=_pairs(head, shares, locations, thumbnail),
+        pairs=_pairs(head, locations, thumbnail),
         rows=table.sort_values(['f1', 'n'], ascending=[True, False], kind='stable')
         .iloc[:_TABLE_ROWS].to_dict('records'),
         sides=sides, cards=cards, wrong=wrong, examples=bool(examples),
@@ -67,7 +69,7 @@ def _head_values(head: Head, inputs: RunInputs, overlays: Overlays) -> dict:
         reliability=figures.reliability_diagram(bins),
         ece=scores.expected_calibration_error(bins),
         confidence=float((bins['confidence'].fillna(0) * bins['n']).sum() / bins['n'].sum()),
-        accuracy=float(np.trace(matrix) / max(1, matrix.sum())))
+        accuracy=float(found.right.sum() / max(1, found.count.sum())))
 
 
 def _train_counts(manifest: Manifest, name: str | None, classes) -> list[int | None]:
@@ -79,17 +81,16 @@ def _train_counts(manifest: Manifest, name: str | None, classes) -> list[int | N
     return [by_name.get(one) for one in classes]
 
 
-def _pairs(head: Head, shares: np.ndarray, locations: Mapping[str, str], thumbnail: Callable
-           ) -> list[dict]:
+def _pairs(head: Head, locations: Mapping[str, str], thumbnail: Callable) -> list[dict]:
     """The most frequent confusions, by count, then by share of the true class, with pictures."""
-    matrix, classes = head.confusion, head.classes
-    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
-    true, predicted = np.nonzero(wrong)
-    order = np.lexsort((-shares[true, predicted], -wrong[true, predicted]))[:_PAIRS]
-    return [dict(true=classes[i], predicted=classes[j], count=int(matrix[i, j]),
-                 share=float(shares[i, j]),
+    found, classes = head.confusion, head.classes
+    wrong = found.wrong()
+    order = wrong[np.lexsort((-found.shares[wrong], -found.count[wrong]))[:_PAIRS]]
+    cells = zip(found.true[order], found.predicted[order], found.count[order],
+                found.shares[order])
+    return [dict(true=classes[i], predicted=classes[j], count=int(count), share=float(share),
                  pictures=example_pictures.confused(head, i, j, locations, thumbnail))
-            for i, j in zip(true[order], predicted[order])]
+            for i, j, count, share in cells]
 
 
 def _blocks(classes) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.curation.duplicates import KINDS, best_of_group
-from input_pipeline.curation.exploration import Exploration
+from input_pipeline.curation.exploration import Exploration, common_defects
 from input_pipeline.curation.hashes import POSITIONS
 from input_pipeline.curation.quality import FLAGS
 from input_pipeline.manifest import SPLITS, Manifest, class_counts
@@ -51,7 +51,7 @@ def write_explore_page(path: Path, found: Exploration, *, title: str,
         title=title, n=len(manifest), classes=len(manifest.classes[manifest.heads[0]]),
         heads=[_head(manifest, head) for head in manifest.heads],
         combinations=_combinations(manifest), facts=_facts(found, table),
-        split_note=found.split_note,
+        split_note=found.split_note, range_note=found.range_note, common=common_defects(found),
         unreadable=[dict(id=manifest.table['id'][row], reason=found.problems[row])
                     for row in np.flatnonzero(found.problems != '')[:_ROWS]],
         unreadable_count=int((found.problems != '').sum()),
@@ -276,8 +276,12 @@ def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
         (sum(head['absent'] for head in values['heads']), 'class', 'es', 'without a picture',
          'classes'),
     ]
-    found = [dict(n=n, text=f'{what}{plural if n > 1 else ""} {text}', where=where)
-             for n, what, plural, text, where in candidates if n]
+    found = [dict(n=None, text=f'{text[0].upper()}{text[1:]}.', where='suspicious')
+             for text in values['common']]
+    if values['range_note']:
+        found.append(dict(n=None, text=values['range_note'], where='pictures'))
+    found += [dict(n=n, text=f'{what}{plural if n > 1 else ""} {text}', where=where)
+              for n, what, plural, text, where in candidates if n]
     if first['imbalance'] and first['imbalance'] >= 3:
         found.append(dict(n=None, where='classes', text=(
             f'The largest class has {first["imbalance"]:.1f} times as many pictures as the '

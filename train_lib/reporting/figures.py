@@ -18,6 +18,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from train_lib.metrics.confusions import Confusions
+
 # Stand-ins that matplotlib can draw with, and what the page puts in their place.
 _COLOURS = {'#010101': 'var(--ink)', '#020202': 'var(--muted)', '#030303': 'var(--line)',
             '#040404': 'var(--accent)', '#050505': 'var(--shade)'}
@@ -157,18 +159,20 @@ def growth(table: pd.DataFrame) -> Markup:
         return _svg(fig)
 
 
-def heat_map(matrix: np.ndarray, side: int = 720) -> str:
-    """A confusion matrix of many classes as a PNG data URI with a transparent background.
+def heat_map(found: Confusions, side: int = 720) -> str:
+    """The confusions of many classes as a PNG data URI with a transparent background.
 
     Cells are shares of their row: correct ones grey, confusions blue, both on a square root scale,
     so that a single mistake is visible. The picture is about `side` pixels wide; where there are
     more classes than pixels, a pixel shows the largest share that it covers.
     """
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    errors = shares * (1 - np.eye(len(shares)))
-    right = np.diag(np.diag(shares))
-    fold = -(-len(shares) // (2 * side))
-    errors, right = _block_max(errors, fold), _block_max(right, fold)
+    fold = -(-found.size // (2 * side))
+    cells = -(-found.size // fold)
+    errors, right = np.zeros((2, cells, cells))
+    is_right = found.true == found.predicted
+    for picture, part in ((right, is_right), (errors, ~is_right)):
+        np.maximum.at(picture, (found.true[part] // fold, found.predicted[part] // fold),
+                      found.shares[part])
     picture = np.empty((*errors.shape, 4), np.uint8)
     picture[..., :3] = np.where((errors > right)[..., None], _BLUE, _GREY)
     largest = np.maximum(errors, right)
@@ -189,13 +193,6 @@ def webp_uri(picture: np.ndarray, quality: int = 80) -> str:
 
 def _uri(kind: str, data: np.ndarray) -> str:
     return f'data:image/{kind};base64,' + base64.b64encode(data.tobytes()).decode('ascii')
-
-
-def _block_max(cells: np.ndarray, fold: int) -> np.ndarray:
-    pad = -len(cells) % fold
-    cells = np.pad(cells, ((0, pad), (0, pad)))
-    size = len(cells) // fold
-    return cells.reshape(size, fold, size, fold).max(axis=(1, 3))
 
 
 def _tick(value: float, _) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.manifest import Manifest
-from train_lib.metrics.scores import confusion
+from train_lib.metrics.confusions import Confusions
+from train_lib.metrics.scores import confusions
 from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.npz import read_npz
 
@@ -29,7 +30,7 @@ class Head:
         labels: int64 [N].
         logits: float [N, C], finite.
         classes: C names.
-        confusion: int64 [C, C], the rows are true classes.
+        confusion: which class was taken for which.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Head:
     labels: np.ndarray
     logits: np.ndarray
     classes: tuple[str, ...]
-    confusion: np.ndarray
+    confusion: Confusions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +187,11 @@ def _heads(path: Path) -> list[Head]:
                              f'ids and {len(classes)} classes')
         if not np.isfinite(logits).all() or (labels >= len(classes)).any():
             raise ValueError('logits that are not finite, or labels without a class')
-        matrix = confusion(logits, labels, len(classes))
+        found = confusions(logits, labels, len(classes))
         rows = labels >= 0
         if rows.any():
-            heads.append(Head(tail[1:], ids[rows], labels[rows], logits[rows], classes, matrix))
+            shown = logits if rows.all() else logits[rows]
+            heads.append(Head(tail[1:], ids[rows], labels[rows], shown, classes, found))
     return heads
 
 

@@ -1,8 +1,9 @@
 """Pages: each is one HTML file that needs no network and no other file.
 
 Its template in templates/ extends `base.html.jinja`, may use `macros.html.jinja`, and has the
-filters r3, r4, whole, duration, percent and soft; whatever it prints is escaped. The only script of
-a page is `sort.js`: its policy names the digest of that.
+filters r3, r4, whole, duration, percent and soft; whatever it prints is escaped. A page has one
+script, `sort.js` or the one of SCRIPTS that its template names by `script`: its policy names the
+digest of that.
 """
 
 import base64
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from input_pipeline.atomic_files import atomic_open
 
 TEMPLATES = Path(__file__).parent / 'templates'
+SCRIPTS = ('sort', 'decide')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +54,18 @@ def render(template: str, **values) -> Markup:
 @functools.cache
 def environment() -> jinja2.Environment:
     """What fills the templates."""
-    script = (TEMPLATES / 'sort.js').read_text('utf-8')
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters.update(r3=r3, r4=r4, whole=whole, duration=duration, percent=percent, soft=soft)
-    made.globals.update(script=Markup(script), script_hash='sha256-' + base64.b64encode(
-        hashlib.sha256(script.encode()).digest()).decode())
+    made.globals.update(scripts={name: _script(name) for name in SCRIPTS})
     return made
+
+
+def _script(name: str) -> dict[str, str]:
+    text = (TEMPLATES / f'{name}.js').read_text('utf-8')
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return dict(text=Markup(text), digest=f'sha256-{digest}')
 
 
 def soft(name: str) -> Markup:

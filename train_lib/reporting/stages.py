@@ -35,11 +35,11 @@ def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: 
     labels = manifest.labels(manifest.heads[0])
     first = np.unique(labels, return_index=True)[1]
     rows = first[np.linspace(0, len(first) - 1, min(PICTURES, len(first))).astype(int)]
-    locations = manifest.table['location'].to_numpy()
+    locations, read = manifest.table['location'].to_numpy(), sources.reader(manifest)
     pictures = {}
     for row in rows:
         with contextlib.suppress(UnreadableImage):  # the loader reports it
-            picture = sources.read_image(manifest.root, locations[row])
+            picture = read(locations[row])
             pictures[row] = resize(picture, (spec.size, spec.size), spec.resize)
     sheet = contact_sheet(list(pictures.values()), stage_rows(stages), (spec.size, spec.size),
                           border=spec.border, seed=seed,

@@ -10,6 +10,7 @@ import pandas as pd
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
+from input_pipeline.sixteen_bits import FULL
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.predictions.run_folders import config_json
@@ -17,6 +18,7 @@ from train_lib.reporting import figures
 from train_lib.reporting.page import write_page
 from train_lib.reporting.thumbnails import thumbnailer
 from train_lib.run_dir.run_config import config_of_run
+from train_lib.run_dir.workdirs import range16_of
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -111,5 +113,6 @@ def _pictures(aligned: AlignedPredictions
     except (ConfigError, DataError, OSError) as error:
         log.info('no pictures in the report: %s', error)
         return None, {}
-    return (partial(sources.read_image, manifest.root),
+    return (partial(sources.read_image, manifest.root,
+                    range16=range16_of(workdir) or FULL),
             dict(zip(manifest.table['id'], manifest.table['location'])))

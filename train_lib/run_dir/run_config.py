@@ -1,13 +1,18 @@
 """The config of a run that exists, as a later verb uses it."""
 
 import importlib
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.overrides import overlay
-from train_lib.run_dir.workdirs import saved_config
+from train_lib.run_dir.workdirs import BEFORE, saved_config
+from train_lib.runtime.errors import ConfigError
 
+log = logging.getLogger(__name__)
 # The run may have been made on another machine.
 _OF_A_MACHINE = ('mesh', 'distributed')
 
@@ -34,3 +39,43 @@ def take_over(config: ConfigDict, workdir: Path) -> ConfigDict:
     saved = saved_config(workdir).to_dict()
     return overlay(config, {key: saved[key] for key in saved if key not in _OF_A_MACHINE},
                    strict=True)
+
+
+def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> None:
+    """Sets the keys of `workdirs.BEFORE` to their older values, if the run or study that goes on
+    has those.
+
+    They say how data are read, and a run that goes on keeps its data. The config is changed in
+    place. A workdir that cannot be read is left to those who read it next.
+
+    Args:
+        config: of this start.
+        workdir: of this start, which need not exist; None for none.
+        given: dotted keys that the user set, which stay.
+    """
+    places = [workdir, Path(config.init.resume_from) if config.init.resume_from else None]
+    place = next((path for path in places if path and any(
+        (path / name).is_file() for name in ('config.json', 'study.json'))), None)
+    if place is None:
+        return
+    for name, older in BEFORE.items():
+        section, _, key = name.rpartition('.')
+        if not {name, section} & set(given):
+            value = _value_of(place, name, older)
+            if value == older != config[section][key]:
+                config[section][key] = value
+                log.info('rules    config.%s = %r, as %s was started', name, value, place)
+
+
+def _value_of(workdir: Path, name: str, older):
+    """The value of a key in a run, or in the first arm of a study; `older` where it lacks the
+    key, None where it is damaged."""
+    section, _, key = name.rpartition('.')
+    try:
+        if (workdir / 'config.json').is_file():
+            value = saved_config(workdir)[section][key]
+        else:
+            value = next(iter(read_json(workdir / 'study.json')['arms'].values())).get(name, older)
+    except (ConfigError, OSError, ValueError, KeyError, AttributeError, StopIteration):
+        return None
+    return value if type(value) is type(older) else None

@@ -16,6 +16,8 @@ from input_pipeline.csv_table import read_csv
 from input_pipeline.durations import UNITS
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest
+from input_pipeline.sixteen_bits import FULL, Range
+from input_pipeline.sixteen_bits import check as check_range16
 from input_pipeline.splits import save_splits
 from train_lib.run_dir.code_digest import code_digest
 from train_lib.run_dir.dotted_keys import by_dotted_key
@@ -33,11 +35,14 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
               'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
               'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its
-# format, digests of data and code, the classes of each head, the digest of the split, the defaults
-# of the keys that were changed, {'schedule.lr': 0.001}, and a digest of the whole file, so that a
-# damaged value is not taken for a setting.
-START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'defaults',
-               'sha256')
+# format, digests of data and code, the classes of each head, the digest of the split, the values
+# that 16-bit pictures show black and white, the defaults of the keys that were changed,
+# {'schedule.lr': 0.001}, and a digest of the whole file, so that a damaged value is not taken for a
+# setting.
+START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
+               'defaults', 'sha256')
+# What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
+BEFORE = {'data.rules': 1, 'image.range16': 'full'}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
 SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 
@@ -58,8 +63,8 @@ def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
     return given or Path(distributed.on_first(lambda: str(new(config_file, verb))))
 
 
-def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None
-          ) -> None:
+def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
+          range16: Range = FULL) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
     With several processes the first one does so, and all must have the same config and data.
@@ -69,6 +74,7 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
         config: of this start.
         data_digest: of the manifest.
         split: the rows with their splits; None if that is decided later, for each fold.
+        range16: by which the run reads 16-bit pictures.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
@@ -80,11 +86,12 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
     shared = {key: value for key, value in json.loads(config.to_json()).items()
               if key != 'distributed'}
     distributed.check_same(json.dumps(shared), 'The config')
-    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, today))
+    distributed.check_same(str(range16), 'The range of 16-bit pictures')
+    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, today, range16))
 
 
 def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None,
-           today: str | None) -> None:
+           today: str | None, range16: Range) -> None:
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,7 +103,7 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest 
                    classes=None if split is None else split.classes)
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
-                              defaults=_changed(settings))
+                              range16=list(range16), defaults=_changed(settings))
     if split is not None:
         content |= dict(classes=_listed(split.classes),
                         split_digest=_save_split(workdir, split, today))
@@ -178,6 +185,21 @@ def start_facts(workdir: Path) -> dict[str, Any]:
         return {}
     content = read_config(workdir)
     return {key: content[key] for key in START_FACTS if key in content}
+
+
+def range16_of(workdir: Path) -> Range | None:
+    """The values of 16-bit pictures that are black and white to a run; None if there is no run.
+
+    Raises:
+        ConfigError: config.json is damaged. DataError: image.range16 is not valid.
+    """
+    if not (workdir / 'config.json').exists():
+        return None
+    content = read_config(workdir)
+    image = content.get('image', {})
+    wanted = content.get('range16') or image.get('range16', BEFORE['image.range16'])
+    limits = check_range16(wanted)
+    return None if isinstance(limits, str) else limits
 
 
 def known_sides(workdir: Path) -> dict[str, str]:
@@ -301,8 +323,12 @@ def _settings(workdir: Path, content: Mapping) -> dict:
     if not _can_read(version):
         raise ConfigError(f'{workdir}/config.json has format {version!r}, and this version of the '
                           f'code reads up to {FORMAT}: use the newer code.')
+    defaults = _defaults()
+    for name, value in BEFORE.items():
+        section, _, key = name.rpartition('.')
+        defaults[section][key] = value
     return _completed({key: value for key, value in content.items() if key not in START_FACTS},
-                      _defaults(), f'{workdir}/config.json')
+                      defaults, f'{workdir}/config.json')
 
 
 def _completed(saved: Mapping, defaults: Mapping, path: str, section: str = '') -> dict:

@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 from input_pipeline import sources
 from input_pipeline.curation.decisions import apply_decisions
 from input_pipeline.descriptors import with_clusters
-from input_pipeline.manifest import Manifest, digest
+from input_pipeline.manifest import CONTENT, Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
+from input_pipeline.same_files import join_same_files
+from input_pipeline.sixteen_bits import Range
 from input_pipeline.splits import parts_of
 from train_lib.run_dir import workdirs
 from train_lib.runtime.cache_folder import cache_folder
@@ -41,27 +43,48 @@ def load_manifest(config: ConfigDict) -> Manifest:
             raise ConfigError(f'config.data.{key} = {data[key]!r}: give names between commas.')
     manifest = sources.load_source(data, seed=config.seed)
     if data['separate']:
-        manifest = separate_head(manifest, manifest.heads[0], data['separate'])
+        manifest = separate_head(manifest, manifest.heads[0], data['separate'], data['rules'])
     if data['combine']:
         manifest = combine_heads(manifest, data['combine'])
     if data['decisions']:
-        manifest = apply_decisions(manifest, data['decisions'])
+        manifest = apply_decisions(manifest, data['decisions'], data['rules'])
     return manifest
 
 
-def load_data(config: ConfigDict, workdir: Path | None = None) -> Manifest:
-    """The manifest of config.data, after every picture was checked to be readable.
+def load_data(config: ConfigDict, workdir: Path | None = None, *,
+              range16: Range | None = None, refuse: bool = True) -> Manifest:
+    """The manifest of config.data, after every picture was checked to be readable. The rows of a
+    table that show the same picture are one group.
 
     Pictures that the run in `workdir` was started with stay in it even if they broke since: the
     loader replaces them, and a run that goes on keeps its data.
+
+    Args:
+        config: of this start.
+        workdir: of the run that goes on, if it is one.
+        range16: which values of 16-bit pictures are black and white (None: as the run that goes
+            on has it, else as config.image.range16 says).
+        refuse: a picture that is in several rows with different labels; False only warns of it.
     """
     manifest = load_manifest(config)
-    readable = check_readable(manifest, policy=config.data.unreadable,
-                              cache_dir=cache_folder())
+    readable = check_readable(manifest, policy=config.data.unreadable, cache_dir=cache_folder(),
+                              range16=range16 or _range16_of_run(config, workdir)
+                              or config.image.range16)
     if len(readable) < len(manifest) and workdir:
         ids = manifest.table['id']
-        return manifest.select(ids.isin(readable.table['id']) | ids.isin(workdirs.ids(workdir)))
-    return readable
+        whole = dataclasses.replace(manifest, range16=readable.range16)
+        if CONTENT in readable.table:
+            known = dict(zip(readable.table['id'], readable.table[CONTENT]))
+            whole = whole.with_column(CONTENT, [known.get(name, '') for name in ids])
+        readable = whole.select(ids.isin(readable.table['id']) | ids.isin(workdirs.ids(workdir)))
+    return join_same_files(readable, refuse=refuse) if CONTENT in readable.table else readable
+
+
+def _range16_of_run(config: ConfigDict, workdir: Path | None) -> Range | None:
+    found = workdirs.range16_of(workdir) if workdir else None
+    if found is None and config.init.resume_from:
+        found = workdirs.range16_of(Path(config.init.resume_from))
+    return found
 
 
 def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) -> Data:

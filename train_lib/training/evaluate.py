@@ -15,11 +15,13 @@ from input_pipeline.manifest import Manifest
 from input_pipeline.products import SEPARATOR, combine_heads, product_log_probs
 from train_lib.losses.losses import LossSpec, split_loss
 from train_lib.metrics.scores import scores
+from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.sharding import gather, shard_batch
 from train_lib.runtime.signals import Interrupted
 from train_lib.training.state import Weights
 
 _MOST_PRODUCTS = 256
+_ROWS = 1024  # looked at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,11 @@ def logits_of(eval_step: Callable, weights: Weights, iterator, mesh: Mesh,
         Interrupted: `stop()` became true between two batches.
     """
     def fetch(logits, rows, mask):
-        mask = gather(mask)
-        return gather(rows)[mask], {head: gather(values)[mask] for head, values in logits.items()}
+        mask, rows = gather(mask), gather(rows)
+        logits = {head: gather(values) for head, values in logits.items()}
+        if mask.all():
+            return rows, logits
+        return rows[mask], {head: values[mask] for head, values in logits.items()}
 
     try:
         pending = None
@@ -121,7 +126,8 @@ def _of_product(found: Mapping) -> dict:
 
 def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
     """Whether no head's logits hold a NaN or an infinity; such logits cannot be scored."""
-    return all(np.isfinite(values).all() for values in logits.values())
+    return all(np.isfinite(values[start:start + _ROWS]).all() for values in logits.values()
+               for start in range(0, len(values), _ROWS))
 
 
 def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
@@ -135,4 +141,4 @@ def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.nda
         columns[f'classes{suffix}'] = np.array(manifest.classes[head], np.str_)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(path, 'wb') as file:
-        np.savez_compressed(file, **columns)
+        write_npz(file, columns)

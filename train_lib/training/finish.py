@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +132,7 @@ def _write_report(data: Data, run: RunSpec) -> Path:
     from train_lib.reporting.run_page import write_report
 
     return write_report(run.workdir, manifest=data.manifest,
-                        read_image=partial(sources.read_image, data.manifest.root),
+                        read_image=sources.reader(data.manifest),
                         max_errors=run.outputs.shown_errors)
 
 

@@ -36,7 +36,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.init.resume_from and not (workdir / 'config.json').exists():
         workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
                             remedy='take only its weights, by config.init.from')
-    workdirs.claim(workdir, config, digest(manifest))
+    workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16)
     _check_cut(config, manifest, workdir)
     finished: list[Finished] = []
     for fold in range(config.split.folds):

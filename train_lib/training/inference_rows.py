@@ -8,6 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import loader
+from input_pipeline.class_names import number_labels
+from input_pipeline.errors import perhaps
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.pictures import PreprocessSpec
 from train_lib.predictions import store
@@ -79,26 +81,27 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path) -> Manifest:
         config = config.copy_and_resolve_references()
         with config.unlocked():
             config.data.update(labelled=False, separate=(), combine=())
-    found = load_data(config)
+    found = load_data(config, range16=workdirs.range16_of(run))
     table = found.table.drop(columns=[f'label/{head}' for head in found.heads])
     if not labelled:
         table = table.assign(**{f'label/{head}': np.int32(-1) for head in classes})
-        return Manifest(table, classes, found.root)
+        return dataclasses.replace(found, table=table, classes=classes)
     if set(found.heads) != set(classes):
         raise ConfigError(f'The data have the heads {", ".join(found.heads)}, and the run '
                           f'{", ".join(classes)}: set config.data.columns.labels, or '
                           f'config.predict.labelled=False to ignore their labels.')
     for head, names in classes.items():
-        number = {name: k for k, name in enumerate(names)}
-        known = np.array([number.get(name, -2) for name in found.classes[head]] + [-1], np.int32)
+        places = number_labels(found.classes[head], names)
+        known = np.array([-2 if k is None else k for k in places] + [-1], np.int32)
         labels = known[found.labels(head)]
         if (labels == -2).any():
             name = found.classes[head][found.labels(head)[np.argmin(labels)]]
             raise ConfigError(f'The data have the class {name!r}, which the run does not know '
-                              f'(it knows {len(names)}, such as {names[0]!r}): rename it, or set '
+                              f'{perhaps(name, names)} (it knows {len(names)}, such as '
+                              f'{names[0]!r}): rename it, or set '
                               f'config.predict.labelled=False to ignore the labels.')
         table = table.assign(**{f'label/{head}': labels})
-    return Manifest(table, classes, found.root)
+    return dataclasses.replace(found, table=table, classes=classes)
 
 
 def _trained_predictions(run: Path) -> Path:

@@ -53,7 +53,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     own = latest_good(workdir / 'checkpoints')
     if own is None and config.init.resume_from:
         init.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
-    workdirs.claim(workdir, config, data.digest, data.manifest)
+    workdirs.claim(workdir, config, data.digest, data.manifest,
+                   range16=data.manifest.range16)
     if own is None and config.init.resume_from:
         distributed.on_first(lambda: init.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')

@@ -7,16 +7,16 @@ from input_pipeline.curation.measures import Measures
 from input_pipeline.manifest import make_manifest
 
 
-def finding(labels, **columns):
-    """Seven pictures: 0, 1 and 2 are copies (1 is the largest), 4 and 5 are the same file."""
+def finding(labels, *, position=(0, 0, 0), differs=('', '', ''), most=1.0, **columns):
+    """Seven pictures: 0, 1 and 2 are alike (1 is the largest), 4 and 5 are the same file."""
     table = pd.DataFrame(dict(width=[9, 20, 9, 9, 9, 9, 9], height=9, bytes=1))
     pairs = pd.DataFrame(dict(first=[0, 1, 4], second=[1, 2, 5], kind=['near', 'near', 'bytes'],
-                              correlation=[.99, .98, 1.0]))
+                              correlation=[.99, .98, 1.0], position=position, differs=differs))
     manifest = make_manifest({'id': list('abcdefg'), 'location': list('abcdefg'),
                               'label/class': labels, **columns}, {'class': ('x', 'y')})
     group = np.array([0, 0, 0, -1, 1, 1, -1])
-    measures = Measures(table, np.zeros((7, 8)), np.zeros((7, 64, 64)))
-    return to_finding(Duplicates(group, pairs), measures, manifest)
+    measures = Measures(table, np.zeros((7, 8)), np.zeros((7, 64, 64)), np.zeros((7, 16, 16, 3)))
+    return to_finding(Duplicates(group, pairs), measures, manifest, most=most)
 
 
 def test_the_best_of_a_group_is_kept():
@@ -38,3 +38,32 @@ def test_the_test_side_keeps_its_picture():
     split = ['test', 'train', 'train', 'train', 'train', 'val', 'train']
     assert finding([0] * 7, split=split).action.tolist() == [
         'keep', 'drop', 'drop', 'keep', 'drop', 'keep', 'keep']
+
+
+def test_variants_are_for_review_beside_their_counterpart():
+    for position, differs, words in ((4, '', 'mirrored'), (3, '', 'turned 270'),
+                                     (0, 'color', 'other colour'), (0, 'detail', 'other detail'),
+                                     (5, 'color', 'mirrored, turned 90, other colour')):
+        found = finding([0] * 7, position=(0, position, 0), differs=('', differs, ''))
+        # 0 is a copy of 1, of which 2 is a variant.
+        assert found.action.tolist() == ['drop', 'review', 'review', 'keep', 'keep', 'drop', 'keep']
+        assert found.reason[2] == f'{words}: b' and found.reason[1] == f'{words}: c'
+        assert ', '.join(found.chips[2]) == words and found.chips[0] == ()
+        assert found.beside.tolist() == [1, 2, 1, -1, -1, 4, -1]
+        assert found.group.tolist() == ['0', '0', '0', '', '1', '1', '']
+        assert found.twin.tolist() == [1, -1, -1, -1, -1, 4, -1]
+
+
+def test_the_counterpart_of_a_variant_is_a_picture_that_stays():
+    found = finding([0] * 7, position=(4, 0, 0))
+    assert found.action.tolist()[:3] == ['review', 'review', 'drop']
+    found = finding([0, 1, 1, 0, 0, 0, 0], position=(4, 0, 0))  # arrows to the left and right
+    assert found.action.tolist()[:3] == ['review', 'review', 'drop'] and not found.note
+
+
+def test_a_set_full_of_near_copies_is_for_review_and_says_so():
+    found = finding([0] * 7, most=.2)  # 2 of 7 would be dropped as near copies
+    assert found.action.tolist() == ['review'] * 3 + ['keep', 'keep', 'drop', 'keep']
+    assert 'describes the data' in found.note and found.note.startswith('2 of 7 pictures')
+    assert found.chips[0] == ('nearly the same',) and found.reason[0] == 'nearly the same: b'
+    assert not finding([0] * 7, most=.3).note

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -26,9 +28,9 @@ def write(tmp_path, text, name='d.csv', encoding='utf-8'):
     return str(path)
 
 
-def applied(tmp_path, *texts, **columns):
+def applied(tmp_path, *texts, rules=2, **columns):
     paths = [write(tmp_path, text, f'{k}.csv') for k, text in enumerate(texts)]
-    table = apply_decisions(manifest(**columns), paths).table
+    table = apply_decisions(manifest(**columns), paths, rules).table
     return table.set_index('id')
 
 
@@ -51,11 +53,72 @@ def test_review_keeps_and_weights_multiply(tmp_path):
     assert table['weight'].tolist() == [1.0, 0, 1, 1, 1, 1]
 
 
-def test_a_later_file_wins_in_the_columns_that_it_has(tmp_path):
+def test_a_run_of_older_rules_goes_on_with_the_last_file(tmp_path):
     first = 'id,action,duplicate_group,label\na,drop,1,\nc,drop,1,\nd,keep,,cat\n'
-    table = applied(tmp_path, first, 'id,action\na,keep\nd,keep\n')
+    table = applied(tmp_path, first, 'id,action\na,keep\nd,keep\n', rules=1)
     assert list(table.index) == ['a', 'b', 'd', 'e', 'f']
     assert table.loc['d', 'label/class'] == 0
+
+
+SCORED = 'id,action,reason,duplicate_group,suggested_action,label,weight,score/x\n'
+# Two files of detectors, of which a person changed b in the first one, and one typed altogether.
+THREE = (SCORED + 'a,drop,far,1,drop,,,2\nb,keep,far,,drop,,.5,2\nc,keep,,1,keep,,,0\n',
+         SCORED + 'a,keep,,,keep,,,0\nb,drop,dark,,drop,,.25,1\nc,keep,,7,keep,cat,,0\n'
+                  'd,drop,dark,,drop,,,1\ne,drop,dark,7,drop,,,1\nf,review,dark,,review,,,1\n',
+         'id,action\ne,keep\nf,\n')
+
+
+@pytest.mark.parametrize('order', list(itertools.permutations(range(3))))
+def test_no_file_erases_another_in_any_order(tmp_path, order):
+    table = applied(tmp_path, *(THREE[k] for k in order))
+    # a: one detector's keep is no answer to another's drop; b and e: somebody typed keep.
+    assert list(table.index) == ['b', 'c', 'e', 'f']
+    assert table.loc['c', 'label/class'] == 0 and table['weight'].tolist() == [.25, 1, 1, 1]
+    assert table['group'].tolist() == ['p', 'q', 'q', '']  # c and e, although a is dropped
+
+
+def test_groups_of_several_files_are_one_in_any_order(tmp_path):
+    header = 'id,action,duplicate_group\n'
+    texts = [header + 'b,keep,1\nc,keep,1\n', header + 'c,keep,2\nd,keep,2\na,keep,\n',
+             header + 'e,keep,1\nf,keep,1\n']
+    found = [applied(tmp_path, *(texts[k] for k in order), group=[''] * 6)['group'].tolist()
+             for order in itertools.permutations(range(3))]
+    assert found == [['', *['copies of b'] * 3, *['copies of e'] * 2]] * 6
+
+
+@pytest.mark.parametrize('texts, words', [
+    (('id,action\na,drop\n', 'id,action\na,keep\n'), "'a' .action 'drop' and 'keep'"),
+    (('id,action,label\na,,cat\n', 'id,action,label/class\na,,dög\n'),
+     "label 'cat' and 'dög'")])
+def test_two_typed_files_must_agree(tmp_path, texts, words):
+    for order in (texts, texts[::-1]):
+        with pytest.raises(DataError, match=r'0\.csv.* and .*1\.csv.* contradict') as error:
+            applied(tmp_path, *order)
+    assert "'a'" in str(error.value)
+    with pytest.raises(DataError, match=words):
+        applied(tmp_path, *texts)
+    applied(tmp_path, texts[0], texts[0])
+    applied(tmp_path, texts[0], 'id,action\na,\nb,review\n')
+
+
+def test_what_an_older_version_wrote_is_told_from_what_was_typed(tmp_path):
+    """Without the column suggested_action: detectors give a reason for all but a plain keep."""
+    header = 'id,action,reason,weight,score/x\n'
+    detected = header + 'a,keep,,,0\nb,keep,age from 57 to 59: weight 0.5,.5,0\nc,keep,far,,1\n'
+    table = applied(tmp_path, detected, SCORED + ''.join(
+        f'{name},drop,dark,,drop,,,1\n' for name in 'abc'))
+    assert list(table.index) == ['c', 'd', 'e', 'f']  # c: somebody changed drop to keep
+
+
+def test_a_spreadsheet_can_tell_the_encoding_and_save_another(tmp_path):
+    path = str(tmp_path / 'out.csv')
+    names = ['한글 그림.png', 'b', 'c', 'd', 'e', 'f']
+    data = manifest().with_column('id', names)
+    save_decisions(decide(data, [finding('x', ['drop', 'drop', *['keep'] * 4])]), path)
+    assert (tmp_path / 'out.csv').read_bytes().startswith(b'\xef\xbb\xbfid,')
+    assert apply_decisions(data, [path]).table['id'].tolist() == list('cdef')
+    korean = write(tmp_path, 'id,action,label\n한글 그림.png,drop,\n', 'k.csv', 'cp949')
+    assert apply_decisions(data, [korean]).table['id'].tolist() == names[1:]
 
 
 def test_copies_join_groups_of_kept_pictures_only(tmp_path):

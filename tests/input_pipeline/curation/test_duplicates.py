@@ -18,7 +18,7 @@ def measures_of(rows):
     table = pd.DataFrame([row.numbers for row in rows], columns=list(NUMBERS))
     table[list(WORDS)] = [row.words for row in rows]
     return Measures(table, np.stack([row.hashes for row in rows]),
-                    np.stack([row.thumb for row in rows]))
+                    np.stack([row.thumb for row in rows]), np.stack([row.tint for row in rows]))
 
 
 def drawing(name, writer=3, size=96):

@@ -51,6 +51,60 @@ def test_mixed_classes_come_first():
     assert table['share'][0] == pytest.approx(6 / 25) and table['there'][0] == 4
 
 
+def predictions(agree, noise, count=2000, classes=10):
+    """(labels, which are wrong, probabilities of a model that is right so often)"""
+    rng = np.random.default_rng(0)
+    truth, values = rng.integers(0, classes, count), rng.normal(0, 1, (count, classes))
+    rows = np.arange(count)
+    margin = np.sort(np.where(rows[:, None] * 0 + np.arange(classes) == truth[:, None], -np.inf,
+                              values).max(1) - values[rows, truth])
+    values[rows, truth] += margin[int(agree * count)]
+    probabilities = np.exp(1.5 * values)
+    labels, wrong = truth.copy(), rng.permutation(count)[:round(noise * count)]
+    labels[wrong] = (labels[wrong] + rng.integers(1, classes, len(wrong))) % classes
+    return labels, labels != truth, probabilities / probabilities.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize('agree', [.4, .6, .75])
+@pytest.mark.parametrize('noise', [0, .05, .2])
+def test_weak_predictions_review_what_their_precision_supports(agree, noise):
+    labels, wrong, probabilities = predictions(agree, noise)
+    found = find_label_errors(labels, probabilities)
+    off = found.joint.sum() - np.trace(found.joint)  # what was marked for review before
+    assert found.weak and found.wrong.sum() <= .05 * len(labels) + 2 * wrong.sum()
+    assert found.wrong.sum() < .9 * off and f'of {off:,} pictures' in found.note
+    if noise:  # half of them at best, and not every wrong label is found
+        assert wrong[found.wrong].mean() > (.18 if noise < .1 else .42)
+    finding = to_finding(found, [f'{k}' for k in range(10)], drop=-np.inf)
+    assert not (finding.action == 'drop').any() and finding.note == found.note
+
+
+@pytest.mark.parametrize('noise', [0, .05, .2])
+def test_predictions_that_only_wrong_labels_contradict_are_not_weak(noise):
+    labels, wrong, probabilities = predictions(.97, noise)
+    found = find_label_errors(labels, probabilities)
+    assert not found.weak and found.wrong.sum() >= .75 * wrong.sum()
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('labels, judged', [
+    ([0], 0), ([0] * 6, 0), ([0, 1], 0), ([-1] * 5, 0), ([0, 0, 0, 0, 1], 0),
+    ([0, 0, 1, 1], 4), ([0, 0, 0, 1, 1, 1, 2], 6)])
+def test_small_classes_get_fewer_folds_or_no_judgement(labels, judged):
+    labels = np.array(labels)
+    features = np.random.default_rng(0).normal(0, 1, (len(labels), 12))
+    for values in (features, features * 0):
+        found = out_of_fold(values, labels, classes=3)
+        assert np.isfinite(found).all(1).sum() <= judged
+        errors = find_label_errors(labels, found)
+        assert not errors.wrong[np.isnan(found).any(1)].any()
+    if judged:
+        assert np.isfinite(out_of_fold(features, labels, classes=3)).any()
+    # A class that is one group of copies has nothing to be judged by.
+    groups = np.array(['x' if label == 0 else '' for label in labels], object)
+    assert np.isnan(out_of_fold(features, labels, classes=3, groups=groups)[labels == 0]).all()
+
+
 @pytest.fixture(scope='module')
 def digits():
     manifest = sources.load_source({'source': 'digits'})

@@ -88,7 +88,7 @@ def test_the_gallery_stands_alone_and_escapes(base):
 
 def test_a_run_obeys_the_corrected_file(base):
     base, truth = base
-    with open(base / 'out/decisions.csv', encoding='utf-8', newline='') as file:
+    with open(base / 'out/decisions.csv', encoding='utf-8-sig', newline='') as file:
         rows = list(csv.DictReader(file))
     dropped = [row['id'] for row in rows if row['action'] == 'drop']
     rows[[row['id'] for row in rows].index(dropped[0])]['action'] = 'keep'  # by hand
@@ -103,7 +103,7 @@ def test_a_run_obeys_the_corrected_file(base):
 
 def test_to_mark_can_be_filled_in(base):
     base, _ = base
-    with open(base / 'out/to_mark.csv', encoding='utf-8', newline='') as file:
+    with open(base / 'out/to_mark.csv', encoding='utf-8-sig', newline='') as file:
         ids = [row['id'] for row in csv.DictReader(file)]
     assert len(ids) == 20
     config = config_of(*argv(base), f'--config.curate.photographs.marks={base / "out/to_mark.csv"}')

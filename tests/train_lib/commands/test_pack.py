@@ -1,6 +1,8 @@
 """The verb pack, from the command line to a manifest that means the same."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import main
 from configs import sketch_cnn
@@ -41,3 +43,16 @@ def test_mistakes(more, words, capsys, tmp_path, monkeypatch):
     assert main.main(['pack', *SMALL, *more]) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words) and 'Traceback' not in message
+
+
+def test_a_folder_that_an_older_version_packed_is_gone_on_with(tmp_path, capsys):
+    for number in range(11):  # in the order of text before there were rules
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        (tmp_path / f'data/{number}').mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / f'data/{number}/0.png')
+    command = ['pack', f'--config=configs/sketch_vit.py:folder={tmp_path}/data',
+               f'--config.pack.folder={tmp_path}/packed']
+    assert main.main([*command, '--config.data.rules=1']) == 0
+    assert main.main(command) == 2
+    assert '--config.data.rules=1' in capsys.readouterr().err.splitlines()[-1]
+    assert main.main([*command, '--config.data.rules=1']) == 0

@@ -14,6 +14,7 @@ import pytest
 from synthetic_run import HOSTILE, noise_image, run_manifest, run_workdir
 
 from input_pipeline.manifest import digest, make_manifest
+from train_lib.metrics.confusions import Confusions
 from train_lib.reporting import figures
 from train_lib.reporting.inputs import read_metrics, read_predictions
 from train_lib.reporting.run_page import write_report
@@ -307,10 +308,15 @@ def test_a_stage_outside_the_picture_has_no_label():
     assert 'stage 1' in svg and 'stage 0' not in svg
 
 
+def of_matrix(matrix):
+    true, predicted = np.nonzero(matrix)
+    return Confusions(true, predicted, matrix[true, predicted], len(matrix))
+
+
 def test_heat_map_keeps_single_mistakes():
     matrix = np.diag(np.full(100, 50))
     matrix[3, 70] = 1
-    uri = figures.heat_map(matrix, side=700)
+    uri = figures.heat_map(of_matrix(matrix), side=700)
     data = np.frombuffer(base64.b64decode(uri.split(',')[1]), np.uint8)
     picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     assert picture.shape == (700, 700, 4)
@@ -320,7 +326,8 @@ def test_heat_map_keeps_single_mistakes():
     assert tuple(picture[24, 24, :3]) == figures._GREY
     many = np.zeros((301, 301), np.int64)
     many[7, 300] = 1
-    data = np.frombuffer(base64.b64decode(figures.heat_map(many, 50).split(',')[1]), np.uint8)
+    uri = figures.heat_map(of_matrix(many), 50)
+    data = np.frombuffer(base64.b64decode(uri.split(',')[1]), np.uint8)
     small = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     assert small.shape[0] <= 100
     assert (small[..., 3] > 0).sum() == 1
