@@ -102,7 +102,7 @@ def test_a_full_disk(whole, tmp_path, room, tensorboard):
 @pytest.mark.faults
 @pytest.mark.parametrize('room', [600, 1600, 3000])
 def test_a_full_disk_under_a_study(tmp_path, room):
-    """It is no failure of a cell, and with room again the study goes on."""
+    """It does not count as a failed cell, and with room again the study continues."""
     with small_disk(tmp_path / 'disk', 60_000) as disk:
         ballast, study = disk / 'ballast', disk / 'study'
         ballast.write_bytes(bytes((60_000 - room) * 1024))
