@@ -66,6 +66,7 @@ def one_seed(seed: int, folder: Path, args) -> dict[str, float]:
         '--config.split.kind=kfold', '--config.split.fold=all', '--config.split.folds=3',
         '--config.split.test=0.0', '--config.split.grouped=False')
     run('curate', folder / 'curated', common, f'--config.data.decisions={only_train}',
+        '--config.curate.most=0.3',  # more is planted than defects usually are
         f'--config.curate.labels.predictions={folder / "folds"}')
     found = pd.read_csv(folder / 'curated/decisions.csv')
     arms = {'dirty': [], 'curated': found['id'][found['action'] == 'drop']}

@@ -89,7 +89,7 @@ def stage_of(specs, p: float | None = None) -> Stage:
 
 
 def peer_of(specs, p: float | None = None, size: int | None = SIZE):
-    """The same in albumentations, with its own defaults where ours has no such parameter."""
+    """The same in albumentations, with its own defaults where ours lacks the parameter."""
     A = peer_module('albumentations')
     made = {
         'hflip': lambda s: A.HorizontalFlip(p=p or s.get('p', 0.5)),

@@ -95,8 +95,8 @@ def _probe_jpeg(data: bytes) -> tuple[int, int, bool, bool]:
             break
     if (orientation or 1) in range(5, 9):
         width, height = height, width
-    # From the first scan on: a thumbnail in the header has an end marker of its own.
-    # OpenCV turns CMYK to RGB in its own way, Pillow as others do.
+    # The end marker is searched from the first scan on, because a thumbnail in the header has its
+    # own. OpenCV converts CMYK to RGB unlike other programs, so Pillow decodes it.
     fast = components in (1, 3) and not (hidden and orientation is None)
     return width, height, fast, data.rfind(b'\xff\xd9', position) >= 0
 

@@ -47,7 +47,7 @@ def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
     short = np.flatnonzero(there < wanted)
     if len(short):
         name = manifest.classes[head][short[0]]
-        raise DataError(f'data.long_tail wants {wanted[short[0]]} training images of {name!r}, '
+        raise DataError(f'data.long_tail needs {wanted[short[0]]} training images of {name!r}, '
                         f'which has {there[short[0]]}: lower data.long_tail.largest.')
     keep = ~training
     for label, count in enumerate(wanted):

@@ -224,7 +224,7 @@ def more_columns(path: str, names: Sequence[str], ids: Sequence[str],
         {name: values}; '' for an id that has no line.
 
     Raises:
-        DataError: the file cannot be read or has no such column.
+        DataError: the file cannot be read or lacks the column.
     """
     file = _existing(path, 'data.csv', os.path.isfile)
     table = read_table(file)

@@ -87,7 +87,7 @@ def load(name: str, *, data_dir: str = '', splits: Sequence[str] | str = (),
     (absent, or not unique in its split) is named by its number.
 
     Raises:
-        DataError: the data set is unknown or not prepared, or has no such split or feature.
+        DataError: the data set is unknown or not prepared, or lacks the split or feature.
     """
     if not name:
         raise DataError('data.tfds is empty: give the name of a data set, such as food101.')

@@ -246,7 +246,7 @@ def test_rows_of_metrics_are_put_back(run, whole, capfd, harm):
         path.write_bytes(b'')
     code, said = start(capfd, run)
     assert code == 0
-    assert f'metrics.jsonl is {"gone" if harm == "gone" else "damaged"}' in said
+    assert f'metrics.jsonl is {"missing" if harm == "gone" else "damaged"}' in said
     same_end(run, whole)
 
 

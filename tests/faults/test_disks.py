@@ -26,6 +26,7 @@ from train_lib.run_dir import checkpoints, lock
 from train_lib.run_dir.checkpoints import committed_steps, damage
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import by_path
+from train_lib.training.state import to_stored
 
 RUN = [flag for flag in SETTINGS if not re.search('every.steps|duration', flag)] + [
     '--config.log.every.steps=1', '--config.eval.every.steps=10',
@@ -101,7 +102,7 @@ def test_a_full_disk(whole, tmp_path, room, tensorboard):
 @pytest.mark.faults
 @pytest.mark.parametrize('room', [600, 1600, 3000])
 def test_a_full_disk_under_a_study(tmp_path, room):
-    """It is no failure of a cell, and with room again the study goes on."""
+    """It does not count as a failed cell, and with room again the study continues."""
     with small_disk(tmp_path / 'disk', 60_000) as disk:
         ballast, study = disk / 'ballast', disk / 'study'
         ballast.write_bytes(bytes((60_000 - room) * 1024))
@@ -221,7 +222,7 @@ def test_a_bug_is_not_taken_for_a_disk(tmp_path, monkeypatch):
     def fail(run, state, host, iterator, checkpointer, *_):
         with pytest.raises(ConfigError, match='in use'), lock.held(tmp_path):
             pass
-        checkpointer.save(1, state, iterator, host)
+        checkpointer.save(1, to_stored(state), iterator, host.to_json())
         raise KeyError('a bug')
 
     monkeypatch.setattr('train_lib.training.run.train_loop', fail)

@@ -42,7 +42,7 @@ TABLES = {  # text, images that are packed or words
     'a field too many': ('image,label\ncat/0.png,a,b\n', '3 fields in line 2'),
     'no labels': ('image,label\ncat/0.png,\n', 'no label at all'),
     'NaN among numbers': ('image,label\ncat/0.png,1\ndog/0.png,nan\n', "label 'nan' among numbers"),
-    'a weight that is no number': ('image,label,weight\ncat/0.png,a,nan\n', "weight 'nan'"),
+    'a weight that is not a number': ('image,label,weight\ncat/0.png,a,nan\n', "weight 'nan'"),
     'an unknown split': ('image,label,split\ncat/0.png,a,dev\n', "split 'dev' is unknown"),
     'an open quote': ('image,label\n"cat/0.png,a\n', 'not a valid CSV near line'),
     'NUL': ('image,label\ncat/0.png\0,a\n', 'line 2: the image path'),

@@ -35,7 +35,7 @@ def test_only_training_rows_go():
 
 
 def test_wrong_settings():
-    with pytest.raises(DataError, match="wants 50 training images of '0', which has 40"):
+    with pytest.raises(DataError, match="needs 50 training images of '0', which has 40"):
         cut_tail(balanced(), dict(imbalance=2.0, largest=50, head=''), seed=0)
     with pytest.raises(DataError, match='at least 1'):
         cut_tail(balanced(), dict(imbalance=0.5, largest=0, head=''), seed=0)

@@ -16,7 +16,7 @@ from input_pipeline.errors import did_you_mean
 from train_lib.commands.command import Command
 from train_lib.commands.verbs import VERBS, Verb
 from train_lib.run_dir.overrides import apply_overrides, shown
-from train_lib.run_dir.run_config import keep_rules, take_over
+from train_lib.run_dir.run_config import keep_rules, reset_row_settings, take_over
 from train_lib.runtime.errors import ConfigError
 
 USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
@@ -61,6 +61,8 @@ def parse(argv: Sequence[str]) -> Command:
         apply_overrides(config, overrides)
         if not verb.votes:
             keep_rules(config, workdir, [path for path, _ in overrides])
+    if verb.config == 'of the run' and spec is None:
+        reset_row_settings(config, workdir, [key for key, _ in overrides])
     return Command(name, config, spec or '', workdir, tuple(words), tuple(argv),
                    config_path=found.partition(':')[0] if spec else '')
 
@@ -149,7 +151,7 @@ def find_config(spec: str) -> str:
         if candidate.is_file():
             return f'{candidate}{colon}{args}'
     known = [file.relative_to(home).as_posix() for file in (home / 'configs').rglob('*.py')
-             if file.name not in ('__init__.py', 'common.py')]
+             if file.name not in ('__init__.py', 'common.py', 'arguments.py')]
     raise ConfigError(f'--config={shown(path)}: there is no such file; '
                       f'{did_you_mean(path, known, cutoff=0.4, show=str)}')
 

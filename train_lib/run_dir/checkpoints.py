@@ -285,7 +285,7 @@ def restore(folder: Path, state: Mapping[str, Any], iterator: grain.DatasetItera
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), arrays)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        loaded = reader.restore(folder, args=ocp.args.Composite(
+        loaded = reader.restore(folder.absolute(), args=ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()))
     # Every process writes the same state of its iterator, so any number of processes may read it.
     written = min((folder / 'data').glob('process_*.json'))
@@ -306,7 +306,8 @@ def read_host(folder: Path) -> dict[str, Any]:
 
 def _read_host(folder: Path) -> dict[str, Any]:
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        return reader.restore(folder, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+        return reader.restore(folder.absolute(), args=ocp.args.Composite(
+            host=ocp.args.JsonRestore())).host
 
 
 def _refuse_damaged(folder: Path) -> None:
@@ -334,7 +335,7 @@ def read_weights(folder: Path, like: Mapping[str, Tree] | None = None) -> dict[s
     _refuse_damaged(folder)
     handler = ocp.PyTreeCheckpointHandler()
     with ocp.Checkpointer(handler) as reader:
-        stored = reader.metadata(folder / 'state').item_metadata.tree
+        stored = reader.metadata(folder.absolute() / 'state').item_metadata.tree
         averaged = EMA in stored
         if averaged:
             stored = stored[EMA]
@@ -347,6 +348,6 @@ def read_weights(folder: Path, like: Mapping[str, Tree] | None = None) -> dict[s
             arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
         if averaged:
             wanted, arguments = {EMA: wanted}, {EMA: arguments}
-        found = reader.restore(folder / 'state', args=ocp.args.PyTreeRestore(
+        found = reader.restore(folder.absolute() / 'state', args=ocp.args.PyTreeRestore(
             item=wanted, restore_args=arguments, partial_restore=True))
         return found[EMA] if averaged else found

@@ -15,6 +15,9 @@ from train_lib.runtime.errors import ConfigError
 log = logging.getLogger(__name__)
 # The run may have been made on another machine.
 _OF_A_MACHINE = ('mesh', 'distributed')
+# Keys of config.data: where the pictures are, and what was decided about the rows of a data set.
+_PLACES = ('source', 'folder', 'csv', 'images', 'tfds', 'tfds_splits', 'packed')
+_ABOUT_ROWS = ('decisions', 'group_regex', 'long_tail')
 
 
 def config_of_run(workdir: Path) -> ConfigDict:
@@ -79,3 +82,24 @@ def _value_of(workdir: Path, name: str, older):
     except (ConfigError, OSError, ValueError, KeyError, AttributeError, StopIteration):
         return None
     return value if type(value) is type(older) else None
+
+
+def reset_row_settings(config: ConfigDict, workdir: Path, given: Collection[str]) -> None:
+    """Undoes data.decisions, data.group_regex and data.long_tail of a run where config.data points
+    to other pictures than those of the run: they are about its own rows.
+
+    Args:
+        config: of `take_over`, with the user's overrides; changed in place.
+        workdir: of the run.
+        given: the keys that the user gave, such as 'data.decisions'; these stay.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    own = saved_config(workdir).data
+    if all(config.data[key] == own.get(key, config.data[key]) for key in _PLACES):
+        return
+    defaults = importlib.import_module('configs.common').get_config().data
+    for key in _ABOUT_ROWS:
+        if not any(f'{name}.'.startswith(f'data.{key}.') for name in given):
+            config.data[key] = defaults[key]

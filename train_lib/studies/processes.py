@@ -24,7 +24,10 @@ def started(pid: int) -> str | None:
     """
     try:
         fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-        return None if fields[0] in 'ZX' else fields[19]
+        state, threads, start = fields[0], int(fields[17]), fields[19]
+        # The main thread is a zombie before the last thread of a killed process has closed its
+        # files; until then it holds the lock of the run that it was working on.
+        return None if state in 'ZX' and threads <= 1 else start
     except FileNotFoundError:
         if Path('/proc/self/stat').exists():
             return None

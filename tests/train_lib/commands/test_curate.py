@@ -48,6 +48,7 @@ def base(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('XDG_CACHE_HOME', str(base / 'cache'))
         assert main.main(['curate', *argv(base), f'--workdir={base / "out"}',
+                          '--config.curate.most=0.2',  # so many copies were planted
                           f'--config.curate.labels.predictions={base / "run"}']) == 0
     assert digest_of(base / 'data') == before  # no picture was touched
     table['id'] = ids

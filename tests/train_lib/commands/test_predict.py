@@ -115,6 +115,29 @@ def test_other_data_are_joined_by_the_names_of_the_classes(run, tmp_path, capsys
     assert member.ids.tolist() == ['5'] and member.labels['class'].tolist() == [-1]
 
 
+def test_what_was_decided_about_the_rows_of_a_run_is_not_about_other_pictures(tmp_path):
+    """Decisions and group_regex of the training data would refuse any other pictures."""
+    for k in range(24):
+        path = tmp_path / f'mine/{"ab"[k % 2]}/w{k % 5}_{k}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((16, 16, 3), 9 * k, np.uint8))
+    (tmp_path / 'decisions.csv').write_text('id,action\na/w0_0.png,drop\n')
+    (tmp_path / 'others').mkdir()
+    cv2.imwrite(str(tmp_path / 'others/x.png'), np.full((16, 16, 3), 50, np.uint8))
+    argv = [f'--config=configs/sketch_vit.py:folder={tmp_path / "mine"}', *TRAIN[1:],
+            '--config.data.group_regex=/(w.)_', f'--workdir={tmp_path / "run"}',
+            f'--config.data.decisions=({str(tmp_path / "decisions.csv")!r},)',
+            '--config.duration.steps=2']
+    assert main.main([item.replace('batch_size=64', 'batch_size=8') for item in argv]) == 0
+    other = ['--config.predict.source=data', '--config.predict.labelled=false',
+             f'--config.data.folder={tmp_path / "others"}']
+    assert predict(tmp_path / 'run', *other) == 0
+    member, = members.find_members([tmp_path / 'run'], 'data')
+    assert member.ids.tolist() == ['x.png']
+    # What the user gives for them holds.
+    assert predict(tmp_path / 'run', *other, '--config.data.group_regex=/(w.)_') == 2
+
+
 def test_what_fits_is_reused_and_what_does_not_is_made_anew(run, capsys):
     stored = run / 'predictions/test/vflip'
     argv = ['--config.predict.views=vflip']

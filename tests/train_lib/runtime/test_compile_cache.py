@@ -1,4 +1,5 @@
-"""Compiled programs are found again, bad ones go, and a folder that is no folder does no harm."""
+"""Compiled programs are found again, bad ones are removed, and a file in place of the folder does
+no harm."""
 
 import os
 

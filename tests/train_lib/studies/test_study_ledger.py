@@ -161,6 +161,31 @@ def test_a_heartbeat_touches_its_lease_and_notices_that_it_is_lost(tmp_path, mon
         assert ended.wait(5)
 
 
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='the kernel does not tell')
+def test_a_process_is_alive_until_its_last_thread_has_ended():
+    """A killed process may hold its files while its main thread is a zombie already."""
+    program = ('import ctypes, sys, threading\n'
+               'threading.Thread(target=sys.stdin.read).start()\n'
+               'print("begun", flush=True)\n'
+               'ctypes.CDLL(None).pthread_exit(None)')
+    process = subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().strip() == 'begun'
+        stat = Path(f'/proc/{process.pid}/stat')
+        end = time.monotonic() + 60
+        while stat.read_text().rpartition(')')[2].split()[0] != 'Z' and time.monotonic() < end:
+            time.sleep(0.01)
+        assert stat.read_text().rpartition(')')[2].split()[0] == 'Z'
+        assert processes.started(process.pid) is not None
+    finally:
+        process.kill()
+    while stat.read_text().rpartition(')')[2].split()[17] != '1' and time.monotonic() < end:
+        time.sleep(0.01)
+    assert processes.started(process.pid) is None  # a zombie that nobody has waited for
+    process.communicate()
+
+
 @pytest.mark.parametrize('pid, alive', [(os.getpid(), True), (2 ** 22 + 1, False)])
 def test_which_processes_are_alive(pid, alive):
     assert (processes.started(pid) is not None) is alive

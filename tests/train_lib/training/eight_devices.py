@@ -1,4 +1,4 @@
-"""Runs on eight pretended devices, in a process of its own; prints one JSON object.
+"""Runs on eight simulated devices, in a process of its own; prints one JSON object.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
         python -m tests.train_lib.training.eight_devices FOLDER|all

@@ -85,7 +85,7 @@ def test_grad_cam_finds_what_a_change_of_the_maps_does(kind, more, head):
         places = patches.shape[1] * patches.shape[2]
         whole = jnp.zeros(features.shape).at[..., 0].set(1)
         if kind == 'vit':
-            whole = whole.at[:, 0].set(0)  # the class token is no place of the picture
+            whole = whole.at[:, 0].set(0)  # the class token is not a place in the picture
 
         def along(channel):
             step = jnp.roll(whole, channel, axis=-1)[None] * jnp.eye(len(images))[

@@ -68,6 +68,13 @@ def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return by_path(jax.tree.map(np.asarray, tree))
 
 
+def test_a_run_goes_on_whose_workdir_is_a_relative_path(half, whole, capfd, monkeypatch):
+    monkeypatch.chdir(half.parent)
+    assert 'resume: from step 4 of 8' in run(capfd, half.name)
+    assert (half / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
+    assert 'resume_from: goes on' in run(capfd, 'new', f'--config.init.resume_from={half.name}')
+
+
 def test_a_run_goes_on_in_another_workdir(whole, half, tmp_path, capfd):
     before, new = digest(half), tmp_path / 'new'
     log = run(capfd, new, f'--config.init.resume_from={half}')

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import main
+from train_lib.commands import train as verb
 from train_lib.runtime.signals import Left, StopSignal, leaving_at_once, twice_is_at_once
 from train_lib.training import run
 
@@ -100,7 +101,8 @@ def test_what_was_set_up_for_ctrl_c_is_taken_down():
 @pytest.mark.parametrize('where', ['load_data', 'assemble', 'write_stages'])
 def test_a_run_that_is_stopped_before_its_first_step(tmp_path, monkeypatch, capfd, where):
     """While data are checked, the model is built, and when the workdir is a run already."""
-    monkeypatch.setattr(run, where, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(verb if where == 'load_data' else run, where,
+                        lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     assert main.main(['--config=configs/sketch_vit.py:data=digits', '--config.image.size=8',
                       '--config.model=dict(name="small_cnn", width=4, stages=1)',
                       f'--workdir={tmp_path / "run"}']) == 75
