@@ -7,8 +7,8 @@ PHOTOS and SKETCHES are folders of classes, or zip archives of such folders. The
 doodles, SKETCHES, and illustrations that `illustration` draws: flat and graded areas, outlines, cel
 shading, airbrush, hatching, grain, hair and text-like strokes, as JPEG or PNG. Printed is the F1 of
 the photographs by statistics alone; by KMeans and DBSCAN of the statistics; and with 20 marked
-pictures, on those that are not marked: 10 photographs and 10 drawings at random, or the 20 most
-doubtful ones, which `main.py curate` writes to to_mark.csv. A share of 0 shows how many drawings
+pictures, on those that are not marked: 10 photographs and 10 drawings at random, or the 20 nearest
+the border, which `main.py curate` writes to to_mark.csv. A share of 0 shows how many drawings
 are dropped wrongly.
 """
 
@@ -207,7 +207,7 @@ def of_source(path: str, count: int, **doodles):
 
 
 def scores(drawings, photos, share: float, seed: int) -> list[float]:
-    """F1 by: statistics, KMeans, DBSCAN, 20 marks at random, the 20 most doubtful ones marked."""
+    """F1 by: statistics, KMeans, DBSCAN, 20 marks at random, the 20 nearest the border marked."""
     rng = np.random.default_rng(seed)
     count, drawn = round(share * len(drawings[0])), len(drawings[0])
     chosen = rng.permutation(len(photos[0]))[:count]
@@ -230,7 +230,8 @@ def scores(drawings, photos, share: float, seed: int) -> list[float]:
     if count < 20:
         return [*found, np.nan, np.nan]
     some = np.concatenate([rng.permutation(drawn)[:10], drawn + rng.permutation(count)[:10]])
-    return [*found, marked(some), marked(np.argsort(np.abs(alone - .5), kind='stable')[:20])]
+    judged = photographs.to_finding(alone, wanted='drawings', drop=.5, review=.3)
+    return [*found, marked(some), marked(photographs.to_mark(judged, 20))]
 
 
 def main(argv: list[str]) -> None:
@@ -249,7 +250,7 @@ def main(argv: list[str]) -> None:
         kinds['sketches'] = of_source(args.sketches, args.drawings)
     print('F1, mean and least of the seeds (share 0: drawings dropped)')
     print('drawings       share     statistics         kmeans         dbscan  20 at random  '
-          '20 doubtful')
+          '20 at border')
     for kind, pictures in kinds.items():
         drawings = described(pictures)
         for share in map(float, args.shares.split(',')):

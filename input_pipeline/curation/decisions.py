@@ -73,6 +73,17 @@ class Finding:
     note: str = ''
 
 
+def moderated(found: Finding, most: float) -> Finding:
+    """The finding; if it flags more than this share of the pictures, it drops none and says why."""
+    flagged, dropped = found.action != 'keep', found.action == 'drop'
+    if flagged.mean() <= most:
+        return found
+    note = (f'{flagged.sum():,} of {len(flagged):,} pictures are flagged, which describes the '
+            f'data: they are for review')
+    return dataclasses.replace(found, action=np.where(dropped, 'review', found.action),
+                               note='; '.join(filter(None, (found.note, note))))
+
+
 def decide(manifest: Manifest, findings: Sequence[Finding], *, head: str = '') -> pd.DataFrame:
     """One row per image with the columns above: the strongest action and every reason.
 

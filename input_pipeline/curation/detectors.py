@@ -21,7 +21,7 @@ from input_pipeline.curation import (
     picture_statistics,
     quality,
 )
-from input_pipeline.curation.decisions import Finding
+from input_pipeline.curation.decisions import Finding, moderated
 from input_pipeline.curation.duplicates import Duplicates, find_duplicates
 from input_pipeline.curation.measures import Measures, measure
 from input_pipeline.descriptors import describe_all
@@ -175,8 +175,9 @@ def _photographs(pictures: Pictures) -> Finding:
         odd = photographs.of_clusters(pictures.statistics, cluster, wanted=wanted)
         by = photographs.index(pictures.statistics) * (1 if wanted == 'drawings' else -1)
     odd = odd if by is None else photographs.ranked(odd, by)
-    return _rare(photographs.to_finding(odd, wanted=wanted, drop=options['drop'],
-                                        review=options['review'], words=words), pictures)
+    found = photographs.to_finding(odd, wanted=wanted, drop=options['drop'],
+                                   review=options['review'], words=words)
+    return moderated(found, pictures.options['most'])
 
 
 def _labels(pictures: Pictures) -> Finding:
@@ -186,19 +187,9 @@ def _labels(pictures: Pictures) -> Finding:
     if np.isnan(found.score).all():
         log.warning('labels   cannot be judged: it takes two classes with at least two labelled '
                     'pictures each that are not copies')
-    return _rare(label_errors.to_finding(found, pictures.manifest.classes[pictures.head],
-                                         drop=np.inf if drop is None else drop), pictures)
-
-
-def _rare(found: Finding, pictures: Pictures) -> Finding:
-    """The finding; if it flags more than a few of the pictures, it only reviews."""
-    flagged, dropped = found.action != 'keep', found.action == 'drop'
-    if flagged.mean() <= pictures.options['most'] or not dropped.any():
-        return found
-    note = (f'{flagged.sum():,} of {len(flagged):,} pictures are flagged, which describes the '
-            f'data: they are for review')
-    return dataclasses.replace(found, action=np.where(dropped, 'review', found.action),
-                               note='; '.join(filter(None, (found.note, note))))
+    found = label_errors.to_finding(found, pictures.manifest.classes[pictures.head],
+                                    drop=np.inf if drop is None else drop)
+    return moderated(found, pictures.options['most'])
 
 
 def _borders(pictures: Pictures) -> Finding:

@@ -26,6 +26,7 @@ MIRRORED = 4  # of hashes.POSITIONS
 _WIDTH = 256  # components of the gradients that are kept, from _MANY pictures on
 _MANY = 5000
 _ROWS = 256  # pictures whose neighbours are searched at once
+_UPRIGHT = 0.003  # correlation by which a turned position must be better: encoding costs so much
 _AT_REST = 0.02  # motion, as in `registration.register`
 _MIN_COSINE = 0.6  # of the gradients of copies: 99 % of planted copies reach .66
 
@@ -104,9 +105,10 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
     upright = compared(row_of[turned['first']], row_of[turned['second']],
                        np.zeros(len(turned), int))
     near = pd.concat([near, upright], ignore_index=True)
-    near = near.assign(turned=near['position'] != 0).sort_values(
-        ['first', 'second', 'turned', 'correlation'], ascending=[True, True, True, False],
-        kind='stable').drop_duplicates(['first', 'second']).drop(columns='turned')
+    # The best position of each pair; as it is, unless another one is clearly better.
+    near = near.assign(value=near['correlation'] + _UPRIGHT * (near['position'] == 0)).sort_values(
+        ['first', 'second', 'value'], ascending=[True, True, False],
+        kind='stable').drop_duplicates(['first', 'second']).drop(columns='value')
     near['differs'] = differences(
         measures.tints, tuple(near[name].to_numpy(int) for name in ('first', 'second', 'position')),
         near['residual'].to_numpy(), near['motion'].to_numpy())

@@ -1,6 +1,7 @@
 """What a data set is like: quality, duplicates and splits of all pictures, each read once."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,8 @@ import pandas as pd
 from input_pipeline import sixteen_bits
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.csv_table import quoting_for
-from input_pipeline.curation import quality
+from input_pipeline.curation import photographs, picture_statistics, quality
+from input_pipeline.curation.decisions import Finding, moderated
 from input_pipeline.curation.duplicates import Duplicates, conflicting, find_duplicates
 from input_pipeline.curation.measures import Measures, measure
 from input_pipeline.errors import DataError
@@ -37,6 +39,8 @@ class Exploration:
         flags: bool [N, quality.FLAGS].
         suspicion: float [N], 0 for pictures that are not suspicious.
         why: N texts, the suspicion in words.
+        photographs: what kind of picture is rare here, such as photographs among drawings; NaN
+            for rows that cannot be read.
         range_note: what is unusual about the values of 16-bit pictures, or ''.
     """
 
@@ -49,6 +53,7 @@ class Exploration:
     flags: pd.DataFrame
     suspicion: np.ndarray
     why: list[str]
+    photographs: Finding
     range_note: str = ''
 
 
@@ -61,7 +66,7 @@ def explore_pictures(
 
     Args:
         manifest: N rows.
-        options: config.curate, of which quality and duplicates count.
+        options: config.curate, of which quality, duplicates and photographs count.
         split: config.split.
         seed: of the split.
         cache_dir: folder in which measures of files are kept between runs.
@@ -73,6 +78,7 @@ def explore_pictures(
         DataError: a threshold or the range is wrong.
     """
     quality.check(options['quality'])  # rather than after minutes of measuring
+    photographs.check_wanted(options['photographs']['wanted'])
     wanted = sixteen_bits.check(range16)
     with progress('check', 'image') as done:
         bad, peaks, _, _ = check_files(manifest, cache_dir=cache_dir, progress=done)
@@ -92,7 +98,23 @@ def explore_pictures(
         conflicts |= conflicting(group, manifest.labels(head))
     return Exploration(manifest, problems, split_note, measures, duplicates, conflicts,
                        quality.flags(measures.table, options['quality']), suspicion, why,
-                       chosen.note)
+                       _photographs(manifest, problems == '', options, progress, seed), chosen.note)
+
+
+def _photographs(manifest: Manifest, readable: np.ndarray, options: Mapping, progress: Callable,
+                 seed: int) -> Finding:
+    rows = np.flatnonzero(readable)
+    wanted = options['photographs']['wanted']
+    odd = np.full(len(manifest), np.nan)
+    if len(rows):
+        with progress('statistics', 'image') as done:
+            count = itertools.count(1)
+            values = picture_statistics.measure(manifest.select(rows),
+                                                progress=lambda: done(next(count), len(rows)))
+        odd[rows] = photographs.photographs(values, wanted=wanted, seed=seed)
+    return moderated(photographs.to_finding(
+        odd, wanted=wanted, drop=options['photographs']['drop'],
+        review=options['photographs']['review']), options['most'])
 
 
 def common_defects(found: Exploration) -> list[str]:
@@ -143,6 +165,7 @@ def save_exploration(found: Exploration, path: Path) -> None:
     table['duplicate_group'] = np.where(group >= 0, group.astype(str).astype(object), '')
     table['duplicate_kind'] = kinds[group]
     table['suspicion'], table['why'] = found.suspicion.round(3), found.why
+    table['photograph'] = found.photographs.score
     with atomic_open(path, errors='surrogateescape') as file:
         table.to_csv(file, index=False, lineterminator='\n', float_format='%.6g',
                      quoting=quoting_for(table))

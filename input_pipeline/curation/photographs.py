@@ -95,6 +95,13 @@ def photographs(values: np.ndarray, *, features: np.ndarray | None = None,
     return found
 
 
+def check_wanted(wanted: str) -> None:
+    """Raises a DataError if it is not one of WANTED."""
+    if wanted not in WANTED:
+        raise DataError(f'curate.photographs.wanted={wanted!r} is unknown: '
+                        f'use {" or ".join(WANTED)}.')
+
+
 def ranked(odd: np.ndarray, by: np.ndarray) -> np.ndarray:
     """The probabilities, float [N], of which those below .01 and above .99 are put in the order of
     `by`, float [N], within these limits: no two rows are the same for no reason."""
@@ -236,9 +243,7 @@ def read_objects(path: str, ids: np.ndarray) -> np.ndarray:
 def _away(values: np.ndarray, wanted: str) -> tuple[np.ndarray, float]:
     """(how far towards the unwanted kind each row lies, a bound that the wanted kind does not
     reach)"""
-    if wanted not in WANTED:
-        raise DataError(f'curate.photographs.wanted={wanted!r} is unknown: '
-                        f'use {" or ".join(WANTED)}.')
+    check_wanted(wanted)
     away = index(values) if wanted == 'drawings' else -index(values)
     # The spread of the wanted kind shows on the side where the other kind does not lie.
     return away, max(_SURE, 3 * float(np.median(away) - np.quantile(away, .16)))

@@ -43,7 +43,7 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
                           f'give another --workdir.') from None
     page = write_explore_page(
         workdir / 'explore.html', found, title=title_of(config),
-        thresholds=config.curate.quality.to_dict(),
+        thresholds=config.curate.quality.to_dict(), wanted=config.curate.photographs.wanted,
         read_image=sources.reader(found.manifest))
     suspicious, common = np.count_nonzero(found.suspicion), common_defects(found)
     log.info('pictures %s', ', '.join([

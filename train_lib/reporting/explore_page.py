@@ -16,7 +16,7 @@ from train_lib.reporting import figures
 from train_lib.reporting.page import percent, write_page
 from train_lib.reporting.thumbnails import thumbnailer
 
-_SUSPECTS, _GROUPS, _MEMBERS = 48, 36, 6  # shown at most
+_SUSPECTS, _GROUPS, _MEMBERS, _PHOTOGRAPHS = 48, 36, 6, 16  # shown at most
 _SAMPLES, _SHEETS = 8, 480  # pictures per class, and of all classes
 _ROWS = 1000  # of a table
 _BUDGET = 3_400_000  # characters of pictures; the page stays under 5 MB
@@ -32,7 +32,8 @@ _PANELS = {
 
 
 def write_explore_page(path: Path, found: Exploration, *, title: str,
-                       thresholds: Mapping[str, float], read_image: Callable) -> Path:
+                       thresholds: Mapping[str, float], wanted: str, read_image: Callable
+                       ) -> Path:
     """Writes the page, and returns its path.
 
     Args:
@@ -40,6 +41,7 @@ def write_explore_page(path: Path, found: Exploration, *, title: str,
         found: what is known of the pictures.
         title: of the page.
         thresholds: of config.curate.quality, marked in the figures.
+        wanted: config.curate.photographs.wanted.
         read_image: location -> uint8 [H, W, 3].
     """
     manifest = found.manifest
@@ -55,7 +57,8 @@ def write_explore_page(path: Path, found: Exploration, *, title: str,
         unreadable=[dict(id=manifest.table['id'][row], reason=found.problems[row])
                     for row in np.flatnonzero(found.problems != '')[:_ROWS]],
         unreadable_count=int((found.problems != '').sum()),
-        suspects=_suspects(found, picture),
+        suspects=_suspects(found, picture), photographs=_photographs(found, picture),
+        wanted=wanted,
         suspects_count=int(np.count_nonzero(found.suspicion)),
         flags=[(_FLAG_WORDS[name], int(column.sum()), float(column.mean()))
                for name, column in found.flags[list(FLAGS)].items()],
@@ -199,6 +202,15 @@ def _suspects(found: Exploration, picture: Callable) -> list[dict]:
     return [dict(picture(row), why=found.why[row]) for row in order if found.suspicion[row] > 0]
 
 
+def _photographs(found: Exploration, picture: Callable) -> dict:
+    """Those most of the rare kind, the first ones first, and how many curate would not keep."""
+    finding = found.photographs
+    order = np.argsort(-np.nan_to_num(finding.score, nan=-1), kind='stable')[:_PHOTOGRAPHS]
+    return dict(n=int(np.sum(finding.action != 'keep')), note=finding.note,
+                pictures=[dict(picture(int(row)), why=f'{finding.score[row]:.2g}')
+                          for row in order if finding.score[row] >= 0])
+
+
 def _samples(found: Exploration, picture: Callable) -> list[dict]:
     """Pictures of each class of the first head, spread evenly over its readable rows."""
     manifest = found.manifest
@@ -270,6 +282,11 @@ def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
         (len(several), 'group', 's', 'of duplicates in several groups of the data (persons, for '
          'instance), which a grouped split does not keep together', 'duplicates'),
         (len(relations), 'group', 's', 'of duplicates in total', 'duplicates'),
+        (values['photographs']['n'], 'picture', 's', 'that '
+         + ('look' if values['photographs']['n'] > 1 else 'looks')
+         + (' like photographs among drawings' if values['wanted'] == 'drawings' else
+            ' like drawings among photographs') + ', about which main.py curate decides',
+         'photographs'),
         (values['suspects_count'], 'picture', 's', 'unlike the others or of poor quality',
          'suspicious'),
         (sum(head['unlabelled'] for head in values['heads']), 'missing label', 's', '', 'classes'),

@@ -5,12 +5,15 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks.curation_photographs import described, illustration
 from input_pipeline import sources
+from input_pipeline.curation import clusters
 from input_pipeline.curation.photographs import (
     of_clusters,
     photographs,
+    ranked,
     read_marks,
     read_objects,
     to_finding,
+    to_mark,
 )
 from input_pipeline.curation.picture_statistics import NAMES, measure, statistics
 from input_pipeline.errors import DataError
@@ -65,6 +68,54 @@ def test_among_illustrations_with_a_few_marks(illustrations):
     assert (odd[truth] > .5).all() and np.sum(odd[~truth] > .5) <= 5
     marked = photographs(values, features=features, marks={0: True, 1: True, 120: False})
     assert marked[:2].tolist() == [1, 1] and marked[120] == 0  # whatever they look like
+
+
+def test_no_two_rows_have_the_same_score_for_no_reason(doodles, illustrations):
+    for values, features in ((doodles[0], None), illustrations):
+        odd = photographs(values, features=features)
+        assert len(np.unique(odd)) == len(np.unique(values, axis=0)) and (odd > 0).all()
+        assert (odd < 1).all()
+    values = np.concatenate([illustrations[0], illustrations[0][:3]])
+    odd = photographs(values)
+    assert (odd[:3] == odd[-3:]).all()  # copies are alike
+    # What is missed comes right below what is found.
+    truth = np.arange(len(values)) >= 110
+    missed = truth[:-3] & (odd[:-3] < .5)
+    rank = np.argsort(np.argsort(-odd[:-3]))
+    assert np.median(rank[missed]) < 40
+
+
+def test_a_rank_keeps_the_order_of_probabilities():
+    odd, by = np.array([0, 0, 1e-9, .2, .6, 1, 1]), np.array([3, 1, 2, 9, 0, 5, 6])
+    found = ranked(odd, by)
+    assert np.argsort(found).tolist() == [1, 2, 0, 3, 4, 5, 6]
+    assert (found[:3] < .01).all() and (found[5:] > .99).all() and found[3:5].tolist() == [.2, .6]
+
+
+@pytest.mark.parametrize('dropped, rows', [
+    (3, [3, 2, 4, 1, 5, 0]), (0, [0, 1, 2, 3, 4, 5]), (1, [1, 0, 2, 3, 4, 5]),
+    (10, [9, 8, 7, 6, 5, 4])])
+def test_the_pictures_nearest_the_border_are_to_be_marked(dropped, rows):
+    score = np.linspace(.95, .05, 10)  # rows 10 and 11 are marked already
+    found = to_finding(np.append(score, [1, 0]), wanted='drawings', review=0, drop=(
+        np.append(score, 0)[dropped - 1] if dropped else 2))
+    assert to_mark(found, 6).tolist() == rows
+    assert sorted(to_mark(found, 99)) == list(range(10))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('count', [1, 2, 3, 6, 12])
+def test_few_or_equal_pictures_are_no_reason_to_fail(illustrations, count):
+    values, features = (part[:count] for part in illustrations)
+    for one, other in ((values, features), (values[:1].repeat(count, 0),
+                                            features[:1].repeat(count, 0))):
+        for wanted in ('drawings', 'photographs'):
+            odd = photographs(one, features=other, wanted=wanted)
+            assert odd.shape == (count,) and np.isfinite(odd).all()
+            assert len(to_mark(to_finding(odd, wanted=wanted, drop=.5, review=.3), 20)) == count
+        points = clusters.reduce(other)
+        for found in (clusters.kmeans(points), clusters.dbscan(points)):
+            assert of_clusters(one, found).shape == (count,)
 
 
 def test_edges_of_a_lens_differ_from_those_of_a_pen():

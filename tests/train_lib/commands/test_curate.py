@@ -4,6 +4,7 @@ import csv
 import hashlib
 import re
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,6 +112,66 @@ def test_to_mark_can_be_filled_in(base):
     assert config.curate.photographs.marks.endswith('to_mark.csv')
 
 
+def test_the_gallery_shows_each_variant_beside_its_counterpart(base):
+    base, truth = base
+    rows = pd.read_csv(base / 'out/decisions.csv', na_filter=False).set_index('id')
+    mirrored = truth.index[truth['truth/alteration'] == 'flip']
+    assert len(mirrored) and (rows['action'][mirrored] != 'drop').all()
+    assert (rows['duplicate_group'][mirrored] != '').all()
+    page = (base / 'out/gallery.html').read_text()
+    assert '<span class="chip">mirrored</span>' in page and 'beside it' in page
+
+
+def tiny_folder(path, per_class, copies=False):
+    """A folder with so many small pictures of each class; or copies of one picture per class."""
+    for name, count in per_class.items():
+        (path / name).mkdir(parents=True)
+        for k in range(count):
+            rng = np.random.default_rng((0 if copies else k, len(name)))
+            image = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            cv2.imwrite(str(path / name / f'{k}.png'), image)
+    return path
+
+
+@pytest.mark.filterwarnings('error:::sklearn')
+@pytest.mark.parametrize('method', ['statistics', 'kmeans', 'dbscan'])
+@pytest.mark.parametrize('per_class, copies', [
+    ({'a': 1}, False), ({'a': 6}, False), ({'a': 1, 'bb': 1}, False), ({'a': 4, 'bb': 3}, False),
+    ({'a': 6, 'bb': 6}, True), ({'a': 7, 'bb': 1, 'ccc': 2}, False)])
+def test_small_and_odd_sets_are_curated(tmp_path, capsys, per_class, copies, method):
+    data = tiny_folder(tmp_path / 'data', per_class, copies)
+    assert main.main(['curate', f'--config=configs/sketch_vit.py:folder={data}',
+                      f'--workdir={tmp_path / "out"}',
+                      f'--config.curate.photographs.method={method}']) == 0
+    rows = pd.read_csv(tmp_path / 'out/decisions.csv', na_filter=False)
+    assert len(rows) == sum(per_class.values())
+    if copies:  # facts, although they are most of the set
+        assert (rows['action'] == 'drop').sum() == len(rows) - 2
+    printed = capsys.readouterr().err
+    assert 'Warning' not in printed
+    if copies or min(sorted(per_class.values())[-2:]) < 2 or len(per_class) == 1:
+        assert 'cannot be judged' in printed
+
+
+def test_a_common_flag_describes_the_data(tmp_path, capsys):
+    """A filter on black and white must not drop an eighth of the pictures."""
+    data = tiny_folder(tmp_path / 'data', {'a': 14, 'bb': 10})
+    for k in range(3):
+        path = data / f'a/{k}.png'
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    argv = ['curate', f'--config=configs/sketch_vit.py:folder={data}',
+            '--config.curate.detectors=quality,', '--config.curate.quality_drop=black_and_white,']
+    for most, action in ((.1, 'review'), (.2, 'drop')):
+        assert main.main([*argv, f'--workdir={tmp_path / action}',
+                          f'--config.curate.most={most}']) == 0
+        rows = pd.read_csv(tmp_path / action / 'decisions.csv', na_filter=False)
+        flagged = rows[rows['reason'].str.contains('black and white')]
+        assert flagged['action'].tolist() == [action] * 3
+        said = '3 of 24 pictures are black and white, which describes the data'
+        assert (said in capsys.readouterr().err) == (action == 'review')
+        assert (said in (tmp_path / action / 'gallery.html').read_text()) == (action == 'review')
+
+
 def test_borders_read_other_columns_of_the_table(tmp_path):
     manifest = sources.load_source({'source': 'doodles', 'doodles': dict(
         classes=2, per_class=4, size=32)})
@@ -135,6 +196,7 @@ def test_borders_read_other_columns_of_the_table(tmp_path):
     ('quality_drop=grey', "'grey'"),
     ('labels.predictions=/nowhere', '/nowhere'),
     ('labels.head=age', "'age'"),
+    ('most=2.0', 'out of range'),
 ])
 def test_mistakes_are_one_sentence(tmp_path, capsys, flag, words):
     code = main.main(['curate', '--config=configs/sketch_vit.py', f'--workdir={tmp_path / "x"}',

@@ -96,3 +96,17 @@ def test_a_threshold_that_is_none_is_one_sentence(tmp_path, capsys):
             f'--workdir={tmp_path}']
     assert main.main(argv) == 2
     assert 'curate.quality.tiny=-1.0' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_looks_like_a_photograph_is_shown_and_curate_is_named(explored):
+    table, _, rows, page = explored
+    photos = [f'_{row:03d}.png' for row in table.index[table['truth/photo']]]
+    top = rows.sort_values('photograph', ascending=False)['id'].head(len(photos))
+    assert len(photos) == 2 and {name[-8:] for name in top} == set(photos)
+    scores = rows['photograph'][rows['problem'] == ''].astype(float)
+    assert (scores > 0).all() and scores.nunique() > .8 * len(scores)
+    assert (rows['photograph'][rows['problem'] != ''] == '').all()
+    shown = page.split('<section id="photographs">')[1].split('</section>')[0]
+    assert 'Photographs among drawings' in shown and 'main.py curate' in shown
+    assert all(f'title="{name}"' in shown or name.split('/')[-1] in shown for name in top)
+    assert re.search(r'<b>2</b><span>pictures that look like photographs among drawings', page)
