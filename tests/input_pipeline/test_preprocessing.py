@@ -22,6 +22,7 @@ from input_pipeline.preprocessing import (
     fallback_by_class,
     make_steps,
 )
+from input_pipeline.sixteen_bits import FULL
 from input_pipeline.sources import array_records, read_image
 
 
@@ -326,7 +327,8 @@ def test_packed_pictures_and_their_records(portraits, tmp_path):
 
     spec = PackSpec(size=100, side='shortest', quality='lossless', preprocess=['face'])
     small = packing.pack(manifest, read, str(tmp_path / 's'), spec)
-    same = [packing._repack(read('', name), name, spec, make_steps(['face']))[0] == read('', name)
+    steps = make_steps(['face'])
+    same = [packing._repack(read('', name), name, spec, steps, FULL)[0] == read('', name)
             for name in manifest.table['location']]
     assert same == [k % 3 == 0 for k in range(11)]  # without a face the file is unchanged
     assert len(small) == 11
