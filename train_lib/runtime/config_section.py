@@ -24,6 +24,7 @@ def read_section(kind: type[T], section: Mapping[str, Any], name: str) -> T:
     Raises:
         ConfigError: a key is unknown or missing.
     """
+    # `kind` is a dataclass, which its annotation cannot say.
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in section:
         if key not in fields:
