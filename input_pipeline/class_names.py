@@ -17,7 +17,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from input_pipeline.errors import DataError, did_you_mean, perhaps
+from input_pipeline.errors import DataError, did_you_mean, listed, perhaps
 from input_pipeline.manifest import Manifest
 
 RULES = (1, 2)
@@ -108,14 +108,14 @@ def given_classes(classes, heads: Sequence[str]) -> dict[str, tuple[str, ...]]:
     if isinstance(classes, Mapping):
         given = {head: tuple(map(str, names)) for head, names in classes.items()}
     elif classes and len(heads) > 1:
-        raise DataError(f'data.classes is one list, but there are the heads {", ".join(heads)}: '
+        raise DataError(f'data.classes is one list, but there are the heads {listed(heads)}: '
                         f'give one list per head, by its name.')
     else:
         given = dict.fromkeys(heads, tuple(map(str, classes))) if classes else {}
     for head, names in given.items():
         if head not in heads:
             raise DataError(f'data.classes names the head {head!r}{perhaps(head, heads)}, '
-                            f'which does not exist: use {", ".join(heads)}.')
+                            f'which does not exist: use {listed(heads)}.')
         twice = [name for name, count in collections.Counter(map(nfc, names)).items() if count > 1]
         if twice:
             raise DataError(f'data.classes names {twice[0]!r} twice for the head {head!r}: delete '
@@ -161,7 +161,8 @@ def obeyed(manifest: Manifest, classes, rules: int) -> Manifest:
 
 
 def groups_of_cells(values: Sequence[str], where: str, rules: int) -> list[str]:
-    """Groups as a table writes them, without spaces around; 'NaN' and 'None' are no group, ''.
+    """Groups as a table writes them, without spaces around; 'NaN' and 'None' become '', which
+    stands for a row without a group.
 
     Logs a warning that names them. By rules 1 they are names like any other.
     """
@@ -182,7 +183,7 @@ def check_cells(labels: Iterable[str], head: str, where: str, rules: int) -> Non
     Names that often mean 'no label' and cells of several labels are named in warnings.
 
     Args:
-        labels: the cells, without spaces around; '' is no label.
+        labels: the cells, without spaces around; '' stands for a missing one.
         head: for messages, as `where`, the file.
         rules: by rules 1, one number in two forms is a warning too.
 

@@ -37,6 +37,12 @@ def nearest(word: object, known: Iterable, n: int = 1, cutoff: float = 0.6) -> l
     return difflib.get_close_matches(str(word)[:_LENGTH], known, n=n, cutoff=cutoff)
 
 
+def listed(names: Iterable) -> str:
+    """Names between commas. One that holds a line break or another sign that is not printable is
+    written as in Python, so that the sentence stays one line."""
+    return ', '.join(name if name.isprintable() else repr(name) for name in map(str, names))
+
+
 def did_you_mean(word: object, known: Iterable, *, n: int = 1, cutoff: float = 0.6,
                  show: Callable[[str], str] = repr, otherwise: str | None = None) -> str:
     """The end of an error's sentence: the valid words that were likely meant.
@@ -63,7 +69,7 @@ def did_you_mean(word: object, known: Iterable, *, n: int = 1, cutoff: float = 0
         return f'did you mean {" or ".join(map(show, near))}?'
     if otherwise is not None:
         return otherwise
-    return (f'use one of {", ".join(map(str, known[:_LISTED]))}'
+    return (f'use one of {listed(known[:_LISTED])}'
             f'{", ..." if len(known) > _LISTED else "."}')
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, listed
 from input_pipeline.manifest import Manifest, class_counts
 
 
@@ -39,7 +39,7 @@ def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
     head = options['head'] or manifest.heads[0]
     if head not in manifest.classes or options['imbalance'] < 1:
         raise DataError(f'data.long_tail = {dict(options)}: give an imbalance of at least 1 and '
-                        f'one of the heads {", ".join(manifest.heads)}.')
+                        f'one of the heads {listed(manifest.heads)}.')
     training = (manifest.table['split'] == 'train').to_numpy()
     labels = manifest.labels(head)
     there = class_counts(manifest.select(training), head)

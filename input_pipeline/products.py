@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.class_names import in_order
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, listed
 from input_pipeline.manifest import Manifest
 
 SEPARATOR = '/'
@@ -50,13 +50,13 @@ def separate_head(manifest: Manifest, head: str, names: Sequence[str], rules: in
         DataError: the head does not exist, or a class has another number of parts.
     """
     if head not in manifest.classes:
-        raise DataError(f'There is no head {head!r} to separate: use one of '
-                        f'{", ".join(manifest.heads)}.')
+        raise DataError(f'The head {head!r} does not exist: separate one of '
+                        f'{listed(manifest.heads)}.')
     parts = [name.split(SEPARATOR) for name in manifest.classes[head]]
     for name, split in zip(manifest.classes[head], parts):
         if len(split) != len(names):
             raise DataError(f'The class {name!r} of head {head!r} has {len(split)} parts, and '
-                            f'data.separate names {len(names)} ({", ".join(names)}): give one '
+                            f'data.separate names {len(names)} ({listed(names)}): give one '
                             f'name per part.')
     labels = manifest.labels(head)
     table, classes = manifest.table.drop(columns=[f'label/{head}']), {}
@@ -104,4 +104,4 @@ def _check(manifest: Manifest, heads: Sequence[str]) -> None:
     if missing or len(set(heads)) < 2:
         reason = f'there is no head {missing[0]!r}' if missing else 'it names fewer than two heads'
         raise DataError(f'data.combine = {tuple(heads)!r}: {reason}; the heads are '
-                        f'{", ".join(manifest.heads)}.')
+                        f'{listed(manifest.heads)}.')

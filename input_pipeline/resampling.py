@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from input_pipeline.class_factors import checked_beta, effective_weights, factors_by_name
-from input_pipeline.errors import DataError, did_you_mean
+from input_pipeline.errors import DataError, did_you_mean, listed
 from input_pipeline.manifest import Manifest, class_counts
 from input_pipeline.order import Order, Plan, Systematic, Walk
 from input_pipeline.sections import checked_section
@@ -241,7 +241,7 @@ def _checked_options(resample: Mapping, manifest: Manifest) -> dict:
     options['head'] = options['head'] or manifest.heads[0]
     if options['head'] not in manifest.classes:
         raise DataError(f'resample.head={options["head"]!r} is not a head: '
-                        f'use one of {", ".join(manifest.heads)}.')
+                        f'use one of {listed(manifest.heads)}.')
     for key in ('length', 'target', 'n'):
         value = options[key]
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -254,7 +254,7 @@ def _checked_options(resample: Mapping, manifest: Manifest) -> dict:
 def _column(manifest: Manifest, name: str, kind: str) -> np.ndarray:
     if name not in manifest.table:
         raise DataError(f'resample.kind={kind} needs the column {name!r}, which the data do not '
-                        f'have: set resample.column to one of {", ".join(manifest.table.columns)}, '
+                        f'have: set resample.column to one of {listed(manifest.table.columns)}, '
                         f'or add the column.')
     empty = np.flatnonzero(manifest.table[name].isna())
     if len(empty):

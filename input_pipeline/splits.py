@@ -15,7 +15,7 @@ import numpy as np
 
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.csv_table import read_csv
-from input_pipeline.errors import DataError, nearest
+from input_pipeline.errors import DataError, listed, nearest
 from input_pipeline.kept_splits import keep_sides
 from input_pipeline.manifest import SPLITS, Manifest
 from input_pipeline.sections import checked_section
@@ -64,7 +64,7 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
     head = options['head'] or manifest.heads[0]
     if head not in manifest.classes:
         raise DataError(f'split.head={head!r} is not a head: use one of '
-                        f'{", ".join(manifest.heads)}.')
+                        f'{listed(manifest.heads)}.')
     order = np.argsort(manifest.table['id'].to_numpy(str), kind='stable')
     ordered = manifest.select(order)
     pool = make_pool(ordered, head, grouped=options['grouped'])

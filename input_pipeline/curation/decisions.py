@@ -1,7 +1,7 @@
 """Decisions about pictures: a CSV with one line per image, which a person may correct.
 
     id               the id in the manifest
-    action           'keep', 'drop' or 'review' ('review' keeps the image); '' is no opinion
+    action           'keep', 'drop' or 'review' ('review' keeps the image); '' decides nothing
     reason           in words
     duplicate_group  images with the same name here are copies; '' for none
     twin             the id of the copy that is kept
@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import connected_components
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.class_names import nfc, places_of
 from input_pipeline.csv_table import quoting_for, read_rows
-from input_pipeline.errors import DataError, perhaps
+from input_pipeline.errors import DataError, listed, perhaps
 from input_pipeline.groups import join_groups
 from input_pipeline.manifest import Manifest
 
@@ -327,7 +327,7 @@ def _relabelled(manifest: Manifest, table: pd.DataFrame, path: str) -> Manifest:
             continue
         if head not in manifest.classes:
             raise DataError(f'The decisions {path!r} have the column {column!r}, but the heads '
-                            f'are {", ".join(manifest.heads)}: rename it.')
+                            f'are {listed(manifest.heads)}: rename it.')
         given = table[column][table[column] != '']
         number = places_of(manifest.classes[head])
         for name, image in zip(given, table['id'][given.index]):

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.decode import UnreadableImage
-from input_pipeline.errors import DataError, perhaps
+from input_pipeline.errors import DataError, listed, perhaps
 from input_pipeline.manifest import Manifest, make_manifest
 from input_pipeline.sources.array_records import refuse_fork
 from input_pipeline.sources.split_folders import SPLIT_NAMES
@@ -281,11 +281,11 @@ def _roles(name: str, features, columns: Mapping[str, str], preset: Preset | Non
                         else tuple(classes[:2]))
     if not labels or (len(labels) > 1 and not preset and not columns.get('labels')):
         raise DataError(f'data.tfds={name!r} has {len(classes)} class labels '
-                        f'({", ".join(classes)}): name the ones to use in data.columns.labels.')
+                        f'({listed(classes)}): name the ones to use in data.columns.labels.')
     for label in labels:
         if label not in classes:
             raise DataError(f'data.tfds={name!r} has no class label {label!r}'
-                            f'{perhaps(label, classes)}: it has {", ".join(classes)}.')
+                            f'{perhaps(label, classes)}: it has {listed(classes)}.')
     roles = {'labels': labels, 'id': preset.id if preset else
              next((known for known in _ID_FEATURES if known in features), '')}
     for role in ('id', 'group', 'weight'):

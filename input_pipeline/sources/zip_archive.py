@@ -56,8 +56,8 @@ def walk(archive: str, inside: str = '', encoding: str = '', key: str = 'data.fo
         key: the config key of the path, for errors.
 
     Raises:
-        DataError: it is not a valid zip archive, a name leads out of it or occurs twice, there
-            is no folder `inside`, or the names are not in that encoding.
+        DataError: it is not a valid zip archive, a name leads out of it or occurs twice, it
+            holds no folder `inside`, or the names are not in that encoding.
     """
     opened = _archive(archive)
     files, below = collections.defaultdict(set), collections.defaultdict(set)

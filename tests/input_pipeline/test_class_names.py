@@ -12,8 +12,9 @@ from input_pipeline.class_factors import factors_by_name
 from input_pipeline.class_names import check_cells, in_order, place_of
 from input_pipeline.curation.decisions import apply_decisions
 from input_pipeline.errors import DataError
+from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import digest, make_manifest
-from input_pipeline.products import separate_head
+from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.sources import load_source
 
 NFC, NFD = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
@@ -216,3 +217,18 @@ def test_names_of_two_words_are_names(caplog, names):
     with caplog.at_level(logging.INFO):
         check_cells(names, 'class', 't.csv', 2)
     assert not caplog.text
+
+
+@pytest.mark.parametrize('mistake', [
+    lambda found: load_source({'source': 'digits', 'classes': ('0\n0',)}),
+    lambda found: cut_tail(found, dict(imbalance=2.0, largest=0, head='x'), seed=0),
+    lambda found: separate_head(found, 'x', ('p', 'q')),
+    lambda found: combine_heads(found, ('x', 'y')),
+    lambda found: separate_head(found, 'a\nb', ('p\nq', 'r'))])
+def test_a_line_break_in_a_name_does_not_break_the_sentence(tmp_path, mistake):
+    text = 'image,"a\nb",c\n' + ''.join(f'{i}.png,u{i % 2},v\n' for i in range(4))
+    found = table(tmp_path, text, columns={'labels': 'a\nb,c'})
+    assert found.heads == ('a\nb', 'c')
+    with pytest.raises(DataError) as error:
+        mistake(found)
+    assert str(error.value).isprintable()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.errors import did_you_mean, nearest, perhaps
+from input_pipeline.errors import did_you_mean, listed, nearest, perhaps
 
 KNOWN = {'over': 1, 'under': 2, 'none': 3}
 
@@ -28,3 +28,11 @@ def test_any_word_has_an_answer(word):
 
 def test_in_the_middle_of_a_sentence():
     assert perhaps('overr', KNOWN) == " (did you mean 'over'?)" and perhaps('smote', KNOWN) == ''
+
+
+def test_names_from_data_leave_a_sentence_on_one_line():
+    """A cell or a header of a table may hold a line break."""
+    assert listed(('cat', 'café', 'a\nb', 7)) == "cat, café, 'a\\nb', 7"
+    for hint in (did_you_mean('x', ('a\nb', 'c\rd')), did_you_mean('a b', ('a\nb',)),
+                 perhaps('a b', ('a\nb',))):
+        assert hint and hint.isprintable()

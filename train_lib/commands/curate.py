@@ -20,6 +20,7 @@ from input_pipeline.atomic_files import atomic_open
 from input_pipeline.curation import label_errors, photographs
 from input_pipeline.curation.decisions import Finding, decide, save_decisions
 from input_pipeline.curation.detectors import DETECTORS, Help, Pictures, check_options
+from input_pipeline.errors import listed
 from input_pipeline.manifest import Manifest
 from train_lib.commands.command import Command
 from train_lib.metrics.out_of_fold import read_probabilities
@@ -49,7 +50,7 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
                         seed=config.seed, helped=_help(config, manifest))
     if pictures.head not in manifest.classes:
         raise ConfigError(f'config.curate.labels.head = {pictures.head!r}: '
-                          f'choose one of {", ".join(manifest.heads)}.')
+                          f'choose one of {listed(manifest.heads)}.')
     findings = [DETECTORS[name](pictures) for name in config.curate.detectors]
     table = decide(manifest, findings, head=pictures.head)
     overlaps = None

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from input_pipeline.errors import listed
 from input_pipeline.manifest import SPLITS
 from train_lib.commands.missing_predictions import predict_missing
 from train_lib.ensembles.aligned import AlignedPredictions
@@ -34,7 +35,7 @@ def make_soup(config: Mapping, aligned: AlignedPredictions, folder: Path) -> dic
         raise ConfigError(f"config.soup = {kind!r}: choose {' or '.join(KINDS)}, or '' for none.")
     if source not in SPLITS or source == 'train' or len(aligned.heads) > 1:
         raise ConfigError(f'config.soup = {kind!r} is scored on one head of test or val rows, and '
-                          f'config.source is {source!r} of the heads {", ".join(aligned.heads)}: '
+                          f'config.source is {source!r} of the heads {listed(aligned.heads)}: '
                           f"set config.soup=''.")
     head = aligned.heads[0]
     members = list({member.workdir.resolve(): member for member in aligned.members}.values())

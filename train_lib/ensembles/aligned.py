@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from input_pipeline.errors import listed
 from input_pipeline.products import SEPARATOR, product_log_probs
 from train_lib.ensembles.aligned_logits import AlignedLogits
 from train_lib.predictions.members import join, refuse_leakage
@@ -84,7 +85,7 @@ def align(config: Mapping, members: Sequence[Member]) -> AlignedPredictions:
     unknown = [head for head in heads if head not in first.classes]
     if unknown:
         raise ConfigError(f'config.heads names {unknown[0]!r}, and the members have the heads '
-                          f'{", ".join(first.classes)}: name some of these.')
+                          f'{listed(first.classes)}: name some of these.')
     if config['combine'] not in COMBINE:
         raise ConfigError(f'config.combine = {config["combine"]!r}: choose '
                           f'{" or ".join(COMBINE)}.')
@@ -119,7 +120,7 @@ def product_of_heads(by_head: Mapping[str, AlignedLogits]) -> AlignedLogits:
     heads, shapes = list(by_head), [logits.check() for logits in by_head.values()]
     first, size = by_head[heads[0]], shapes[0][0]
     if first.count * size * int(np.prod([classes for _, classes in shapes])) > _MOST_CELLS:
-        raise ConfigError(f'The product of the heads {", ".join(heads)} has too many numbers for '
+        raise ConfigError(f'The product of the heads {listed(heads)} has too many numbers for '
                           f'memory over {first.count} members and {size:,} rows: give fewer '
                           f'config.heads.')
     return AlignedLogits([

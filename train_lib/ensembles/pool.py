@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from input_pipeline.errors import did_you_mean
+from input_pipeline.errors import did_you_mean, listed
 from train_lib.ensembles import aligned_logits
 from train_lib.ensembles.aligned_logits import AlignedLogits
 from train_lib.ensembles.rules import FLOOR, RULES, RuleInputs, decide, weighted_sum
@@ -188,7 +188,7 @@ def _outer_level(spec: EnsembleSpec, count: int, models: Sequence[Hashable] | No
     unknown = [model for model in given if model not in set(models)]
     if unknown:
         raise ConfigError(f'The model weights name {unknown[0]!r}, which is not the model of any '
-                          f'member: use some of {", ".join(map(str, dict.fromkeys(models)))}.')
+                          f'member: use some of {listed(dict.fromkeys(models))}.')
     voting = [model for model in dict.fromkeys(models)
               if any(w > 0 for w, of in zip(weights, models) if of == model)]
     model_weights = checked_weights([given.get(model, 1) for model in voting], 'model weights',

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from input_pipeline.errors import did_you_mean
+from input_pipeline.errors import did_you_mean, listed
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.spec import FITTED, EnsembleSpec
@@ -81,7 +81,7 @@ def _members(names, aligned: AlignedPredictions, where: str) -> np.ndarray:
                               for member in aligned.members])
         if not named.any():
             raise ConfigError(f'{where}.members names {name!r}, which is not a member: use some '
-                              f'of {", ".join(dict.fromkeys(aligned.models))}, or a workdir.')
+                              f'of {listed(dict.fromkeys(aligned.models))}, or a workdir.')
         voting |= named
     return voting
 
@@ -98,7 +98,7 @@ def _given_weights(value: Mapping, aligned: AlignedPredictions, voting: np.ndarr
         named = np.array([name in (member.name, member.model) for member in aligned.members])
         if not named.any():
             raise ConfigError(f'{where}.weights names {name!r}, which is not a member: use some '
-                              f'of {", ".join(dict.fromkeys(aligned.models))}.')
+                              f'of {listed(dict.fromkeys(aligned.models))}.')
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) \
                 or not 0 <= weight < np.inf:
             raise ConfigError(f'{where}.weights[{name!r}] = {weight!r}: give a finite number of 0 '

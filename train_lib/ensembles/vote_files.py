@@ -8,7 +8,7 @@ import pandas as pd
 
 from input_pipeline.atomic_files import atomic_open, write_text
 from input_pipeline.csv_table import quoting_for
-from input_pipeline.errors import nearest
+from input_pipeline.errors import listed, nearest
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.rules import FLOOR
 from train_lib.ensembles.vote_scores import Votes
@@ -137,7 +137,7 @@ def column_contents(given, aligned: AlignedPredictions, sample: pd.DataFrame | N
         if ids & set(sample[best]):
             found[best] = 'id'
     if not any(what not in ('', 'id', 'row') for what in found.values()):
-        raise ConfigError(f'config.sample has the columns {", ".join(sample.columns)}, and '
+        raise ConfigError(f'config.sample has the columns {listed(sample.columns)}, and '
                           f'config.columns fills none of them with an answer: name it, as in '
                           f"dict({sample.columns[-1]}='class').")
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.class_names import nfc
+from input_pipeline.errors import listed
 from train_lib.predictions.run_folders import config_json, folds_of, natural, run_of
 from train_lib.predictions.stacked_arrays import StackedArrays
 from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
@@ -124,8 +125,8 @@ def _refuse_doubled(member: Member) -> None:
 
 def _refuse_other_classes(member: Member, first: Member) -> None:
     if set(member.classes) != set(first.classes):
-        raise ConfigError(f'The member {member.name} has the heads {", ".join(member.classes)}, '
-                          f'and {first.name} {", ".join(first.classes)}: vote with models of the '
+        raise ConfigError(f'The member {member.name} has the heads {listed(member.classes)}, '
+                          f'and {first.name} {listed(first.classes)}: vote with models of the '
                           f'same heads.')
     for head, names in first.classes.items():
         others = member.classes[head]

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import loader
 from input_pipeline.class_names import number_labels
-from input_pipeline.errors import perhaps
+from input_pipeline.errors import listed, perhaps
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.pictures import PreprocessSpec
 from train_lib.predictions import store
@@ -87,8 +87,8 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path) -> Manifest:
         table = table.assign(**{f'label/{head}': np.int32(-1) for head in classes})
         return dataclasses.replace(found, table=table, classes=classes)
     if set(found.heads) != set(classes):
-        raise ConfigError(f'The data have the heads {", ".join(found.heads)}, and the run '
-                          f'{", ".join(classes)}: set config.data.columns.labels, or '
+        raise ConfigError(f'The data have the heads {listed(found.heads)}, and the run '
+                          f'{listed(classes)}: set config.data.columns.labels, or '
                           f'config.predict.labelled=False to ignore their labels.')
     for head, names in classes.items():
         places = number_labels(found.classes[head], names)
