@@ -30,9 +30,9 @@ def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None
         query, key, value: of one shape and floating-point dtype.
         impl: 'xla'; 'cudnn', which runs on NVIDIA GPUs only and never falls back to XLA; or 'auto',
             which is cuDNN in programs for NVIDIA GPUs if it takes such arrays (half precision, d a
-            multiple of 8 up to 128, Ampere or later) and XLA otherwise. The choice depends on the
-            platform that a program is lowered for, not on this process. A single program for
-            several platforms needs 'xla'.
+            multiple of 8 up to 128) and XLA otherwise. The choice depends on the platform that a
+            program is lowered for, not on this process. GPUs before Ampere need 'xla', and so does
+            a single program for several platforms.
         drop: dropout of the attention weights.
         rngs: for `drop`.
 
@@ -91,7 +91,7 @@ def cudnn_refusal(query: jax.Array) -> str:
     """Why cuDNN does not take arrays like `query` [B, N, H, d], in training and inference; '' if it
     does."""
     _, tokens, heads, dim = query.shape
-    return _jax_refusal((1, tokens, heads, dim), query.dtype) or _gpu_refusal()
+    return _jax_refusal((1, tokens, heads, dim), query.dtype)
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,15 +108,6 @@ def _jax_refusal(shape: tuple[int, ...], dtype) -> str:
         jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), *[jax.ShapeDtypeStruct(shape, dtype)] * 3)
     except (NotImplementedError, RuntimeError, ValueError) as error:
         return ' '.join(str(error).split()).rstrip('.')
-    return ''
-
-
-@functools.cache
-def _gpu_refusal() -> str:
-    """What JAX does not check: cuDNN has no flash attention for GPUs before Ampere."""
-    capability = str(getattr(jax.devices()[0], 'compute_capability', ''))  # '8.0' on an A100
-    if capability[:1].isdigit() and float(capability) < 8:
-        return f'this GPU has compute capability {capability}, and flash attention needs 8.0'
     return ''
 
 

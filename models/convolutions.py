@@ -1,10 +1,12 @@
-"""Convolutions, in the form that runs fastest on the current machine.
+"""Convolutions, in the form that runs fastest on the platform that a program is lowered for.
 
 XLA's CPU backend is slow at depthwise convolutions, at many channels on tiny grids, and at the
 gradients of both. There a convolution is written as a sum of shifted images or as one matrix
 product, which is the same arithmetic. On every machine a 1x1 convolution is a linear layer over
 pixels, and one on patches that do not overlap (the stem of a ViT) is a linear layer over patches.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,14 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         del rngs
-        form = self._form(x)
+        on_cpu, elsewhere = self._form(x, cpu=True), self._form(x, cpu=False)
+        if on_cpu == elsewhere:
+            return self._by(on_cpu, x)
+        # Not by asking for the machine of this process: a program may be meant for another.
+        return jax.lax.platform_dependent(x, cpu=functools.partial(self._by, on_cpu),
+                                          default=functools.partial(self._by, elsewhere))
+
+    def _by(self, form: str, x: jax.Array) -> jax.Array:
         if form == 'convolution':
             return super().__call__(x)
         dtype = self.dtype or jnp.result_type(x, self.kernel[...])
@@ -42,7 +51,8 @@ class Conv(nnx.Conv):
                 *y.shape[:-1], -1)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
-    def _form(self, x: jax.Array) -> str:
+    def _form(self, x: jax.Array, *, cpu: bool) -> str:
+        """The fastest form on a CPU, or on another platform."""
         strides, dilation = _pair(self.strides), _pair(self.kernel_dilation)
         groups, inputs = self.feature_group_count, x.shape[-1]
         if dilation != (1, 1) or (isinstance(self.padding, str) and self.padding not in (
@@ -53,7 +63,7 @@ class Conv(nnx.Conv):
             return 'pointwise'
         if self.padding == 'VALID' and strides == self.kernel_size and groups == 1:
             return 'patchify'
-        if jax.default_backend() != 'cpu':
+        if not cpu:
             return 'convolution'
         if groups == inputs == self.kernel.shape[-1] > 1:
             return 'depthwise'

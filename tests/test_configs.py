@@ -5,6 +5,7 @@ import importlib
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from flax import nnx
 
@@ -44,7 +45,7 @@ def abstract_model(settings, size, classes):
     config = common.get_config()
     config.image.size = size
     config.model = dict(json.loads(settings))
-    return nnx.eval_shape(lambda: make_model(config, json.loads(classes)))
+    return nnx.eval_shape(lambda: make_model(config, json.loads(classes), jax.devices()[0]))
 
 
 @pytest.mark.parametrize(('name', 'arg'), CASES)

@@ -1,7 +1,6 @@
 """Attention: the softmax, padding of odd sequences, and which form a platform gets."""
 
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +82,6 @@ def test_only_odd_sequences_are_padded(tokens, padded):
 
 def clear_caches():
     attention._jax_refusal.cache_clear()
-    attention._gpu_refusal.cache_clear()
 
 
 @pytest.fixture
@@ -205,17 +203,6 @@ def test_without_cudnn_attention_is_xla_s_and_cudnn_by_name_is_refused(no_cudnn)
     assert not calls(attend, *arrays())
     with pytest.raises(ModelError, match=r"attn_impl='cudnn'.*cuDNN is not detected"):
         attend(*arrays(), impl='cudnn')
-
-
-@pytest.mark.parametrize('capability, old', [('7.5', True), ('8.0', False), ('12.0', False),
-                                             ('gfx942', False)])
-def test_gpus_before_ampere_get_the_attention_of_xla(capability, old, cudnn, monkeypatch):
-    device = types.SimpleNamespace(compute_capability=capability)
-    monkeypatch.setattr(jax, 'devices', lambda: [device])
-    assert calls(attend, *arrays()) == (set() if old else {FORWARD})
-    if old:
-        with pytest.raises(ModelError, match=r"attn_impl='cudnn'.*capability 7\.5"):
-            attend(*arrays(), impl='cudnn')
 
 
 def test_heads_of_more_channels_than_all_gpus_take_need_cudnn_by_name(cudnn, monkeypatch):

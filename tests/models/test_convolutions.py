@@ -10,8 +10,6 @@ from flax import nnx
 
 from models.convolutions import conv2d
 
-on_cpu = pytest.mark.skipif(jax.default_backend() != 'cpu', reason='these forms are for CPUs')
-
 # form: (channels in, channels out, kernel, settings, height and width of the image)
 CASES = {
     'pointwise': (5, 7, 1, {}, (4, 6)),
@@ -92,19 +90,30 @@ def test_values_and_gradients_are_those_of_a_convolution(case):
         assert np.abs(mine - other).max() < 1e-5 * np.abs(other).max()
 
 
-@on_cpu
+def lowered(case, platform) -> str:
+    """The program of a convolution and its gradients, lowered for a platform that may be absent."""
+    conv, x = build(case)
+    graphdef, params = nnx.split(conv)
+    gradient = jax.jit(jax.grad(lambda params, x: nnx.merge(graphdef, params)(x).sum(), (0, 1)))
+    return gradient.trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+
+
 @cases
 def test_a_cpu_gets_the_fastest_form(case):
     conv, x = build(case)
-    assert conv._form(x) == case.partition(',')[0]
+    form = case.partition(',')[0]
+    assert conv._form(x, cpu=True) == form
+    assert ('stablehlo.convolution' in lowered(case, 'cpu')) == (form == 'convolution')
 
 
 @cases
-def test_other_machines_convolve_unless_it_is_one_matrix_product(case, monkeypatch):
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+def test_other_machines_convolve_unless_it_is_one_matrix_product(case):
     conv, x = build(case)
     form = case.partition(',')[0]
-    assert conv._form(x) == (form if form in ('pointwise', 'patchify') else 'convolution')
+    product = form in ('pointwise', 'patchify')
+    assert conv._form(x, cpu=False) == (form if product else 'convolution')
+    for platform in ('cuda', 'tpu'):
+        assert ('stablehlo.convolution' in lowered(case, platform)) != product
 
 
 @pytest.mark.parametrize('case', ['pointwise, bias', 'patchify', 'depthwise', 'im2col'])
@@ -118,12 +127,12 @@ def test_half_precision_stays_half(case):
     assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
 
 
-@on_cpu
 def test_our_forms_contain_no_convolution_of_xla():
     # That is their purpose, in the gradient too.
     for case in ('depthwise, stride 2', 'im2col'):
         conv, x = build(case)
         graphdef, params = nnx.split(conv)
-        program = jax.make_jaxpr(jax.grad(
-            lambda params, x, graphdef=graphdef: nnx.merge(graphdef, params)(x).sum()))(params, x)
+        form = conv._form(x, cpu=True)
+        program = jax.make_jaxpr(jax.grad(lambda params, x, graphdef=graphdef, form=form: nnx.merge(
+            graphdef, params)._by(form, x).sum()))(params, x)
         assert 'conv_general_dilated' not in str(program)

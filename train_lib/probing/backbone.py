@@ -43,13 +43,14 @@ def make_backbone(config: ConfigDict) -> Backbone:
         ConfigError, ModelError: a wrong value in config.model, config.image or config.init.
     """
     preprocess = preprocess_spec(config)
-    settings = {key: value for key, value in model_settings_of(config).items()
+    mesh = make_mesh(config.mesh)
+    settings = {key: value for key, value in
+                model_settings_of(config, mesh.devices.flat[0]).items()
                 if not key.startswith('head')}
     model = models.create_model(config.model.name, num_classes=0, rngs=nnx.Rngs(config.seed),
                                 **settings)
     init.load_backbone(config, model)
     graphdef, *trees = split_model(model)
-    mesh = make_mesh(config.mesh)
     normalise = make_normalise(preprocess.mean, preprocess.std, DTYPES[config.precision])
 
     @jax.jit

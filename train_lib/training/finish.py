@@ -71,7 +71,7 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         steps_skipped=host.guard.skipped, rollbacks=host.guard.rollbacks,
         parameters=job.parameters.trained + job.parameters.frozen,
         trained_parameters=job.parameters.trained, data_digest=data.digest,
-        code_digest=code_digest(), input=input_record(job.spec),
+        code_digest=code_digest(), input=input_record(run.inputs.preprocess),
         pictures_replaced=len(job.replaced), model=run.outputs.model,
         device=describe_devices(run.programs.mesh), version=train_lib.__version__,
         versions=dict(jax=jax.__version__, flax=flax.__version__))
@@ -110,7 +110,7 @@ def _predict_all(job: Job, weights: Weights, stop: Callable[[], bool]) -> dict[s
 def _write_heat_maps(data: Data, job: Job, weights: Weights, logits: Mapping[str, Logits]
                      ) -> None:
     """Writes heatmaps.npz: where the model looked in the errors that the report will show."""
-    outputs, programs = job.run.outputs, job.run.programs
+    outputs, programs, inputs = job.run.outputs, job.run.programs, job.run.inputs
     path = job.run.workdir / 'heatmaps.npz'
     if distributed.is_first():
         path.unlink(missing_ok=True)  # of a shorter run
@@ -121,8 +121,9 @@ def _write_heat_maps(data: Data, job: Job, weights: Weights, logits: Mapping[str
     if not split:
         return
     found = explain_errors(
-        programs.heat_step, weights, data.parts[split], logits[split], job.spec, outputs.loading,
-        programs.mesh, most=errors_per_head(outputs.shown_errors, len(logits[split])))
+        programs.heat_step, weights, data.parts[split], logits[split], inputs.preprocess,
+        inputs.loading, programs.mesh,
+        most=errors_per_head(outputs.shown_errors, len(logits[split])))
     if distributed.is_first():
         save_heat_maps(path, found)
 

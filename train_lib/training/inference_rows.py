@@ -96,7 +96,7 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path) -> Manifest:
         labels = known[found.labels(head)]
         if (labels == -2).any():
             name = found.classes[head][found.labels(head)[np.argmin(labels)]]
-            raise ConfigError(f'The data have the class {name!r}, which the run does not know '
+            raise ConfigError(f'The data have the class {name!r}, which the run does not know'
                               f'{perhaps(name, names)} (it knows {len(names)}, such as '
                               f'{names[0]!r}): rename it, or set '
                               f'config.predict.labelled=False to ignore the labels.')

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import models
 from models.heads import Classifier
 from train_lib.optim import param_groups
+from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
 from train_lib.runtime.sharding import Layout
 from train_lib.training import init
@@ -57,24 +58,41 @@ def _count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def model_settings_of(config: ConfigDict) -> dict:
-    """Keyword arguments of `models.create_model` besides the classes: those of config.model, and
-    its image size and precision if the model takes them."""
+def model_settings_of(config: ConfigDict, device: jax.Device) -> dict:
+    """Keyword arguments of `models.create_model` besides the classes: those of config.model, its
+    image size and precision if the model takes them, and attention that runs on the device.
+
+    Raises:
+        ConfigError: config.model.attn_impl asks for attention that the device lacks.
+    """
     settings = {key: value for key, value in config.model.to_dict().items() if key != 'name'}
     known = models.model_settings(config.model.name)
     if 'img_size' in known:
         settings.setdefault('img_size', config.image.size)
     if 'dtype' in known:
         settings.setdefault('dtype', DTYPES[config.precision])
+    if 'attn_impl' in known and _is_before_ampere(device):
+        if settings.get('attn_impl') == 'cudnn':
+            raise ConfigError(f"config.model.attn_impl = 'cudnn': flash attention needs a GPU of "
+                              f"compute capability 8.0 or more, and {device.device_kind} has "
+                              f"{device.compute_capability}; leave it out.")
+        settings['attn_impl'] = 'xla'
     return settings
 
 
-def make_model(config: ConfigDict, classes: Mapping[str, tuple]) -> Classifier:
-    """The model of config.model for these classes, {head: class names}."""
+def _is_before_ampere(device: jax.Device) -> bool:
+    """Whether cuDNN lacks flash attention for a GPU, which JAX does not check."""
+    capability = str(getattr(device, 'compute_capability', ''))  # '8.0' on an A100
+    return capability[:1].isdigit() and float(capability) < 8
+
+
+def make_model(config: ConfigDict, classes: Mapping[str, tuple], device: jax.Device
+               ) -> Classifier:
+    """The model of config.model for these classes, {head: class names}, on such a device."""
     sizes = {head: len(names) for head, names in classes.items()}
     num_classes = sizes if len(sizes) > 1 else next(iter(sizes.values()))
     return models.create_model(config.model.name, num_classes=num_classes,
-                               rngs=nnx.Rngs(config.seed), **model_settings_of(config))
+                               rngs=nnx.Rngs(config.seed), **model_settings_of(config, device))
 
 
 def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layout, *,
@@ -94,7 +112,7 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
     rules: dict = {}
 
     def build():
-        model = make_model(config, classes)
+        model = make_model(config, classes, layout.mesh.devices.flat[0])
         rules.update(param_groups.prepare(model, config.finetune.to_dict(), config.seed))
         return model
 

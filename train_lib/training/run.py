@@ -76,7 +76,8 @@ def _train(source: init.InitSpec, data: Data, job: Job, own: Path | None, clock:
     """`train_one` in a workdir that is claimed, from its checkpoint `own`, if it has one."""
     run, workdir = job.run, job.run.workdir
     if distributed.is_first():
-        write_stages(workdir / 'curriculum.png', data.parts['train'], run.stages, job.spec,
+        write_stages(workdir / 'curriculum.png', data.parts['train'], run.stages,
+                     run.inputs.preprocess,
                      run.outputs.seed)
     announce(data, job)
 

@@ -8,6 +8,7 @@ import jax
 
 from input_pipeline.curriculum import Stage
 from input_pipeline.loader import LoaderSpec
+from input_pipeline.pictures import PreprocessSpec
 from train_lib.losses.losses import LossSpec
 from train_lib.optim.schedules import Schedule
 from train_lib.training.evaluate import EvalSplit
@@ -53,14 +54,12 @@ class Programs:
         eval_step: (Weights, uint8 images) -> logits by head; see `step.make_eval_step`.
         heat_step: see `heatmaps.make_heat_step`.
         mesh: of the devices.
-        image_size: pixels, height and width of the input.
     """
 
     train_step: Callable
     eval_step: Callable
     heat_step: Callable
     mesh: jax.sharding.Mesh
-    image_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,6 @@ class Outputs:
         kept_checkpoints: newest checkpoints kept, besides the best.
         shown_errors: in the report, over all heads.
         heat_maps: show where in them the model looked.
-        loading: how pictures are loaded, see `loader.LoaderSpec`.
     """
 
     model: str
@@ -119,6 +117,13 @@ class Outputs:
     kept_checkpoints: int
     shown_errors: int
     heat_maps: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """How pictures become batches: how each is prepared, and how they are loaded."""
+
+    preprocess: PreprocessSpec
     loading: LoaderSpec
 
 
@@ -128,7 +133,7 @@ class RunSpec:
 
     Attributes:
         workdir: where it lives.
-        timing, programs, scoring, control, outputs: see these classes.
+        timing, inputs, programs, scoring, control, outputs: see these classes.
         stages: of the curriculum.
         schedule: step -> learning rate.
         profiled: steps to trace.
@@ -136,6 +141,7 @@ class RunSpec:
 
     workdir: Path
     timing: Timing
+    inputs: Inputs
     programs: Programs
     scoring: Scoring
     control: Control

@@ -15,7 +15,6 @@ from input_pipeline.batches import Batches
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.manifest import Manifest, class_counts
-from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.resampling import make_order
 from train_lib.losses.mixing import Mixing, make_mixings
 from train_lib.losses.objectives import adjust, objectives
@@ -38,7 +37,7 @@ from train_lib.training.heatmaps import make_heat_step
 from train_lib.training.network import ParameterCounts, make_network
 from train_lib.training.preprocess_spec import DTYPES, loader_spec, preprocess_spec
 from train_lib.training.rollback import make_guard
-from train_lib.training.run_spec import Control, Outputs, Programs, RunSpec, Scoring, Timing
+from train_lib.training.run_spec import Control, Inputs, Outputs, Programs, RunSpec, Scoring, Timing
 from train_lib.training.state import TrainState, Weights, make_state
 from train_lib.training.step import (
     StepOptions,
@@ -60,7 +59,6 @@ class Job:
         state: arrays, or their shapes and shardings where the job is abstract.
         iterator: of the training batches; close it.
         evals: the splits that have rows.
-        spec: how pictures are prepared.
         parameters: of the model.
         replaced: rows whose picture broke, filled while the iterator runs.
     """
@@ -69,7 +67,6 @@ class Job:
     state: TrainState
     iterator: Batches
     evals: dict[str, EvalSplit]
-    spec: PreprocessSpec
     parameters: ParameterCounts
     replaced: dict[int, int]
 
@@ -97,8 +94,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     stages = make_stages(config.curriculum, to_steps_of_run)
     schedule = schedule or make_schedule(config.schedule.to_dict(), timing.total_steps,
                                          to_steps_of_run, stages, batch_size=config.batch_size)
-    spec = preprocess_spec(config)
-    evals = _eval_splits(config, data.parts, spec, mesh.size)
+    inputs = Inputs(preprocess_spec(config), loader_spec(config))
+    evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
     first = to_steps_of_run(config.profile.start, 'profile.start')
     ema_decay = make_ema_decay(config.ema.to_dict())
@@ -108,7 +105,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
                            abstract=abstract)
     optimizer = make_optimizer(config.optimizer.to_dict(), network.parameters.decay,
                                network.scanned)
-    normalise = make_normalise(spec.mean, spec.std, DTYPES[config.precision])
+    normalise = make_normalise(inputs.preprocess.mean, inputs.preprocess.std,
+                                DTYPES[config.precision])
     scoring, mixings = _scoring(config, data, to_steps_of_run, evals)
     options = StepOptions(
         scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
@@ -118,18 +116,18 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         eval_step=jax.jit(on_mesh(
             make_eval_step(network.graphdef, normalise, scoring.heads), mesh)),
         heat_step=make_heat_step(network.graphdef, normalise, scoring.heads, mesh),
-        mesh=mesh, image_size=config.image.size)
-    run = RunSpec(workdir, timing, programs, scoring, control, _outputs(config), stages, schedule,
-                  range(first, first + config.profile.steps))
+        mesh=mesh)
+    run = RunSpec(workdir, timing, inputs, programs, scoring, control, _outputs(config), stages,
+                  schedule, range(first, first + config.profile.steps))
 
-    iterator, replaced = _training_batches(config, data, spec, run, steps, to_steps_of_run)
+    iterator, replaced = _training_batches(config, data, run, steps, to_steps_of_run)
     make = lambda params, batch_stats, frozen: make_state(
         Weights(params, frozen, batch_stats), optimizer, scoring.heads, ema=ema_decay is not None,
         plateau=control.plateau is not None)
     weights = network.weights
     state = (plan_state if abstract else make_state_on)(
         layout, make, weights.params, weights.batch_stats, weights.frozen)
-    return Job(run, state, iterator, evals, spec, network.parameters, replaced)
+    return Job(run, state, iterator, evals, network.parameters, replaced)
 
 
 def _timing(config: ConfigDict, examples: int) -> tuple[Timing, ToSteps]:
@@ -170,12 +168,11 @@ def _outputs(config: ConfigDict) -> Outputs:
     return Outputs(
         model=config.model.name, precision=config.precision, seed=config.seed,
         tensorboard=config.log.tensorboard, kept_checkpoints=config.checkpoint.keep,
-        shown_errors=config.report.errors, heat_maps=config.report.heat_maps,
-        loading=loader_spec(config))
+        shown_errors=config.report.errors, heat_maps=config.report.heat_maps)
 
 
-def _training_batches(config: ConfigDict, data: Data, spec: PreprocessSpec, run: RunSpec,
-                      steps: int, to_steps_of_run: ToSteps) -> tuple[Batches, dict[int, int]]:
+def _training_batches(config: ConfigDict, data: Data, run: RunSpec, steps: int,
+                      to_steps_of_run: ToSteps) -> tuple[Batches, dict[int, int]]:
     """(the iterator, the rows that it replaces while it runs)"""
     order = make_order(data.parts['train'], config.resample.to_dict(), seed=config.seed,
                        batch_size=config.batch_size, to_steps=to_steps_of_run)
@@ -183,9 +180,9 @@ def _training_batches(config: ConfigDict, data: Data, spec: PreprocessSpec, run:
     course = loader.Course(stages=run.stages, steps=max(run.timing.total_steps, steps),
                            seed=config.seed, order=order)
     iterator = loader.train_iterator(
-        data.parts['train'], spec, course, batch_size=config.batch_size,
+        data.parts['train'], run.inputs.preprocess, course, batch_size=config.batch_size,
         shard=loader.Shard(jax.process_index(), jax.process_count()),
-        loading=run.outputs.loading, replaced=replaced)
+        loading=run.inputs.loading, replaced=replaced)
     return iterator, replaced
 
 
@@ -208,14 +205,15 @@ def steps_of(config: ConfigDict, examples: int, duration: Mapping, key: str,
                     batch_size=config.batch_size, total_steps=total)
 
 
-def _eval_splits(config: ConfigDict, parts: Mapping[str, Manifest], spec: PreprocessSpec,
-                 devices: int) -> dict[str, EvalSplit]:
-    """The splits that have rows, all with one batch size, so that one program serves them."""
+def _eval_splits(most: int, parts: Mapping[str, Manifest], inputs: Inputs, devices: int
+                 ) -> dict[str, EvalSplit]:
+    """The splits that have rows, all with one batch size, so that one program serves them: at most
+    `most` pictures, rounded up to a multiple of the devices."""
     largest = max(len(parts['val']), len(parts['test']), 1)
-    batch_size = -(-min(config.eval.batch_size, largest) // devices) * devices
-    make = partial(loader.eval_dataset, spec=spec, batch_size=batch_size,
+    batch_size = -(-min(most, largest) // devices) * devices
+    make = partial(loader.eval_dataset, spec=inputs.preprocess, batch_size=batch_size,
                    shard=loader.Shard(jax.process_index(), jax.process_count()),
-                   loading=loader_spec(config))
+                   loading=inputs.loading)
     return {name: EvalSplit(part, make(part)) for name, part in parts.items() if len(part)}
 
 
@@ -231,13 +229,13 @@ def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
 def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest]
                ) -> jax.stages.Lowered:
     """The training step, traced; the state (it may be abstract) stays laid out as it is."""
-    programs = run.programs
+    programs, size = run.programs, run.inputs.preprocess.size
 
     def spec(shape, dtype):
         return jax.ShapeDtypeStruct((run.timing.batch_size, *shape), dtype,
                                     sharding=batch_sharding(programs.mesh))
 
-    batch = {'image': spec((programs.image_size, programs.image_size, 3), jnp.uint8)}
+    batch = {'image': spec((size, size, 3), jnp.uint8)}
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)
