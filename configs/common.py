@@ -5,13 +5,15 @@ rest: `--config.schedule.lr=3e-4`. A duration is written in any unit: `dict(epoc
 `dict(steps=1000)`, `dict(examples=50_000)` or `dict(percent=10)` (of the whole run). An override
 may change the unit: `--config.duration.steps=100`. A share is a number from 0 to 1.
 
-To add a knob, add its line here and run `python docs/make_config_md.py`.
+To add a knob, add its line here, or to verb_sections.py if only another verb than train reads it,
+and run `python docs/make_config_md.py`.
 """
 
 from ml_collections import ConfigDict, FieldReference
 
 # Configs use these as common.parse_arg, ...
 from configs.arguments import choose, choose_data, parse_arg, split_arg
+from configs.verb_sections import add_verb_sections
 
 __all__ = ['choose', 'choose_data', 'get_config', 'parse_arg', 'split_arg']
 
@@ -281,99 +283,11 @@ def get_config() -> ConfigDict:
         errors=24,  # errors shown, over all heads; at least four per head
         heat_maps=True,  # where the model looked in them; costs one compilation at the end
     )
-    config.lr_find = dict(  # the verb lr_find: the loss while the learning rate grows
-        low=1e-7,  # first learning rate
-        high=10.0,  # last learning rate
-        steps=100,  # training steps, 10 or more
-        smoothing=0.9,  # share of the smoothed loss that is kept per step
-        stop_at=4.0,  # stop when the smoothed loss is this many times its lowest, above 1
-    )
     config.profile = dict(  # a trace of the device and the host, in workdir/profile
         start=dict(steps=20),  # first traced step
         steps=0,  # traced steps (0: no trace)
     )
     config.compile_cache = True  # keep compiled programs in ~/.cache/atelier/xla for later starts
-    # The verbs explore and curate. Explore uses `quality` and `duplicates`; curate uses all, and
-    # writes the decisions that data.decisions obeys.
-    config.curate = dict(
-        quality=dict(  # thresholds of the flags
-            black_and_white=9.0,  # chroma below (CIELAB, 99th percentile)
-            dark=0.35,  # even the brightest hundredth of the pixels is below, 0 to 1
-            bright=0.75,  # even the darkest hundredth of the pixels is above, 0 to 1
-            blurred=25.0,  # sharpness below (variance of the Laplacian, 256 px)
-            empty=0.02,  # contrast below (standard deviation of the grey levels, 0 to 1)
-            odd_aspect=3.0,  # longer side / shorter side above
-            tiny=32.0,  # shorter side below, pixels
-        ),
-        duplicates=dict(  # what counts as a copy
-            bits=10,  # pictures whose hashes differ in at most so many of 64 bits are candidates
-            neighbours=10,  # nearest neighbours per picture that are candidates too
-            correlation=0.975,  # of two pictures laid upon each other, at least
-            residual=1.5,  # their largest difference, at most, in standard deviations
-        ),
-        detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),  # which run
-        most=0.1,  # share of the pictures up to which a detector drops; more describe the data
-        features='descriptor',  # 'descriptor': gradients and colours | 'model': config.model
-                                # without its head, with the weights of config.init
-        quality_drop=(),  # flags above that drop a picture; the others mark it for review
-        photographs=dict(  # photographs among drawings, or the reverse
-            wanted='drawings',  # what most pictures are: 'drawings' | 'photographs'
-            # 'statistics' | 'kmeans' | 'dbscan' (clusters of the model's features, or of the
-            # statistics) | 'objects'
-            method='statistics',
-            marks='',  # statistics: a CSV with id,photograph (yes or no) of a few pictures
-            objects='',  # objects: a CSV with id,objects, as counted by a detector
-            least_objects=1.0,  # objects: number from which a picture is a photograph
-            drop=0.5,  # probability from which a picture is dropped
-            review=0.3,  # probability from which it is marked for review
-        ),
-        labels=dict(  # wrong labels
-            predictions='',  # out-of-fold predictions: a k-fold workdir or its out_of_fold.npz
-                             # ('': of a logistic regression on the features)
-            head='',  # whose labels ('': the first head)
-            score='margin',  # 'margin': log odds against the label | 'self_confidence'
-            drop=_anything(3.0),  # with predictions: score from which a wrong label is dropped
-                                  # (None: never); without, all are for review
-        ),
-        # Rules for pictures at the border of a label: dict(column='age', between=(57, 59),
-        # action='drop'), dict(column='source', values=('web',), weight=0.5); a column of the data
-        # or a head.
-        borders=(),
-    )
-    config.pack = dict(  # the verb pack: data -> ArrayRecord files
-        folder='',  # folder to write
-        size=0,  # pixels of the side below (0: unchanged); needs a quality
-        side='longest',  # which side: 'longest' | 'shortest'
-        quality=_anything(0),  # 1 to 100 (JPEG) | 'lossless' | 0 keeps the bytes of the files
-        shard_records=0,  # pictures per file (0: chosen)
-        # Steps done once, before resizing, recorded in preprocessing.csv: 'face', 'background',
-        # 'denoise', or dict(kind='face', margin=0.4, ...); needs a quality; see docs/data.md.
-        preprocess=(),
-    )
-    config.predict = dict(  # the verb predict: logits of a trained workdir, for voting
-        source='test',  # 'val' | 'test' | 'train' of the run's own data | 'data': config.data
-        name='',  # source=data: name of these predictions ('': 'data')
-        labelled=True,  # source=data: False: pictures have no labels, folders are not classes
-        views=('identity',),  # how each picture is shown: also 'hflip', 'vflip', 'both',
-                              # 'scale1.15', 'flips', 'crops5', 'hflip+scale1.15'
-        dtype='float16',  # of the stored logits: 'float16' | 'float32'
-        batch_size=0,  # pictures per step, over all devices (0: eval.batch_size)
-    )
-    config.study = dict(  # the verb study: arms x seeds x folds (configs/studies)
-        seeds=(0, 1, 2),  # values of config.seed; every arm runs with each
-        folds=(),  # split.kind='kfold': folds that run for every seed ((): split.fold as it is)
-        metric='test.accuracy',  # a number of result.json
-        baseline='',  # arm that all others are compared with ('': the first)
-        workers=1,  # processes that share devices and cores; --workers=N says the same
-        retry=False,  # run failed cells again
-        keep_checkpoints=False,  # of finished cells; else only predictions, scores and reports stay
-        # Give up an arm when the 95 % interval of its paired difference to the best arm lies beyond
-        # the margin, on the worse side.
-        stop=dict(
-            after=0,  # judged once, after so many seeds, 2 or more (0: never)
-            margin=0.0,  # in units of the metric, 0 or more
-        ),
-    )
     config.mesh = dict(  # the devices, which all share each batch (-1: the rest of them)
         data=-1,  # devices along which weights are copied
         fsdp=1,  # devices along which weights are split too
@@ -393,6 +307,5 @@ def get_config() -> ConfigDict:
         timeout=30,  # seconds of silence after which a process counts as dead
         join_timeout=300,  # seconds to wait for the others at the start
     )
-    config.plan_only = False  # train: only show what a run takes in memory on config.mesh
-    config.plan_memory_gb = 80.0  # GiB per device that the plan is held against
+    add_verb_sections(config)
     return config

@@ -1,4 +1,4 @@
-"""Makes docs/config.md from the comments in configs/common.py and configs/vote/common.py.
+"""Makes docs/config.md from the comments in configs/: common.py, verb_sections.py, vote/common.py.
 
     python docs/make_config_md.py
 
@@ -32,10 +32,12 @@ A **duration** is written in any unit: `dict(epochs=30)`, `dict(steps=1000)`,
 `--config.duration.steps=1000`. A **share** is a number from 0 to 1.
 
 This page is made by `python docs/make_config_md.py` from the comments in
-[configs/common.py](../configs/common.py) and [configs/vote/common.py](../configs/vote/common.py):
-edit those.
+[configs/common.py](../configs/common.py), [configs/verb_sections.py](../configs/verb_sections.py)
+and [configs/vote/common.py](../configs/vote/common.py): edit those.
 """
-PARTS = (('A run', 'configs/common.py'), ('A vote', 'configs/vote/common.py'))
+PARTS = (('A run', 'configs/common.py'), ('Other verbs', 'configs/verb_sections.py'),
+         ('A vote', 'configs/vote/common.py'))
+FUNCTIONS = {'get_config', 'add_verb_sections'}  # that set the knobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +85,11 @@ class _Comments:
 
 
 def sections(path: Path) -> list[Section]:
-    """The sections of a file's get_config(), in their order; the config's own knobs first."""
+    """The sections of a file of knobs, in their order; the config's own knobs first."""
     source = path.read_text(encoding='utf-8')
     comments, found = _Comments(source), [Section('', '', [])]
     function, = (node for node in ast.parse(source).body
-                 if isinstance(node, ast.FunctionDef) and node.name == 'get_config')
+                 if isinstance(node, ast.FunctionDef) and node.name in FUNCTIONS)
     for node in function.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             _add(found, found[0], node.targets[0].attr, node, node.value, source, comments)

@@ -236,10 +236,13 @@ def leaves(config, above: str = '') -> dict:
     return found
 
 
-@pytest.mark.parametrize(('file', 'config'), [
-    ('configs/common.py', common.get_config()), ('configs/vote/common.py', vote.get_config())])
-def test_config_md_has_every_knob_with_its_default_and_a_comment(file, config):
-    described = {key: (default, comment) for section in make_config_md.sections(ROOT / file)
+@pytest.mark.parametrize(('files', 'config'), [
+    (('configs/common.py', 'configs/verb_sections.py'), common.get_config()),
+    (('configs/vote/common.py',), vote.get_config())])
+def test_config_md_has_every_knob_with_its_default_and_a_comment(files, config):
+    assert set(files) <= {file for _, file in make_config_md.PARTS}
+    described = {key: (default, comment) for file in files
+                 for section in make_config_md.sections(ROOT / file)
                  for key, default, comment in section.knobs}
     assert {key: eval(default) for key, (default, _) in described.items()} == leaves(config)
     assert [key for key, (_, comment) in described.items() if len(comment) < 5] == []
