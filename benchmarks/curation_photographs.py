@@ -231,7 +231,7 @@ def scores(drawings, photos, share: float, seed: int) -> list[float]:
         return [*found, np.nan, np.nan]
     some = np.concatenate([rng.permutation(drawn)[:10], drawn + rng.permutation(count)[:10]])
     judged = photographs.to_finding(alone, wanted='drawings', drop=.5, review=.3)
-    return [*found, marked(some), marked(photographs.to_mark(judged, 20))]
+    return [*found, marked(some), marked(photographs.to_mark(judged, 20, .5))]
 
 
 def main(argv: list[str]) -> None:

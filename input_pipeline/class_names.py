@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -26,7 +26,8 @@ _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?', re.ASCII)
 # What programs write where there is no value, and names of classes that often mean the same.
 _MISSING = {'', 'nan', 'none', 'null', 'na', '<na>', 'n/a', '#n/a', 'nat'}
 _UNLABELLED = {'-1', '-1.0', 'unknown', 'unlabeled', 'unlabelled', '?'}
-_BETWEEN = (' ', ',', ';', '|', '+', '&')  # labels in one cell
+_BETWEEN = (' ', ',', ';', '|', '+', '&', '/', '_')  # labels in one cell
+_AROUND = ' []()\'"'  # what lists are written with
 _SHOWN = 5
 
 _log = logging.getLogger(__name__)
@@ -198,9 +199,7 @@ def check_cells(labels: Iterable[str], head: str, where: str, rules: int) -> Non
         raise DataError(f'The file {where!r} has the label {missing[0]!r} among numbers for the '
                         f'head {head!r}: {hint}.')
     if len(names) > 1:
-        for name in missing:
-            _log.warning('%s: %r counts as a class of the head %r; %s.', where, name, head, hint)
-        warn_unlabelled(names, head, where, hint)
+        warn_unlabelled(names, head, where, hint, _UNLABELLED | _MISSING)
     _check_numbers(names, head, where, rules)
     parts = _several_labels(names)
     if parts:
@@ -210,10 +209,12 @@ def check_cells(labels: Iterable[str], head: str, where: str, rules: int) -> Non
                      min(parts), ' and '.join(map(repr, parts[min(parts)])), len(parts), len(names))
 
 
-def warn_unlabelled(names: Iterable[str], head: str, where: str, hint: str) -> None:
-    """Logs a warning for each class whose name often means 'no label', such as 'unknown'."""
+def warn_unlabelled(names: Iterable[str], head: str, where: str, hint: str,
+                    odd: Collection[str] = _UNLABELLED) -> None:
+    """Logs a warning for each class whose name often means 'no label', such as 'unknown'; `odd`
+    are such names in lower case."""
     for name in names:
-        if name.lower() in _UNLABELLED:
+        if name.lower() in odd:
             _log.warning('%s: %r counts as a class of the head %r; %s.', where, name, head, hint)
 
 
@@ -238,10 +239,10 @@ def _check_numbers(names: Sequence[str], head: str, where: str, rules: int) -> N
 def _several_labels(names: Sequence[str]) -> dict[str, list[str]]:
     """{class: its parts}, of the classes that are combinations; {} if that is not the rule."""
     for mark in _BETWEEN:
-        parts = {name: [part.strip() for part in name.split(mark)] for name in names
+        parts = {name: [part.strip(_AROUND) for part in name.split(mark)] for name in names
                  if mark in name}
         # Two words in one name are common, so each must be a class of its own.
-        single = set(names) - set(parts)
+        single = {name.strip(_AROUND) for name in names if name not in parts}
         if mark in ',;|':
             count = collections.Counter(part for each in parts.values() for part in set(each))
             single |= {part for part, times in count.items() if times > 1}

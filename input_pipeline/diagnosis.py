@@ -7,6 +7,7 @@ import io
 
 from PIL import Image
 
+from input_pipeline.errors import in_one_line
 from input_pipeline.image_headers import FORMATS, MAX_PIXELS, probe
 
 
@@ -35,7 +36,7 @@ def reason_of(error: Exception) -> str:
     """What an exception of Pillow's decoders says about the file."""
     if isinstance(error, Image.DecompressionBombError):
         return f'has more than {MAX_PIXELS:,} pixels (a decompression bomb?)'
-    text = ' '.join(str(error).split())
+    text = in_one_line(error)
     if 'truncated' in text:
         return 'is truncated'
     if isinstance(error, Image.UnidentifiedImageError):

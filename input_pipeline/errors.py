@@ -43,6 +43,11 @@ def listed(names: Iterable) -> str:
     return ', '.join(name if name.isprintable() else repr(name) for name in map(str, names))
 
 
+def in_one_line(text: object) -> str:
+    """The text of another program's error, without its line breaks and other wide blanks."""
+    return ' '.join(str(text).split())
+
+
 def did_you_mean(word: object, known: Iterable, *, n: int = 1, cutoff: float = 0.6,
                  show: Callable[[str], str] = repr, otherwise: str | None = None) -> str:
     """The end of an error's sentence: the valid words that were likely meant.

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, listed
 from input_pipeline.sixteen_bits import FULL, Range
 
 SPLITS = ('train', 'val', 'test')
@@ -105,8 +105,8 @@ def _refuse_lookalikes(head: str, names: tuple[str, ...]) -> None:
     for name in names:
         other = seen.setdefault(unicodedata.normalize('NFC', name), name)
         if other != name:
-            raise DataError(f'The classes {other!a} and {name!a} of the head {head!r} '
-                            f'look alike ({name}), because their accents are composed in two '
+            raise DataError(f'The classes {other!a} and {name!a} of the head {head!r} look alike '
+                            f'({listed([name])}), because their accents are composed in two '
                             f'ways (Unicode NFC and NFD): write both the same way.')
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.class_names import nfc, number_labels
 from input_pipeline.csv_table import quoting_for, read_csv
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, in_one_line
 from input_pipeline.manifest import SPLITS, Manifest, make_manifest
 
 _COLUMNS = ('id', 'location')
@@ -74,7 +74,7 @@ def load(path: str) -> Manifest:
     except DataError:
         raise
     except Exception as error:  # pyarrow raises nearly every type on damaged files
-        detail = ' '.join(str(error).split())[:300]
+        detail = in_one_line(error)[:300]
         raise DataError(f'The manifest {path!r} cannot be read ({detail}): '
                         f'restore it or write it again.') from None
     heads = [name.removeprefix('label/') for name in table if name.startswith('label/')]

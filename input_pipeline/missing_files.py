@@ -6,9 +6,9 @@ another folder on top or none, backslashes, blanks, capital letters, the extensi
 
 import os
 import posixpath
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
+from input_pipeline.class_names import nfc
 from input_pipeline.errors import DataError
 from input_pipeline.sources import scheme_of, zip_archive
 from input_pipeline.sources.folder import EXTENSIONS
@@ -16,7 +16,7 @@ from input_pipeline.sources.folder import EXTENSIONS
 _TRIED = 40  # missing files that are looked for
 _ENOUGH = 0.9  # of them must be found by one reason
 _FOLDERS = 500  # in which they are looked for
-_WEB = ('http:/', 'https:/', 's3:/', 'gs:/')  # a location has single slashes
+_WEB = ('http:/', 'https:/', 'ftp:/', 's3:/', 'gs:/')  # a location has single slashes
 
 # A folder, relative to the root -> the names of its files and folders; ([], []) if there is none.
 Listing = Callable[[str], tuple[Sequence[str], Sequence[str]]]
@@ -38,7 +38,7 @@ def why_missing(root: str, locations: Sequence[str]) -> str:
     tried = locations[::max(len(locations) // _TRIED, 1)]
     in_archive = bool(tried) and scheme_of(tried[0]) == 'zip'
     written = [name.partition(':')[2] if in_archive else name for name in tried]
-    if all(name.startswith(_WEB) for name in written):
+    if all(name.lower().startswith(_WEB) for name in written):
         return 'the paths are web addresses: download the files and write their local paths'
     listing = _cached(_members(root) if in_archive else _files(root))
     paths = [name.removeprefix('./').replace('\\', '/').strip('/').split('/') for name in written]
@@ -110,7 +110,7 @@ def _real(listing: Listing, base: str, path: Sequence[str]) -> list[str] | None:
 
 
 def _loose(name: str) -> str:
-    return unicodedata.normalize('NFC', name).strip().casefold()
+    return nfc(name).strip().casefold()
 
 
 def _extension(name: str) -> str:
@@ -128,7 +128,7 @@ def _told(root: str, base: str, cut: int, rows: Rows) -> str:
     name, path, parts = rows[0]
     if cut:
         reasons.append(f'begin with {"/".join(path[:cut])!r}, which is not there')
-    there = f'({name!r} is {"/".join(parts)!r} there)'
+    there = f'({_is_there(name, "/".join(parts))})'
     if base:
         place = os.path.normpath(os.path.join(root, base))
         also = f', and the paths {" and ".join(reasons)} {there}' if reasons else ''
@@ -140,8 +140,13 @@ def _told_of_archive(root: str, base: str, cut: int, rows: Rows) -> str:
     """The same, where the first parts of a path may be those of data.images."""
     name, _, parts = rows[0]
     also = ''.join(f', and the paths {reason}' for reason in _differences(cut, rows))
-    return (f'{name!r} is {posixpath.join(base, *parts)!r} there{also}: correct data.images or the '
+    return (f'{_is_there(name, posixpath.join(base, *parts))}{also}: correct data.images or the '
             f'paths in the table')
+
+
+def _is_there(name: str, real: str) -> str:
+    alike = name != real and nfc(name) == nfc(real)
+    return f'{name!a} is {real!a} there' if alike else f'{name!r} is {real!r} there'
 
 
 def _differences(cut: int, rows: Rows) -> list[str]:
@@ -159,13 +164,11 @@ def _differences(cut: int, rows: Rows) -> list[str]:
     if wanted != there:
         reasons.append(f'lack the extension {there}' if not wanted else
                        f'end in {wanted}, and the files in {there or "none"}')
-    bare = [(unicodedata.normalize('NFC', _stem(part)), unicodedata.normalize('NFC', _stem(real)))
-            for part, real in pairs]
+    bare = [(nfc(_stem(part)), nfc(_stem(real))) for part, real in pairs]
     if any(part != real for part, real in bare) or any(
             a != b and a.lower() == b.lower() for a, b in ends):
         reasons.append('differ in capital letters')
-    if any(part != real and unicodedata.normalize('NFC', part) == unicodedata.normalize('NFC', real)
-           for part, real in pairs):
+    if any(part != real and nfc(part) == nfc(real) for part, real in pairs):
         reasons.append('compose accents differently (Unicode NFC and NFD)')
     return reasons
 

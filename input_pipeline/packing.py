@@ -22,7 +22,7 @@ from input_pipeline.atomic_files import atomic_open, atomic_path, write_text
 from input_pipeline.csv_table import quoting_for
 from input_pipeline.decode import decode
 from input_pipeline.encode import encode
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, in_one_line
 from input_pipeline.image_headers import probe
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.resize import resize
@@ -214,8 +214,11 @@ def _write_shard(folder: str, number: int, locations: list[str], ids: list[str],
                  report) -> tuple[dict, pd.DataFrame]:
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
     path = os.path.join(folder, shard_name(number))
-    failure = (f'The shard {path!r} could not be written (%s): free some space and run pack '
-               f'again, it continues where it stopped.')
+
+    def failure(why: object) -> DataError:
+        return DataError(f'The shard {path!r} could not be written ({in_one_line(why)}): free '
+                         f'some space and run pack again, it continues where it stopped.')
+
     try:
         with atomic_path(path, durable=True) as temporary:
             with contextlib.suppress(FileNotFoundError):
@@ -229,14 +232,14 @@ def _write_shard(folder: str, number: int, locations: list[str], ids: list[str],
                 report(len(records))
             writer.close()
             if ArrayRecordReader(temporary).num_records() != len(locations):
-                raise DataError(failure % 'records are missing')
+                raise failure('records are missing')
             entry = {'name': shard_name(number), 'records': len(locations),
                      **fingerprint(temporary)}
             table = pd.DataFrame({'id': ids}).join(pd.DataFrame(records))
             if len(table.columns) > 1:
                 _write_table(os.path.join(folder, shard_name(number, '.csv')), table)
     except (OSError, RuntimeError) as error:
-        raise DataError(failure % error) from None
+        raise failure(error) from None
     _write_json(os.path.join(folder, shard_name(number, '.json')), entry)
     return entry, table
 
@@ -257,7 +260,8 @@ def _repack(data: bytes, name: str, spec: PackSpec, steps, range16: Range) -> tu
         quality = spec.quality if max(image.shape) < _JPEG_SIDE else 'lossless'
         return encode(image, quality), record
     except cv2.error as error:
-        raise DataError(f'Image {name!r} cannot be encoded ({error}): leave it out.') from None
+        raise DataError(f'Image {name!r} cannot be encoded ({in_one_line(error)}): leave it '
+                        f'out.') from None
 
 
 @contextlib.contextmanager

@@ -66,7 +66,8 @@ def _conflicts(manifest: Manifest, head: str, key: pd.Series, again: np.ndarray)
     shown = []
     for picture in list(dict.fromkeys(key.iloc[rows][key.iloc[rows].isin(several.index)]))[:_SHOWN]:
         mine = rows[(key.iloc[rows] == picture).to_numpy()]
-        shown.append(' and '.join(f'{ids[row]!r} is {names[labels[row]]!r}' for row in mine[:3]))
+        firsts = sorted({labels[row]: row for row in reversed(mine)}.values())  # one per label
+        shown.append(' and '.join(f'{ids[row]!r} is {names[labels[row]]!r}' for row in firsts[:3]))
     more = f'; and {len(several) - _SHOWN} more' if len(several) > _SHOWN else ''
     return (f'{len(several)} pictures are in several rows with different labels of the head '
             f'{head!r} ({"; ".join(shown)}{more})')

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.atomic_files import atomic_open
+from input_pipeline.class_names import place_of
 from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError, listed, nearest
 from input_pipeline.kept_splits import keep_sides
@@ -254,8 +255,9 @@ def _listed_rows(manifest: Manifest, options: dict) -> dict[str, np.ndarray]:
 
 
 def _find_group(known: list[str], name: str, key: str) -> str:
-    if name in known:
-        return name
+    place = place_of(name, known)
+    if place is not None:
+        return known[place]
     same = [g for g in known if g.isdecimal() and name.isdecimal() and int(g) == int(name)]
     if len(same) == 1:
         return same[0]

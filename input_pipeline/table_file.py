@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from input_pipeline.csv_table import read_csv
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, in_one_line
 
 _ABOUT = b'manifest'  # the key of the metadata that `manifest_files.save` writes
 
@@ -128,6 +128,6 @@ def _texts(column) -> list[str] | None:
 
 
 def _unreadable(path: str, error: Exception) -> DataError:
-    detail = ' '.join(str(error).split())[:300]
+    detail = in_one_line(error)[:300]
     return DataError(f'The Parquet file {path!r} cannot be read ({detail}): restore it or write '
                      f'it again.')

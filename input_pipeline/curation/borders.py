@@ -30,12 +30,12 @@ def find_borders(manifest: Manifest, rules: Sequence[Mapping],
     Raises:
         DataError: a rule has an unknown key, column or value.
     """
+    check(rules)
     count = len(manifest)
     strength, weight = np.zeros(count, int), np.full(count, np.nan)
     reason = np.full(count, '', object)
     for number, rule in enumerate(rules):
-        key = f'curate.borders[{number}]'
-        _check(key, rule)
+        key = _key(number)
         values = _values(manifest, columns or {}, rule['column'], key)
         if 'between' in rule:
             low, high = rule['between']
@@ -58,10 +58,27 @@ def find_borders(manifest: Manifest, rules: Sequence[Mapping],
 def missing_columns(manifest: Manifest, rules: Sequence[Mapping]) -> list[str]:
     """Columns that the rules name and the manifest does not have."""
     known = {*manifest.table, *manifest.heads}
-    return [rule['column'] for rule in rules if rule.get('column', '') not in {*known, ''}]
+    return [rule['column'] for rule in rules if rule['column'] not in known]
+
+
+def check(rules: Sequence[Mapping]) -> None:
+    """Checks all of the rules that can be checked without data.
+
+    Raises:
+        DataError: a rule lacks something, or has an unknown key or a wrong value.
+    """
+    for number, rule in enumerate(rules):
+        _check(_key(number), rule)
+
+
+def _key(number: int) -> str:
+    return f'curate.borders[{number}]'
 
 
 def _check(key: str, rule: Mapping) -> None:
+    if not isinstance(rule, Mapping):
+        raise DataError(f"{key}={rule!r} is not a rule: write it as dict(column='age', "
+                        f"between=(57, 59), action='drop').")
     unknown = sorted(set(rule) - set(_KEYS))
     if unknown:
         raise DataError(f'{key}.{unknown[0]} is unknown{perhaps(unknown[0], _KEYS)}: '
@@ -72,9 +89,13 @@ def _check(key: str, rule: Mapping) -> None:
         raise DataError(f'{key} must have one of between=(low, high) and values=(...).')
     if 'between' in rule:
         pair = rule['between']
-        sound = len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair)
+        sound = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(
+            isinstance(v, (int, float)) for v in pair)
         if not sound or pair[0] > pair[1]:
             raise DataError(f'{key}.between={pair!r} is not a valid range: give (low, high).')
+    if 'values' in rule and not isinstance(rule['values'], (tuple, list)):
+        raise DataError(f"{key}.values={rule['values']!r} is not a tuple of values: "
+                        f"write ({rule['values']!r},).")
     if ('action' in rule) == ('weight' in rule):
         raise DataError(f"{key} must have one of action='drop' or 'review' and weight=0.5.")
     if 'action' in rule and rule['action'] not in ('drop', 'review'):

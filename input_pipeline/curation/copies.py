@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.curation.decisions import Finding
-from input_pipeline.curation.duplicates import Duplicates, best_of_group, conflicting
+from input_pipeline.curation.duplicates import KINDS, Duplicates, best_of_group, conflicting
 from input_pipeline.curation.hashes import POSITIONS
 from input_pipeline.curation.measures import Measures
 from input_pipeline.curation.variants import WORDS
@@ -72,9 +72,15 @@ def _decided(found: Duplicates, measures: Measures, manifest: Manifest) -> Findi
     best = best_of_group(first, measures.table)
     twin = np.where(copies >= 0, np.append(best, -1)[copies], -1)
     twin[best] = -1
+    # A copy of a copy may differ from the first one, and then it is not its copy.
+    variants = found.pairs[~found.same()]
+    for one, other in (('first', 'second'), ('second', 'first')):
+        rows, others = (variants[name].to_numpy(int) for name in (one, other))
+        twin[rows[twin[rows] == others]] = -1
+    kind = _kinds(found, twin)
     conflict = np.append(conflict, False)[copies]
-    of_copy, of_variant = (_closest(found.pairs[rows], len(group))
-                           for rows in (found.same(), ~found.same()))
+    of_copy, of_variant = (_closest(pairs, len(group))
+                           for pairs in (found.pairs[found.same()], variants))
     action, reason = np.full(len(group), 'keep', object), np.full(len(group), '', object)
     score, beside = np.zeros(len(group)), np.full(len(group), -1)
     chips: list[tuple[str, ...]] = [()] * len(group)
@@ -84,7 +90,7 @@ def _decided(found: Duplicates, measures: Measures, manifest: Manifest) -> Findi
             action[row], reason[row] = 'review', 'copies with different labels'
         elif twin[row] >= 0:
             action[row], beside[row] = 'drop', twin[row]
-            reason[row] = f'{_OF_KIND[of_copy[row].kind]} {ids[twin[row]]}'
+            reason[row] = f'{_OF_KIND[kind[row]]} {ids[twin[row]]}'
         elif of_variant[row]:
             pair = of_variant[row]
             other = int(pair.second if pair.first == row else pair.first)
@@ -94,6 +100,15 @@ def _decided(found: Duplicates, measures: Measures, manifest: Manifest) -> Findi
     names = np.where(group >= 0, group.astype(str).astype(object), '')
     return Finding('duplicates', score, action, reason, group=names,
                    twin=np.where(action == 'drop', twin, -1), beside=beside, chips=chips)
+
+
+def _kinds(found: Duplicates, twin: np.ndarray) -> np.ndarray:
+    """How each row is a copy of its twin, str [N]: the loosest kind of pair between them."""
+    kinds = np.full(len(twin), KINDS[-1], object)
+    for number in reversed(range(1, len(KINDS))):
+        part = found.copies(KINDS[:number])
+        kinds[(part >= 0) & (part == part[twin])] = KINDS[number - 1]
+    return kinds
 
 
 def _closest(pairs: pd.DataFrame, count: int) -> list:

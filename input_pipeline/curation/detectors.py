@@ -142,6 +142,8 @@ def _quality(pictures: Pictures) -> Finding:
     wanted = list(options['quality_drop'])
     common = [name for name in wanted if share[name] > options['most']]
     bad = flags[[name for name in wanted if name not in common]].to_numpy().any(axis=1)
+    if bad.mean() > options['most']:  # together, although none of them alone
+        common, bad = wanted, np.zeros_like(bad)
     often = flags[common].to_numpy().any(axis=1)
     action = np.where(bad, 'drop', np.where((score > 0) | often, 'review', 'keep')).astype(object)
     reason = np.array([words or ', '.join(flags.columns[row]).replace('_', ' ') if named else words
@@ -234,3 +236,4 @@ def check_options(options: Mapping) -> None:
     if isinstance(most, bool) or not isinstance(most, (int, float)) or not 0 <= most <= 1:
         raise DataError(f'config.curate.most = {most!r} is out of range: use 0 to 1.')
     quality.check(options['quality'])
+    borders.check(options['borders'])

@@ -7,7 +7,7 @@ other: drawings of one class look alike without being copies.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -46,10 +46,11 @@ class Duplicates:
     group: np.ndarray
     pairs: pd.DataFrame
 
-    def copies(self) -> np.ndarray:
-        """int64 [N], as `group`, of the pictures that are copies of each other: turned, mirrored
-        or recoloured ones, and those with another detail, are not."""
-        return _groups(self.pairs[self.same()], len(self.group))
+    def copies(self, kinds: Sequence[str] = KINDS) -> np.ndarray:
+        """int64 [N], as `group`, of the pictures that are copies of each other, by pairs of these
+        kinds: turned, mirrored or recoloured ones, and those with another detail, are not."""
+        return _groups(self.pairs[self.same() & self.pairs['kind'].isin(kinds).to_numpy()],
+                       len(self.group))
 
     def same(self) -> np.ndarray:
         """Which of the pairs are copies, bool."""

@@ -1,4 +1,4 @@
-"""What a data set is like: quality, duplicates and splits of all pictures, each read once."""
+"""What a data set is like: quality, duplicates, photographs and splits."""
 
 import dataclasses
 import itertools

@@ -112,15 +112,20 @@ def ranked(odd: np.ndarray, by: np.ndarray) -> np.ndarray:
     return found
 
 
-def to_mark(found: Finding, count: int) -> np.ndarray:
+def to_mark(found: Finding, count: int, drop: float) -> np.ndarray:
     """The rows nearest the border between those that are dropped and the others, the nearest
     first: int [at most `count`], half of them from either side where there are so many.
 
     Rows that are marked already, which have a score of exactly 0 or 1, are left out.
+
+    Args:
+        found: of `to_finding`, perhaps moderated.
+        count: how many rows at most.
+        drop: as in `to_finding`: the border, also where too many would be dropped.
     """
     open_ = np.flatnonzero((found.score > 0) & (found.score < 1))
     order = open_[np.argsort(found.score[open_], kind='stable')]
-    odd = found.score[order] >= np.min(found.score[found.action == 'drop'], initial=np.inf)
+    odd = found.score[order] >= drop
     below, above = order[~odd][::-1], order[odd]
     most = max(count // 2, count - len(below))
     above = above[:most]
@@ -201,7 +206,8 @@ def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
     photographs.
 
     Raises:
-        DataError: the file cannot be read, or has an id or a mark that does not exist.
+        DataError: the file cannot be read, has an id or a mark that does not exist, or marks a
+            picture as both.
     """
     header, lines, numbers = read_csv(path, edited=True)
     place = column(path, header, 'id')
@@ -216,8 +222,9 @@ def read_marks(path: str, ids: np.ndarray) -> dict[int, bool]:
         word = 'yes' if mark is None else line[mark].strip().lower()
         if word and word not in _MARKS:
             raise DataError(f'{where} have photograph={word!r}: use yes or no.')
-        if word:
-            found[row_of[line[place]]] = _MARKS[word]
+        if word and found.setdefault(row_of[line[place]], _MARKS[word]) != _MARKS[word]:
+            raise DataError(f'{where} contradict an earlier line about {line[place]!r}: delete '
+                            f'one.')
     return found
 
 
@@ -226,17 +233,23 @@ def read_objects(path: str, ids: np.ndarray) -> np.ndarray:
     columns id and objects; 0 for a picture without a line.
 
     Raises:
-        DataError: the file cannot be read, or a count is not a number.
+        DataError: the file cannot be read, a count is not a number, or no id is one of the data.
     """
     header, lines, numbers = read_csv(path, edited=True)
     place, count = column(path, header, 'id'), column(path, header, 'objects')
     seen = {}
     for line, number in zip(lines, numbers):
         try:
-            seen[line[place]] = float(line[count])
+            objects = float(line[count])
         except ValueError:
+            objects = np.nan
+        if not np.isfinite(objects):
             raise DataError(f'The file {path!r} has objects={line[count]!r} in line {number}: '
-                            f'use a number.') from None
+                            f'use a number.')
+        seen[line[place]] = objects
+    if seen and not any(name in seen for name in ids):
+        raise DataError(f'The file {path!r} has no id of the data, only such as '
+                        f'{next(iter(seen))!r}; ids of the data are like {ids[0]!r}: write those.')
     return np.array([seen.get(name, 0.0) for name in ids])
 
 

@@ -63,7 +63,8 @@ def load(path: str, *, group_regex: str = '', extensions=(), labelled: bool = Tr
     """
     _check_depth(class_depth)
     archive, inside = zip_archive.split_path(path) if path else ('', '')
-    root = os.path.join(archive, inside) if archive else _existing_folder(path)
+    root = (os.path.normpath(os.path.join(archive, inside)) if archive else
+            _existing_folder(path))
     extensions = tuple(
         ext.lower() if ext.startswith('.') else f'.{ext.lower()}'
         for ext in extensions or (EXTENSIONS if rules > 1 else _EXTENSIONS_1))
@@ -235,7 +236,7 @@ def _extension(name: str) -> str:
 
 def _refuse_loose(root: str, names: list[str], top: str) -> None:
     if names:
-        where = os.path.join(root, top)
+        where = os.path.normpath(os.path.join(root, top))
         raise DataError(
             f'{len(names)} images lie in {where!r} without a class folder '
             f'(the first is {names[0]!r}): move them to {where}/<class>/, or predict them with '

@@ -10,9 +10,10 @@ would be trained on.
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, listed
 
 SPLIT_NAMES = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val',
                'validation': 'val', 'test': 'test', 'testing': 'test'}
@@ -22,7 +23,11 @@ _MORE = r'[\W_]*(sets?|data|dataset|splits?|images?|imgs?|pictures|photos|files)
 _PATTERNS = {re.compile(name + _MORE, re.IGNORECASE): side for name, side in SPLIT_NAMES.items()}
 # Words that make a folder look like a split.
 _WORDS = SPLIT_NAMES | {'trainset': 'train', 'valset': 'val', 'testset': 'test', 'dev': 'val',
-                        'eval': 'test', 'evaluation': 'test', 'holdout': 'test'}
+                        'eval': 'test', 'evaluation': 'test', 'holdout': 'test', 'trains': 'train',
+                        'tests': 'test', 'trn': 'train', 'tst': 'test'}
+# Parts of a name that do, as Korean does not set words apart.
+_KOREAN = {'학습': 'train', '훈련': 'train', '검증': 'val', '평가': 'test', '시험': 'test',
+           '테스트': 'test'}
 
 Folders = Mapping[str, tuple[Sequence[str], Sequence[str]]]
 Tree = Mapping[str, set[str]]  # {folder: names of the folders in it that hold images}
@@ -112,7 +117,7 @@ def _innermost(root: str, folder: str, side: str, holding: Tree,
             folder = posixpath.join(folder, *inside)
         elif nested == inside and inside:
             raise DataError(f'The split folder {os.path.join(root, folder)!r} holds splits again '
-                            f'({", ".join(sorted(inside))}): move them next to it.')
+                            f'({listed(sorted(inside))}): move them next to it.')
         else:
             break
     return folder
@@ -137,8 +142,10 @@ def _path(root: str, base: str) -> str:
 
 def _likeness(name: str) -> str:
     """The split that a word in a name means, else ''."""
+    name = unicodedata.normalize('NFKC', name)
     words = re.findall('[a-z]+', re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name).lower())
-    return next((_WORDS[word] for word in words if word in _WORDS), '')
+    korean = (side for part, side in _KOREAN.items() if part in name)
+    return next((_WORDS[word] for word in words if word in _WORDS), next(korean, ''))
 
 
 def _refuse_likeness(root: str, base: str, holding: Tree, tops: set[str]) -> None:

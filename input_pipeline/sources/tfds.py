@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.decode import UnreadableImage
-from input_pipeline.errors import DataError, listed, perhaps
+from input_pipeline.errors import DataError, in_one_line, listed, perhaps
 from input_pipeline.manifest import Manifest, make_manifest
 from input_pipeline.sources.array_records import refuse_fork
 from input_pipeline.sources.split_folders import SPLIT_NAMES
@@ -144,7 +144,7 @@ def read_bytes(root: str, location: str) -> bytes:
         return parser.deserialize_example_np(
             records[int(number)], decoders={image: tfds.decode.SkipDecoding()})[image]
     except (RuntimeError, ValueError, IndexError, KeyError, OSError) as error:
-        detail = ' '.join(str(error).split())[:200]
+        detail = in_one_line(error)[:200]
         raise UnreadableImage.of(location, f'in {root!r} is damaged ({detail})') from None
 
 
@@ -231,7 +231,7 @@ def _builder(root: str):
     try:
         return tfds.builder_from_directory(root)
     except Exception as error:  # TFDS raises nearly every type on damaged metadata
-        detail = ' '.join(str(error).split())[:200]
+        detail = in_one_line(error)[:200]
         raise DataError(f'The prepared data set {root!r} cannot be opened ({detail}): delete it '
                         f'and prepare it again.') from None
 

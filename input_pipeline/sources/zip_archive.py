@@ -204,15 +204,20 @@ class _Archive:
 
 
 def _checked(names: list[str], path: str) -> list[str]:
-    seen = set()
+    """The names, without a './' or a second slash."""
+    seen, checked = set(), []
     for name in names:
         if name.startswith('/') or '..' in name.split('/') or name[1:2] == ':':
             raise DataError(f'The archive {path!r} has the name {name!r}, which leads out of it: '
                             f'do not use it, or write it again.')
+        if '//' in name or './' in name:
+            parts = [part for part in name.split('/')[:-1] if part not in ('', '.')]
+            name = '/'.join([*parts, name.rpartition('/')[2]]) or name
         if name in seen and name[-1:] != '/':
             raise DataError(f'The archive {path!r} has {name!r} twice: write it again.')
         seen.add(name)
-    return names
+        checked.append(name)
+    return checked
 
 
 def _above(name: str) -> list[str]:

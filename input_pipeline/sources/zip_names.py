@@ -133,8 +133,10 @@ def _check_codec(encoding: str) -> None:
     if not encoding:
         return
     try:
-        'a'.encode(encoding)
+        valid = b'a'.decode(encoding) == 'a'  # not so in UTF-16
     except (LookupError, ValueError, TypeError):
+        valid = False
+    if not valid:
         raise DataError(f'data.zip_encoding={encoding!r} is not a valid encoding: use cp949 '
                         f'(Korean), cp932 (Japanese), gbk (Chinese), utf-8 or another codec of '
-                        f"Python, or '' to find it.") from None
+                        f"Python, or '' to find it.")

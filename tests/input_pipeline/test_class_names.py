@@ -188,7 +188,7 @@ def test_padded_numbers_may_be_codes(tmp_path, caplog):
     assert found.classes['class'] == ('007', '7') and 'are the same number' in caplog.text
 
 
-@pytest.mark.parametrize('name', ['-1', 'unknown', 'Unlabelled', '?'])
+@pytest.mark.parametrize('name', ['-1', 'unknown', 'Unlabelled', '?', 'None', '<NA>', '#N/A'])
 def test_labels_that_mean_none_are_named(tmp_path, caplog, name):
     found = table(tmp_path, f'image,label\na,{name}\nb,0\nc,1\n')
     assert len(found.classes['class']) == 3
@@ -197,6 +197,10 @@ def test_labels_that_mean_none_are_named(tmp_path, caplog, name):
     caplog.clear()
     table(tmp_path, f'image,label\na,{name}\nb,0\nc,1\n', classes=(name, '0', '1'))
     assert not caplog.text  # the user named it
+
+
+@pytest.mark.parametrize('name', ['-1', 'unknown', 'Unlabelled', '?'])
+def test_folders_that_mean_none_are_named(tmp_path, caplog, name):
     folder(tmp_path / 'data', f'{name}/1.png', 'x/1.png')
     assert f'{name!r} counts as a class' in caplog.text
 
@@ -204,7 +208,8 @@ def test_labels_that_mean_none_are_named(tmp_path, caplog, name):
 @pytest.mark.parametrize('names', [
     ('scab', 'rust', 'healthy', 'complex', 'scab rust', 'rust complex', 'scab rust complex'),
     ('16', '0', '3', '16 0', '0 3'), ('Action|Drama', 'Drama|War', 'Action|War', 'Crime|Drama'),
-    ('a', 'b', 'a,b', 'b, a')])
+    ('a', 'b', 'a,b', 'b, a'), ('a', 'b', 'c', 'a/b', 'b/c'), ('a', 'b', 'c', 'a_b', 'b_c'),
+    ("['a']", "['b']", "['a', 'b']", "['b', 'c']", "['c']")])
 def test_several_labels_in_a_cell_are_noticed(caplog, names):
     check_cells(names, 'class', 't.csv', 2)
     assert 'cells of the head' in caplog.text and 'multi-label' in caplog.text
@@ -220,6 +225,7 @@ def test_names_of_two_words_are_names(caplog, names):
 
 
 @pytest.mark.parametrize('mistake', [
+    lambda found: make_manifest({'id': ['a'], 'label/x': [0]}, {'x': ('\xe9\n', 'e\u0301\n')}),
     lambda found: load_source({'source': 'digits', 'classes': ('0\n0',)}),
     lambda found: cut_tail(found, dict(imbalance=2.0, largest=0, head='x'), seed=0),
     lambda found: separate_head(found, 'x', ('p', 'q')),

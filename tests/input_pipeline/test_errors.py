@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.errors import did_you_mean, listed, nearest, perhaps
+from input_pipeline.errors import did_you_mean, in_one_line, listed, nearest, perhaps
 
 KNOWN = {'over': 1, 'under': 2, 'none': 3}
 
@@ -32,6 +32,7 @@ def test_in_the_middle_of_a_sentence():
 
 def test_names_from_data_leave_a_sentence_on_one_line():
     """A cell or a header of a table may hold a line break."""
+    assert in_one_line(ValueError('a\n  b ')) == 'a b'
     assert listed(('cat', 'café', 'a\nb', 7)) == "cat, café, 'a\\nb', 7"
     for hint in (did_you_mean('x', ('a\nb', 'c\rd')), did_you_mean('a b', ('a\nb',)),
                  perhaps('a b', ('a\nb',))):

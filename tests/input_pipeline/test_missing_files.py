@@ -6,7 +6,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.readable import check_files, check_readable
 from input_pipeline.sources import load_source
 from tests.input_pipeline.test_sources import tree
-from tests.input_pipeline.test_zip import picture
+from tests.input_pipeline.test_zip import archive, picture
 
 NAMES = [f'cat/{k}.png' for k in range(60)]
 
@@ -29,6 +29,7 @@ def manifest_of(root, names, images):
     ('A', lambda name: f'train/{name}', "begin with 'train', which is not there"),
     ('A', lambda name: 'C:\\me\\' + name.replace('/', '\\'), "backslashes .* begin with 'C:/me'"),
     ('A', lambda name: f'https://x.org/{name}', 'are web addresses: download'),
+    ('A', lambda name: f'HTTP://x.org/{name}', 'are web addresses: download'),
     ('A', lambda name: f'A/{name}', "files lie in '(.*)': set data.images='[^']*[0-9]'"),
     ('B', lambda name: name, "files lie in '.*/A': set data.images='.*/A'"),
     ('B', lambda name: name[:-4], "/A', and the paths lack the extension .*: set data.images"),
@@ -58,6 +59,16 @@ def test_one_reason_in_an_archive(tmp_path, inside, change, words):
             file.writestr(f'dataset/train/{name}', picture(0))
     manifest = manifest_of(tmp_path, map(change, NAMES), f'a.zip{inside}')
     with pytest.raises(DataError, match=f'All 60 images are missing .*{words}'):
+        check_readable(manifest)
+
+
+@pytest.mark.parametrize('images', ['A', 'a.zip'])
+def test_names_that_look_alike_are_written_in_ascii(tmp_path, images):
+    real = [f'caf\xe9/{k}.png' for k in range(4)]
+    tree(tmp_path, *(f'A/{name}' for name in real))
+    archive(tmp_path / 'a.zip', {name: picture(0) for name in real})
+    manifest = manifest_of(tmp_path, [name.replace('\xe9', 'e\u0301') for name in real], images)
+    with pytest.raises(DataError, match=r"'cafe.u0301/0.png' is 'caf.xe9/0.png' there"):
         check_readable(manifest)
 
 

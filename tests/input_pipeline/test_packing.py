@@ -166,6 +166,20 @@ def test_damage_is_found_and_repaired(source, tmp_path):
         pack(source.with_column('group', 'x'), read_bytes, packed.root, PackSpec(shard_records=5))
 
 
+def test_what_fails_is_said_in_one_line(source, tmp_path, monkeypatch):
+    def full(root, location):
+        raise OSError('disk full\nreally')
+    with pytest.raises(DataError, match=r'50%s.*could not be written \(disk full really\): free'):
+        pack(source, full, str(tmp_path / '50%s'))
+
+    def broken(image, quality):
+        return cv2.imencode('.nothing', image)
+    monkeypatch.setattr(packing, 'encode', broken)
+    with pytest.raises(DataError, match=r'cannot be encoded .*: leave it out') as error:
+        pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(size=8, quality=80))
+    assert '\n' not in str(error.value)
+
+
 def test_foreign_folders_and_bad_settings(source, tmp_path):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine/thesis.tex').write_text('')

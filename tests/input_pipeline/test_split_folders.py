@@ -40,6 +40,11 @@ def test_splits_are_seen(tmp_path, train, held, side, zipped):
     (of_sides('train2017', 'val2017'), "'train2017', which looks like a split.*rename it to train"),
     (of_sides('seg_train/seg_train', 'seg_test/seg_test'), "'seg_test', which looks like a split"),
     (of_sides('x/myTrain', 'x/rest'), "x' contains 'myTrain', which looks like"),
+    (of_sides('훈련 데이터', '테스트'), "'테스트', which looks like a split"),
+    (of_sides('학습용', '자료'), "'학습용', which looks like a split"),
+    (of_sides('ＴＲＡＩＮ', 'ＴＥＳＴ'), "'ＴＥＳＴ', which looks like a split"),
+    (of_sides('trn', 'tst'), "'trn', which looks like a split"),
+    (of_sides('trains', 'tests'), "'tests', which looks like a split"),
     (of_sides('training', 'evaluation'), "split folder 'training' and also 'evaluation': rename"),
     (of_sides('x/Train', 'x/rest'), "split folder 'Train' and also 'rest': move 'rest'"),
     (of_sides('train/train', 'train/val'), r'train.*holds splits again \(train, val\)'),
@@ -51,10 +56,17 @@ def test_what_looks_like_a_split_is_refused(tmp_path, paths, words):
         load(tree(tmp_path, *paths))
 
 
+def test_a_line_break_in_the_name_of_a_split(tmp_path):
+    with pytest.raises(DataError, match=r"holds splits again \('test.n', 'train.n'\)") as error:
+        load(tree(tmp_path, *of_sides('train/train\n', 'train/test\n')))
+    assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('paths', [
     ['Train/1.png', 'bus/2.png'], ['bullet_train/1.png', 'test_tube/2.png'],
     ['bullet_train/japan/1.png', 'car/usa/2.png'], ['x/train/1.png', 'x/bus/2.png'],
-    ['dataset/cat/1.png', 'dataset/dog/1.png'], ['contest/a/1.png', 'retrain/a/1.png']])
+    ['dataset/cat/1.png', 'dataset/dog/1.png'], ['contest/a/1.png', 'retrain/a/1.png'],
+    ['시험지/a/1.png', '책/b/1.png']])
 def test_classes_with_such_words_are_classes(tmp_path, paths):
     manifest = load(tree(tmp_path, *paths))
     assert set(table_of(manifest).values()) == {path.rpartition('/')[0] for path in paths}

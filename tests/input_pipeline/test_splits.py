@@ -140,6 +140,12 @@ def test_listed_groups():
     assert counts(result) == {'train': 95, 'test': 5}
 
 
+@pytest.mark.parametrize('ours, given', [('caf\xe9', 'cafe\u0301'), ('cafe\u0301', 'caf\xe9')])
+def test_a_listed_group_may_compose_its_accents_otherwise(ours, given):
+    manifest = make([0] * 8, [ours, ours, *'aabbcc'])
+    assert groups_of(assign_splits(manifest, {'test_groups': given}, seed=0), 'test') == {ours}
+
+
 @pytest.mark.parametrize('split, words', [
     ({'test_groups': '21'}, "split.test_groups names the group '21'.*20 groups"),
     ({'test_groups': '1', 'val_groups': '01'}, "'01' is in split.val_groups and"),

@@ -94,6 +94,29 @@ def test_names_that_lead_out_are_refused(tmp_path, name):
 
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')
+def test_names_with_dots_and_second_slashes(tmp_path):
+    names = ['./', './cat/', './cat/0.png', 'dog//1.png', './a./2.png']
+    path = archive(tmp_path / 'a.zip', {name: picture(3) if name[-1] != '/' else b''
+                                        for name in names})
+    manifest = load(path)
+    assert manifest.root == str(path)
+    assert manifest.table['id'].tolist() == ['a./2.png', 'cat/0.png', 'dog/1.png']
+    assert manifest.classes['class'] == ('a.', 'cat', 'dog')
+    for location in [*manifest.table['location'], 'zip:./cat/0.png']:
+        assert read_bytes(manifest.root, location) == picture(3)
+    (tmp_path / 't.csv').write_text('image,label\ncat/0.png,x\n./dog/1.png,y\n', 'utf-8')
+    check_readable(load_source({'source': 'csv', 'csv': str(tmp_path / 't.csv'),
+                                'images': str(path)}))
+    archive(tmp_path / 'b.zip', {'cat/0.png': picture(0), './cat/0.png': picture(1)})
+    with pytest.raises(DataError, match=r"'cat/0.png' twice"):
+        load(tmp_path / 'b.zip')
+
+
+def test_the_name_of_an_archive_has_no_slash_behind_it(tmp_path):
+    with pytest.raises(DataError, match=r"lie in '.*a.zip' without .* to .*a.zip/<class>/"):
+        load(archive(tmp_path / 'a.zip', {'0.png': picture(0)}))
+
+
 def test_bad_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / 'twice.zip', 'w') as file:
         file.writestr('a/0.png', b'1')

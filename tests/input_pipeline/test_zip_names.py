@@ -108,7 +108,8 @@ def test_a_run_of_older_rules_keeps_its_names(tmp_path):
 
 def test_wrong_settings_and_missing_names(tmp_path):
     path = raw_zip(tmp_path / 'a.zip', korean('NFD'), 'utf-8')
-    for encoding, words in {'klingon': 'is not a valid encoding: use cp949', 'ascii':
+    for encoding, words in {'klingon': 'is not a valid encoding: use cp949',
+                            'utf-16': 'is not a valid encoding: use cp949', 'ascii':
                             'which is not ascii: correct data.zip_encoding'}.items():
         with pytest.raises(DataError, match=words):
             load(path, zip_encoding=encoding)

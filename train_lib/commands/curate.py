@@ -59,7 +59,8 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
                                                     manifest.classes[pictures.head])
     try:
         save_decisions(table, str(workdir / 'decisions.csv'))
-        _write_to_mark(findings, manifest, workdir / 'to_mark.csv')
+        _write_to_mark(findings, manifest, workdir / 'to_mark.csv',
+                       drop=config.curate.photographs.drop)
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be written to ({error.strerror}): '
                           f'give another --workdir.') from None
@@ -93,11 +94,12 @@ def summary(findings: list[Finding], table: pd.DataFrame) -> str:
     return counts.rename_axis('detector').reset_index().to_string(index=False)
 
 
-def _write_to_mark(findings: list[Finding], manifest: Manifest, path: Path) -> None:
+def _write_to_mark(findings: list[Finding], manifest: Manifest, path: Path, *, drop: float
+                   ) -> None:
     """The pictures nearest the border, to be filled in for photographs.marks."""
     for found in findings:
         if found.detector == 'photographs':
-            order = photographs.to_mark(found, _TO_MARK)
+            order = photographs.to_mark(found, _TO_MARK, drop)
             with atomic_open(path) as file:
                 file.write('\ufeff')  # by which spreadsheet programs know UTF-8
                 writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
+from input_pipeline.class_names import RULES, groups_of_cells, nfc
+from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import listed
 from input_pipeline.products import SEPARATOR, product_log_probs
 from train_lib.ensembles.aligned_logits import AlignedLogits
@@ -152,14 +153,21 @@ def _groups(kind: str, members: Sequence[Member], ids: np.ndarray) -> np.ndarray
     if kind == 'auto':
         found = {name: group for member in members for name, group in member.groups.items()}
     else:
-        try:
-            table = pd.read_csv(kind, dtype=str, keep_default_na=False)
-            found = dict(zip(table['id'], table['group']))
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f'config.groups = {kind!r} cannot be read as a CSV with the columns '
-                              f'id and group ({error}): correct it, or take auto or none.'
-                              ) from None
-    if not any(found.get(name) for name in ids):
+        found = _read_groups(kind)
+    of_rows = [found.get(name) or found.get(nfc(name)) for name in ids]
+    if not any(of_rows):
         return None
-    return np.array([f'group {found[name]}' if found.get(name) else f'row {name}'
-                     for name in ids], object)
+    return np.array([f'group {group}' if group else f'row {name}'
+                     for group, name in zip(of_rows, ids)], object)
+
+
+def _read_groups(path: str) -> dict[str, str]:
+    """{id: group} of a CSV, the ids as they are written and in NFC; '' for no group."""
+    header, rows, _ = read_csv(path, edited=True)
+    missing = {'id', 'group'} - set(header)
+    if missing:
+        raise ConfigError(f'config.groups = {path!r} has no column {min(missing)}: give a CSV with '
+                          f'the columns id and group, or take auto or none.')
+    ids, cells = ([row[header.index(name)] for row in rows] for name in ('id', 'group'))
+    groups = groups_of_cells(cells, path, RULES[-1])
+    return dict(zip(map(nfc, ids), groups)) | dict(zip(ids, groups))

@@ -1,13 +1,14 @@
 """The files of a vote: members.csv, predictions.npz, submission.csv."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from input_pipeline.atomic_files import atomic_open, write_text
-from input_pipeline.csv_table import quoting_for
+from input_pipeline.class_names import nfc, places_of
+from input_pipeline.csv_table import quoting_for, read_csv
 from input_pipeline.errors import listed, nearest
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.rules import FLOOR
@@ -86,7 +87,7 @@ def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, v
     by_head = aligned.split_heads(answer.predicted)
     names = dict(zip(aligned.heads, _class_names(aligned)))
     content = {
-        'id': lambda: aligned.ids[order],
+        'id': lambda: aligned.ids[order] if sample is None else sample[key].to_numpy(),
         'row': lambda: np.arange(len(order)),
         'class': lambda: np.array(aligned.classes, object)[answer.predicted[order]],
         'index': lambda: answer.predicted[order],
@@ -121,20 +122,22 @@ def column_contents(given, aligned: AlignedPredictions, sample: pd.DataFrame | N
         if what not in allowed:
             example = (nearest(what, allowed) or allowed)[0]
             raise ConfigError(f'config.columns: it is unknown what {name!r} holds: write '
-                              f'dict({name}={example!r}), of {", ".join(allowed)}.')
+                              f'{{{name!r}: {example!r}}}, of {listed(allowed)}.')
     if sample is None:
         return told
-    ids = set(aligned.ids.tolist())
+    row_of = _row_of(aligned)
+    # How many ids each column holds.
+    ids = {name: len({*map(row_of, sample[name])} - {None}) for name in sample.columns}
     found = {}
     for name in sample.columns:
         what = told.get(name, _USUAL.get(name.lower(), ''))
         # A column of ids is recognised by its content: 'ID' may also name running numbers.
-        if what == 'id' and not isinstance(given, Mapping) and not ids & set(sample[name]):
+        if what == 'id' and not isinstance(given, Mapping) and not ids[name]:
             what = ''
         found[name] = what
     if 'id' not in found.values():
-        best = max(sample.columns, key=lambda name: len(ids & set(sample[name])))
-        if ids & set(sample[best]):
+        best = max(sample.columns, key=ids.__getitem__)
+        if ids[best]:
             found[best] = 'id'
     if not any(what not in ('', 'id', 'row') for what in found.values()):
         raise ConfigError(f'config.sample has the columns {listed(sample.columns)}, and '
@@ -146,28 +149,30 @@ def column_contents(given, aligned: AlignedPredictions, sample: pd.DataFrame | N
 def _sample(path: str) -> pd.DataFrame | None:
     if not path:
         return None
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f'config.sample = {path!r} cannot be read as a CSV '
-                          f'({" ".join(str(error).split())}).') from None
-    return table
+    header, rows, _ = read_csv(path, edited=True)
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _row_of(aligned: AlignedPredictions) -> Callable[[str], int | None]:
+    """(id) -> its row; an id that differs by Unicode normalisation only is the same."""
+    places = places_of(aligned.ids.tolist())
+    return lambda name: places.get(name, places.get(nfc(name)))
 
 
 def _in_order_of(ids: pd.Series, aligned: AlignedPredictions, path: str) -> np.ndarray:
     """int [N], the row of each id of the sample."""
-    number = {name: i for i, name in enumerate(aligned.ids.tolist())}
-    unknown = [name for name in ids if name not in number]
-    doubled = ids[ids.duplicated()].tolist()
-    missing = sorted(set(number) - set(ids))
+    rows = pd.Series(list(map(_row_of(aligned), ids)), dtype=object)
+    unknown = ids[rows.isna()].tolist()
+    doubled = ids[rows.duplicated()].tolist()
+    missing = sorted(np.delete(aligned.ids, rows.dropna().astype(int)).tolist())
     for names, what in ((unknown, 'that were not predicted'), (doubled, 'twice')):
         if names:
             raise ConfigError(f'config.sample = {path!r} has {len(names)} of {len(ids)} ids {what} '
                               f'({names[0]!r}): predict the same pictures, or correct the sample.')
     if missing:
-        raise ConfigError(f'config.sample = {path!r} lacks {len(missing)} of {len(number)} ids '
+        raise ConfigError(f'config.sample = {path!r} lacks {len(missing)} of {len(aligned)} ids '
                           f'({missing[0]!r}): predict the same pictures, or correct the sample.')
-    return np.array([number[name] for name in ids], np.int64)
+    return rows.to_numpy(np.int64)
 
 
 def _class_names(aligned: AlignedPredictions) -> list[tuple[str, ...]]:

@@ -67,8 +67,8 @@ def write_explore_page(path: Path, found: Exploration, *, title: str,
         samples=_samples(found, picture), panels=_panels(table, thresholds),
         stored=[(name, _counted(table[column])) for name, column in
                 (('file type', 'file_type'), ('mode as stored', 'mode'))],
-        sizes=_counted(table['width'].map('{:.0f}'.format) + ' × '
-                       + table['height'].map('{:.0f}'.format), 8),
+        sizes=_counted(pd.Series([f'{width:.0f} × {height:.0f}' for width, height in
+                                  zip(table['width'], table['height'])], dtype=object), 8),
         groups=_people(manifest), splits=_splits(manifest))
     values['findings'] = _findings(values, relations)
     write_page(path, 'explore.html.jinja', **values)

@@ -38,7 +38,12 @@ def test_a_column_from_elsewhere(manifest):
     (dict(column='age', between=(1, 2), action='delete'), "'delete'"),
     (dict(column='age', between=(1, 2), weight=2), 'weight=2'),
     (dict(column='age', betwen=(1, 2), weight=1), "did you mean 'between'"),
+    (dict(column='age', between=3, weight=1), 'between=3 is not a valid range'),
+    (dict(column='kind', values='web', weight=1), r"'web' is not a tuple.*\('web',\)"),
+    ('age', "'age' is not a rule"),
+    (dict(between=(1, 2), weight=1), 'column is missing'),
 ])
 def test_mistakes(manifest, rule, words):
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=words) as error:
         find_borders(manifest, [rule])
+    assert 'curate.borders[0]' in str(error.value) and '\n' not in str(error.value)

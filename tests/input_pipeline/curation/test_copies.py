@@ -6,12 +6,16 @@ from input_pipeline.curation.duplicates import Duplicates
 from input_pipeline.curation.measures import Measures
 from input_pipeline.manifest import make_manifest
 
+PAIRS = ((0, 1, 'near'), (1, 2, 'near'), (4, 5, 'bytes'))
 
-def finding(labels, *, position=(0, 0, 0), differs=('', '', ''), most=1.0, **columns):
+
+def finding(labels, *, pairs=PAIRS, position=(0, 0, 0), differs=('', '', ''), most=1.0, **columns):
     """Seven pictures: 0, 1 and 2 are alike (1 is the largest), 4 and 5 are the same file."""
+    first, second, kind = zip(*pairs)
     table = pd.DataFrame(dict(width=[9, 20, 9, 9, 9, 9, 9], height=9, bytes=1))
-    pairs = pd.DataFrame(dict(first=[0, 1, 4], second=[1, 2, 5], kind=['near', 'near', 'bytes'],
-                              correlation=[.99, .98, 1.0], position=position, differs=differs))
+    correlation = [.99 - .01 * k if one == 'near' else 1.0 for k, one in enumerate(kind)]
+    pairs = pd.DataFrame(dict(first=first, second=second, kind=kind, correlation=correlation,
+                              position=position, differs=differs))
     manifest = make_manifest({'id': list('abcdefg'), 'location': list('abcdefg'),
                               'label/class': labels, **columns}, {'class': ('x', 'y')})
     group = np.array([0, 0, 0, -1, 1, 1, -1])
@@ -59,6 +63,22 @@ def test_the_counterpart_of_a_variant_is_a_picture_that_stays():
     assert found.action.tolist()[:3] == ['review', 'review', 'drop']
     found = finding([0, 1, 1, 0, 0, 0, 0], position=(4, 0, 0))  # arrows to the left and right
     assert found.action.tolist()[:3] == ['review', 'review', 'drop'] and not found.note
+
+
+def test_a_copy_of_a_copy_that_differs_is_for_review():
+    """0 is a copy of 1 and of 2, but 2 has another colour than 1: recoloured in small steps."""
+    pairs = ((0, 1, 'near'), (0, 2, 'near'), (1, 2, 'near'), (4, 5, 'bytes'))
+    found = finding([0] * 7, pairs=pairs, position=(0,) * 4, differs=('', '', 'color', ''))
+    assert found.action.tolist()[:3] == ['drop', 'review', 'review']
+    assert found.beside.tolist()[:3] == [1, 2, 1] and found.twin.tolist()[:3] == [1, -1, -1]
+    assert found.reason[1:3].tolist() == ['other colour: c', 'other colour: b']
+
+
+def test_the_reason_is_how_a_picture_is_like_the_one_that_is_kept():
+    """0 and 2 are one file, and 1, which is kept, is only nearly the same."""
+    found = finding([0] * 7, pairs=((0, 1, 'near'), (0, 2, 'bytes'), (4, 5, 'pixels')))
+    assert found.reason[[0, 2, 5]].tolist() == ['nearly the same as b', 'nearly the same as b',
+                                                'the same pixels as e']
 
 
 def test_a_set_full_of_near_copies_is_for_review_and_says_so():

@@ -6,6 +6,7 @@ from sklearn.datasets import load_sample_images
 from benchmarks.curation_photographs import described, illustration
 from input_pipeline import sources
 from input_pipeline.curation import clusters
+from input_pipeline.curation.decisions import moderated
 from input_pipeline.curation.photographs import (
     of_clusters,
     photographs,
@@ -97,10 +98,13 @@ def test_a_rank_keeps_the_order_of_probabilities():
     (10, [9, 8, 7, 6, 5, 4])])
 def test_the_pictures_nearest_the_border_are_to_be_marked(dropped, rows):
     score = np.linspace(.95, .05, 10)  # rows 10 and 11 are marked already
-    found = to_finding(np.append(score, [1, 0]), wanted='drawings', review=0, drop=(
-        np.append(score, 0)[dropped - 1] if dropped else 2))
-    assert to_mark(found, 6).tolist() == rows
-    assert sorted(to_mark(found, 99)) == list(range(10))
+    drop = np.append(score, 0)[dropped - 1] if dropped else 2
+    found = to_finding(np.append(score, [1, 0]), wanted='drawings', review=0, drop=drop)
+    assert to_mark(found, 6, drop).tolist() == rows
+    assert sorted(to_mark(found, 99, drop)) == list(range(10))
+    held = moderated(found, .5)  # so many are flagged that none is dropped
+    assert held.note and not (held.action == 'drop').any()
+    assert to_mark(held, 6, drop).tolist() == rows
 
 
 @pytest.mark.filterwarnings('error')
@@ -112,7 +116,8 @@ def test_few_or_equal_pictures_are_no_reason_to_fail(illustrations, count):
         for wanted in ('drawings', 'photographs'):
             odd = photographs(one, features=other, wanted=wanted)
             assert odd.shape == (count,) and np.isfinite(odd).all()
-            assert len(to_mark(to_finding(odd, wanted=wanted, drop=.5, review=.3), 20)) == count
+            found = to_finding(odd, wanted=wanted, drop=.5, review=.3)
+            assert len(to_mark(found, 20, .5)) == count
         points = clusters.reduce(other)
         for found in (clusters.kmeans(points), clusters.dbscan(points)):
             assert of_clusters(one, found).shape == (count,)
@@ -152,5 +157,15 @@ def test_marks_and_objects_are_read_by_id(tmp_path):
     (tmp_path / 'x.csv').write_text('id\nd\n')
     with pytest.raises(DataError, match="'d'"):
         read_marks(str(tmp_path / 'x.csv'), ids)
+    (tmp_path / 'y.csv').write_text('id,photograph\na,yes\na,photo\na,no\n')
+    with pytest.raises(DataError, match="line 4, contradict an earlier line about 'a'"):
+        read_marks(str(tmp_path / 'y.csv'), ids)
+    for objects in ('nan', 'inf', '', 'two'):
+        (tmp_path / 'n.csv').write_text(f'id,objects\nc,3\na,{objects}\n')
+        with pytest.raises(DataError, match=f"objects='{objects}' in line 3"):
+            read_objects(str(tmp_path / 'n.csv'), ids)
+    (tmp_path / 'z.csv').write_text('id,objects\nall/a,3\n')
+    with pytest.raises(DataError, match="no id of the data, only such as 'all/a'"):
+        read_objects(str(tmp_path / 'z.csv'), ids)
     with pytest.raises(DataError, match="wanted='photos'"):
         photographs(np.zeros((4, len(NAMES))), wanted='photos')

@@ -55,7 +55,7 @@ def test_hearts_of_another_colour_share_a_group_and_are_no_copies(tmp_path, colo
 
 
 @pytest.mark.parametrize('alter', [
-    jpeg(60), jpeg(90), brighter(.8), crop(.03),
+    jpeg(60), jpeg(90), brighter(.8), brighter(.72), crop(.03),
     lambda picture, rng: cv2.resize(picture, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA)])
 @pytest.mark.parametrize('draw', [heart, hand])
 def test_what_is_only_encoded_or_lit_otherwise_is_a_copy(tmp_path, alter, draw):

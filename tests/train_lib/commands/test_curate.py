@@ -108,8 +108,19 @@ def test_to_mark_can_be_filled_in(base):
     with open(base / 'out/to_mark.csv', encoding='utf-8-sig', newline='') as file:
         ids = [row['id'] for row in csv.DictReader(file)]
     assert len(ids) == 20
-    config = config_of(*argv(base), f'--config.curate.photographs.marks={base / "out/to_mark.csv"}')
-    assert config.curate.photographs.marks.endswith('to_mark.csv')
+    answers = {name: 'no' if k % 2 else 'yes' for k, name in enumerate(ids)}
+    marks = base / 'marked.csv'
+    marks.write_text('id;photograph\n' + ''.join(f'{name};{answer}\n'
+                     for name, answer in answers.items() if ';' not in name), 'cp949')
+    assert main.main(['curate', *argv(base), f'--workdir={base / "marked"}',
+                      '--config.curate.detectors=photographs,', '--config.curate.most=1.0',
+                      f'--config.curate.photographs.marks={marks}']) == 0
+    rows = pd.read_csv(base / 'marked/decisions.csv', na_filter=False).set_index('id')
+    for name, answer in answers.items():
+        assert rows['score/photographs'][name] == (answer == 'yes')
+        assert rows['action'][name] == ('drop' if answer == 'yes' else 'keep')
+    again = pd.read_csv(base / 'marked/to_mark.csv')['id']
+    assert len(again) == 20 and not set(again) & set(answers)
 
 
 def test_the_gallery_shows_each_variant_beside_its_counterpart(base):
@@ -172,6 +183,23 @@ def test_a_common_flag_describes_the_data(tmp_path, capsys):
         assert (said in (tmp_path / action / 'gallery.html').read_text()) == (action == 'review')
 
 
+def test_flags_that_are_common_together_describe_the_data_too(tmp_path):
+    data = tiny_folder(tmp_path / 'data', {'a': 14, 'bb': 10})
+    for k in range(6):
+        path = data / f'a/{k}.png'
+        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if k < 3 else cv2.IMREAD_COLOR)
+        cv2.imwrite(str(path), picture if k < 3 else np.tile(picture, (1, 4, 1)))
+    assert main.main(['curate', f'--config=configs/sketch_vit.py:folder={data}',
+                      f'--workdir={tmp_path / "out"}', '--config.curate.detectors=quality,',
+                      '--config.curate.quality_drop=black_and_white,odd_aspect',
+                      '--config.curate.most=0.2']) == 0  # either flag has an eighth of them
+    rows = pd.read_csv(tmp_path / 'out/decisions.csv', na_filter=False).set_index('id')['action']
+    assert set(rows.index[rows == 'review']) == {f'a/{k}.png' for k in range(6)}
+    assert (rows != 'drop').all()
+    page = (tmp_path / 'out/gallery.html').read_text()
+    assert '3 of 24 pictures are black and white; 3 of 24 pictures are odd aspect, which' in page
+
+
 def test_borders_read_other_columns_of_the_table(tmp_path):
     manifest = sources.load_source({'source': 'doodles', 'doodles': dict(
         classes=2, per_class=4, size=32)})
@@ -197,6 +225,8 @@ def test_borders_read_other_columns_of_the_table(tmp_path):
     ('labels.predictions=/nowhere', '/nowhere'),
     ('labels.head=age', "'age'"),
     ('most=2.0', 'out of range'),
+    ('borders=(dict(column="size",between=3,action="drop"),)', 'curate.borders[0].between=3'),
+    ('borders=("size",)', "curate.borders[0]='size' is not a rule"),
 ])
 def test_mistakes_are_one_sentence(tmp_path, capsys, flag, words):
     code = main.main(['curate', '--config=configs/sketch_vit.py', f'--workdir={tmp_path / "x"}',

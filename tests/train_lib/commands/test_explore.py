@@ -90,6 +90,17 @@ def test_heads_are_combined_and_a_missing_split_is_said(tmp_path):
     assert 'split' not in pd.read_csv(tmp_path / 'explore.csv')
 
 
+def test_a_set_without_a_readable_picture_has_a_page_that_says_so(tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        (tmp_path / 'data' / name / '0.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+    assert main.main(['explore', f'--config=configs/sketch_vit.py:folder={tmp_path / "data"}',
+                      f'--workdir={tmp_path / "out"}']) == 0
+    page = (tmp_path / 'out/explore.html').read_text()
+    assert 'No picture can be read' in page and '2 cannot be read' in page
+    assert (pd.read_csv(tmp_path / 'out/explore.csv')['problem'] != '').all()
+
+
 def test_a_threshold_that_is_none_is_one_sentence(tmp_path, capsys):
     argv = ['explore', '--config=configs/sketch_vit.py', '--config.data.doodles.classes=2',
             '--config.data.doodles.per_class=2', '--config.curate.quality.tiny=-1.0',

@@ -105,7 +105,8 @@ def test_other_data_are_joined_by_the_names_of_the_classes(run, tmp_path, capsys
     member, = members.find_members([run], 'data')
     assert dict(zip(member.ids, member.labels['class'])) == {'3/a.png': 3, '7/a.png': 7}
     (tmp_path / '3').rename(tmp_path / 'three')
-    assert "'three'" in refused(capsys, run, *other)
+    assert "the class 'three', which the run does not know (it knows 10" in refused(
+        capsys, run, *other)
     cv2.imwrite(str(tmp_path / 'b.png'), np.full((16, 16, 3), 99, np.uint8))
     assert 'predict.labelled=False' in refused(capsys, run, *other)
     (tmp_path / 'test.csv').write_text('ID,image_path\n5,b.png\n')

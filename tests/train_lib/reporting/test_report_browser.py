@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import urllib.parse
 import pytest
 from synthetic_run import HOSTILE, noise_image, run_manifest, run_workdir
 
+from train_lib.reporting.page import TEMPLATES, percent
 from train_lib.reporting.run_page import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, (
@@ -103,6 +105,22 @@ def test_the_class_table_sorts_by_every_column(seen):
         assert up['rows'].index('m9') < up['rows'].index('m10')  # numbers in names are numbers
         lists = {tuple(order['rows']) for order in one['orders']}
         assert len(lists) > 4  # by different columns, different orders
+
+
+def test_shares_that_are_rounded_sort_by_size(tmp_path):
+    if CHROMIUM is None:
+        pytest.skip('there is no Chromium on this machine')
+    shares = [percent(share) for share in (.5, .00001, 1.0, .001, .99999, 0.0, None, .999)]
+    cells = ''.join(f'<tr><td>{html.escape(share)}</td></tr>' for share in shares)
+    (tmp_path / 'page.html').write_text(
+        '<table class="classes"><thead><tr><th><button>share</button></th></tr></thead><tbody>'
+        f'{cells}</tbody></table><script>{(TEMPLATES / "sort.js").read_text("utf-8")}</script>'
+        '<script>document.querySelector("button").click()</script>', 'utf-8')
+    done = subprocess.run([CHROMIUM, *FLAGS, f'--user-data-dir={tmp_path / "profile"}',
+                           (tmp_path / 'page.html').as_uri()],
+                          capture_output=True, text=True, timeout=120)
+    found = [html.unescape(one) for one in re.findall('<td>(.*?)</td>', done.stdout)]
+    assert found == ['0.0 %', '< 0.1 %', '0.1 %', '50.0 %', '99.9 %', '> 99.9 %', '100.0 %', '–']
 
 
 def test_the_matrix_shows_counts_or_shares(seen):

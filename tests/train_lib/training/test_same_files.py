@@ -91,6 +91,12 @@ def test_two_labels_are_refused_until_they_are_decided_on(pictures, capfd):
     assert 'different labels' in capfd.readouterr().err
 
 
+def test_each_label_of_a_picture_is_named(pictures):
+    rows = [*(f'{name},cat/0.png,a,' for name in 'uvw'), 'x,cat/0.png,b,']
+    with pytest.raises(DataError, match=r"\('0' is 'a' and 'x' is 'b'\)"):
+        load_data(config_of(pictures, *rows))
+
+
 def test_a_run_of_older_rules_has_no_such_groups(pictures):
     found = load_data(config_of(pictures, 'x,cat/0.png,b,', rules=1))
     assert not any(groups(found).values())

@@ -1,4 +1,7 @@
 // Sorts tables of the class "classes" by the column whose heading, a button, is pressed.
+function number(shown) {  // '< 0.1 %' lies below 0.1 %, and '> 99.9 %' above 99.9 %
+  return parseFloat(shown.replace(/[<>,]/g, '')) + ({ '<': -0.01, '>': 0.01 }[shown[0]] || 0);
+}
 document.querySelectorAll('table.classes').forEach(function (table) {
   var heads = table.querySelectorAll('thead th');
   heads.forEach(function (head, column) {
@@ -11,7 +14,7 @@ document.querySelectorAll('table.classes').forEach(function (table) {
       Array.from(body.rows).map(function (row) {
         var cell = row.cells[column];
         var shown = ((text && cell.querySelector('.name')) || cell).textContent.trim();
-        return { row: row, key: text ? shown : parseFloat(shown.replace(/,/g, '')) };
+        return { row: row, key: text ? shown : number(shown) };
       }).sort(function (a, b) {
         if (text) return (up ? 1 : -1) * a.key.localeCompare(b.key, undefined, { numeric: true });
         if (isNaN(a.key) || isNaN(b.key)) return isNaN(a.key) - isNaN(b.key);
