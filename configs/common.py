@@ -151,8 +151,12 @@ def get_config() -> ConfigDict:
         # Another workdir: continue its run in this one, with the same settings and data
         # (optimizer, step, order of the data and all).
         'resume_from': '',
-        # A workdir: start from its best weights; a head of another size is initialised again.
+        # A workdir: start from its best weights; a head of another size is initialised again. Of a
+        # k-fold workdir, each fold starts from the fold of its number.
         'from': '',
+        # Validation or test rows that an ancestor (the run of `from`, and those before it) trained
+        # on: 'error' refuses them | 'accept' marks them in every result.
+        'seen': 'error',
         # 'default', a tag of timm's (`main.py models` lists them), a .safetensors or .pth file, or
         # a Hugging Face repository.
         'pretrained': '',

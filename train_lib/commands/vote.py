@@ -18,7 +18,8 @@ from train_lib.ensembles.fit.fitting import fit_if_asked
 from train_lib.ensembles.read_specs import read_specs
 from train_lib.ensembles.vote_scores import count_votes, describe, vote_json
 from train_lib.ensembles.voters import find_voters
-from train_lib.reporting.vote_table import vote_table
+from train_lib.predictions.members import marks
+from train_lib.reporting.vote_table import mark_lines, vote_table
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import STOPPED, Interrupted
@@ -62,6 +63,7 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
     figures = describe(config, aligned, specs, votes) if labelled else None
     fitted = fit.as_json(aligned, config['source']) if fit else None
     result = vote_json(config, aligned, votes, figures, fitted, why_not)
+    result |= marks(aligned.members, aligned.ids.tolist(), shared=config['groups'] != 'none')
     workdir.mkdir(parents=True, exist_ok=True)
     if config['soup']:
         from train_lib.commands.soup import make_soup  # needs a model, and so a device
@@ -79,5 +81,7 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
                              title=workdir.resolve().name, most=config['pictures'])
     for line in vote_table(result) if labelled else ():
         log.info('%s', line)
+    for line in mark_lines(result) if labelled else ():
+        log.warning('%s', line)
     log.info('report   %s', path)
     return result

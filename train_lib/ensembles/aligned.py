@@ -93,7 +93,7 @@ def align(config: Mapping, members: Sequence[Member]) -> AlignedPredictions:
     sizes = tuple(len(first.classes[head]) for head in heads)
     labels = [np.asarray(first.labels[head])[rows[0]] for head in heads]
     if any((of_head >= 0).any() for of_head in labels):
-        refuse_leakage(members, ids.tolist())
+        refuse_leakage(members, ids.tolist(), shared=config['groups'] != 'none')
     by_head = {head: AlignedLogits([member.logits[head] for member in members], rows)
                for head in heads}
     several = len(heads) > 1

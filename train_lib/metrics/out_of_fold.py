@@ -1,5 +1,6 @@
 """Out-of-fold predictions of a k-fold run, joined to a manifest by id."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pandas as pd
 from input_pipeline.class_names import number_labels
 from input_pipeline.manifest import Manifest
 from train_lib.metrics.scores import softmax
+from train_lib.run_dir.ancestors import ancestry_of
 from train_lib.run_dir.npz import read_npz
+from train_lib.run_dir.seen_rows import seen_of
 from train_lib.runtime.errors import ConfigError
 
+log = logging.getLogger(__name__)
 _KEY = 'config.curate.labels.predictions'
 
 
@@ -24,7 +28,8 @@ def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
         head: of the manifest.
 
     Raises:
-        ConfigError: the file cannot be read, lacks the head, or shares no id or class.
+        ConfigError: the file cannot be read, lacks the head, or shares no id or class; or an
+            ancestor of the run trained on what it predicted, and it was not told to accept that.
     """
     file = path / 'predictions' / 'out_of_fold.npz' if path.is_dir() else path
     try:
@@ -36,6 +41,7 @@ def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f'{_KEY} = {str(path)!r} cannot be used ({error}): give the workdir of '
                           f'a finished k-fold run.') from None
+    _check_ancestors(path if path.is_dir() else path.parent.parent, path)
     wanted = manifest.classes[head]
     places = np.array([-1 if k is None else k for k in number_labels(names.tolist(), wanted)])
     rows = pd.Index(ids).get_indexer(manifest.table['id'])
@@ -47,3 +53,26 @@ def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
     found[:, places[places >= 0]] = softmax(logits)[rows][:, places >= 0]
     found[rows < 0] = np.nan
     return found
+
+
+def _check_ancestors(workdir: Path, path: Path) -> None:
+    """Refuses predictions of rows that an ancestor of the run, or of one of its folds, trained on:
+    it has learnt their labels, the wrong ones too."""
+    runs = sorted(one for one in workdir.glob('fold_*') if one.is_dir()) or [workdir]
+    if not any((run / 'split.csv').exists() for run in runs):
+        log.warning('labels   not checked: what made %s trained on (it lies in no run)', path)
+        return
+    for run in runs:
+        ancestry = ancestry_of(run)
+        seen = len(seen_of(run, ancestry)['val']) if ancestry.rows else 0
+        if seen and not ancestry.accepted:
+            raise ConfigError(f'{_KEY} = {str(path)!r}: {run} predicted {seen} rows that '
+                              f'{ancestry.runs[0]["workdir"]} or an ancestor of it trained on, so '
+                              f'wrong labels look right to it: give a k-fold run without that '
+                              f'start, or start it again with --config.init.seen=accept (a '
+                              f'finished run only evaluates).')
+        if seen:
+            log.warning('labels   %s: an ancestor trained on %d of its rows (init.seen=accept)',
+                        run.name, seen)
+        for clause in ancestry.unknown:
+            log.warning('labels   %s, not checked: %s', run.name, clause)

@@ -12,9 +12,11 @@ import pandas as pd
 
 from input_pipeline.class_names import nfc
 from input_pipeline.errors import listed
+from train_lib.predictions.provenance import not_checked
 from train_lib.predictions.run_folders import config_json, folds_of, natural, run_of
 from train_lib.predictions.stacked_arrays import StackedArrays
 from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
+from train_lib.run_dir.seen_rows import connected, related
 from train_lib.runtime.errors import ConfigError
 
 
@@ -145,34 +147,83 @@ def _refuse_other_classes(member: Member, first: Member) -> None:
 
 def leakage(member: Member, ids: Iterable[str], groups: Mapping[str, str] | None = None
             ) -> list[str]:
-    """The ids that this member must not score: it trained on that row, or on its group.
+    """The ids that this member must not score: it trained on that row, or on a row that shares its
+    group, directly or by way of others.
 
     Args:
         member: if the splits of its run are not known, the result is [].
         ids: to be scored.
-        groups: {id: group} of rows that are not in the member's own splits.
+        groups: {id: group} as others know them.
     """
-    groups = {**(groups or {}), **member.groups}
-    trained = {member.groups.get(name) for name, role in member.roles.items() if role == 'train'}
-    trained.discard(None)
-    return [name for name in ids
-            if member.roles.get(name) == 'train' or groups.get(name) in trained]
+    return related(ids, _trained(member), connected((member.groups, groups or {})))
 
 
-def refuse_leakage(members: Sequence[Member], ids: Iterable[str]) -> None:
-    """Checks that no member trained on what is to be scored.
+def inherited(member: Member, ids: Iterable[str]) -> list[str]:
+    """The ids that an ancestor of this member trained on, or on their group."""
+    return related(ids, member.ancestry.rows.keys(), _parts(member))
+
+
+def refuse_leakage(members: Sequence[Member], ids: Iterable[str], *, shared: bool = True) -> None:
+    """Checks that no member, and no ancestor of one, trained on what is to be scored. Rows of
+    ancestors that a run was told to accept (config.init.seen) pass.
+
+    Args:
+        members: what one of them knows to be copies, or of one group, counts for all.
+        ids: to be scored.
+        shared: False judges each member by its own groups.
 
     Raises:
         ConfigError: names the first member that did, and how many rows are concerned.
     """
     ids = list(ids)
-    groups = {name: group for member in members for name, group in member.groups.items()}
+    everything = _parts(*members) if shared else {}
     for member in members:
-        leaked = leakage(member, ids, groups)
+        parts = everything if shared else _parts(member)
+        leaked = related(ids, _trained(member), parts)
         if leaked:
+            why = '' if leakage(member, ids) else (
+                ', as the groups of other members say; judge each member by its own with '
+                '--config.groups=none')
             raise ConfigError(f'The member {member.name} trained on {len(leaked)} of the '
-                              f'{len(ids)} rows or on their groups ({_some(leaked)}): score it '
-                              f'on rows that it did not train on, or leave it out.')
+                              f'{len(ids)} rows or on their groups ({_some(leaked)}{why}): score '
+                              f'it on rows that it did not train on, or leave it out.')
+        if member.ancestry.accepted:
+            continue
+        seen = related(ids, member.ancestry.rows.keys(), parts)
+        if seen:
+            raise ConfigError(f'The member {member.name} started from '
+                              f'{member.ancestry.runs[0]["workdir"]}: that run or an ancestor of '
+                              f'it trained on {len(seen)} of the {len(ids)} rows or on their '
+                              f'groups ({_some(seen)}): leave the member out, or start its run '
+                              f'again with --config.init.seen=accept (a finished one only '
+                              f'evaluates), which is marked in every result.')
+
+
+def marks(members: Sequence[Member], ids: Iterable[str], *, shared: bool = True) -> dict:
+    """What a result of these members says of rows that they were told to accept.
+
+    Args:
+        members, ids, shared: as in `refuse_leakage`.
+
+    Returns:
+        seen: {member: how many of the rows an ancestor of it trained on}, without zeros;
+        not_checked: clauses on what cannot be known.
+    """
+    ids = list(ids)
+    counts = {member.name: len(inherited(member, ids)) for member in members}
+    return dict(seen={name: count for name, count in counts.items() if count},
+                not_checked=not_checked(members, shared=shared))
+
+
+def _trained(member: Member) -> set[str]:
+    return {name for name, role in member.roles.items() if role == 'train'}
+
+
+def _parts(*members: Member) -> dict[str, int]:
+    """`connected` by the groups of all members, and of the ancestors of those that have groups."""
+    groups = [part for member in members if member.groups
+              for part in (member.groups, member.ancestry.groups)]
+    return connected(groups)
 
 
 def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
@@ -199,6 +250,8 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
                               f'that its split.csv holds out ({len(wrong)} differ, '
                               f'{_some(sorted(wrong))}): predict it again.')
         refuse_leakage([part], part.ids.tolist())
+    # What is left of the ancestors: rows that the folds were told to accept.
+    seen = {name: '' for part in parts for name in inherited(part, part.ids.tolist())}
     first, heads = parts[0], parts[0].classes
     ids = np.concatenate([part.ids for part in parts])
     digests = ' '.join(part.digest for part in parts)
@@ -208,8 +261,13 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
         labels={head: np.concatenate([part.labels[head] for part in parts]) for head in heads},
         logits={head: StackedArrays([part.logits[head] for part in parts]) for head in heads},
         digest=hashlib.sha256(digests.encode()).hexdigest() if digests.strip() else '',
+        doubt=next((part.doubt for part in parts if part.doubt), ''),
         # As checked above, no fold trained on a row that it scores.
-        roles=dict(first.roles) | dict.fromkeys(ids.tolist(), 'val'))
+        roles=dict(first.roles) | dict.fromkeys(ids.tolist(), 'val'),
+        ancestry=dataclasses.replace(
+            first.ancestry, rows=seen, accepted=any(part.ancestry.accepted for part in parts),
+            unknown=tuple(dict.fromkeys(clause for part in parts
+                                        for clause in part.ancestry.unknown))))
     _refuse_doubled(whole)
     return whole
 

@@ -28,8 +28,10 @@ import numpy as np
 
 from input_pipeline.atomic_files import write_json
 from input_pipeline.class_names import nfc
+from train_lib.predictions.provenance import doubt_of_digest, doubt_of_file
 from train_lib.predictions.run_folders import config_json, fold_of, natural, run_of, splits_of
 from train_lib.predictions.stacked_arrays import StackedArrays
+from train_lib.run_dir.ancestors import NO_ANCESTRY, Ancestry, ancestry_of
 from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.npz import read_npz
 from train_lib.runtime.errors import ConfigError
@@ -62,6 +64,8 @@ class Member:
         classes: {head: C names}.
         digest: of the checkpoint, '' if not known.
         roles, groups: of the run's split.csv, see `Splits`; {} if not known.
+        ancestry: which rows the runs before this one trained on.
+        doubt: why the predictions may not be those of the run, '' if they are its own.
     """
 
     name: str
@@ -78,6 +82,8 @@ class Member:
     digest: str
     roles: Mapping[str, str]
     groups: Mapping[str, str]
+    ancestry: Ancestry = NO_ANCESTRY
+    doubt: str = ''
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -247,7 +253,7 @@ def open_member(path: Path) -> Member:
     architecture = content.pop('architecture') or config_json(workdir).get(
         'model', {}).get('name', '')
     return Member(name=name, model=model, architecture=architecture, fold=fold, workdir=workdir,
-                  roles=roles, groups=splits.groups, **content)
+                  roles=roles, groups=splits.groups, ancestry=ancestry_of(workdir), **content)
 
 
 def _check(ids: np.ndarray, labels: Mapping, logits: Mapping, classes: Mapping, **_) -> None:
@@ -288,7 +294,9 @@ def _read_folder(path: Path, heads: Sequence[str]) -> dict:
         return {head: np.load(path / _file(what, head, classes), mmap_mode='r', allow_pickle=False)
                 for head in classes}
 
+    doubt = doubt_of_digest(meta['digest'], meta['step'], workdir)
     return dict(source=path.parent.name, view=path.name, classes=classes, labels=load('labels'),
+                doubt=doubt,
                 logits=load('logits'), digest=meta['digest'], architecture=meta['model'],
                 ids=np.load(path / 'ids.npy', mmap_mode='r', allow_pickle=False))
 
@@ -302,6 +310,7 @@ def _read_npz(path: Path, heads: Sequence[str]) -> dict:
         if not np.isfinite(content[f'logits{key}']).all():
             raise ValueError(f'logits of the head {head!r} are not finite')
     return dict(source=path.stem, view=IDENTITY, digest='', architecture='', ids=content['ids'],
+                doubt=doubt_of_file(path, path.parents[1]),
                 labels={head: content[f'labels{key}'] for head, key in named.items()},
                 logits={head: content[f'logits{key}'] for head, key in named.items()},
                 classes={head: tuple(content[f'classes{key}'].tolist())

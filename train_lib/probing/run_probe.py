@@ -31,10 +31,11 @@ from train_lib.probing.head_scores import score_heads
 from train_lib.probing.head_training import run_length, train_heads
 from train_lib.probing.probe_folds import FoldedData, make_folds
 from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
-from train_lib.run_dir import workdirs
+from train_lib.run_dir import ancestors, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.run_dir.metrics_log import MetricsLog
 from train_lib.runtime.signals import StopSignal
+from train_lib.training import init
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,12 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     """
     spec = read_probe_spec(config)
     data = make_folds(config, manifest)
+    parts = [data.rows_of(fold) for fold in data.folds]
+    ancestry = ancestors.of_run(config, workdir, init.digest_of_best)
+    for part in parts:
+        seen_rows.check(config, ancestry, part, goes_on=(workdir / 'config.json').exists())
     workdirs.claim(workdir, config, digest(data.manifest), range16=data.manifest.range16)
+    ancestors.save(workdir, ancestry)
     clock, metrics = Clock(began, 'start'), MetricsLog(workdir, size=0, step=0, tensorboard=False)
     with StopSignal() as stop:
         clock.resume({})
@@ -71,7 +77,8 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
                   features=str(features.folder), views=features.views.shape[0] - 1,
                   model=config.model.name, seconds=clock.seconds(), version=train_lib.__version__,
-                  versions=dict(jax=jax.__version__, flax=flax.__version__))
+                  versions=dict(jax=jax.__version__, flax=flax.__version__),
+                  **seen_rows.facts_of_rows(ancestry, parts, grouped=config.split.grouped))
     write_json(workdir / 'result.json', result)
     with clock('report'):
         from train_lib.reporting.run_page import write_report  # loads matplotlib

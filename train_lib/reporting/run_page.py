@@ -11,6 +11,7 @@ from train_lib.reporting.inputs import RunInputs, as_dict, read_run
 from train_lib.reporting.page import Section, duration, number, whole, write_page
 from train_lib.reporting.score_table import headline, scores_section
 from train_lib.reporting.thumbnails import thumbnailer
+from train_lib.run_dir.seen_rows import marks
 
 # In the order of the page. To add a section, write a function that returns it (several, or none
 # where the run has nothing to show) and add its name here.
@@ -44,7 +45,7 @@ def write_report(workdir: str | Path, *, manifest: Manifest, read_image: Callabl
     write_page(path, 'run.html.jinja', title=title or workdir.resolve().name or 'Report',
                subtitle=_subtitle(inputs.config, inputs.result),
                status=inputs.result.get('status', ''), headline=headline(inputs),
-               facts=_facts(inputs.result),
+               facts=_facts(inputs.result), marks=marks(inputs.result),
                sections=[section for make in SECTIONS for section in make(inputs)])
     return path
 

@@ -17,6 +17,7 @@ from train_lib.predictions.run_folders import config_json
 from train_lib.reporting import figures
 from train_lib.reporting.page import write_page
 from train_lib.reporting.thumbnails import thumbnailer
+from train_lib.reporting.vote_table import vote_marks
 from train_lib.run_dir.run_config import config_of_run
 from train_lib.run_dir.workdirs import range16_of
 from train_lib.runtime.errors import ConfigError
@@ -38,7 +39,8 @@ def write_vote_report(path: Path, result: Mapping, aligned: AlignedPredictions, 
     """
     labelled = result['labelled'] > 0
     values = dict(title=title, result=result, labelled=labelled, calibration=(), curve=None,
-                  matrix=None, changed=(), answer=None, unit='example', members=(), others=0)
+                  matrix=None, changed=(), answer=None, unit='example', members=(), others=0,
+                  marks=vote_marks(result) if labelled else ())
     if labelled:
         values |= dict(
             answer=result['ensembles'][result['answer']],

@@ -1,5 +1,6 @@
 """What the screen shows of a vote: a table of at most 80 columns."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 
@@ -24,6 +25,27 @@ def vote_table(result: Mapping) -> list[str]:
     lines.append(f'* gives the answer. 95 % intervals: n {result["n"]:,}, {_drawn(result)} drawn '
                  f'{result["config"]["bootstrap"]:,} times')
     return lines + (_fit_lines(result['fit']) if result['fit'] else [])
+
+
+def vote_marks(result: Mapping) -> list[str]:
+    """Sentences on the rows that an ancestor of a member trained on, and on what is not checked,
+    for the rows of the vote and for those of its fit."""
+    found = []
+    for where, part, rows in (('', result, result['rows']),
+                              *((f' of the fit on {fit["source"]}', fit, fit['n'])
+                                for fit in [result['fit']] if fit)):
+        for name, count in part.get('seen', {}).items():
+            found.append(f'An ancestor of {name} trained on {count:,} of the {rows:,} rows{where} '
+                         f'(init.seen=accept), so its scores are not those of new pictures.')
+        found += [f'Not checked{where}: {clause}.' for clause in part.get('not_checked', ())
+                  if part is result or clause not in result.get('not_checked', ())]
+    return found
+
+
+def mark_lines(result: Mapping) -> list[str]:
+    """`vote_marks` in lines of at most 80 columns."""
+    return [line for mark in vote_marks(result)
+            for line in textwrap.wrap(mark, 80, subsequent_indent='  ', break_long_words=False)]
 
 
 def _fit_lines(fit: Mapping) -> list[str]:

@@ -17,7 +17,6 @@ mistaken for an interrupted save.
 """
 
 import ctypes
-import hashlib
 import json
 import logging
 import os
@@ -34,7 +33,6 @@ import orbax.checkpoint as ocp
 import tensorstore
 from grain import checkpoint as grain_checkpoint
 
-from train_lib.run_dir import digests
 from train_lib.run_dir.digests import damage, write_digests
 from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, write_frozen
 from train_lib.runtime import distributed
@@ -46,15 +44,6 @@ REPLACED = 'writing-replaced-'
 PARAMS, BATCH_STATS, EMA = 'params', 'rest', 'ema'
 log = logging.getLogger(__name__)
 Tree = Any  # a nested dict of arrays
-
-
-def identity(folder: Path) -> str:
-    """SHA-256 in hex of a committed checkpoint and of the frozen weights beside it."""
-    hasher = hashlib.sha256()
-    for path in (folder / digests.NAME, folder.parent / FROZEN / digests.NAME):
-        if path.exists():
-            hasher.update(path.read_bytes())
-    return hasher.hexdigest()
 
 
 def committed_steps(folder: Path) -> list[int]:

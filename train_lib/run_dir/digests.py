@@ -19,6 +19,16 @@ from train_lib.runtime.errors import CheckpointError
 
 FORMAT = 2
 NAME = 'digests.json'
+FROZEN = 'frozen'  # the folder beside the checkpoints with the weights that do not train
+
+
+def identity(checkpoint: Path) -> str:
+    """SHA-256 in hex of a committed checkpoint and of the frozen weights beside it."""
+    hasher = hashlib.sha256()
+    for path in (checkpoint / NAME, checkpoint.parent / FROZEN / NAME):
+        if path.exists():
+            hasher.update(path.read_bytes())
+    return hasher.hexdigest()
 
 
 def write_digests(folder: Path) -> None:

@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from train_lib.run_dir.digests import damage, write_digests
+from train_lib.run_dir.digests import FROZEN, damage, write_digests
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import CheckpointError
 from train_lib.runtime.sharding import gather, place
 from train_lib.runtime.trees import by_path, path_name
 
-FROZEN = 'frozen'
 Tree = Any  # a nested dict of arrays
 
 

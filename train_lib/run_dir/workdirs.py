@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # Keys that may change between two starts of one run; a change of any other key makes another run.
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable', 'data.changed', 'accumulate', 'early_stopping.patience',
-              'early_stopping.min_delta', 'init.resume_from', 'lr_find', 'profile',
+              'early_stopping.min_delta', 'init.resume_from', 'init.seen', 'lr_find', 'profile',
               'compile_cache', 'sharding', 'distributed', 'plan_only', 'plan_memory_gb',
               'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.errors import did_you_mean
+from train_lib.run_dir.seen_rows import held_out_seen
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies import ledger
 from train_lib.studies.definition import Study
@@ -24,6 +25,7 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
             error: one line about a failure, else ''
             codes: digests of the code of all attempts
             data: digest of the data, '' unless the cell is done
+            seen: how many of its validation or test rows an ancestor trained on
             seconds: {kind: seconds}, empty unless the cell is done
             device: such as '1 x cpu', '' unless the cell is done
             memory_bytes: peak of the process or its fullest device
@@ -39,7 +41,7 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
         known = ledger.record(folder) or {}
         row = dict(arm=cell.arm.name, seed=cell.seed, fold=cell.fold, folder=cell.folder,
                    status=known.get('status', ''), value=np.nan, error=known.get('error', ''),
-                   codes=tuple(known.get('codes', ())), data='', seconds={}, device='',
+                   codes=tuple(known.get('codes', ())), data='', seen=0, seconds={}, device='',
                    memory_bytes=known.get('memory_bytes'),
                    memory_is_of_this_cell=known.get('memory_is_of_this_cell'),
                    attempts=known.get('attempts'))
@@ -51,7 +53,8 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
                                   f'{folder / "result.json"}: '
                                   f'{did_you_mean(study.metric, metrics_of(result))}')
             row |= dict(value=value, seconds=result.get('seconds', {}),
-                        device=result.get('device', ''), data=_data_digest(folder))
+                        device=result.get('device', ''), data=_data_digest(folder),
+                        seen=held_out_seen(result))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -23,7 +23,8 @@ def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
         cells: see `read_cells`.
 
     Returns:
-        arm, mean, sd, n, planned, failed, difference, low, high, p, pairs, other_code, other_data;
+        arm, mean, sd, n, planned, failed, difference, low, high, p, pairs, other_code, other_data,
+        seen (how many runs scored rows that an ancestor trained on);
         NaN where there are too few cells, or where the differences do not vary.
     """
     done = cells[cells['status'] == 'done']
@@ -85,4 +86,5 @@ def _marks(study: Study, done: pd.DataFrame, name: str) -> dict:
     data = dict(zip(_keys(base), base['data']))
     return dict(other_code=bool(len(codes) > 1 or (usual and codes and codes != usual)),
                 other_data=any(data.get(key, digest) != digest
-                               for key, digest in zip(_keys(own), own['data'])))
+                               for key, digest in zip(_keys(own), own['data'])),
+                seen=int((own['seen'] > 0).sum()) if 'seen' in own else 0)

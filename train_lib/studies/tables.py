@@ -63,6 +63,8 @@ def notes(row, given_up: Mapping[str, Verdict]) -> list[str]:
         found.append('other code')
     if row.other_data:
         found.append('other data')
+    if row.seen:
+        found.append(f'{row.seen} scored on rows that an ancestor trained on')
     return found
 
 

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -20,10 +20,10 @@ from ml_collections import ConfigDict
 
 from input_pipeline.atomic_files import write_text
 from input_pipeline.errors import DataError
-from input_pipeline.manifest import Manifest
+from input_pipeline.manifest import CONTENT, Manifest
 from models.errors import ModelError
 from train_lib.probing.probe_spec import read_probe_spec
-from train_lib.run_dir import lock
+from train_lib.run_dir import ancestors, lock, seen_rows
 from train_lib.run_dir.code_digest import code_digest
 from train_lib.runtime.errors import ConfigError, disk_trouble, no_room
 from train_lib.runtime.sharding import make_mesh
@@ -41,6 +41,7 @@ from train_lib.studies.heartbeat import Heartbeat
 from train_lib.studies.stopping import open_cells
 from train_lib.training.checks import check_values
 from train_lib.training.data import load_data, load_manifest, split_data
+from train_lib.training.row_splits import split_rows
 from train_lib.training.setup import assemble
 
 RunCell = Callable[[ConfigDict, Manifest, Path], object]  # (config, manifest, workdir)
@@ -175,6 +176,7 @@ def check_arms(study: Study, workdir: Path) -> None:
             continue
         try:
             _check(cell.config(), workdir)
+            _check_ancestors([one for one in study.cells() if one.arm.name == name])
         except (ConfigError, DataError, ModelError) as error:
             raise ConfigError(f'The arm {name!r} cannot run: {error}') from None
 
@@ -192,3 +194,25 @@ def _check(config: ConfigDict, workdir: Path) -> None:
             config.split.fold = 0
     assemble(config, split_data(config, manifest), mesh, None, workdir,
              abstract=True).iterator.close()
+
+
+def _check_ancestors(cells: Sequence[Cell]) -> None:
+    """Refuses an arm that one of its seeds or folds would refuse: rows that an ancestor trained
+    on."""
+    manifest = None
+    for cell in cells:
+        config = cell.config()
+        if config.init.seen == 'accept' or (
+                config.split.kind == 'kfold' and not isinstance(config.split.fold, int)):
+            return  # said, or refused, when the cell begins
+        found = ancestors.of_start(config, lambda workdir: '')
+        if not found.rows:
+            continue
+        manifest = manifest or load_manifest(config)
+        if CONTENT in manifest.table:
+            return  # only the contents of the pictures say what is split
+        try:
+            seen_rows.check(config, found, split_rows(config, manifest, None))
+        except ConfigError as error:
+            fold = '' if cell.fold is None else f', fold {cell.fold}'
+            raise ConfigError(f'seed {cell.seed}{fold}: {error}') from None

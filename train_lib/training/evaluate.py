@@ -15,6 +15,7 @@ from input_pipeline.manifest import Manifest
 from input_pipeline.products import SEPARATOR, combine_heads, product_log_probs
 from train_lib.losses.losses import LossSpec, split_loss
 from train_lib.metrics.scores import scores
+from train_lib.predictions import provenance
 from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.sharding import gather, shard_batch
 from train_lib.runtime.signals import Interrupted
@@ -130,8 +131,10 @@ def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
                for start in range(0, len(values), _ROWS))
 
 
-def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
-    """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several)."""
+def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray],
+                     checkpoint: str = '') -> None:
+    """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several), and what
+    it was made with beside it: the digest of the checkpoint, '' if there is none."""
     columns: dict[str, Any] = {'ids': manifest.table['id'].to_numpy(np.str_)}
     several = len(manifest.heads) > 1
     for head in manifest.heads:
@@ -142,3 +145,4 @@ def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.nda
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(path, 'wb') as file:
         write_npz(file, columns)
+    provenance.record(path, checkpoint)

@@ -15,7 +15,9 @@ from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.manifest import Manifest
 from train_lib.reporting.inputs import errors_per_head, shown_split
+from train_lib.run_dir import seen_rows
 from train_lib.run_dir.code_digest import code_digest
+from train_lib.run_dir.digests import identity
 from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import DivergedError
@@ -74,11 +76,14 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         code_digest=code_digest(), input=input_record(run.inputs.preprocess),
         pictures_replaced=len(job.replaced), model=run.outputs.model,
         device=describe_devices(run.programs.mesh), version=train_lib.__version__,
-        versions=dict(jax=jax.__version__, flax=flax.__version__))
+        versions=dict(jax=jax.__version__, flax=flax.__version__),
+        **seen_rows.facts(run.workdir))
     if distributed.is_first():
+        made_with = run.workdir / 'checkpoints' / str(result['best_step'])
+        result['checkpoint'] = identity(made_with) if made_with.exists() else ''
         for name in logits:
             save_predictions(run.workdir / 'predictions' / f'{name}.npz', data.parts[name],
-                             logits[name])
+                             logits[name], result['checkpoint'])
         result['seconds'] = clock.seconds()
         write_json(run.workdir / 'result.json', result)
     with clock('report'):

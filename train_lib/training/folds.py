@@ -13,7 +13,7 @@ import train_lib
 from input_pipeline.atomic_files import write_json
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
-from train_lib.run_dir import checkpoints, workdirs
+from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
 from train_lib.run_dir.goodput import goodput, together
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
@@ -36,6 +36,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.init.resume_from and not (workdir / 'config.json').exists():
         workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
                             remedy='take only its weights, by config.init.from')
+    _check_ancestors(config, manifest, workdir)
     workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16)
     _check_cut(config, manifest, workdir)
     finished: list[Finished] = []
@@ -65,7 +66,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         write_json(workdir / 'result.json', dict(
             status='done', out_of_fold=out_of_fold, folds=results,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
-            seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__))
+            seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__,
+            **seen_rows.facts_of_folds(results)))
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
 
 
@@ -74,6 +76,21 @@ def _of_fold(config: ConfigDict, fold: int) -> ConfigDict:
     with config.ignore_type():
         config.split.fold = fold
     return config
+
+
+def _check_ancestors(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
+    """Refuses before the first fold trains what one of the folds that are still to begin would
+    refuse."""
+    if not config.init['from'] and not config.init.pretrained:
+        return
+    source = Path(config.init.resume_from or workdir)
+    for fold in range(config.split.folds):
+        if any((path / f'fold_{fold}/config.json').exists() for path in (workdir, source)):
+            continue
+        of_fold = _of_fold(config, fold)
+        found = ancestors.of_start(of_fold, init.digest_of_best)
+        if found.rows:
+            seen_rows.check(of_fold, found, split_rows(of_fold, manifest, None))
 
 
 def _check_cut(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:

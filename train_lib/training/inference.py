@@ -24,7 +24,8 @@ from train_lib.metrics.scores import log_softmax
 from train_lib.predictions import store
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of, splits_of
-from train_lib.run_dir import checkpoints, workdirs
+from train_lib.run_dir import workdirs
+from train_lib.run_dir.digests import identity
 from train_lib.run_dir.overrides import overlay
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
@@ -141,7 +142,7 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     batch_size = -(-min(asked.batch_size, len(manifest)) // devices) * devices
     about = dict(model.about, fold=fold_of(run), step=int(checkpoint.name),
                  data=rows.digest, batch_size=batch_size,
-                 digest=checkpoints.identity(checkpoint))
+                 digest=identity(checkpoint))
     adjusted = _adjustment(request.adjust_tau, run, manifest.classes)
     folder = run / 'predictions' / asked.folder
     weights = None
@@ -169,7 +170,8 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
                     len(manifest), batch_size, logits_from)
     logits = _mean([store.open_member(folder / view) for view in asked.views])
     if distributed.is_first():
-        save_predictions(folder.with_name(f'{asked.folder}.npz'), manifest, logits)
+        save_predictions(folder.with_name(f'{asked.folder}.npz'), manifest, logits,
+                         about['digest'])
     return logits
 
 

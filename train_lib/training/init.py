@@ -27,8 +27,9 @@ from models.heads import Classifier
 from models.pretrained import load_timm
 from models.tags import find_tag, tags_of
 from models.weight_files import FILES
-from train_lib.run_dir import checkpoints, workdirs
+from train_lib.run_dir import ancestors, checkpoints, workdirs
 from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
+from train_lib.run_dir.digests import identity
 from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, read_frozen
 from train_lib.run_dir.metrics_log import METRICS
 from train_lib.runtime.errors import ConfigError
@@ -78,8 +79,9 @@ class InitSpec:
 def init_spec(config: ConfigDict) -> InitSpec:
     """config.init, read once."""
     given = config.init
-    return InitSpec(config.model.name, config.seed, given.resume_from, given['from'],
-                    given.pretrained, given.head)
+    source = ancestors.source_of(config)  # of a k-fold workdir, one fold
+    return InitSpec(config.model.name, config.seed, given.resume_from,
+                    '' if source is None else str(source), given.pretrained, given.head)
 
 
 def check_sources(config: ConfigDict) -> None:
@@ -124,7 +126,8 @@ def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
                               f'config.init.{key} = {config.init[key]!r} exclude each other: keep '
                               f'one of them.')
     config = config.copy_and_resolve_references()
-    config.init.update({key: value for key, value in theirs.items() if key != 'resume_from'})
+    config.init.update({key: value for key, value in theirs.items()
+                        if key not in ('resume_from', 'seen')})
     return config
 
 
@@ -316,6 +319,16 @@ def _best_of(workdir: Path) -> Path:
         raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: '
                           f'give the workdir of a trained run.')
     return best
+
+
+def digest_of_best(workdir: Path) -> str:
+    """The digest of the weights that `config.init.from` takes of a run, '' without any.
+
+    Raises:
+        CheckpointError, ConfigError: see `best_checkpoint`.
+    """
+    best = best_checkpoint(workdir)
+    return '' if best is None else identity(best)
 
 
 def best_checkpoint(workdir: Path) -> Path | None:

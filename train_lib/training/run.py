@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.manifest import Manifest
 from train_lib.reporting.stages import write_stages
-from train_lib.run_dir import workdirs
+from train_lib.run_dir import ancestors, seen_rows, workdirs
 from train_lib.run_dir.checkpoints import Checkpointer, latest_good
 from train_lib.run_dir.goodput import Clock
 from train_lib.run_dir.metrics_log import METRICS, MetricsLog, NullMetricsLog
@@ -50,11 +50,15 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.init.resume_from and not (workdir / 'config.json').exists():
         known = Path(config.init.resume_from)
     data = split_data(config, manifest, known)
+    ancestry = ancestors.of_run(config, known, init.digest_of_best)
+    seen_rows.check(config, ancestry, data.manifest,
+                    goes_on=(known / 'config.json').exists())
     own = latest_good(workdir / 'checkpoints')
     if own is None and config.init.resume_from:
         init.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
     workdirs.claim(workdir, config, data.digest, data.manifest,
                    range16=data.manifest.range16)
+    distributed.on_first(lambda: ancestors.save(workdir, ancestry))
     if own is None and config.init.resume_from:
         distributed.on_first(lambda: init.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')

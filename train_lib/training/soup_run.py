@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from input_pipeline.atomic_files import write_json
 from train_lib.predictions.run_folders import config_json
 from train_lib.predictions.store import Member
-from train_lib.run_dir import checkpoints
+from train_lib.run_dir import ancestors, checkpoints
 from train_lib.run_dir.frozen_weights import read_frozen, write_frozen
 from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.errors import ConfigError
@@ -38,7 +38,7 @@ def start_of(member: Member) -> str:
         ConfigError: it started from random weights.
     """
     config = config_of_run(member.workdir)
-    origin = config.init['from'] or config.init.pretrained
+    origin = ancestors.source_of(config) or config.init.pretrained  # of a k-fold run, one fold
     if not origin:
         raise ConfigError(f'A soup needs members that were fine-tuned from the same weights, and '
                           f'{member.name} started from random ones: give config.init.from or '
@@ -75,6 +75,8 @@ def write_run(folder: Path, soup: Mapping[str, np.ndarray], members: Sequence[Me
     write_json(folder / 'config.json', {key: value for key, value in config.items()
                                         if key not in ('sha256', 'split_digest')})
     _write_split(members, folder / 'split.csv')
+    ancestors.save(folder, ancestors.of_several([member.workdir for member in members],
+                                                init.digest_of_best))
     like = checkpoints.read_weights(_best_checkpoint(first))
     tree = jax.tree_util.tree_map_with_path(lambda path, _: soup[path_name(path)], like)
     frozen = {name.removeprefix(_FROZEN): jax.numpy.asarray(value)

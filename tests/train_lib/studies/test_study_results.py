@@ -96,6 +96,20 @@ def test_differences_that_do_not_vary_have_no_interval():
     assert paired_difference(np.array([]))['pairs'] == 0
 
 
+def test_rows_that_an_ancestor_trained_on_are_marked(tmp_path):
+    study = make_study(['base', 'tuned'])
+    fill(tmp_path, study, dict(base=BASE, tuned=BETTER))
+    for cell in study.cells()[1:6:4]:  # two runs of the second arm
+        path = tmp_path / cell.folder / 'result.json'
+        path.write_text(json.dumps(json.loads(path.read_text())
+                                   | dict(seen=dict(train=9, val=0, test=3))))
+    table = summarise(study, read_cells(study, tmp_path)).set_index('arm')
+    assert table['seen'].tolist() == [0, 2]
+    write_tables(study, tmp_path)
+    for name in ('table.md', 'table.csv', 'table.tex', 'report.html'):
+        assert '2 scored on rows that an ancestor trained on' in (tmp_path / name).read_text()
+
+
 def test_other_code_and_other_data_are_marked(tmp_path):
     study = make_study(['base', 'same', 'code', 'data'])
     fill(tmp_path, study, dict(base=BASE, same=BASE))

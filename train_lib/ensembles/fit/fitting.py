@@ -23,6 +23,7 @@ from train_lib.ensembles.spec import EnsembleSpec
 from train_lib.ensembles.temperature import fit_temperature, tempered
 from train_lib.ensembles.voters import Predict
 from train_lib.metrics.statistics import macro_f1, robustness
+from train_lib.predictions.members import marks
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ def fit(config: Mapping, aligned: AlignedPredictions, runs: AlignedPredictions,
     folds = _folds(config, runs)
     fitter = _Fitter(config, aligned, runs, specs, folds)
     score = lambda outputs, rows: float(np.mean(outputs[:, 0] == runs.labels[rows]))
-    about = dict(source=source, n=int(runs.known.sum()), folds=int(folds.max() + 1))
+    about = dict(source=source, n=int(runs.known.sum()), folds=int(folds.max() + 1),
+                 **marks(runs.members, runs.ids.tolist(), shared=config['groups'] != 'none'))
     rows = np.flatnonzero(folds >= 0)
     if about['folds'] < 2:
         decision = fitter.decide(rows)
