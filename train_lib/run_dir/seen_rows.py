@@ -87,6 +87,17 @@ def groups_of(manifest: Manifest, grouped: bool) -> dict[str, str] | None:
     return dict(zip(table['id'], table['group'].astype(str))) if 'group' in table else {}
 
 
+def accepts(seen: str) -> bool:
+    """config.init.seen: whether rows that an ancestor trained on may be scored.
+
+    Raises:
+        ConfigError: it is not one of SEEN.
+    """
+    if seen not in SEEN:
+        raise ConfigError(f'config.init.seen = {seen!r}: choose one of {", ".join(SEEN)}.')
+    return seen == 'accept'
+
+
 def check(config: Mapping, ancestry: Ancestry, manifest: Manifest, *, goes_on: bool = False
           ) -> None:
     """Refuses to score rows that an ancestor trained on, and says what is accepted or not known.
@@ -101,17 +112,15 @@ def check(config: Mapping, ancestry: Ancestry, manifest: Manifest, *, goes_on: b
         ConfigError: validation or test rows were trained on, and config.init.seen is not 'accept';
             or the folds of a k-fold source are cut otherwise.
     """
-    if config['init']['seen'] not in SEEN:
-        raise ConfigError(f'config.init.seen = {config["init"]["seen"]!r}: choose one of '
-                          f'{", ".join(SEEN)}.')
-    if not goes_on and config['init']['seen'] != 'accept':
+    refuse = not accepts(config['init']['seen']) and not goes_on
+    if refuse:
         _check_folds(config, manifest)
     table = manifest.table
     seen = seen_rows(ancestry, table['id'].tolist(), table['split'].tolist(),
                      groups_of(manifest, config['split']['grouped']))
     sizes = table['split'].value_counts()
     held = [(name, seen[name], int(sizes[name])) for name in HELD_OUT if seen[name]]
-    if held and not goes_on and config['init']['seen'] != 'accept':
+    if held and refuse:
         raise ConfigError(_refusal(config, ancestry, held))
     for name, ids, size in held:
         log.warning('seen     %d of %d %s rows were trained on by an ancestor (%s)', len(ids), size,

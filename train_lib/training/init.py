@@ -27,7 +27,7 @@ from models.heads import Classifier
 from models.pretrained import load_timm
 from models.tags import find_tag, tags_of
 from models.weight_files import FILES
-from train_lib.run_dir import ancestors, checkpoints, workdirs
+from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
 from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
 from train_lib.run_dir.digests import identity
 from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, read_frozen
@@ -79,6 +79,7 @@ class InitSpec:
 def init_spec(config: ConfigDict) -> InitSpec:
     """config.init, read once."""
     given = config.init
+    seen_rows.accepts(given.seen)  # refuses a wrong value
     source = ancestors.source_of(config)  # of a k-fold workdir, one fold
     return InitSpec(config.model.name, config.seed, given.resume_from,
                     '' if source is None else str(source), given.pretrained, given.head)
