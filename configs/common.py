@@ -111,17 +111,17 @@ def get_config() -> ConfigDict:
         beta=0.9999,  # effective: from 0 (as the data are) towards 1 (all classes equally often)
     )
     config.image = dict(  # how pictures are prepared for the model
-        size=64,  # pixels, height and width of the model's input
+        size=_anything(64),  # pixels of the model's input: a side, or (height, width)
         border='edge',  # outside of a warped picture: 'edge' | 'reflect' | 'white' | 'black'
-        # How a picture becomes square: 'squash' | 'pad' | 'crop'. None here and in the four keys
+        # How a picture gets this shape: 'squash' | 'pad' | 'crop'. None here and in the four keys
         # below: as the weights of init.pretrained expect; without them 'squash'.
         resize=_anything(None),
         interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' (None: see resize; 'area')
         crop_pct=_anything(None),  # crop: share of the resized picture kept (None: see resize; 1)
-        # Three numbers (red, green, blue) in (x / 255 - mean) / std, which the device computes
-        # (None: see resize; 0.5 each).
+        # Three numbers (red, green, blue) or one in (x / 255 - mean) / std, which the device
+        # computes (None: see resize; 0.5 each). Three become their luma where pictures are grey.
         mean=_anything(None),
-        std=_anything(None),  # three numbers above 0 (None: see resize; 0.5 each)
+        std=_anything(None),  # three numbers above 0, or one (None: see resize; 0.5 each)
         # Decode large JPEGs at 1/2, 1/4 or 1/8: for evaluation if at least 3x the size remains, for
         # transforms if no detail of the result is lost.
         reduced_decode=True,
@@ -142,7 +142,7 @@ def get_config() -> ConfigDict:
     )
 
     # The model's name, and any keyword of models.create_model for it (depth, img_size, drop_path,
-    # head, ...); `main.py models` lists the names.
+    # head, ...); `main.py models` lists the names. With in_channels=1 pictures become grey.
     config.model = dict(
         name='vit_tiny_patch16_224',  # a name that `main.py models` lists
     )

@@ -5,7 +5,9 @@ histogram after a table follows from the histogram before it, so even contrast, 
 equalize need not look at the pixels in between. Steps that mix channels or neighbouring pixels
 (saturation, hue, CLAHE, ...) run on their own between two tables.
 
-Pictures are RGB uint8 [H, W, 3]; a table is uint8 [3, 256], a histogram int64 [3, 256].
+Pictures are RGB uint8 [H, W, 3]; a table is uint8 [3, 256], a histogram int64 [3, 256]. Grey
+pictures are uint8 [H, W]: three equal channels, of which one is kept. On them `saturation` changes
+nothing, and hue and sepia have no meaning (see `IN_COLOR`).
 """
 
 import math
@@ -16,7 +18,7 @@ import cv2
 import numpy as np
 
 _LEVELS = np.arange(256, dtype=np.float64)
-_GREY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 _SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])
 
 
@@ -40,7 +42,7 @@ def brightness(factor: float) -> np.ndarray:
 def contrast(factor: float) -> Adaptive:
     """Multiplies the difference from the picture's mean grey by `factor`."""
     def curve(histogram):
-        mean = _GREY @ (histogram @ _LEVELS) / histogram[0].sum()
+        mean = LUMA @ (histogram @ _LEVELS) / histogram[0].sum()
         return _table(mean + (_LEVELS - mean) * factor)
     return Adaptive(curve)
 
@@ -84,7 +86,9 @@ def equalize() -> Adaptive:
 
 
 def _saturated(image: np.ndarray, factor: float) -> np.ndarray:
-    return _mixed(image, np.eye(3) * factor + (1 - factor) * _GREY)
+    if image.ndim == 2:
+        return image
+    return _mixed(image, np.eye(3) * factor + (1 - factor) * LUMA)
 
 
 def _mixed(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -98,8 +102,10 @@ def _hue_turned(image: np.ndarray, turn: float) -> np.ndarray:
 
 
 def _clahe(image: np.ndarray, clip_limit: float, tiles: int) -> np.ndarray:
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     equalizer = cv2.createCLAHE(clip_limit, (tiles, tiles))
+    if image.ndim == 2:
+        return equalizer.apply(image)
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lab[..., 0] = equalizer.apply(np.ascontiguousarray(lab[..., 0]))
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
@@ -113,11 +119,11 @@ def apply(image: np.ndarray, steps: Sequence) -> np.ndarray:
     """Applies tone curves and other steps in order, neighbouring curves in one look-up.
 
     Args:
-        image: uint8 [H, W, 3]; it is not written to.
+        image: uint8 [H, W, 3] or [H, W]; it is not written to.
         steps: tables, `Adaptive` curves, and functions from picture to picture.
 
     Returns:
-        uint8 [H, W, 3]; the picture itself if there are no steps.
+        uint8 of the same shape; the picture itself if there are no steps.
     """
     table = histogram = None
     for step in steps:
@@ -135,12 +141,15 @@ def apply(image: np.ndarray, steps: Sequence) -> np.ndarray:
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    if image.ndim == 2:
+        return cv2.LUT(image, np.ascontiguousarray(table[0]))
     return cv2.LUT(image, np.ascontiguousarray(table.T)[None])
 
 
 def _histogram(image: np.ndarray) -> np.ndarray:
+    channels = (0, 1, 2) if image.ndim == 3 else (0, 0, 0)
     return np.stack([cv2.calcHist([image], [channel], None, [256], [0, 256])[:, 0]
-                     for channel in range(3)]).astype(np.int64)
+                     for channel in channels]).astype(np.int64)
 
 
 def _behind(histogram: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -156,6 +165,9 @@ def _around_one(rng, limit):
 def _draw_gamma(rng, size, gamma):
     return gamma_correction(math.exp(rng.uniform(*np.log(gamma))))
 
+
+# These mix or turn the three colours; grey pictures have none.
+IN_COLOR = ('saturation', 'hue', 'grayscale', 'sepia')
 
 # kind: (draw, defaults, allowed range of each parameter)
 KINDS = {

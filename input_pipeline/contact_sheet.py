@@ -20,7 +20,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
     """Draws each row's transforms for each picture, under a caption.
 
     Args:
-        pictures: RGB uint8 [h, w, 3], one per column.
+        pictures: RGB uint8 [h, w, 3] or grey uint8 [h, w], one per column.
         rows: caption -> transforms.
         size: (height, width) of the model's input.
         border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
@@ -42,8 +42,9 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
         for j, picture in enumerate(pictures):
             plan = transforms.draw(row, example_rng(seed, epoch, keys[j]), size, picture.shape[:2])
             left = _GAP + j * (width + _GAP)
-            sheet[top + _CAPTION:top + _CAPTION + height, left:left + width] = transforms.apply(
-                plan, picture, size, border)
+            shown = transforms.apply(plan, picture, size, border)
+            sheet[top + _CAPTION:top + _CAPTION + height, left:left + width] = (
+                shown if shown.ndim == 3 else shown[..., None])
     return sheet
 
 

@@ -6,10 +6,15 @@ stages change without rebuilding the pipeline, and a resumed run is always in th
 
 import bisect
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from input_pipeline.auto_augment import KINDS as POLICIES
+from input_pipeline.color import IN_COLOR
 from input_pipeline.errors import DataError
 from input_pipeline.transforms import Transform, make_transform
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +32,19 @@ class Stage:
     lr_scale: float = 1.0
 
 
-def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str], int]
-                ) -> tuple[Stage, ...]:
+def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str], int],
+                channels: int = 3) -> tuple[Stage, ...]:
     """Checks `config.curriculum` and turns its durations into steps.
 
     Args:
         curriculum: stages `dict(until=<duration>, transforms=[...], lr_scale=1.0)`; the last one
             lasts to the end, whatever its `until`. Empty: one stage without transforms.
         to_steps: (duration, config key) -> steps from the start of the run.
+        channels: of the pictures, 3 or 1 (grey).
 
     Raises:
-        DataError: an unknown key, a stage that ends before it starts, or an invalid transform.
+        DataError: an unknown key, a stage that ends before it starts, an invalid transform, or one
+            of colours where pictures are grey.
     """
     if isinstance(curriculum, str) or not all(isinstance(entry, Mapping) for entry in curriculum):
         raise DataError(f'config.curriculum = {curriculum!r}: give a list of stages, such as '
@@ -55,6 +62,8 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
             raise DataError(f'{where}.lr_scale = {scale!r}: give a number that is not negative.')
         transforms = tuple(make_transform(spec, f'{where}.transforms[{i}]')
                            for i, spec in enumerate(entry.get('transforms', ())))
+        if channels == 1:
+            _check_grey(transforms, where)
         stages.append(Stage(start, transforms, float(scale)))
         last = number == len(curriculum) - 1
         if 'until' not in entry:
@@ -67,6 +76,15 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
                             f'give each stage a later `until` than the stage before it.')
         start = end
     return tuple(stages) or (Stage(0, ()),)
+
+
+def _check_grey(transforms: Sequence[Transform], where: str) -> None:
+    for i, item in enumerate(transforms):
+        if item.kind in IN_COLOR:
+            raise DataError(f'{where}.transforms[{i}]: {item.kind} works on colours, and pictures '
+                            f'are grey with config.model.in_channels=1: take it out.')
+        if item.kind in POLICIES:
+            _log.info('stages   %s: saturation does nothing to grey pictures', item.kind)
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> int:

@@ -1,8 +1,8 @@
 """Erasing: parts of the picture are covered, so that a model learns not to depend on one of them.
 
-Each transform draws a function from picture to picture. Pictures are RGB uint8 [H, W, 3]. Sizes
-are shares of the picture's sides or area. `fill` is one of FILLS: 'noise' is a random level for
-each value, 'mean' the picture's mean colour.
+Each transform draws a function from picture to picture. Pictures are RGB uint8 [H, W, 3] or grey
+uint8 [H, W]. Sizes are shares of the picture's sides (for squares: of the shorter one) or area.
+`fill` is one of FILLS: 'noise' is a random level for each value, 'mean' the picture's mean colour.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Filters and noise: they change each pixel by its neighbours or by random numbers.
 
-Pictures are RGB uint8 [H, W, 3]; lengths are pixels of the model's input. Morphology works on
-the brightness of each channel: `erode` thickens dark strokes on white paper, `dilate` thins
-them, `open` closes gaps between dark strokes, and `close` removes dark specks.
+Pictures are RGB uint8 [H, W, 3] or grey uint8 [H, W]; lengths are pixels of the model's input.
+Morphology works on the brightness of each channel: `erode` thickens dark strokes on white paper,
+`dilate` thins them, `open` closes gaps between dark strokes, and `close` removes dark specks.
 """
 
 import math
@@ -62,7 +62,10 @@ def _noisy(image: np.ndarray, std: float, seed: int) -> np.ndarray:
 
 
 def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
-    _, data = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    if image.ndim == 2:
+        return cv2.imdecode(cv2.imencode('.jpg', image, options)[1], cv2.IMREAD_GRAYSCALE)
+    _, data = cv2.imencode('.jpg', image[..., ::-1], options)
     return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
 

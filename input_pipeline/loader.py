@@ -252,9 +252,9 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         replaced: is filled with {row: row shown in its place}. Worker processes only log them.
 
     Returns:
-        Batches dict(image=uint8 [b, size, size, 3], 'label/<head>'=int32 [b], and weight=float32
-        [b] if the manifest has weights), b = batch_size / processes. `get_state()` and
-        `set_state()` are exact for any number of threads.
+        Batches dict(image=uint8 [b, height, width, channels], 'label/<head>'=int32 [b], and
+        weight=float32 [b] if the manifest has weights), b = batch_size / processes. `get_state()`
+        and `set_state()` are exact for any number of threads.
 
     Raises:
         UnreadableImage, from the iterator: a picture cannot be read, with unreadable='error'.
@@ -341,8 +341,8 @@ def view_iterator(pictures: Pictures, manifest: Manifest, stage: curricula.Stage
         loading: how batches are made; only threads and prefetch are used.
 
     Returns:
-        Batches dict(image=uint8 [batch_size, size, size, 3]). The last batch of the manifest is
-        filled up with its last row.
+        Batches dict(image=uint8 [batch_size, height, width, channels]). The last batch of the
+        manifest is filled up with its last row.
     """
     batch = _ViewBatch(pictures, example_keys(manifest), stage, epoch, seed, batch_size,
                        np.asarray(batches))

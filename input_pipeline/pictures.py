@@ -45,17 +45,18 @@ class PreprocessSpec:
     The device applies mean and std; everything else happens here.
 
     Attributes:
-        size: height and width of the model's input, pixels.
+        size: of the model's input in pixels: the side of a square, or (height, width).
         resize: a mode of `resize.resize`: 'squash', 'pad' or 'crop'.
         border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
         interpolation: as in `resize.resize`: 'area', 'bilinear' or 'bicubic'.
         crop_pct: the share of the resized picture that is kept, above 0 to 1.
         reduced_decode: whether large JPEGs may be decoded at a half, a quarter or an eighth of
             their size.
-        mean, std: of (x / 255 - mean) / std, one number each for red, green and blue.
+        mean, std: of (x / 255 - mean) / std, one number per channel: red, green and blue, or one
+            for pictures that become grey.
     """
 
-    size: int
+    size: int | Size
     resize: str = 'squash'
     border: str = 'edge'
     interpolation: str = 'area'
@@ -63,6 +64,19 @@ class PreprocessSpec:
     reduced_decode: bool = True
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @property
+    def frame(self) -> Size:
+        """(height, width) of the model's input, pixels."""
+        if isinstance(self.size, int):
+            return self.size, self.size
+        height, width = self.size
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return len(self.mean)
 
 
 class _Cache:
@@ -118,7 +132,8 @@ class Pictures:
     """The pictures of a manifest by row.
 
     Thread-safe: two threads may decode the same row, and both get the same pixels. The pictures
-    kept in memory (up to `cache_mb` MiB) do not change any pixel.
+    kept in memory (up to `cache_mb` MiB) do not change any pixel. Grey pictures are [h, w] in
+    here, as OpenCV and Pillow want them; what is handed out always has the axis of the channels.
     """
 
     def __init__(self, manifest: Manifest, spec: PreprocessSpec, cache_mb: float = 0):
@@ -129,22 +144,25 @@ class Pictures:
         limit = cache_mb * 2**20
         self._cache = _Cache(limit)
         self._parts: dict[int, Part] = {}  # of kept pictures that are padded
-        self._fits = len(manifest) * spec.size**2 * 3 <= limit
+        self._fits = len(manifest) * math.prod(self._size) * spec.channels <= limit
 
     def location(self, row: int) -> str:
         """The location of the row's picture."""
         return self._locations[row]
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """uint8 [size, size, 3]; the caller must not write to it."""
+        """uint8 [height, width, channels]; the caller must not write to it."""
+        return _with_channels(self._resized(row))
+
+    def _resized(self, row: int) -> np.ndarray:
         kept = self._cache.get('resized', row)
         if kept is not None:
             return kept
         spec, size = self._spec, self._size
         # Pillow's filters are chosen for their exact pixels, which need the whole picture.
         reduced = spec.reduced_decode and spec.interpolation == 'area'
-        picture = self._read(self._locations[row],
-                             resize_target(size, spec.crop_pct) if reduced else None)
+        picture = self._in_channels(self._read(
+            self._locations[row], resize_target(size, spec.crop_pct) if reduced else None))
         picture = resize(picture, size, spec.resize, interpolation=spec.interpolation,
                          crop_pct=spec.crop_pct)
         if self._fits:
@@ -157,7 +175,8 @@ class Pictures:
         evaluation sees."""
         view = self.draw(row, stage, rng)
         if exact and view.plan and not view.crop:
-            return transforms.apply(view.plan, self[row], self._size, self._spec.border)
+            return _with_channels(transforms.apply(view.plan, self._resized(row), self._size,
+                                                   self._spec.border))
         return self.show(view)
 
     def draw(self, row: int, stage: Stage, rng: np.random.Generator) -> View:
@@ -179,7 +198,7 @@ class Pictures:
         return View(row, plan, (data, whole, framed))
 
     def show(self, view: View) -> np.ndarray:
-        """The picture of a view, uint8 [size, size, 3]; the caller must not write to it.
+        """The picture of a view, uint8 [height, width, channels]; the caller must not write to it.
 
         Raises:
             UnreadableImage: the picture cannot be read.
@@ -189,7 +208,7 @@ class Pictures:
             return self[view.row]
         if view.crop is None:
             picture, part = self._unresized(view.row)
-            return transforms.apply(plan, picture, size, spec.border, part)
+            return _with_channels(transforms.apply(plan, picture, size, spec.border, part))
         data, whole, framed = view.crop
         # At least the input's size: a chain that shrinks the whole may enlarge parts of it.
         needed = tuple(map(max, transforms.source_size(plan, size), size))
@@ -199,21 +218,27 @@ class Pictures:
             whole, part = self._decoded(view.row, data, least, tight=not framed)
         if framed:
             part = (1, 1)
-            # A larger frame, but not larger than the file is in it.
-            limit = (max if spec.resize == 'pad' else min)(whole.shape[:2])
-            side = max(min(*needed, math.floor(limit * spec.crop_pct)), spec.size)
-            whole = resize(whole, (side, side), spec.resize, crop_pct=spec.crop_pct)
-        return transforms.apply(plan, whole, size, spec.border, part)
+            # A larger frame of the same shape, but not larger than the file is in it.
+            high, wide = (one[1] * size[0] / size[1] for one in (needed, whole.shape))
+            limit = (max if spec.resize == 'pad' else min)(whole.shape[0], wide)
+            height = max(math.floor(min(needed[0], high, limit * spec.crop_pct)), size[0])
+            whole = resize(whole, (height, max(round(height * size[1] / size[0]), size[1])),
+                           spec.resize, crop_pct=spec.crop_pct)
+        return _with_channels(transforms.apply(plan, whole, size, spec.border, part))
 
     @property
     def _size(self) -> Size:
-        return self._spec.size, self._spec.size
+        return self._spec.frame
+
+    def _in_channels(self, picture: np.ndarray) -> np.ndarray:
+        """An RGB picture [h, w, 3] with the channels of the model: itself, or [h, w] in grey."""
+        return picture if self._spec.channels == 3 else grey(picture)
 
     def _decoded(self, row: int, data: bytes, least: Size, tight: bool) -> tuple[np.ndarray, Part]:
         """(the picture, the part of it that is not padding)"""
-        picture = decode.decode(data, name=self._locations[row], tight=tight,
-                                min_size=least if self._spec.reduced_decode else None,
-                                range16=self._range16)
+        picture = self._in_channels(decode.decode(
+            data, name=self._locations[row], tight=tight,
+            min_size=least if self._spec.reduced_decode else None, range16=self._range16))
         height, width = picture.shape[:2]
         full = decode.size_of(data)
         if full in (None, (height, width)):
@@ -228,17 +253,17 @@ class Pictures:
         """(the picture for a stage without crops, of any size; the part that is not padding)"""
         spec, size = self._spec, self._size
         if spec.resize != 'squash' or spec.crop_pct < 1 or spec.interpolation != 'area':
-            return self[row], (1, 1)
+            return self._resized(row), (1, 1)
         kept = self._cache.get('unresized', row)
         if kept is not None:
             return kept, self._parts.get(row, (1, 1))
-        least, part = (math.ceil(spec.size * _ENOUGH),) * 2, (1, 1)
+        least, part = (math.ceil(size[0] * _ENOUGH), math.ceil(size[1] * _ENOUGH)), (1, 1)
         if sources.scheme_of(self._locations[row]) in sources.DRAWN:
-            picture = self._read(self._locations[row])
+            picture = self._in_channels(self._read(self._locations[row]))
         else:
             data = sources.read_bytes(self._root, self._locations[row])
             picture, part = self._decoded(row, data, least, tight=True)
-        if min(picture.shape[:2]) < least[0]:
+        if picture.shape[0] < least[0] or picture.shape[1] < least[1]:
             picture = resize(picture, size)
         picture, more = warp.halved(picture, size)
         part = part[0] * more[0], part[1] * more[1]
@@ -256,19 +281,32 @@ class Pictures:
         kept = self._cache.get('whole', row)
         if kept is not None:
             return b'', kept, kept.shape[:2]
-        location, small = self._locations[row], 2 * self._spec.size
+        location = self._locations[row]
         if sources.scheme_of(location) in sources.DRAWN:
-            data, whole = b'', self._read(location)
+            data, whole = b'', self._in_channels(self._read(location))
         else:
             data = sources.read_bytes(self._root, location)
             source = decode.size_of(data)
-            if source and max(source) > small:
+            if source and not self._is_small(source):
                 return data, None, source
-            whole = decode.decode(data, name=location, range16=self._range16)
-        if max(whole.shape) <= small:
+            whole = self._in_channels(decode.decode(data, name=location, range16=self._range16))
+        if self._is_small(whole.shape[:2]):
             self._cache.keep('whole', row, whole)
         return data, whole, whole.shape[:2]
 
+    def _is_small(self, source: Size) -> bool:
+        """Whether a picture has at most twice the input's sides."""
+        return all(side <= 2 * ours for side, ours in zip(source, self._size))
+
     def blank(self) -> np.ndarray:
-        """A black picture in place of one that cannot be read, uint8 [size, size, 3]."""
-        return np.zeros((*self._size, 3), np.uint8)
+        """A black picture in place of one that cannot be read, uint8 [height, width, channels]."""
+        return np.zeros((*self._size, self._spec.channels), np.uint8)
+
+
+def grey(picture: np.ndarray) -> np.ndarray:
+    """The luma (ITU-R BT.601) of an RGB picture, uint8 [h, w, 3] -> [h, w], as Pillow's 'L'."""
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+
+
+def _with_channels(picture: np.ndarray) -> np.ndarray:
+    return picture if picture.ndim == 3 else picture[..., None]

@@ -22,7 +22,7 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str = 'squash', *,
     evaluation transform, without normalisation.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, 3], or [H, W] in grey.
         size: (h, w), pixels.
         mode: 'squash' changes the aspect ratio. 'pad' keeps it and fills the rest, evenly on
             both sides, with the median colour of the picture's border. 'crop' keeps it, covers
@@ -33,7 +33,7 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str = 'squash', *,
             is cut out.
 
     Returns:
-        uint8 [h, w, 3].
+        uint8 [h, w, 3], or [h, w].
 
     Raises:
         DataError: the mode or interpolation is unknown, or crop_pct is out of range.
@@ -52,7 +52,7 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str = 'squash', *,
     ratio = min(target[0] / image.shape[0], target[1] / image.shape[1])
     height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
     top, left = (target[0] - height) // 2, (target[1] - width) // 2
-    canvas = np.empty((*target, 3), np.uint8)
+    canvas = np.empty((*target, *image.shape[2:]), np.uint8)
     canvas[:] = border_color(image)
     canvas[top:top + height, left:left + width] = _scale(image, height, width, interpolation)
     return _center(canvas, size)
@@ -70,7 +70,7 @@ def resize_target(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
 
 
 def border_color(image: np.ndarray) -> np.ndarray:
-    """Median colour, uint8 [3], of the outermost pixels of a picture, uint8 [H, W, 3]."""
+    """Median colour of the outermost pixels of a picture, uint8: [H, W, 3] -> [3], [H, W] -> []."""
     edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return np.round(np.median(edge, axis=0)).astype(np.uint8)
 

@@ -155,14 +155,15 @@ def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
 
     Args:
         plan: drawn by `draw` for the same `size`.
-        picture: RGB uint8 [h, w, 3] of any size; the maps see all of it, squashed to `size`. For
-            a crop without loss it should be at least as large as `source_size(plan, size)`.
+        picture: RGB uint8 [h, w, 3] or grey uint8 [h, w] of any size; the maps see all of it,
+            squashed to `size`. For a crop without loss it should be at least as large as
+            `source_size(plan, size)`.
         size: (height, width) of the result.
         border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
         part: the part of the picture that is not padding, as in `warp.warp`.
 
     Returns:
-        RGB uint8 [height, width, 3].
+        uint8 [height, width, 3] or [height, width].
     """
     picture = warp.warp(picture, plan.geometry, border, size, part)
     picture = color.apply(picture, plan.color)

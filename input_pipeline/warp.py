@@ -31,7 +31,7 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
     necessary, because a bilinear look-up sees only two pixels.
 
     Args:
-        image: uint8 [h, w, C], of any size; all of it is laid over the frame.
+        image: uint8 [h, w, C] or [h, w], of any size; all of it is laid over the frame.
         maps: pull maps in the order of application; without maps the picture stays as it is.
         border: what lies outside the picture, a key of `pull_maps.BORDERS`.
         size: (H, W) of the output and of the frame of the maps; None for the picture's own.
@@ -39,7 +39,8 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
             frame; the rest is padding.
 
     Returns:
-        uint8 [H, W, C], interpolated bilinearly; the picture itself if there is nothing to do.
+        uint8 [H, W, C] or [H, W], interpolated bilinearly; the picture itself if there is nothing
+        to do.
     """
     height, width = size = size or image.shape[:2]
     whole = size == image.shape[:2] and part == (1, 1)
@@ -70,7 +71,8 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
 
 
 def halved(image: np.ndarray, size: Size) -> tuple[np.ndarray, Part]:
-    """Halves each axis of a picture, uint8 [h, w, C], while it is at least twice that of `size`.
+    """Halves each axis of a picture, uint8 [h, w, C] or [h, w], while it is at least twice that of
+    `size`.
 
     Returns:
         The smaller picture, and the part of it that is not padding.

@@ -1,8 +1,25 @@
 """Image sizes: what a model is built for, and whether given images have that size."""
 
+from collections.abc import Sequence
+
 import jax
 
 from models.errors import ModelError
+
+
+def height_and_width(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """An image size, the side of a square or a pair, as (height, width).
+
+    Raises:
+        ModelError: it is neither.
+    """
+    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+    if len(sides) != 2 or not all(
+            isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise ModelError(f'img_size={img_size!r} is not a size in pixels: give a whole number, or '
+                         f'(height, width).')
+    height, width = sides
+    return height, width
 
 
 def patch_grid(img_size: int | tuple[int, int], patch: int
@@ -15,8 +32,8 @@ def patch_grid(img_size: int | tuple[int, int], patch: int
     Raises:
         ModelError: such an image cannot be cut into whole patches.
     """
-    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    if len(size) != 2 or any(side < patch or side % patch for side in size):
+    size = height_and_width(img_size)
+    if any(side < patch or side % patch for side in size):
         raise ModelError(f'img_size={img_size!r} cannot be cut into patches of {patch} '
                          f'pixels: use multiples of patch_size={patch}.')
     return size, (size[0] // patch, size[1] // patch)

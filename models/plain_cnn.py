@@ -15,7 +15,7 @@ from flax import nnx
 from models.convolutions import conv2d
 from models.errors import ModelError
 from models.heads import Classifier
-from models.image_sizes import check_images
+from models.image_sizes import check_images, height_and_width
 from models.layers import Dropout, Linear, activation, batch_norm, compute_dtype, normal, run_block
 
 
@@ -85,7 +85,7 @@ class PlainCNN(Classifier):
                  norm: bool = False, dense: int = 256, block_dropout: float = 0.0,
                  dense_dropout: float = 0.0, act: str = 'relu', remat: bool = False, dtype=None,
                  rngs: nnx.Rngs):
-        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        size = height_and_width(img_size)
         widths = (widths,) if isinstance(widths, int) else tuple(widths)
         if not widths or min(widths) < 1:
             raise ModelError(f'widths={widths!r} of a plain CNN are not the channels of its '
@@ -96,7 +96,7 @@ class PlainCNN(Classifier):
         if kernel < 1 or kernel % 2 == 0:
             raise ModelError(f'kernel={kernel!r} of a plain CNN is not odd and positive: use a '
                              f'number such as 3 or 5.')
-        if len(size) != 2 or min(size) < 2 ** len(widths):
+        if min(size) < 2 ** len(widths):
             raise ModelError(f'img_size={img_size!r} cannot be halved {len(widths)} times: use at '
                              f'least {2 ** len(widths)} pixels, or fewer widths.')
         self.img_size, self.in_channels, self.remat = size, in_channels, remat

@@ -36,11 +36,12 @@ class Target:
 
 
 def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, *,
-              head: str = 'keep') -> list[str]:
+              head: str = 'keep', grid: tuple[int, int] | None = None) -> list[str]:
     """Fills a model in place with weights under timm's names.
 
-    Position embeddings are resampled to the model's grid, and a stem for 3 channels is adapted
-    to another number of channels, both as timm does. Adapters (LoRA) keep their values.
+    Position embeddings are resampled to the model's grid, also to one of another shape and as many
+    positions, and a stem for 3 channels is adapted to another number of channels, both as timm
+    does. Adapters (LoRA) keep their values.
 
     Args:
         model: from `create_model`.
@@ -50,6 +51,8 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
         head: 'keep' loads the classifier too (a model without a head ignores it); 'reset' leaves
             the model's heads as they are; 'resize' loads the first rows if the number of classes
             differs.
+        grid: (rows, columns) of patches of the model that the weights are from, which they do not
+            tell; None for a square, as those of timm's published weights.
 
     Returns:
         What was adapted, one line each, for the log.
@@ -80,11 +83,12 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
             if key not in found:
                 missing.append(f'{key} is missing')
                 continue
-            adapters[key], note = _adapter(model, key, shape, shapes[found[key]], head)
+            adapters[key], note = _adapter(model, key, shape, shapes[found[key]], head, grid)
             if adapters[key] is None:
                 misshaped.append(f'{key} is {list(shapes[found[key]])} and should be '
-                                 f'{list(shape)}')
-            notes += [note] * bool(note)
+                                 f'{list(shape)}{note}')
+            elif note:
+                notes.append(note)
     wanted = {key for target in targets for key in target.keys}
     headless = not hasattr(model, 'head') and not hasattr(model, 'heads')
     ignored = of_head if head == 'reset' or headless else set()
@@ -124,14 +128,23 @@ def timm_targets(model: Classifier) -> list[Target]:
     return targets
 
 
-def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int]) -> np.ndarray:
-    """Position embeddings [1, prefix + n * n, D] for another grid: [1, prefix + h * w, D].
+def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int],
+                       source: tuple[int, int] | None = None) -> np.ndarray:
+    """Position embeddings [1, prefix + h * w, D] for another grid: [1, prefix + h' * w', D].
 
-    The first `prefix` tokens stay. The square grid of the others is resized by antialiased bicubic
+    The first `prefix` tokens stay. The grid of the others is resized by antialiased bicubic
     interpolation, as by timm's `resample_abs_pos_embed`.
+
+    Args:
+        table: the embeddings, rows of patches one after another.
+        prefix: tokens before those of the patches.
+        grid: (h', w'), rows and columns of patches.
+        source: (h, w) of the table; None for a square.
     """
-    side = math.isqrt(table.shape[1] - prefix)
-    patches = jnp.asarray(table[:, prefix:], jnp.float32).reshape(side, side, -1)
+    rows, columns = source or (math.isqrt(table.shape[1] - prefix),) * 2
+    if (rows, columns) == tuple(grid):
+        return table
+    patches = jnp.asarray(table[:, prefix:], jnp.float32).reshape(rows, columns, -1)
     resized = jax.image.resize(patches, (*grid, patches.shape[-1]), 'cubic', antialias=True)
     return np.concatenate([table[:, :prefix], np.asarray(resized).reshape(1, -1, table.shape[2])],
                           axis=1)
@@ -171,18 +184,15 @@ def _rename(key: str, renames) -> str:
 
 
 def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[int, ...],
-             head: str) -> tuple[Callable | None, str]:
-    """(function that adapts the stored array, or None if it cannot fit; what the function does)"""
+             head: str, grid: tuple[int, int] | None) -> tuple[Callable | None, str]:
+    """(function that adapts the stored array, or None if it cannot fit; what the function does, or
+    in parentheses why nothing fits where the shapes do not tell)"""
     ours, theirs = tuple(ours), tuple(theirs)
+    if key == 'pos_embed' and len(theirs) == 3 and theirs[2] == ours[2]:
+        # Before the shapes are compared: 2 x 8 and 4 x 4 patches have as many positions.
+        return _adapter_of_positions(ours[1] - math.prod(model.grid), theirs[1], model.grid, grid)
     if ours == theirs:
         return lambda value: value, ''
-    if key == 'pos_embed' and len(theirs) == 3 and theirs[2] == ours[2]:
-        prefix = ours[1] - math.prod(model.grid)
-        side = math.isqrt(max(theirs[1] - prefix, 0))
-        if side and side * side == theirs[1] - prefix:
-            return (lambda value: resample_positions(value, prefix, model.grid),
-                    f'pos_embed resampled from {side} x {side} to {model.grid[0]} x '
-                    f'{model.grid[1]}')
     if key == f'{model.timm_stem}.weight' and len(theirs) == 4 and theirs[1] == 3 \
             and ours[:1] + ours[2:] == theirs[:1] + theirs[2:]:
         return (lambda value: adapt_channels(value, ours[1]),
@@ -191,6 +201,22 @@ def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[i
         rows = min(ours[0], theirs[0])
         return lambda value: value[:rows], f'{key}: the first {rows} of {theirs[0]} classes'
     return None, ''
+
+
+def _adapter_of_positions(prefix: int, tokens: int, grid: tuple[int, int],
+                          source: tuple[int, int] | None) -> tuple[Callable | None, str]:
+    """As `_adapter`, for position embeddings of so many tokens, of which `prefix` come first."""
+    patches = tokens - prefix
+    if source is None:
+        source = (math.isqrt(max(patches, 0)),) * 2
+        if math.prod(source) != patches or not patches:
+            return None, (f' (its {patches} patches are not a square: load_timm takes the grid='
+                          f'(rows, columns) of that model)')
+    if math.prod(source) != patches:
+        return None, f' (its {patches} patches are not those of grid={tuple(source)})'
+    note = f'pos_embed resampled from {source[0]} x {source[1]} to {grid[0]} x {grid[1]}'
+    return (lambda value: resample_positions(value, prefix, grid, source),
+            '' if tuple(source) == tuple(grid) else note)
 
 
 def _assign(target: Target, values: Iterable[np.ndarray]) -> None:

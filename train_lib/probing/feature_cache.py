@@ -205,11 +205,11 @@ class _Files:
 def _open_files(folder: Path, about: dict, manifest: Manifest, backbone: Backbone,
                 spec: FeatureCacheSpec) -> _Files:
     """Opens a cache; creates it if there is none."""
-    devices, size = backbone.mesh.size, backbone.preprocess.size
+    devices, prepared = backbone.mesh.size, backbone.preprocess
     batch_size = -(-spec.batch_size // devices) * devices
     batches = -(-len(manifest) // batch_size)
     sample = jax.eval_shape(backbone.embed, backbone.weights,
-                            np.zeros((1, size, size, 3), np.uint8))
+                            np.zeros((1, *prepared.frame, prepared.channels), np.uint8))
     shape = (about['views'] + 1, len(manifest), sample.shape[-1])
     try:
         folder.mkdir(parents=True, exist_ok=True)

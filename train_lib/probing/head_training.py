@@ -28,6 +28,7 @@ from train_lib.probing.stacked_heads import (
 from train_lib.run_dir.metrics_log import MetricsLog
 from train_lib.runtime.progress import bar
 from train_lib.runtime.signals import Interrupted
+from train_lib.training.preprocess_spec import input_channels
 from train_lib.training.setup import steps_of
 
 CHUNK = 64  # steps per call of the program: hides the cost of a call, and is planned quickly
@@ -53,7 +54,8 @@ class TrainedHeads:
 def run_length(config: ConfigDict, examples: int) -> tuple[int, tuple[Stage, ...]]:
     """(steps of a run over this number of training examples, its stages)"""
     total = max(steps_of(config, examples, config.duration, 'duration'), 1)
-    return total, make_stages(config.curriculum, partial(steps_of, config, examples, total=total))
+    to_steps = partial(steps_of, config, examples, total=total)
+    return total, make_stages(config.curriculum, to_steps, input_channels(config))
 
 
 def train_heads(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features: Features,

@@ -43,17 +43,21 @@ def overlay(picture: np.ndarray, heat: np.ndarray, *, lift: bool = False) -> str
     map is high.
 
     Args:
-        picture: uint8 [s, s, 3], RGB.
+        picture: uint8 [h, w, 3], RGB; the longer side becomes 96 pixels.
         heat: float [h, w]; negative values stay cold.
         lift: the lowest value becomes the coldest, whatever it is.
     """
     heat = heat.astype(np.float32)
     heat = np.maximum(heat - heat.min() if lift else heat, 0)
     heat = heat / max(float(heat.max()), 1e-12)
-    heat = np.clip(cv2.resize(heat, (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC), 0, 1)[..., None]
+    longest = max(picture.shape[:2])
+    height, width = (max(1, round(side * _SIDE / longest)) for side in picture.shape[:2])
+    heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC)
+    heat = np.clip(heat, 0, 1)[..., None]
     # Small pictures keep hard edges, as elsewhere on the page.
-    how = cv2.INTER_NEAREST if len(picture) <= 32 else cv2.INTER_AREA
-    grey = cv2.cvtColor(cv2.resize(picture, (_SIDE, _SIDE), interpolation=how), cv2.COLOR_RGB2GRAY)
+    how = cv2.INTER_NEAREST if longest <= 32 else cv2.INTER_AREA
+    grey = cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=how),
+                        cv2.COLOR_RGB2GRAY)
     pale = 0.75 * grey[..., None].astype(np.float32) + 0.25 * 255
     colour = _WARM + (_HOT - _WARM) * heat
     strength = 0.75 * heat ** 0.8

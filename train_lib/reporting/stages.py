@@ -13,7 +13,7 @@ from input_pipeline.curriculum import Stage
 from input_pipeline.decode import UnreadableImage
 from input_pipeline.loader import example_keys
 from input_pipeline.manifest import Manifest
-from input_pipeline.pictures import PreprocessSpec
+from input_pipeline.pictures import PreprocessSpec, grey
 from input_pipeline.resize import resize
 
 PICTURES = 8
@@ -40,8 +40,9 @@ def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: 
     for row in rows:
         with contextlib.suppress(UnreadableImage):  # the loader reports it
             picture = read(locations[row])
-            pictures[row] = resize(picture, (spec.size, spec.size), spec.resize)
-    sheet = contact_sheet(list(pictures.values()), stage_rows(stages), (spec.size, spec.size),
+            picture = picture if spec.channels == 3 else grey(picture)
+            pictures[row] = resize(picture, spec.frame, spec.resize)
+    sheet = contact_sheet(list(pictures.values()), stage_rows(stages), spec.frame,
                           border=spec.border, seed=seed,
                           keys=example_keys(manifest)[list(pictures)])
     cv2.imwrite(str(path), sheet[..., ::-1])

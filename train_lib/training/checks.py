@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from input_pipeline.warp import BORDERS
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import patience
-from train_lib.training.preprocess_spec import DTYPES
+from train_lib.training.preprocess_spec import DTYPES, input_channels, input_size
 
 
 def check_values(config: ConfigDict, devices: int) -> None:
@@ -21,9 +21,10 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('eval.metric', config.eval.metric, patience.METRICS)):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
+    input_size(config)
+    input_channels(config)
     for key, value, least, most in (
             ('batch_size', config.batch_size, 1, 2**24),
-            ('image.size', config.image.size, 1, 2**14),
             ('eval.batch_size', config.eval.batch_size, 1, 2**24),
             ('accumulate', config.accumulate, 1, 2**24), ('seed', config.seed, 0, 2**32 - 1),
             ('loader.threads', config.loader.threads, 1, 1024),

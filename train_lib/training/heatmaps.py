@@ -148,7 +148,7 @@ def explain_errors(heat_step: Callable, weights: Weights, part: Manifest,
         most: errors per head.
 
     Returns:
-        ids [n], pictures uint8 [n, s, s, 3] as the model sees them (at most 192 pixels a side),
+        ids [n], pictures uint8 [n, h, w, 3] as the model sees them (at most 192 pixels a side),
         class/<head> the names of the explained classes, and the maps of `heat_step` as float16,
         scaled to a largest value of 1.
     """
@@ -180,17 +180,23 @@ def explain_errors(heat_step: Callable, weights: Weights, part: Manifest,
     if not len(row):  # none of them could be read
         return {}
     shown = {'ids': chosen.table['id'].to_numpy(np.str_)[row],
-             'pictures': np.stack([_smaller(picture) for picture in found.pop('pictures')])}
+             'pictures': np.stack([_shown(picture) for picture in found.pop('pictures')])}
     for head in part.heads:
         names = np.array(part.classes[head], np.str_)
         shown[f'class/{head}'] = names[chosen.labels(head)[row]]
     return shown | {name: _scaled(values) for name, values in found.items()}
 
 
-def _smaller(picture: np.ndarray) -> np.ndarray:
-    if len(picture) <= _SIDE:
+def _shown(picture: np.ndarray) -> np.ndarray:
+    """A picture of 1 or 3 channels as RGB, of at most _SIDE pixels a side."""
+    if picture.shape[2] == 1:
+        picture = np.repeat(picture, 3, axis=2)
+    height, width = picture.shape[:2]
+    longest = max(height, width)
+    if longest <= _SIDE:
         return picture
-    return cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    size = max(1, round(width * _SIDE / longest)), max(1, round(height * _SIDE / longest))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _scaled(maps: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
 from train_lib.runtime.sharding import Layout
 from train_lib.training import init
-from train_lib.training.preprocess_spec import DTYPES
+from train_lib.training.preprocess_spec import DTYPES, input_size
 from train_lib.training.state import Weights
 
 
@@ -68,7 +68,7 @@ def model_settings_of(config: ConfigDict, device: jax.Device) -> dict:
     settings = {key: value for key, value in config.model.to_dict().items() if key != 'name'}
     known = models.model_settings(config.model.name)
     if 'img_size' in known:
-        settings.setdefault('img_size', config.image.size)
+        settings.setdefault('img_size', input_size(config))
     if 'dtype' in known:
         settings.setdefault('dtype', DTYPES[config.precision])
     if 'attn_impl' in known and _is_before_ampere(device):

@@ -91,10 +91,10 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         ConfigError, DataError, ModelError: a user's mistake.
     """
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
-    stages = make_stages(config.curriculum, to_steps_of_run)
+    inputs = Inputs(preprocess_spec(config), loader_spec(config))
+    stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     schedule = schedule or make_schedule(config.schedule.to_dict(), timing.total_steps,
                                          to_steps_of_run, stages, batch_size=config.batch_size)
-    inputs = Inputs(preprocess_spec(config), loader_spec(config))
     evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
     first = to_steps_of_run(config.profile.start, 'profile.start')
@@ -229,13 +229,13 @@ def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
 def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest]
                ) -> jax.stages.Lowered:
     """The training step, traced; the state (it may be abstract) stays laid out as it is."""
-    programs, size = run.programs, run.inputs.preprocess.size
+    programs, prepared = run.programs, run.inputs.preprocess
 
     def spec(shape, dtype):
         return jax.ShapeDtypeStruct((run.timing.batch_size, *shape), dtype,
                                     sharding=batch_sharding(programs.mesh))
 
-    batch = {'image': spec((size, size, 3), jnp.uint8)}
+    batch = {'image': spec((*prepared.frame, prepared.channels), jnp.uint8)}
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)

@@ -26,13 +26,15 @@ from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import by_path, path_name
 from train_lib.training import init
+from train_lib.training.preprocess_spec import input_size
 from train_lib.training.state import HostState
 
 _FROZEN = 'frozen/'
 
 
 def start_of(member: Member) -> str:
-    """The weights that the run was fine-tuned from, with its model.
+    """The weights that the run was fine-tuned from, with its model; also the size of its pictures
+    if they are no squares, as position embeddings of 2 x 8 and 4 x 4 patches have one shape.
 
     Raises:
         ConfigError: it started from random weights.
@@ -43,7 +45,9 @@ def start_of(member: Member) -> str:
         raise ConfigError(f'A soup needs members that were fine-tuned from the same weights, and '
                           f'{member.name} started from random ones: give config.init.from or '
                           f'config.init.pretrained in training, or leave it out.')
-    return f'{origin} with {json.dumps(config.model.to_dict(), sort_keys=True, default=str)}'
+    size = input_size(config)
+    at = '' if isinstance(size, int) else f' at {size[0]} x {size[1]} pixels'
+    return f'{origin} with {json.dumps(config.model.to_dict(), sort_keys=True, default=str)}{at}'
 
 
 def weights_of(member: Member) -> dict[str, np.ndarray]:

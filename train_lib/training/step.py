@@ -45,7 +45,8 @@ def make_ema_decay(config: Mapping) -> Schedule | None:
 
 
 def make_normalise(mean: Sequence[float], std: Sequence[float], dtype) -> Callable:
-    """uint8 [B, H, W, 3] -> dtype, (x / 255 - mean) / std; on the device, where it is free."""
+    """uint8 [B, H, W, C] -> dtype, (x / 255 - mean) / std, a number per channel or one for all; on
+    the device, where it is free."""
     scale = 1 / (255 * jnp.array(std, jnp.float32))
     offset = -jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     return lambda images: (images.astype(jnp.float32) * scale + offset).astype(dtype)
