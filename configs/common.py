@@ -207,7 +207,11 @@ def get_config() -> ConfigDict:
                         # 'cosine' | 'cosine_restarts' | 'triangular' | 'triangular2' | 'one_cycle'
         lr=1e-3,  # the peak
         scale_with_batch=0,  # batch size that lr is meant for; lr grows with batch_size (0: fixed)
-        warmup=dict(percent=5),  # linear, from near 0
+        warmup=dict(percent=5),  # linear, from near 0; not for one_cycle and triangular(2)
+        # 2: plateau and early stopping count from the end of the warm-up on, schedules that rise by
+        # themselves have none, one longer than the run is refused | 1: as in older versions, whose
+        # runs keep it.
+        rules=2,
         cooldown=dict(steps=0),  # at the end of the run: linear, from where the schedule is
         cooldown_final=0.0,  # end of the cool-down, a share of lr
         final=0.0,  # polynomial, cosine, cosine_restarts, one_cycle: the end, a share of lr
@@ -270,6 +274,7 @@ def get_config() -> ConfigDict:
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
         metric='accuracy',  # of the validation, for the best checkpoint, plateau and early
                             # stopping: 'accuracy' | 'loss' | 'f1_macro' | 'nll'
+        ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )
     config.checkpoint = dict(  # what resuming starts from
         every=dict(epochs=1),  # between two checkpoints

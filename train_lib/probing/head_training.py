@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline.curriculum import Stage, make_stages
 from input_pipeline.resampling import make_order
 from train_lib.optim.optimizers import make_optimizer
-from train_lib.optim.schedules import make_schedule
+from train_lib.optim.schedules import make_schedule, say_left_out
 from train_lib.probing.feature_cache import Features
 from train_lib.probing.probe_folds import FoldedData
 from train_lib.probing.probe_spec import ProbeSpec
@@ -72,6 +72,9 @@ def train_heads(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features:
     Raises:
         Interrupted: `stop` became true.
     """
+    examples = len(data.folds[0].train)
+    say_left_out(config.schedule.to_dict(), partial(steps_of, config, examples,
+                                                    total=run_length(config, examples)[0]))
     factors = [_rate_factors(config, len(fold.train)) for fold in data.folds]
     task = _task(config, spec, data, features, factors)
     optimizer = make_optimizer(config.optimizer.to_dict())

@@ -18,7 +18,8 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('precision', config.precision, DTYPES),
             ('image.border', config.image.border, BORDERS),
             ('data.changed', config.data.changed, ('error', 'accept')),
-            ('eval.metric', config.eval.metric, patience.METRICS)):
+            ('eval.metric', config.eval.metric, patience.METRICS),
+            ('eval.ties', config.eval.ties, ('nll', 'first'))):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
     for key, value, least, most in (

@@ -19,7 +19,7 @@ from input_pipeline.resampling import make_order
 from train_lib.losses.mixing import Mixing, make_mixings
 from train_lib.losses.objectives import adjust, objectives
 from train_lib.optim.optimizers import make_optimizer
-from train_lib.optim.schedules import Schedule, make_schedule
+from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
 from train_lib.run_dir.goodput import Clock
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import (
@@ -92,8 +92,10 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     """
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
     stages = make_stages(config.curriculum, to_steps_of_run)
-    schedule = schedule or make_schedule(config.schedule.to_dict(), timing.total_steps,
-                                         to_steps_of_run, stages, batch_size=config.batch_size)
+    if schedule is None:
+        say_left_out(config.schedule.to_dict(), to_steps_of_run)
+        schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
+                                 stages, batch_size=config.batch_size)
     inputs = Inputs(preprocess_spec(config), loader_spec(config))
     evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
@@ -142,15 +144,17 @@ def _timing(config: ConfigDict, examples: int) -> tuple[Timing, ToSteps]:
 def _control(config: ConfigDict, to_steps_of_run: ToSteps, timing: Timing, *, scored: bool
              ) -> Control:
     """The guard, the plateau and early stopping; `scored`: whether there is a validation split."""
+    begin = judged_from(config.schedule.to_dict(), timing.total_steps, to_steps_of_run)
     plateau = patience.make_plateau(config.schedule.plateau.to_dict(), to_steps_of_run,
-                                    timing.eval_every)
-    stopping = patience.make_early_stopping(config.early_stopping.to_dict(), to_steps_of_run)
+                                    timing.eval_every, begin)
+    stopping = patience.make_early_stopping(config.early_stopping.to_dict(), to_steps_of_run,
+                                            begin)
     for key, asked in (('schedule.plateau', plateau), ('early_stopping', stopping)):
         if asked and not scored:
             raise ConfigError(f'config.{key}.patience needs a validation split, and there is '
                               f'none: set config.split.val, or patience to None.')
     return Control(make_guard(config.guard.to_dict()), plateau, stopping,
-                   config.early_stopping.restore_best)
+                   config.early_stopping.restore_best, config.eval.ties)
 
 
 def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
