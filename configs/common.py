@@ -250,6 +250,12 @@ def get_config() -> ConfigDict:
         rollbacks=2,  # how often it may go back before the run ends
     )
     config.loss = dict(  # the loss of each head
+        # Images per class that balanced_softmax, logit_adjustment and class_weights go by: 'shown':
+        # as resampling shows them, from its start on | 'data', also for eval.adjust_tau.
+        counts='shown',
+        # Whether the column `weight` weighs examples: 'auto': if resampling does not draw by it |
+        # True | False.
+        example_weights=_anything('auto'),
         name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |
                                # 'balanced_softmax' | 'logit_adjustment' | 'ldam'
         label_smoothing=0.0,  # share of the target that is spread over all classes

@@ -227,8 +227,9 @@ def make_schedule(config: Mapping[str, Any], total_steps: int,
     """The learning rate of each step, counted from 0.
 
     A linear warm-up comes first; its first step has 1 / warm-up steps of the rate with which the
-    schedule begins, never 0. A schedule that rises by itself has none. Then comes the named schedule, which ends with the run. A cool-down
-    replaces its last part by a line. The curriculum's lr_scale is a factor on top.
+    schedule begins, never 0. A schedule that rises by itself has none. Then comes the named
+    schedule, which ends with the run. A cool-down replaces its last part by a line. The
+    curriculum's lr_scale is a factor on top.
 
     Args:
         config: config.schedule.

@@ -37,6 +37,11 @@ def check_values(config: ConfigDict, devices: int) -> None:
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} and config.loss.name '
                           f'= {config.loss.name!r} would adjust for the class sizes twice: '
                           f'keep one of them.')
+    if config.eval.adjust_tau and config.resample.kind != 'none' and config.loss.counts != 'data':
+        raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} goes by the class '
+                          f'sizes of the data, and config.resample.kind = {config.resample.kind!r} '
+                          f"changes what is shown: keep one of them, or set config.loss.counts="
+                          f"'data'.")
     if config.batch_size % devices:
         raise ConfigError(f'config.batch_size = {config.batch_size} cannot be shared by '
                           f'{devices} devices: give a multiple of {devices}.')

@@ -122,7 +122,7 @@ def test_a_schedule_that_rises_by_itself_has_no_warm_up(name, caplog):
 def test_a_warm_up_longer_than_the_run_is_refused():
     rates([0], warmup={'steps': 100})
     rates([0], warmup={'steps': 101}, rules=1)  # as in runs of older versions
-    with pytest.raises(ConfigError, match=r'schedule\.warmup.*takes 101 steps, and the run has 100'):
+    with pytest.raises(ConfigError, match=r'schedule\.warmup.* 101 steps, and the run has 100'):
         rates([0], warmup={'steps': 101})
 
 
