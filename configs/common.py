@@ -285,6 +285,9 @@ def get_config() -> ConfigDict:
     config.checkpoint = dict(  # what resuming starts from
         every=dict(epochs=1),  # between two checkpoints
         keep=2,  # newest checkpoints kept, besides the best
+        # What a longer duration would take back: a stage, resampling or mixing that had begun or
+        # ended: 'error' | 'accept'.
+        back='error',
     )
     config.log = dict(  # what is written during the training
         every=dict(steps=20),  # between two lines of metrics.jsonl
