@@ -211,7 +211,11 @@ def get_config() -> ConfigDict:
                         # 'cosine' | 'cosine_restarts' | 'triangular' | 'triangular2' | 'one_cycle'
         lr=1e-3,  # the peak
         scale_with_batch=0,  # batch size that lr is meant for; lr grows with batch_size (0: fixed)
-        warmup=dict(percent=5),  # linear, from near 0
+        warmup=dict(percent=5),  # linear, from near 0; not for one_cycle and triangular(2)
+        # 2: plateau and early stopping count from the end of the warm-up on, schedules that rise by
+        # themselves have none, one longer than the run is refused | 1: as in older versions, whose
+        # runs keep it.
+        rules=2,
         cooldown=dict(steps=0),  # at the end of the run: linear, from where the schedule is
         cooldown_final=0.0,  # end of the cool-down, a share of lr
         final=0.0,  # polynomial, cosine, cosine_restarts, one_cycle: the end, a share of lr
@@ -250,6 +254,12 @@ def get_config() -> ConfigDict:
         rollbacks=2,  # how often it may go back before the run ends
     )
     config.loss = dict(  # the loss of each head
+        # Images per class that balanced_softmax, logit_adjustment and class_weights go by: 'shown':
+        # as resampling shows them, from its start on | 'data', also for eval.adjust_tau.
+        counts='shown',
+        # Whether the column `weight` weighs examples: 'auto': if resampling does not draw by it |
+        # True | False.
+        example_weights=_anything('auto'),
         name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |
                                # 'balanced_softmax' | 'logit_adjustment' | 'ldam'
         label_smoothing=0.0,  # share of the target that is spread over all classes
@@ -274,10 +284,14 @@ def get_config() -> ConfigDict:
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
         metric='accuracy',  # of the validation, for the best checkpoint, plateau and early
                             # stopping: 'accuracy' | 'loss' | 'f1_macro' | 'nll'
+        ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )
     config.checkpoint = dict(  # what resuming starts from
         every=dict(epochs=1),  # between two checkpoints
         keep=2,  # newest checkpoints kept, besides the best
+        # What a longer duration would take back: a stage, resampling or mixing that had begun or
+        # ended: 'error' | 'accept'.
+        back='error',
     )
     config.log = dict(  # what is written during the training
         every=dict(steps=20),  # between two lines of metrics.jsonl

@@ -136,7 +136,10 @@ def digest(manifest: Manifest) -> str:
     return hasher.hexdigest()
 
 
-def class_counts(manifest: Manifest, head: str) -> np.ndarray:
-    """Number of images per class, int64 [C]; unlabelled rows are not counted."""
+def class_counts(manifest: Manifest, head: str, times: np.ndarray | None = None) -> np.ndarray:
+    """Number of images per class, int64 [C]; unlabelled rows are not counted. With `times`, float
+    [N], which says how often each row comes, float64 [C]."""
     labels = manifest.labels(head)
-    return np.bincount(labels[labels >= 0], minlength=len(manifest.classes[head]))
+    known = labels >= 0
+    return np.bincount(labels[known], None if times is None else times[known],
+                       minlength=len(manifest.classes[head]))

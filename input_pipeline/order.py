@@ -40,6 +40,12 @@ class Walk:
         """Examples per epoch."""
         return int(self.quotas.sum())
 
+    def mean_counts(self) -> np.ndarray:
+        """How often each row comes per epoch in the long run, float64 [num_rows]."""
+        found = np.zeros(self.num_rows)
+        found[self.rows] = np.repeat(self.quotas / np.maximum(self.sizes, 1), self.sizes)
+        return found
+
     def counts(self, epoch: int) -> np.ndarray:
         """How often each row comes in this epoch, int32 [num_rows]."""
         sizes = np.maximum(self.sizes, 1)
@@ -104,6 +110,12 @@ class Systematic:
     expected: np.ndarray
     length: int
 
+    def mean_counts(self) -> np.ndarray:
+        """How often each row comes per epoch in the long run, float64 [num_rows]."""
+        found = np.zeros(self.num_rows)
+        found[self.rows] = self.expected
+        return found
+
     def counts(self, epoch: int) -> np.ndarray:
         """How often each row comes in this epoch, int32 [num_rows]."""
         rng = np.random.default_rng((self.seed, _WEIGHTED, epoch))
@@ -129,18 +141,18 @@ class Order:
     """
 
     def __init__(self, plan: Plan, start: int = 0):
-        self._plan = plan
-        self._start = start
+        self.plan = plan
+        self.start = start
         self._length = plan.length
         self._first = -(-start // plan.num_rows)  # the plan's first epoch
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, position: int) -> tuple[int, int, int]:
-        if position < self._start:
-            epoch, offset = divmod(position, self._plan.num_rows)
+        if position < self.start:
+            epoch, offset = divmod(position, self.plan.num_rows)
         else:
-            epoch, offset = divmod(position - self._start, self._length)
+            epoch, offset = divmod(position - self.start, self._length)
             epoch += self._first
         rows, copies = self._epochs.get(epoch) or self._draw(epoch)
         return epoch, rows.item(offset), 0 if copies is None else copies.item(offset)
@@ -149,7 +161,7 @@ class Order:
         with self._lock:
             if epoch in self._epochs:
                 return self._epochs[epoch]
-            plan = self._plan
+            plan = self.plan
             if epoch < self._first:
                 counts = np.ones(plan.num_rows, np.int32)
             else:
@@ -166,7 +178,7 @@ class Order:
             return drawn
 
     def __getstate__(self):
-        return self._plan, self._start
+        return self.plan, self.start
 
     def __setstate__(self, state):
         self.__init__(*state)

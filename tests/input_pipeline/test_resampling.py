@@ -9,7 +9,7 @@ from configs.common import get_config
 from input_pipeline.descriptors import cluster_rows
 from input_pipeline.durations import to_steps
 from input_pipeline.errors import DataError
-from input_pipeline.manifest import make_manifest
+from input_pipeline.manifest import class_counts, make_manifest
 from input_pipeline.resampling import RESAMPLINGS, make_order
 
 SECTION = get_config().resample.to_dict() | {'start': None}
@@ -191,3 +191,20 @@ def test_mistakes_are_one_sentence(resample, words):
         order_of(manifest, **resample)
     assert str(error.value).replace('e.g. ', '').count('. ') == 0
     assert str(error.value)[-1] in '.?'
+
+
+@pytest.mark.parametrize('resample', [
+    {'kind': kind} for kind in ('none', 'over', 'under', 'sqrt', 'effective', 'balanced')] + [
+    {'kind': 'random', 'n': 7}, {'kind': 'random', 'n': 7, 'redraw': False},
+    {'kind': 'multiply', 'multipliers': {'bee': 2.5, 'ant': 0}},
+    {'kind': 'weighted', 'column': 'w'}])
+def test_how_often_a_row_comes_is_known_beforehand(resample):
+    manifest = make(unlabelled=4, w=np.linspace(0, 3, 79))
+    plan = order_of(manifest, **resample).plan
+    epochs = 400
+    seen = sum(plan.counts(epoch) for epoch in range(epochs)) / epochs
+    np.testing.assert_allclose(plan.mean_counts(), seen, atol=0.12)
+    assert plan.mean_counts().sum() == pytest.approx(plan.length)
+    by_class = class_counts(manifest, 'class', plan.mean_counts())
+    np.testing.assert_allclose(by_class, class_counts(manifest, 'class', seen), atol=0.25)
+    assert class_counts(manifest, 'other', plan.mean_counts()) == pytest.approx(plan.length)

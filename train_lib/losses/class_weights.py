@@ -10,13 +10,14 @@ from input_pipeline.errors import DataError, did_you_mean
 WEIGHTINGS = ('none', 'balanced', 'effective', 'sqrt', 'manual')
 
 
-def class_weights(counts: Iterable[int], kind: str = 'balanced', *, names: Iterable[str] = (),
+def class_weights(counts: Iterable[float], kind: str = 'balanced', *, names: Iterable[str] = (),
                   beta: float = 0.9999, manual: Mapping[str, float] = (),
                   key: str = 'class_weights') -> np.ndarray:
     """Weights of the classes in the loss, float64 [C].
 
     Args:
-        counts: training images per class, [C].
+        counts: training images per class, [C]; or how many are shown per epoch, if some come
+            more often than others.
         kind: 'none': all 1. 'balanced': n / (C n_c), as in scikit-learn. 'effective': in
             proportion to (1 - beta) / (1 - beta^n_c) (Cui 2019). 'sqrt': in proportion to
             1 / sqrt(n_c). These three have mean 1 over the training images, so that the size
@@ -32,7 +33,7 @@ def class_weights(counts: Iterable[int], kind: str = 'balanced', *, names: Itera
         DataError: the kind or a class is unknown, a weight or beta is out of range, or there are
             no images at all.
     """
-    counts = np.asarray(counts, np.int64)
+    counts = np.asarray(counts, np.float64)
     if kind not in WEIGHTINGS:
         raise DataError(f'{key}.kind={kind!r} is unknown: {did_you_mean(kind, WEIGHTINGS)}')
     if kind == 'manual':
@@ -46,5 +47,6 @@ def class_weights(counts: Iterable[int], kind: str = 'balanced', *, names: Itera
     if kind == 'effective':
         weights = effective_weights(counts, beta)
     else:
-        weights = np.maximum(counts, 1.0) ** (-1 if kind == 'balanced' else -0.5) * (counts > 0)
+        there = counts > 0
+        weights = np.where(there, counts, 1.0) ** (-1 if kind == 'balanced' else -0.5) * there
     return weights * (counts.sum() / (weights * counts).sum())

@@ -50,6 +50,9 @@ class LossSpec:
         counts: training images per class, [C].
         class_weights: weights of the classes in the loss, [C]; () for 1.
         weights_start: the step from which class_weights apply.
+        shown_start: the step from which the next two take the place of counts and class_weights,
+            because resampling begins there.
+        shown_counts, shown_weights: () where nothing changes.
     """
 
     name: str = 'cross_entropy'
@@ -62,6 +65,9 @@ class LossSpec:
     counts: tuple[float, ...] = ()
     class_weights: tuple[float, ...] = ()
     weights_start: int = 0
+    shown_start: int = 0
+    shown_counts: tuple[float, ...] = ()
+    shown_weights: tuple[float, ...] = ()
 
 
 # --- losses: (logits [B, C], targets float [B, C], *, settings) -> float32 [B] ------------------
@@ -221,7 +227,7 @@ def split_loss(spec: LossSpec, logits: np.ndarray, labels: np.ndarray, step: int
     """
     if (labels < 0).any():
         logits, labels = logits[labels >= 0], labels[labels >= 0]
-    at = np.int32(spec.weights_start if step is None else step)
+    at = np.int32(max(spec.weights_start, spec.shown_start) if step is None else step)
     block = min(_BLOCK, len(labels))
     sums = np.zeros(2)
     for start in range(0, len(labels), block or 1):
@@ -244,6 +250,9 @@ def weights_at(spec: LossSpec, step: jax.Array | None = None) -> jax.Array | Non
     if not spec.class_weights:
         return None
     weights = jnp.array(spec.class_weights, jnp.float32)
+    if spec.shown_weights:
+        shown = jnp.array(spec.shown_weights, jnp.float32)
+        weights = shown if step is None else jnp.where(step < spec.shown_start, weights, shown)
     if step is None or not spec.weights_start:
         return weights
     return jnp.where(step < spec.weights_start, 1.0, weights)
@@ -261,8 +270,12 @@ def _weighted_losses(spec, logits, targets, weights, step):
         mass = jnp.sum(targets, axis=-1, keepdims=True)
         targets = (1 - smooth) * targets + smooth / classes * mass
     function, settings = LOSSES[spec.name]
-    return function(logits, targets * factors,
-                    **{name: getattr(spec, name) for name in settings}), total
+    given = {name: getattr(spec, name) for name in settings}
+    found = function(logits, targets * factors, **given)
+    if spec.shown_counts and 'counts' in settings:
+        shown = function(logits, targets * factors, **given | dict(counts=spec.shown_counts))
+        found = shown if step is None else jnp.where(step < spec.shown_start, found, shown)
+    return found, total
 
 
 _jitted_losses = jax.jit(_weighted_losses, static_argnums=0)

@@ -1,6 +1,8 @@
 """The loss of each head, from the config and the class counts of the training images; and the
 same counts used after the training."""
 
+import dataclasses
+import logging
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +21,33 @@ _RANGES = {'label_smoothing': (0, 1), 'gamma': (0, np.inf), 'tau': (0, np.inf),
 _OTHERS = ('name', 'alpha', 'head_weights', 'class_weights')
 
 
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What resampling changes: from the step `start` on an epoch shows counts[head], float64 [C],
+    images per class."""
+
+    start: int
+    counts: Mapping[str, np.ndarray]
+
+
 def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
-               counts: Mapping[str, np.ndarray], to_steps: Callable) -> dict[str, LossSpec]:
+               counts: Mapping[str, np.ndarray], to_steps: Callable, shown: Shown | None = None
+               ) -> dict[str, LossSpec]:
     """The loss of each head, with the class weights of config.loss.class_weights.
+
+    Both go by how many images of each class the training shows, while it shows them so
+    (config.loss.counts): else a class would be balanced twice. The margins of ldam, which speak of
+    different images, go by the data.
 
     Args:
         config: of the run.
         classes: {head: names}.
         counts: {head: training images per class [C]}.
         to_steps: (duration, config key) -> steps.
+        shown: with resampling; None without.
 
     Raises:
         ConfigError: see `make_loss`; or class weights for an unknown head.
@@ -35,17 +55,63 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
     """
     loss = config.loss.to_dict()
     wanted = loss.pop('class_weights')
-    weights, start = {}, 0
-    if wanted['kind'] != 'none':
-        start = to_steps(wanted['start'], 'loss.class_weights.start')
-        weights = {head: class_weights(counts[head], wanted['kind'], names=classes[head],
-                                       beta=wanted['beta'], manual=wanted['manual'],
-                                       key='loss.class_weights')
-                   for head in classes if wanted['head'] in ('', head)}
-        if not weights:
-            raise ConfigError(f'config.loss.class_weights.head = {wanted["head"]!r} is not a head: '
-                              f'{did_you_mean(wanted["head"], classes)}')
-    return make_loss(loss, counts, weights, start)
+    by_counts = loss.pop('counts')
+    loss.pop('example_weights')
+    if by_counts not in ('shown', 'data'):
+        raise ConfigError(f'config.loss.counts = {by_counts!r}: choose one of shown, data.')
+
+    def made(counts):
+        weights, start = {}, 0
+        if wanted['kind'] != 'none':
+            start = to_steps(wanted['start'], 'loss.class_weights.start')
+            weights = {head: class_weights(counts[head], wanted['kind'], names=classes[head],
+                                           beta=wanted['beta'], manual=wanted['manual'],
+                                           key='loss.class_weights')
+                       for head in classes if wanted['head'] in ('', head)}
+            if not weights:
+                raise ConfigError(
+                    f'config.loss.class_weights.head = {wanted["head"]!r} is not a head: '
+                    f'{did_you_mean(wanted["head"], classes)}')
+        return make_loss(loss, counts, weights, start)
+
+    by_data = made(counts)
+    if shown is None or by_counts == 'data':
+        return by_data
+    by_shown = made(shown.counts)
+    return {head: _from(shown.start, by_data[head], by_shown[head]) for head in by_data}
+
+
+def _from(start: int, before: LossSpec, after: LossSpec) -> LossSpec:
+    """The loss of one head that goes by the counts of `after` from a step on."""
+    if before.name == 'ldam':
+        after = dataclasses.replace(after, counts=before.counts)
+    if before == after or not start:
+        return after
+    return dataclasses.replace(before, shown_start=start, shown_counts=after.counts,
+                               shown_weights=after.class_weights)
+
+
+def example_weights_end(config: ConfigDict, start: int) -> int | None:
+    """The step from which the loss counts examples alike; None: it never does, 0: it always does.
+
+    Where rows are drawn by the column `weight`, a loss that multiplies it in would weigh twice.
+
+    Args:
+        config: of the run.
+        start: the step from which resampling applies.
+
+    Raises:
+        ConfigError: a wrong value of config.loss.example_weights.
+    """
+    wanted = config.loss.example_weights
+    if wanted not in ('auto', True, False):
+        raise ConfigError(f"config.loss.example_weights = {wanted!r}: give 'auto', True or False.")
+    if wanted == 'auto':
+        drawn = config.resample.kind == 'weighted' and config.resample.column in ('', 'weight')
+        if drawn:
+            log.info('weights  rows are drawn by `weight` (resample), the loss leaves it out')
+        return start if drawn else None
+    return None if wanted else 0
 
 
 def make_loss(config: Mapping, counts: Mapping[str, Counts],

@@ -6,6 +6,8 @@ To add one, write a function (ScheduleSpec, steps, length) -> Schedule and give 
 
 import dataclasses
 import functools
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from input_pipeline.errors import did_you_mean
 from train_lib.runtime.config_section import read_section
 from train_lib.runtime.errors import ConfigError
 
+log = logging.getLogger(__name__)
 Schedule = Callable[[jax.Array], jax.Array]  # int32 [] -> float32 []
 Duration = Mapping[str, float]  # see input_pipeline/durations.py
 
@@ -30,7 +33,8 @@ class ScheduleSpec:
         name: a key of `SCHEDULES`.
         lr: the peak of the learning rate.
         scale_with_batch: the batch size that lr is meant for, in examples; 0: lr stays as it is.
-        warmup: linear, from near 0.
+        warmup: linear, from near 0; see `rises_by_itself`.
+        rules: how the warm-up is read: 2, or 1 as in older versions.
         cooldown: at the end of the run: linear, from where the schedule is.
         cooldown_final: end of the cool-down, a share.
         final: polynomial, cosine, cosine_restarts, one_cycle: the end, a share.
@@ -49,6 +53,7 @@ class ScheduleSpec:
     lr: float
     scale_with_batch: int
     warmup: Duration
+    rules: int
     cooldown: Duration
     cooldown_final: float
     final: float
@@ -150,6 +155,7 @@ SCHEDULES: dict[str, Callable[[ScheduleSpec, int, Callable[[str], Any]], Schedul
     'triangular2': functools.partial(_triangular, halved=True),
     'one_cycle': _one_cycle,
 }
+RISING = ('triangular', 'triangular2', 'one_cycle')  # they begin at `low` and climb
 
 
 def read_schedule(config: Mapping[str, Any]) -> ScheduleSpec:
@@ -162,6 +168,9 @@ def read_schedule(config: Mapping[str, Any]) -> ScheduleSpec:
     if spec.name not in SCHEDULES:
         raise ConfigError(f'config.schedule.name = {spec.name!r}: '
                           f'{did_you_mean(spec.name, SCHEDULES, n=3, show=str)}')
+    if spec.rules not in (1, 2):
+        raise ConfigError(f'config.schedule.rules = {spec.rules!r}: give 2, or 1 as in runs of '
+                          f'older versions.')
     for key in ('final', 'low', 'cooldown_final'):
         if not 0 <= config[key] <= 1:
             raise ConfigError(f'config.schedule.{key} = {config[key]}: give a share of lr, '
@@ -179,14 +188,48 @@ def read_schedule(config: Mapping[str, Any]) -> ScheduleSpec:
     return spec
 
 
+def rises_by_itself(config: Mapping[str, Any]) -> bool:
+    """Whether the named schedule begins low and climbs, so that a warm-up before it would be a
+    second one; runs of older versions have both.
+
+    Args:
+        config: config.schedule.
+    """
+    return config['rules'] > 1 and config['name'] in RISING
+
+
+def say_left_out(config: Mapping[str, Any], to_steps: Callable[[Duration, str], int]) -> None:
+    """Logs that there is no warm-up, if the config asks for one before a schedule that climbs."""
+    if rises_by_itself(config) and to_steps(config['warmup'], 'schedule.warmup'):
+        log.info('schedule no warm-up (schedule.warmup): %s rises by itself', config['name'])
+
+
+def judged_from(config: Mapping[str, Any], total_steps: int,
+                to_steps: Callable[[Duration, str], int]) -> int:
+    """The step from which scores of the validation tell whether the training still improves: the
+    end of the warm-up, or of the climb of one_cycle, before which the rate is what holds it back.
+
+    Args:
+        config: config.schedule.
+        total_steps: length of the run.
+        to_steps: (duration, config key) -> steps.
+    """
+    if config['rules'] < 2:
+        return 0
+    if config['name'] == 'one_cycle':
+        return math.ceil(config['rise'] * total_steps)
+    return 0 if rises_by_itself(config) else to_steps(config['warmup'], 'schedule.warmup')
+
+
 def make_schedule(config: Mapping[str, Any], total_steps: int,
                   to_steps: Callable[[Duration, str], int],
                   stages: Sequence[Stage] = (), *, batch_size: int = 0) -> Schedule:
     """The learning rate of each step, counted from 0.
 
     A linear warm-up comes first; its first step has 1 / warm-up steps of the rate with which the
-    schedule begins, never 0. Then comes the named schedule, which ends with the run. A cool-down
-    replaces its last part by a line. The curriculum's lr_scale is a factor on top.
+    schedule begins, never 0. A schedule that rises by itself has none. Then comes the named
+    schedule, which ends with the run. A cool-down replaces its last part by a line. The
+    curriculum's lr_scale is a factor on top.
 
     Args:
         config: config.schedule.
@@ -203,7 +246,11 @@ def make_schedule(config: Mapping[str, Any], total_steps: int,
             than the run.
     """
     spec = read_schedule(config)
-    warmup = to_steps(spec.warmup, 'schedule.warmup')
+    warmup = 0 if rises_by_itself(config) else to_steps(spec.warmup, 'schedule.warmup')
+    if spec.rules > 1 and warmup > total_steps:
+        raise ConfigError(f'config.schedule.warmup = {dict(spec.warmup)!r}: it takes {warmup} '
+                          f'steps, and the run has {total_steps}: shorten it, or lengthen '
+                          f'config.duration.')
     cooldown = to_steps(spec.cooldown, 'schedule.cooldown')
     if cooldown and warmup + cooldown > total_steps:
         raise ConfigError(f'config.schedule.cooldown = {spec.cooldown!r}: with the warm-up '

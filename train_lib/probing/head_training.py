@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline.curriculum import Stage, make_stages
 from input_pipeline.resampling import make_order
+from train_lib.losses.objectives import example_weights_end
 from train_lib.optim.optimizers import make_optimizer
-from train_lib.optim.schedules import make_schedule
+from train_lib.optim.schedules import make_schedule, say_left_out
 from train_lib.probing.feature_cache import Features
 from train_lib.probing.probe_folds import FoldedData
 from train_lib.probing.probe_spec import ProbeSpec
@@ -74,6 +75,9 @@ def train_heads(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features:
     Raises:
         Interrupted: `stop` became true.
     """
+    examples = len(data.folds[0].train)
+    say_left_out(config.schedule.to_dict(), partial(steps_of, config, examples,
+                                                    total=run_length(config, examples)[0]))
     factors = [_rate_factors(config, len(fold.train)) for fold in data.folds]
     task = _task(config, spec, data, features, factors)
     optimizer = make_optimizer(config.optimizer.to_dict())
@@ -129,10 +133,13 @@ def _rate_factors(config: ConfigDict, examples: int) -> np.ndarray:
 def _training_rows(config: ConfigDict, data: FoldedData, steps: list[int]) -> TrainingRows:
     """The rows of each fold, in the order in which a run of `steps` would show them."""
     manifest = data.manifest
-    folds = [FoldRows(fold.train, make_order(
-        manifest.select(fold.train), config.resample.to_dict(), seed=config.seed,
-        batch_size=config.batch_size,
-        to_steps=partial(steps_of, config, len(fold.train), total=total)))
-        for fold, total in zip(data.folds, steps)]
     weight = manifest.table['weight'].to_numpy() if 'weight' in manifest.table else None
+    folds = []
+    for fold, total in zip(data.folds, steps):
+        order = make_order(manifest.select(fold.train), config.resample.to_dict(),
+                           seed=config.seed, batch_size=config.batch_size,
+                           to_steps=partial(steps_of, config, len(fold.train), total=total))
+        end = None if weight is None else example_weights_end(
+            config, order.start // config.batch_size)
+        folds.append(FoldRows(fold.train, order, end))
     return TrainingRows(folds, {head: manifest.labels(head) for head in manifest.heads}, weight)

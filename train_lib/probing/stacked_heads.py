@@ -147,10 +147,12 @@ class FoldRows:
     Attributes:
         rows: int [n], their numbers in the whole manifest.
         order: position -> (epoch, index into `rows`, ...), from `make_order`.
+        weights_end: the step from which examples count alike; None: there is none.
     """
 
     rows: np.ndarray
     order: Callable[[int], tuple]
+    weights_end: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +201,9 @@ def plan_chunk(task: HeadTask, data: TrainingRows, first: int, last: int
     plan |= {f'label/{head}': values[rows] for head, values in data.labels.items()}
     if data.weight is not None:
         plan['weight'] = data.weight[rows].astype(np.float32)
+        for weights, fold in zip(plan['weight'], data.folds):
+            if fold.weights_end is not None:
+                weights[max(fold.weights_end - first, 0):] = 1
     return plan, used
 
 

@@ -48,8 +48,8 @@ def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] 
     """Sets the keys of `workdirs.BEFORE` to their older values, if the run or study that goes on
     has those.
 
-    They say how data are read, and a run that goes on keeps its data. The config is changed in
-    place. A workdir that cannot be read is left to those who read it next.
+    A run that goes on does so as it began: it reads its data and trains in the same way. The config
+    is changed in place. A workdir that cannot be read is left to those who read it next.
 
     Args:
         config: of this start.

@@ -18,7 +18,8 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('precision', config.precision, DTYPES),
             ('image.border', config.image.border, BORDERS),
             ('data.changed', config.data.changed, ('error', 'accept')),
-            ('eval.metric', config.eval.metric, patience.METRICS)):
+            ('eval.metric', config.eval.metric, patience.METRICS),
+            ('eval.ties', config.eval.ties, ('nll', 'first'))):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')
     input_size(config)
@@ -37,6 +38,11 @@ def check_values(config: ConfigDict, devices: int) -> None:
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} and config.loss.name '
                           f'= {config.loss.name!r} would adjust for the class sizes twice: '
                           f'keep one of them.')
+    if config.eval.adjust_tau and config.resample.kind != 'none' and config.loss.counts != 'data':
+        raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} goes by the class '
+                          f'sizes of the data, and config.resample.kind = {config.resample.kind!r} '
+                          f"changes what is shown: keep one of them, or set config.loss.counts="
+                          f"'data'.")
     if config.batch_size % devices:
         raise ConfigError(f'config.batch_size = {config.batch_size} cannot be shared by '
                           f'{devices} devices: give a multiple of {devices}.')

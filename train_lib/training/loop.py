@@ -62,14 +62,21 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
     if host.metric not in (None, metric):  # changed between two starts
         host = host.replace(best_step=None, best_value=None,
                             patience=patience.forget_best(host.patience))
-    best = patience.better(metric, value, host.best_value)
+    best = patience.beats_best(metric, value, host.best_value, nll=found['nll'],
+                               best_nll=host.best_nll, ties=control.ties)
+    scale = host.patience.plateau.scale
     host = host.replace(evaluated=step, metric=metric, patience=patience.after_evaluation(
         host.patience, metric, value, step, control.plateau, control.stopping))
     if best:
-        host = host.replace(best_step=step if control.keep_best else None, best_value=value)
+        host = host.replace(best_step=step if control.keep_best else None, best_value=value,
+                            best_nll=found['nll'])
     marker = '  best so far' if best else ''
     log.info('epoch %5.1f  val loss %.3f  acc %.3f  f1 %.3f%s', epoch,
              found['loss'] or math.nan, found['accuracy'] or 0, found['f1_macro'] or 0, marker)
+    cuts = host.patience.plateau.scale
+    if cuts != scale:
+        log.info('plateau  step %d: val %s is no better; lr x %g, in all x %.3g', step, metric,
+                 control.plateau.factor, cuts)
     return host
 
 
@@ -202,7 +209,8 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
             if over:
                 if step < timing.total_steps:
                     log.info('early stopping: val %s has not improved since step %d.',
-                             run.scoring.metric, host.patience.stopping.step)
+                             run.scoring.metric,
+                             patience.counted_from(host.patience, run.control.stopping))
                 with clock('checkpoint'):
                     checkpointer.wait()
                 return state, host

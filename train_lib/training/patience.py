@@ -23,6 +23,7 @@ class Plateau:
     min_delta: float
     cooldown: int
     min_scale: float
+    begin: int = 0  # evaluations of earlier steps do not count: the warm-up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class EarlyStopping:
 
     patience: int
     min_delta: float
+    begin: int = 0  # as in `Plateau`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +86,35 @@ def better(metric: str, value: float | None, best: float | None, min_delta: floa
     return value > best + min_delta if METRICS[metric] else value < best - min_delta
 
 
+def beats_best(metric: str, value: float | None, best: float | None, *, nll: float | None,
+               best_nll: float | None, ties: str) -> bool:
+    """Whether a checkpoint takes the place of the best one so far.
+
+    Args:
+        metric: a key of `METRICS`.
+        value, best: its score, and that of the best one (None: there is none).
+        nll, best_nll: negative log likelihoods, nats; None where it is not known.
+        ties: of equal scores 'nll' takes the one with the lower NLL, and the later of two with one
+            NLL; 'first' the earlier.
+    """
+    if better(metric, value, best):
+        return True
+    if ties == 'first' or value is None or value != best:
+        return False
+    return best_nll is None or (nll is not None and nll <= best_nll)
+
+
 def after_evaluation(state: PatienceState, metric: str, value: float | None, step: int,
                      plateau: Plateau | None, stopping: EarlyStopping | None) -> PatienceState:
     """The state after the evaluation of a step."""
-    return PatienceState(_plateau(state.plateau, metric, value, plateau),
+    return PatienceState(_plateau(state.plateau, metric, value, step, plateau),
                          _stopping(state.stopping, metric, value, step, stopping))
 
 
-def _plateau(state: PlateauState, metric: str, value: float | None, plateau: Plateau | None
-             ) -> PlateauState:
+def _plateau(state: PlateauState, metric: str, value: float | None, step: int,
+             plateau: Plateau | None) -> PlateauState:
     """torch.optim.lr_scheduler.ReduceLROnPlateau, threshold_mode='abs'."""
-    if plateau is None:
+    if plateau is None or step < plateau.begin:
         return state
     best, bad, cooldown, scale = dataclasses.astuple(state)
     if better(metric, value, best, plateau.min_delta):
@@ -111,14 +131,20 @@ def _plateau(state: PlateauState, metric: str, value: float | None, plateau: Pla
 
 def _stopping(state: StoppingState, metric: str, value: float | None, step: int,
               stopping: EarlyStopping | None) -> StoppingState:
-    if stopping is None or not better(metric, value, state.best, stopping.min_delta):
+    if (stopping is None or step < stopping.begin
+            or not better(metric, value, state.best, stopping.min_delta)):
         return state
     return StoppingState(value, step)
 
 
 def exhausted(state: PatienceState, step: int, stopping: EarlyStopping | None) -> bool:
     """Whether the run ends with the evaluation of this step."""
-    return stopping is not None and step - state.stopping.step >= stopping.patience
+    return stopping is not None and step - counted_from(state, stopping) >= stopping.patience
+
+
+def counted_from(state: PatienceState, stopping: EarlyStopping) -> int:
+    """The step from which the patience of early stopping is counted."""
+    return max(state.stopping.step, stopping.begin)
 
 
 def forget_best(state: PatienceState) -> PatienceState:
@@ -130,14 +156,15 @@ def forget_best(state: PatienceState) -> PatienceState:
 # --- from the config --------------------------------------------------------------------------
 
 
-def make_plateau(config: Mapping, to_steps: Callable[[Mapping, str], int], every: int
-                 ) -> Plateau | None:
+def make_plateau(config: Mapping, to_steps: Callable[[Mapping, str], int], every: int,
+                 begin: int = 0) -> Plateau | None:
     """Checks config.schedule.plateau; None if its patience is None.
 
     Args:
         config: that section.
         to_steps: (duration, config key) -> steps.
         every: steps between two evaluations; durations are rounded up to whole evaluations.
+        begin: see `Plateau`.
 
     Raises:
         ConfigError: a number out of its range, or a value that is not a valid duration.
@@ -153,12 +180,13 @@ def make_plateau(config: Mapping, to_steps: Callable[[Mapping, str], int], every
         raise ConfigError(f'config.schedule.plateau.min_scale = {config["min_scale"]}: give a '
                           f'share of the learning rate, 0 to 1.')
     return Plateau(factor=config['factor'], min_scale=config['min_scale'],
-                   min_delta=_min_delta(config, 'schedule.plateau'), **evaluations)
+                   min_delta=_min_delta(config, 'schedule.plateau'), begin=begin,
+                   **evaluations)
 
 
-def make_early_stopping(config: Mapping, to_steps: Callable[[Mapping, str], int]
-                        ) -> EarlyStopping | None:
-    """Checks config.early_stopping; None if its patience is None.
+def make_early_stopping(config: Mapping, to_steps: Callable[[Mapping, str], int],
+                        begin: int = 0) -> EarlyStopping | None:
+    """Checks config.early_stopping; None if its patience is None. `begin`: see `Plateau`.
 
     Raises:
         ConfigError: a number out of its range, or a value that is not a valid duration.
@@ -169,7 +197,7 @@ def make_early_stopping(config: Mapping, to_steps: Callable[[Mapping, str], int]
     if not steps:
         raise ConfigError('config.early_stopping.patience is 0 steps long: give a longer one, or '
                           'None.')
-    return EarlyStopping(steps, _min_delta(config, 'early_stopping'))
+    return EarlyStopping(steps, _min_delta(config, 'early_stopping'), begin)
 
 
 def _steps(duration, key: str, to_steps: Callable) -> int:

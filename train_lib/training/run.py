@@ -23,6 +23,7 @@ from train_lib.training.checks import check_values
 from train_lib.training.data import Data, split_data
 from train_lib.training.finish import FinalWeights, Finished, finish
 from train_lib.training.loop import train_loop
+from train_lib.training.new_length import NewLength, find_new_length, say
 from train_lib.training.overview import announce
 from train_lib.training.setup import Job, assemble, compile_step
 
@@ -54,8 +55,11 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     seen_rows.check(config, ancestry, data.manifest,
                     goes_on=(known / 'config.json').exists())
     own = latest_good(workdir / 'checkpoints')
-    if own is None and config.init.resume_from:
-        init.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
+    source, going_on = workdir, own
+    if own is None and config.init.resume_from:  # checked before the workdir is claimed
+        source = Path(config.init.resume_from)
+        going_on = init.source_checkpoint(config, data.digest)
+    length = find_new_length(config, data, source, int(going_on.name)) if going_on else None
     workdirs.claim(workdir, config, data.digest, data.manifest,
                    range16=data.manifest.range16)
     distributed.on_first(lambda: ancestors.save(workdir, ancestry))
@@ -65,7 +69,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     try:
         with clock.kept(workdir if distributed.is_first() else None, saved=Stopped):
             job = assemble(config, data, mesh, own, workdir)
-            return _train(init.init_spec(config), data, job, own, clock)
+            return _train(init.init_spec(config), data, job, own, clock, length)
     except Exception as error:
         if isinstance(error, FileNotFoundError):
             time.sleep(1)  # whoever removes the workdir may not be done yet
@@ -75,9 +79,10 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
                               f'start again.') from error
 
 
-def _train(source: init.InitSpec, data: Data, job: Job, own: Path | None, clock: Clock
-           ) -> Finished:
-    """`train_one` in a workdir that is claimed, from its checkpoint `own`, if it has one."""
+def _train(source: init.InitSpec, data: Data, job: Job, own: Path | None, clock: Clock,
+           length: NewLength | None) -> Finished:
+    """`train_one` in a workdir that is claimed, from its checkpoint `own`, if it has one; `length`
+    is None where the run keeps its length."""
     run, workdir = job.run, job.run.workdir
     if distributed.is_first():
         write_stages(workdir / 'curriculum.png', data.parts['train'], run.stages,
@@ -88,6 +93,8 @@ def _train(source: init.InitSpec, data: Data, job: Job, own: Path | None, clock:
     with StopTogether() if distributed.several() else StopSignal() as stop:
         checkpointer = Checkpointer(workdir / 'checkpoints', run.outputs.kept_checkpoints)
         begun = init.begin(source, own, job.state, job.iterator, run.timing.total_steps)
+        if length:
+            say(length, begun.host.patience.plateau.scale)
         clock.resume(begun.host.seconds)
         open_log = MetricsLog if distributed.is_first() else NullMetricsLog
         metrics_log = open_log(workdir, size=begun.host.metrics_bytes, step=begun.step,

@@ -90,12 +90,14 @@ class Control:
         plateau: lowers the learning rate.
         stopping: ends the run early.
         keep_best: the best weights count at the end; False: the last ones do.
+        ties: which of equally good checkpoints is the best, see `patience.beats_best`.
     """
 
     guard: Guard | None = None
     plateau: Plateau | None = None
     stopping: EarlyStopping | None = None
     keep_best: bool = True
+    ties: str = 'nll'
 
 
 @dataclasses.dataclass(frozen=True)

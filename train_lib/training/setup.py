@@ -15,11 +15,12 @@ from input_pipeline.batches import Batches
 from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.manifest import Manifest, class_counts
+from input_pipeline.order import Order
 from input_pipeline.resampling import make_order
 from train_lib.losses.mixing import Mixing, make_mixings
-from train_lib.losses.objectives import adjust, objectives
+from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
 from train_lib.optim.optimizers import make_optimizer
-from train_lib.optim.schedules import Schedule, make_schedule
+from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
 from train_lib.run_dir.goodput import Clock
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import (
@@ -93,8 +94,10 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
     inputs = Inputs(preprocess_spec(config), loader_spec(config))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
-    schedule = schedule or make_schedule(config.schedule.to_dict(), timing.total_steps,
-                                         to_steps_of_run, stages, batch_size=config.batch_size)
+    if schedule is None:
+        say_left_out(config.schedule.to_dict(), to_steps_of_run)
+        schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
+                                 stages, batch_size=config.batch_size)
     evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
     first = to_steps_of_run(config.profile.start, 'profile.start')
@@ -107,10 +110,13 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
                                network.scanned)
     normalise = make_normalise(inputs.preprocess.mean, inputs.preprocess.std,
                                 DTYPES[config.precision])
-    scoring, mixings = _scoring(config, data, to_steps_of_run, evals)
+    order = make_order(data.parts['train'], config.resample.to_dict(), seed=config.seed,
+                       batch_size=config.batch_size, to_steps=to_steps_of_run)
+    scoring, mixings = _scoring(config, data, to_steps_of_run, evals, order)
     options = StepOptions(
         scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
-        network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None)
+        network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
+        weights_end=_weights_end(config, data.parts['train'], order))
     programs = Programs(
         train_step=make_train_step(network.graphdef, optimizer, schedule, normalise, options),
         eval_step=jax.jit(on_mesh(
@@ -120,7 +126,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     run = RunSpec(workdir, timing, inputs, programs, scoring, control, _outputs(config), stages,
                   schedule, range(first, first + config.profile.steps))
 
-    iterator, replaced = _training_batches(config, data, run, steps, to_steps_of_run)
+    iterator, replaced = _training_batches(config, data, run, steps, order)
     make = lambda params, batch_stats, frozen: make_state(
         Weights(params, frozen, batch_stats), optimizer, scoring.heads, ema=ema_decay is not None,
         plateau=control.plateau is not None)
@@ -142,23 +148,30 @@ def _timing(config: ConfigDict, examples: int) -> tuple[Timing, ToSteps]:
 def _control(config: ConfigDict, to_steps_of_run: ToSteps, timing: Timing, *, scored: bool
              ) -> Control:
     """The guard, the plateau and early stopping; `scored`: whether there is a validation split."""
+    begin = judged_from(config.schedule.to_dict(), timing.total_steps, to_steps_of_run)
     plateau = patience.make_plateau(config.schedule.plateau.to_dict(), to_steps_of_run,
-                                    timing.eval_every)
-    stopping = patience.make_early_stopping(config.early_stopping.to_dict(), to_steps_of_run)
+                                    timing.eval_every, begin)
+    stopping = patience.make_early_stopping(config.early_stopping.to_dict(), to_steps_of_run,
+                                            begin)
     for key, asked in (('schedule.plateau', plateau), ('early_stopping', stopping)):
         if asked and not scored:
             raise ConfigError(f'config.{key}.patience needs a validation split, and there is '
                               f'none: set config.split.val, or patience to None.')
     return Control(make_guard(config.guard.to_dict()), plateau, stopping,
-                   config.early_stopping.restore_best)
+                   config.early_stopping.restore_best, config.eval.ties)
 
 
 def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
-             evals: Mapping[str, EvalSplit]) -> tuple[Scoring, Sequence[Mixing]]:
+             evals: Mapping[str, EvalSplit], order: Order) -> tuple[Scoring, Sequence[Mixing]]:
     """(how logits become scores, how pictures are mixed)"""
     heads, classes = data.manifest.heads, data.manifest.classes
     counts = {head: class_counts(data.parts['train'], head) for head in heads}
-    losses = objectives(config, classes, counts, to_steps_of_run)
+    shown = None
+    if config.resample.kind != 'none':
+        rows = order.plan.mean_counts()
+        shown = Shown(order.start // config.batch_size,
+                      {head: class_counts(data.parts['train'], head, rows) for head in heads})
+    losses = objectives(config, classes, counts, to_steps_of_run, shown)
     mixings = make_mixings(config.mixing, classes, to_steps_of_run)
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
     return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val')), mixings
@@ -171,11 +184,16 @@ def _outputs(config: ConfigDict) -> Outputs:
         shown_errors=config.report.errors, heat_maps=config.report.heat_maps)
 
 
-def _training_batches(config: ConfigDict, data: Data, run: RunSpec, steps: int,
-                      to_steps_of_run: ToSteps) -> tuple[Batches, dict[int, int]]:
+def _weights_end(config: ConfigDict, train: Manifest, order: Order) -> int | None:
+    """See `example_weights_end`; None without weights."""
+    if 'weight' not in train.table:
+        return None
+    return example_weights_end(config, order.start // config.batch_size)
+
+
+def _training_batches(config: ConfigDict, data: Data, run: RunSpec, steps: int, order: Order
+                      ) -> tuple[Batches, dict[int, int]]:
     """(the iterator, the rows that it replaces while it runs)"""
-    order = make_order(data.parts['train'], config.resample.to_dict(), seed=config.seed,
-                       batch_size=config.batch_size, to_steps=to_steps_of_run)
     replaced: dict[int, int] = {}
     course = loader.Course(stages=run.stages, steps=max(run.timing.total_steps, steps),
                            seed=config.seed, order=order)

@@ -131,6 +131,7 @@ class HostState:
         metric: the name of config.eval.metric at that time.
         best_step: the step with the best `metric`, None before the first finite score.
         best_value: its score.
+        best_nll: its negative log likelihood, nats; None where it is not known.
         metrics_bytes: the length of metrics.jsonl at the checkpoint.
         seconds: spent so far, by kind; see `goodput.Clock`.
         patience: what the plateau schedule and early stopping remember.
@@ -141,6 +142,7 @@ class HostState:
     metric: str | None = None
     best_step: int | None = None
     best_value: float | None = None
+    best_nll: float | None = None
     metrics_bytes: int = 0
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     patience: PatienceState = dataclasses.field(default_factory=PatienceState)

@@ -73,6 +73,7 @@ class StepOptions:
         ema_decay: step -> decay of the moving average; the state must have `ema`.
         guarded: a step that is not finite in its loss, its gradient or what it would write leaves
             everything as it was except the step, and its loss is NaN.
+        weights_end: see `objectives.example_weights_end`.
     """
 
     heads: Sequence[str]
@@ -84,6 +85,7 @@ class StepOptions:
     accumulate: int = 1
     ema_decay: Schedule | None = None
     guarded: bool = False
+    weights_end: int | None = None
 
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
@@ -150,8 +152,11 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, jax.Array]:
         labels = {head: batch[f'label/{head}'] for head in heads}
+        weights = batch.get('weight')
+        if weights is not None and options.weights_end is not None:
+            weights = jnp.where(state.step < options.weights_end, weights, 1)
         images, targets, weights = mix(options.mixings, seed, state.step, batch['image'], labels,
-                                       batch.get('weight'))
+                                       weights)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient, sums, batch_stats = gradient_of_batch(
             state, key, (images, targets, weights, labels))

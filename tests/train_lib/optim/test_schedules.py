@@ -6,7 +6,7 @@ import pytest
 
 from configs import common
 from input_pipeline.curriculum import Stage
-from train_lib.optim.schedules import make_schedule
+from train_lib.optim.schedules import judged_from, make_schedule, say_left_out
 from train_lib.runtime.errors import ConfigError
 
 
@@ -100,8 +100,38 @@ def test_as_torch_has_them():
 
 
 def test_warmup_leads_to_where_the_schedule_begins():
-    found = rates([0, 1, 2], name='one_cycle', lr=1.0, low=0.1, warmup={'steps': 2})
+    found = rates([0, 1, 2], name='one_cycle', lr=1.0, low=0.1, warmup={'steps': 2}, rules=1)
     np.testing.assert_allclose(found, [0.05, 0.1, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['one_cycle', 'triangular', 'triangular2'])
+def test_a_schedule_that_rises_by_itself_has_no_warm_up(name, caplog):
+    settings = dict(name=name, lr=1.0, low=0.1, period={'steps': 20})
+    wanted = rates(range(100), **settings)
+    np.testing.assert_array_equal(rates(range(100), **settings, warmup={'steps': 5}), wanted)
+    assert (rates(range(5), **settings, warmup={'steps': 5}, rules=1) < 0.101).all()
+    config = common.get_config().schedule.to_dict() | settings
+    with caplog.at_level('INFO'):
+        say_left_out(config, lambda duration, key: 5)
+        say_left_out(config, lambda duration, key: 0)
+        say_left_out(config | dict(rules=1), lambda duration, key: 5)
+    assert caplog.messages == [
+        f'schedule no warm-up (schedule.warmup): {name} rises by itself']
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    rates([0], warmup={'steps': 100})
+    rates([0], warmup={'steps': 101}, rules=1)  # as in runs of older versions
+    with pytest.raises(ConfigError, match=r'schedule\.warmup.* 101 steps, and the run has 100'):
+        rates([0], warmup={'steps': 101})
+
+
+@pytest.mark.parametrize('name, rules, wanted', [
+    ('cosine', 2, 5), ('one_cycle', 2, 30), ('triangular', 2, 0), ('cosine', 1, 0),
+    ('one_cycle', 1, 0)])
+def test_scores_count_from_the_end_of_the_climb(name, rules, wanted):
+    config = common.get_config().schedule.to_dict() | dict(name=name, rules=rules)
+    assert judged_from(config, 100, lambda duration, key: 5) == wanted
 
 
 def test_cooldown_is_a_line_from_wherever_the_schedule_is():

@@ -185,3 +185,14 @@ def test_shorter_folds_stop_at_their_own_end():
     assert plan['row'][0].tolist() == [[0, 1], [2, 3], [4, 5]]
     assert plan['row'][1].tolist() == [[0, 1], [2, 3], [0, 1]]
     assert used.tolist() == [0, 1] and plan['view'][:, 2].tolist() == [[0, 0], [1, 1]]
+
+
+def test_heads_weigh_no_row_twice():
+    task = stacked.HeadTask(num_features=2, classes={'class': 2}, rates=(1.0,),
+                            rate_factors=np.ones((2, 4), np.float32), batch_size=3, views=0,
+                            label_smoothing=0.0, head_weights={'class': 1.0}, seed=0)
+    folds = [stacked.FoldRows(np.arange(6), lambda position: (0, position % 6), end)
+             for end in (None, 3)]
+    rows = stacked.TrainingRows(folds, {'class': np.zeros(6, np.int32)}, np.full(6, 5.0))
+    plan, _ = stacked.plan_chunk(task, rows, 2, 4)
+    assert plan['weight'].tolist() == [[[5] * 3, [5] * 3], [[5] * 3, [1] * 3]]

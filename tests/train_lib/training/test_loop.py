@@ -155,3 +155,30 @@ def test_a_batch_must_be_divisible_into_its_parts(tmp_path):
     config.accumulate = 5
     with pytest.raises(ConfigError, match=r'batch_size = 16 cannot be done in config.accumulate'):
         run.train_one(config, load_data(config), tmp_path)
+
+
+def test_nothing_is_judged_in_the_warm_up_and_each_cut_is_logged(monkeypatch, tmp_path, caplog):
+    """The scores stay equal, and the likelihood is best in the second validation."""
+    factors, predict = iter([1.0, 2.0, 0.5, 0.25, 0.1, 0.0]), loop.predict
+
+    def equal(eval_step, weights, split, *given):
+        factor = next(factors)
+        labels = split.manifest.labels('class')
+        return {head: factor * np.eye(values.shape[1], dtype=np.float32)[labels]
+                for head, values in predict(eval_step, weights, split, *given).items()}
+
+    monkeypatch.setattr(loop, 'predict', equal)
+    plateau = dict(patience=dict(steps=2), factor=0.5)
+    settings = dict(eval=dict(every=dict(steps=2)), log=dict(every=dict(steps=1)),
+                    report=dict(heat_maps=False), schedule=dict(
+                        name='constant', lr=1e-4, warmup=dict(percent=50), plateau=plateau))
+    with caplog.at_level('INFO'):
+        result = train(tmp_path, **settings)
+    rates = [row['lr'] for row in lines(tmp_path, 'train')]
+    np.testing.assert_allclose(rates, 1e-4 * np.array([1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 3, 3]) / 6,
+                               rtol=1e-5)
+    said = [line for line in caplog.messages if line.startswith('plateau ')]
+    assert said == ['plateau  step 10: val accuracy is no better; lr x 0.5, in all x 0.5'], said
+    assert result['best_step'] == 4
+    np.testing.assert_allclose(read_host(tmp_path / 'checkpoints/12')['best_nll'],
+                               np.log1p(9 * np.exp(-2)), rtol=1e-5)

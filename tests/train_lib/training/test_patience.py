@@ -89,3 +89,31 @@ def test_durations_become_evaluations_and_steps():
     with pytest.raises(ConfigError, match='0 steps long'):
         patience.make_early_stopping(
             config['early_stopping'] | dict(patience=dict(steps=0)), to_steps)
+
+
+def test_what_comes_before_the_end_of_the_warm_up_does_not_count():
+    plateau = Plateau(patience=0, factor=0.1, min_delta=0.0, cooldown=0, min_scale=0.0, begin=30)
+    stopping = EarlyStopping(patience=20, min_delta=0.0, begin=30)
+    #                10   20   30   40   50   60
+    found = states([0.9, 0.5, 0.5, 0.6, 0.6, 0.6], 'accuracy', plateau, stopping)
+    assert [state.plateau.scale for state in found[:4]] == [1] * 4
+    np.testing.assert_allclose([state.plateau.scale for state in found[4:]], [0.1, 0.01])
+    assert [state.stopping.step for state in found] == [0, 0, 30, 40, 40, 40]
+    over = [patience.exhausted(state, (i + 1) * 10, stopping) for i, state in enumerate(found)]
+    assert over == [False] * 5 + [True]
+    lost = states([None] * 5, 'accuracy', plateau, stopping)  # counted from there if none is finite
+    over = [patience.exhausted(state, (i + 1) * 10, stopping) for i, state in enumerate(lost)]
+    assert over == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize('value, nll, wanted', [
+    (0.8, 0.1, False), (0.9, 0.5, False), (0.9, 0.4, True), (0.9, 0.3, True), (0.91, 9.0, True),
+    (0.9, None, False), (None, 0.1, False), (float('nan'), 0.1, False)])
+def test_of_equal_scores_the_lower_nll_is_the_best_then_the_later(value, nll, wanted):
+    def beats(best_nll=0.4, ties='nll'):
+        return patience.beats_best('accuracy', value, 0.9, nll=nll, best_nll=best_nll, ties=ties)
+
+    assert beats() is wanted
+    assert beats(ties='first') is (value == 0.91)  # as in runs of older versions
+    if value == 0.9:
+        assert beats(best_nll=None)  # an older run does not know it

@@ -196,3 +196,16 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(averaged, mon
     assert np.isfinite(loss)
     assert last.metric_sums['steps'] == 2
     assert not same(last.params, after.params)
+
+
+def test_weights_of_examples_count_until_rows_are_drawn_by_them():
+    whole = batch()
+    plain = whole | dict(weight=np.ones_like(whole['weight']))
+    (with_end, state), (usual, _) = make(CNN, weights_end=1), make(CNN)
+    first, loss = with_end(state(), whole)
+    wanted, wanted_loss = usual(state(), whole)
+    assert loss == wanted_loss and same(first.params, wanted.params)
+    second, third = (step(copied(first), what)[1] for step, what in (
+        (with_end, whole), (usual, plain)))
+    np.testing.assert_allclose(second, third, rtol=1e-6)
+    assert abs(second - usual(copied(first), whole)[1]) > 1e-3
