@@ -11,8 +11,8 @@ from input_pipeline.table_file import is_parquet
 
 _TABLES = ('.csv', '.tsv', '.txt', '.parquet')
 # What the sources say of the data, in the words of the second set.
-_WORDS = (('set data.columns.image to one of ', 'give that of the paths one of these names, among '),
-          ('set data.images to a folder that contains all images, or set data.', 'set config.data.'),
+_WORDS = (('set data.columns.image to one of ', 'rename that of the paths, which is among '),
+          ('set data.images to a folder that contains all images, or set', 'set'),
           ('data.folder', 'explore.beside'), ('data.csv', 'explore.beside'))
 
 

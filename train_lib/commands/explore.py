@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def explore(command: Command) -> int:
-    """Writes explore.html and explore.csv, and beside.csv of a second set. Returns the exit code."""
+    """Writes explore.html and explore.csv, and beside.csv of a second set.
+    Returns the exit code."""
     workdir = command.workdir or workdirs.new(command.config_file)
     with lock.held(workdir):
         _explore(command.config, workdir)

@@ -18,8 +18,8 @@ _ROWS = 1000  # of a table
 _STORED = 6  # sizes, types and modes each
 
 
-def beside_values(first: Exploration, beside: Beside, title: str, readers: tuple[Callable, Callable],
-                  panels: Mapping[str, tuple]) -> dict:
+def beside_values(first: Exploration, beside: Beside, title: str,
+                  readers: tuple[Callable, Callable], panels: Mapping[str, tuple]) -> dict:
     """What the template shows of a second set.
 
     Args:
@@ -59,7 +59,8 @@ def _picture(found: Exploration, row: int, thumbnail: Callable) -> dict:
 def _kinds(beside: Beside) -> list[dict]:
     """One row per kind: pictures of the second set that are copies; how many of them differ, such
     as mirrored ones."""
-    kind, differ = beside.copies.kind, np.array([bool(words) for words in beside.copies.chips], bool)
+    kind = beside.copies.kind
+    differ = np.array([bool(words) for words in beside.copies.chips], bool)
     return [dict(kind=name, pictures=int((kind == name).sum()),
                  differ=int((differ & (kind == name)).sum())) for name in KINDS]
 
