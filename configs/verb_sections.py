@@ -18,6 +18,11 @@ def add_verb_sections(config: ConfigDict) -> None:
         smoothing=0.9,  # share of the smoothed loss that is kept per step
         stop_at=4.0,  # stop when the smoothed loss is this many times its lowest, above 1
     )
+    config.explore = dict(  # the verb explore; see also `curate`
+        # An unlabelled second set of pictures, such as those of a test, which is put beside the
+        # data: a folder, a zip archive, or a CSV or Parquet table with a column of paths ('': none)
+        beside='',
+    )
     # The verbs explore and curate. Explore uses `quality` and `duplicates`; curate uses all, and
     # writes the decisions that data.decisions obeys.
     config.curate = dict(

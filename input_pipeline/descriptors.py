@@ -14,7 +14,7 @@ from input_pipeline import sources
 from input_pipeline.manifest import Manifest
 from input_pipeline.resize import resize
 
-_SIDE = 64  # pixels; cells of 8, blocks of 16: 7 x 7 blocks of 36 values
+SIDE = 64  # pixels; cells of 8, blocks of 16: 7 x 7 blocks of 36 values
 _BINS = (8, 4, 4)  # hue, saturation, value
 WIDTH = 7 * 7 * 36 + 8 * 4 * 4
 
@@ -25,9 +25,9 @@ def describe(picture: np.ndarray) -> np.ndarray:
     The first part holds histograms of oriented gradients (Dalal and Triggs 2005) of the picture
     squashed to 64 px, the second a histogram of hue, saturation and value. Each part has norm 1.
     """
-    small = resize(picture, (_SIDE, _SIDE))
+    small = resize(picture, (SIDE, SIDE))
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    hog = cv2.HOGDescriptor((_SIDE, _SIDE), (16, 16), (8, 8), (8, 8), 9).compute(grey).ravel()
+    hog = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (8, 8), (8, 8), 9).compute(grey).ravel()
     hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
     colors = cv2.calcHist([hsv], [0, 1, 2], None, _BINS, [0, 180, 0, 256, 0, 256]).ravel()
     parts = [part / max(float(np.linalg.norm(part)), 1e-6) for part in (hog, colors)]
@@ -88,7 +88,7 @@ def describe_all(manifest: Manifest, *, threads: int = 2,
     locations, read = manifest.table['location'].to_numpy(), sources.reader(manifest)
 
     def fill(row):
-        found[row] = describe(read(locations[row], (_SIDE, _SIDE)))
+        found[row] = describe(read(locations[row], (SIDE, SIDE)))
         progress()
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:

@@ -123,54 +123,83 @@ def check_files(manifest: Manifest, *, cache_dir: str | None = None, workers: in
         return Checked({}, {}, {}, 0)
     answers = _check_files(manifest.root, [locations[row] for row in rows], cache_dir,
                            workers or min(32, 2 * (os.cpu_count() or 1)), progress)
-    if all(_MISSING in answer[0] for answer in answers):
-        refuse_all_missing(manifest.root, [locations[row] for row in rows])
+    refuse_if_all_missing(manifest.root, [locations[row] for row in rows],
+                          [answer[0] for answer in answers])
     return Checked({row: reason for row, (reason, _, _) in zip(rows, answers) if reason},
                    {row: peak for row, (_, peak, _) in zip(rows, answers) if peak is not None},
                    {row: content for row, (_, _, content) in zip(rows, answers) if content},
                    len(rows))
 
 
+def refuse_if_all_missing(root: str, locations: list[str], reasons: list[str]) -> None:
+    """Raises a DataError if no file is there; it says why, if one reason holds for all.
+
+    Args:
+        root: of the manifest.
+        locations: of its files.
+        reasons: what is wrong with each, or ''.
+    """
+    if locations and all(_MISSING in reason for reason in reasons):
+        refuse_all_missing(root, locations)
+
+
+class Checks:
+    """The check of files below a root, which remembers the answers of earlier runs."""
+
+    def __init__(self, root: str, cache_dir: str | None):
+        """
+        Args:
+            root: of the manifest.
+            cache_dir: as in `check_readable`.
+        """
+        self._root, self._path = root, _cache_path(root, cache_dir)
+        self._known = _read_cache(self._path)
+        self._fresh: dict[str, list] = {}
+
+    def answer(self, location: str, read: Callable[[], bytes] | None = None) -> _Answer:
+        """(what is wrong with a file or '', the peak of a 16-bit picture, digest of the bytes).
+
+        Args:
+            location: of the file.
+            read: () -> its bytes, where they are wanted for something else too.
+        """
+        try:
+            now = list(stamp(self._root, location))
+            answer = self._known.get(location)
+            if answer and answer[:2] == now:
+                return answer[2], answer[3], answer[4]
+            data = read() if read else read_bytes(self._root, location)
+        except UnreadableImage as error:
+            return error.reason, None, ''
+        reason = problem(data)
+        peak = None if reason else sixteen_bits.peak(data)
+        # Cached only here: a file that cannot be opened may be there again next time.
+        content = hashlib.sha256(data).hexdigest()
+        self._fresh[location] = [*now, reason, peak, content]
+        return reason, peak, content
+
+    def keep(self) -> None:
+        """Saves the answers for the next run."""
+        if self._path and self._fresh:
+            _write_cache(self._path, self._known | self._fresh)
+
+
 def _check_files(root: str, locations: list[str], cache_dir: str | None, workers: int,
                  progress: Callable[[int, int], None] | None) -> list[_Answer]:
     """What is found out about each file."""
-    path = _cache_path(root, cache_dir)
-    known = _read_cache(path)
-    fresh: dict[str, list] = {}
+    checks = Checks(root, cache_dir)
     found: list[_Answer] = []
-
-    def check(chunk: list[str]) -> list[_Answer]:
-        return [_check_file(root, location, known, fresh) for location in chunk]
-
     chunks = [locations[i:i + _CHUNK] for i in range(0, len(locations), _CHUNK)]
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
-        for answers in pool.map(check, chunks):
+        for answers in pool.map(lambda chunk: list(map(checks.answer, chunk)), chunks):
             found += answers
             if progress is not None:
                 progress(len(found), len(locations))
     finally:  # answers found before an interrupt are kept too
         pool.shutdown(wait=True, cancel_futures=True)
-        if path and fresh:
-            _write_cache(path, known | fresh)
+        checks.keep()
     return found
-
-
-def _check_file(root: str, location: str, known: dict, fresh: dict) -> _Answer:
-    try:
-        now = list(stamp(root, location))
-        answer = known.get(location)
-        if answer and answer[:2] == now:
-            return answer[2], answer[3], answer[4]
-        data = read_bytes(root, location)
-    except UnreadableImage as error:
-        return error.reason, None, ''
-    reason = problem(data)
-    peak = None if reason else sixteen_bits.peak(data)
-    # Cached only here: a file that cannot be opened may be there again next time.
-    content = hashlib.sha256(data).hexdigest()
-    fresh[location] = [*now, reason, peak, content]
-    return reason, peak, content
 
 
 def _cache_path(root: str, cache_dir: str | None) -> str:

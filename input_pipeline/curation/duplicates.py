@@ -26,6 +26,7 @@ MIRRORED = 4  # of hashes.POSITIONS
 _WIDTH = 256  # components of the gradients that are kept, from _MANY pictures on
 _MANY = 5000
 _ROWS = 256  # pictures whose neighbours are searched at once
+_THREADS = 2  # that compare at once
 _UPRIGHT = 0.003  # correlation by which a turned position must be better: encoding costs so much
 _AT_REST = 0.02  # motion, as in `registration.register`
 _MIN_COSINE = 0.6  # of the gradients of copies: 99 % of planted copies reach .66
@@ -49,8 +50,8 @@ class Duplicates:
     def copies(self, kinds: Sequence[str] = KINDS) -> np.ndarray:
         """int64 [N], as `group`, of the pictures that are copies of each other, by pairs of these
         kinds: turned, mirrored or recoloured ones, and those with another detail, are not."""
-        return _groups(self.pairs[self.same() & self.pairs['kind'].isin(kinds).to_numpy()],
-                       len(self.group))
+        return connected(self.pairs[self.same() & self.pairs['kind'].isin(kinds).to_numpy()],
+                         len(self.group))
 
     def same(self) -> np.ndarray:
         """Which of the pairs are copies, bool."""
@@ -66,7 +67,7 @@ class Duplicates:
 
 def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, bits: int = 10,
                     neighbours: int = 10, correlation: float = 0.975, residual: float = 1.5,
-                    threads: int = 2,
+                    second: np.ndarray | None = None,
                     progress: Callable[[int, int], None] = lambda done, total: None) -> Duplicates:
     """Finds groups of duplicates.
 
@@ -77,7 +78,8 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
         neighbours: candidates per picture among its nearest neighbours, by each kind of feature.
         correlation: the least correlation of a near pair; see `register`.
         residual: the largest residual of a near pair; see `register`.
-        threads: how many compare at once.
+        second: bool [N], which pictures are of a second set: then only pairs of one picture of each
+            set are compared for near ones. None for one set.
         progress: called with (candidate pairs compared, candidate pairs).
     """
     pairs = _exact(measures.table)
@@ -85,13 +87,14 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
     alone = np.array([row for row, problem in enumerate(measures.table['problem'])
                       if not problem and row not in copies], int)
     first, second, positions = _candidates(
-        measures.thumbs[alone], measures.hashes[alone],
-        None if features is None else np.asarray(features)[alone], bits, neighbours, threads)
+        measures.thumbs[alone], measures.hashes[alone], *(
+            None if one is None else np.asarray(one)[alone] for one in (features, second)),
+        bits, neighbours)
     stroke = lone_strokes(measures.thumbs[alone])
 
     def compared(first, second, positions, **more) -> pd.DataFrame:
         reached, apart, motion = register(measures.thumbs[alone], first, second, positions,
-                                          threads=threads, **more)
+                                          threads=_THREADS, **more)
         near = (reached >= correlation) & (apart <= residual)
         near &= ~stroke[first] | ((motion <= _AT_REST) & (positions == 0))
         return pd.DataFrame(dict(first=alone[first], second=alone[second], kind='near',
@@ -117,7 +120,7 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
         pd.DataFrame(pairs, columns=['first', 'second', 'kind']).assign(
             position=0, correlation=1.0, residual=0.0, differs=''),
         near.drop(columns='motion')], ignore_index=True)
-    return Duplicates(_groups(table, len(measures)), table)
+    return Duplicates(connected(table, len(measures)), table)
 
 
 def conflicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -157,7 +160,8 @@ def _exact(table: pd.DataFrame) -> list[tuple[int, int, str]]:
     return list(pairs.values())
 
 
-def _groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
+def connected(pairs: pd.DataFrame, count: int) -> np.ndarray:
+    """int64 [count], as `Duplicates.group`: the group of each row, by pairs of rows."""
     first, second = (pairs[name].to_numpy(int) for name in ('first', 'second'))
     links = coo_matrix((np.ones(len(pairs), bool), (first, second)), shape=(count, count))
     parts, label = connected_components(links, directed=False)
@@ -166,22 +170,25 @@ def _groups(pairs: pd.DataFrame, count: int) -> np.ndarray:
     return numbers[label].astype(np.int64)
 
 
-def _candidates(thumbs, hashes, features, bits: int, neighbours: int, threads: int
+def _candidates(thumbs, hashes, features, second, bits: int, neighbours: int
                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs to compare closely: (first, second, position of the second), each once per position."""
-    i, j, distance = near_pairs(hashes, bits, threads=threads)
+    i, j, distance = near_pairs(hashes, bits, threads=_THREADS)
+    if second is not None:
+        across = second[i] != second[j]
+        i, j, distance = i[across], j[across], distance[across]
     keep = _nearest(i, j, distance, 2 * neighbours)
     i, j = i[keep], j[keep]
     turns = np.bitwise_count(hashes[i, :1] ^ hashes[j]).argmin(1) if len(i) else i
     found = [(i, j, turns)]
     if len(thumbs) > 1:
         plain, mirrored = _gradients(thumbs)
-        found += [_neighbours(plain, plain, neighbours, _MIN_COSINE, 0),
-                  _neighbours(mirrored, plain, neighbours, _MIN_COSINE, MIRRORED)]
+        found += [_neighbours(plain, plain, neighbours, _MIN_COSINE, 0, second),
+                  _neighbours(mirrored, plain, neighbours, _MIN_COSINE, MIRRORED, second)]
         if features is not None:
             given = features.astype(np.float32)
             given /= np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12)
-            found.append(_neighbours(given, given, neighbours, -1.0, 0))
+            found.append(_neighbours(given, given, neighbours, -1.0, 0, second))
     i, j, turns = (np.concatenate(column) for column in zip(*found))
     unique = np.unique(np.stack([i, j, turns], 1), axis=0)
     return unique[:, 0], unique[:, 1], unique[:, 2]
@@ -219,17 +226,20 @@ def _gradients(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(found)
 
 
-def _neighbours(query: np.ndarray, known: np.ndarray, count: int, least: float, turn: int
-                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of each row with the rows of `known`, except itself, that have the highest cosines."""
+def _neighbours(query: np.ndarray, known: np.ndarray, count: int, least: float, turn: int,
+                second: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of each row with the rows of `known`, except itself and those of its own set, that have
+    the highest cosines."""
     count = min(count, len(known) - 1)
     found = []
     for start in range(0, len(query), _ROWS):
         cosines = query[start:start + _ROWS] @ known.T
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = -np.inf
+        if second is not None:
+            cosines[second[start:start + _ROWS, None] == second] = -np.inf
         near = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-        good = np.take_along_axis(cosines, near, axis=1) >= least
+        good = np.take_along_axis(cosines, near, axis=1) >= least  # -inf is not
         found.append(np.stack([np.broadcast_to(start + rows[:, None], near.shape)[good],
                                near[good]], 1))
     i, j = np.concatenate(found).T

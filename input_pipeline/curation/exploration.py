@@ -1,7 +1,6 @@
 """What a data set is like: quality, duplicates, photographs and splits."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,13 +11,13 @@ import pandas as pd
 from input_pipeline import sixteen_bits
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.csv_table import quoting_for
-from input_pipeline.curation import photographs, picture_statistics, quality
+from input_pipeline.curation import photographs, quality
 from input_pipeline.curation.decisions import Finding, moderated
 from input_pipeline.curation.duplicates import Duplicates, conflicting, find_duplicates
-from input_pipeline.curation.measures import Measures, measure
+from input_pipeline.curation.measures import Measures
+from input_pipeline.curation.one_reading import look_at
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
-from input_pipeline.readable import check_files
 from input_pipeline.splits import assign_splits
 
 # Flags that are a defect where most pictures have them, the strongest first; others describe a set.
@@ -41,6 +40,8 @@ class Exploration:
         why: N texts, the suspicion in words.
         photographs: what kind of picture is rare here, such as photographs among drawings; NaN
             for rows that cannot be read.
+        statistics: float32 [N, S], of `picture_statistics`, and descriptors, float32 [N, D], of
+            `descriptors` (D is 0 if they were not wanted); NaN for rows that cannot be read.
         range_note: what is unusual about the values of 16-bit pictures, or ''.
     """
 
@@ -54,23 +55,26 @@ class Exploration:
     suspicion: np.ndarray
     why: list[str]
     photographs: Finding
+    statistics: np.ndarray
+    descriptors: np.ndarray
     range_note: str = ''
 
 
 def explore_pictures(
-        manifest: Manifest, options: Mapping, split: Mapping, *, seed: int, cache_dir: str,
-        range16: str | sixteen_bits.Range = 'auto',
+        manifest: Manifest, options: Mapping, split: Mapping | None, *, seed: int, cache_dir: str,
+        range16: str | sixteen_bits.Range = 'auto', described: bool = False,
         progress: Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 ) -> Exploration:
-    """Looks at every picture.
+    """Looks at every picture; each file is read once.
 
     Args:
         manifest: N rows.
         options: config.curate, of which quality, duplicates and photographs count.
-        split: config.split.
+        split: config.split; None for no split.
         seed: of the split.
         cache_dir: folder in which measures of files are kept between runs.
         range16: config.image.range16, see `sixteen_bits.check`.
+        described: whether the descriptors are wanted.
         progress: (what, unit) -> a block with a progress bar, which yields its function
             (done, total).
 
@@ -80,15 +84,13 @@ def explore_pictures(
     quality.check(options['quality'])  # rather than after minutes of measuring
     photographs.check_wanted(options['photographs']['wanted'])
     wanted = sixteen_bits.check(range16)
-    with progress('check', 'image') as done:
-        bad, peaks, _, _ = check_files(manifest, cache_dir=cache_dir, progress=done)
-    chosen = sixteen_bits.choose(wanted, peaks.values())
-    manifest = dataclasses.replace(manifest, range16=chosen.limits)
-    with progress('measure', 'image') as done:
-        measures = measure(manifest, cache_dir=cache_dir, progress=done)
-    problems = measures.table['problem'].to_numpy(object)
-    problems[list(bad)] = list(bad.values())
-    manifest, split_note = _with_split(manifest, np.flatnonzero(problems == ''), split, seed)
+    with progress('look', 'image') as done:
+        looked = look_at(manifest, range16=wanted, cache_dir=cache_dir, described=described,
+                         progress=done)
+    manifest, problems, measures = looked.manifest, looked.problems, looked.measures
+    split_note = ''
+    if split is not None:
+        manifest, split_note = _with_split(manifest, np.flatnonzero(problems == ''), split, seed)
     suspicion, why = quality.suspicions(measures.table, options['quality'])
     with progress('compare', 'pair') as done:
         duplicates = find_duplicates(measures, progress=done, **options['duplicates'])
@@ -98,20 +100,16 @@ def explore_pictures(
         conflicts |= conflicting(group, manifest.labels(head))
     return Exploration(manifest, problems, split_note, measures, duplicates, conflicts,
                        quality.flags(measures.table, options['quality']), suspicion, why,
-                       _photographs(manifest, problems == '', options, progress, seed), chosen.note)
+                       _photographs(looked.statistics, problems == '', options, seed),
+                       looked.statistics, looked.descriptors, looked.range_note)
 
 
-def _photographs(manifest: Manifest, readable: np.ndarray, options: Mapping, progress: Callable,
-                 seed: int) -> Finding:
-    rows = np.flatnonzero(readable)
+def _photographs(statistics: np.ndarray, readable: np.ndarray, options: Mapping, seed: int
+                 ) -> Finding:
     wanted = options['photographs']['wanted']
-    odd = np.full(len(manifest), np.nan)
-    if len(rows):
-        with progress('statistics', 'image') as done:
-            count = itertools.count(1)
-            values = picture_statistics.measure(manifest.select(rows),
-                                                progress=lambda: done(next(count), len(rows)))
-        odd[rows] = photographs.photographs(values, wanted=wanted, seed=seed)
+    odd = np.full(len(readable), np.nan)
+    if readable.any():
+        odd[readable] = photographs.photographs(statistics[readable], wanted=wanted, seed=seed)
     return moderated(photographs.to_finding(
         odd, wanted=wanted, drop=options['photographs']['drop'],
         review=options['photographs']['review']), options['most'])
@@ -147,8 +145,14 @@ def _with_split(manifest: Manifest, readable: np.ndarray, split: Mapping, seed: 
     return manifest.with_column('split', sides), ''
 
 
-def save_exploration(found: Exploration, path: Path) -> None:
+def save_exploration(found: Exploration, path: Path, more: Mapping[str, object] | None = None
+                     ) -> None:
     """Writes a CSV with one row per image: what the manifest has, measures, flags, duplicates.
+
+    Args:
+        found: N pictures.
+        path: of the file.
+        more: {column: N values} to add.
 
     Raises:
         OSError: it cannot be written.
@@ -166,6 +170,7 @@ def save_exploration(found: Exploration, path: Path) -> None:
     table['duplicate_kind'] = kinds[group]
     table['suspicion'], table['why'] = found.suspicion.round(3), found.why
     table['photograph'] = found.photographs.score
+    table = table.assign(**(more or {}))
     with atomic_open(path, errors='surrogateescape') as file:
         table.to_csv(file, index=False, lineterminator='\n', float_format='%.6g',
                      quoting=quoting_for(table))

@@ -27,7 +27,7 @@ values can be compared; chroma is measured at 64 px, where the noise of a JPEG i
 import dataclasses
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,42 +90,76 @@ def measure(manifest: Manifest, *, cache_dir: str | None = None, workers: int | 
         progress: called with (pictures done, pictures) from time to time.
     """
     locations = manifest.table['location'].tolist()
-    path = measures_cache.path_of(cache_dir, manifest.root, manifest.range16)
-    known = measures_cache.read(path)
-    fresh: dict[str, tuple[tuple[int, int], Row]] = {}
-
-    def one(location: str) -> Row:
-        if sources.scheme_of(location) in sources.DRAWN:
-            return measure_picture(sources.read_image(manifest.root, location))
-        try:
-            stamp = sources.stamp(manifest.root, location)
-            row = known.get(location, stamp)
-            if row is None:
-                row = _measure_file(sources.read_bytes(manifest.root, location), location,
-                                    manifest.range16)
-                fresh[location] = stamp, row
-            return row
-        except UnreadableImage as error:  # not cached: a missing file may be there next time
-            return unmeasured(error.reason)
-
+    measurer = Measurer(manifest, cache_dir)
     rows: list[Row] = []
     chunks = [locations[i:i + _CHUNK] for i in range(0, len(locations), _CHUNK)]
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
-        for found in pool.map(lambda chunk: [one(location) for location in chunk], chunks):
+        for found in pool.map(lambda chunk: list(map(measurer.row, chunk)), chunks):
             rows += found
             if progress is not None:
                 progress(len(rows), len(locations))
     finally:  # measures taken before an interrupt are kept too
         pool.shutdown(wait=True, cancel_futures=True)
-        if fresh:
-            measures_cache.write(path, known.updated(fresh))
+        measurer.keep()
+    return collect(rows)
+
+
+class Measurer:
+    """Measures the pictures of a manifest one by one, and remembers those of earlier runs."""
+
+    def __init__(self, manifest: Manifest, cache_dir: str | None):
+        """
+        Args:
+            manifest, cache_dir: as in `measure`.
+        """
+        self._manifest = manifest
+        self._path = measures_cache.path_of(cache_dir, manifest.root, manifest.range16)
+        self._known = measures_cache.read(self._path)
+        self._fresh: dict[str, tuple[tuple[int, int], Row]] = {}
+
+    def row(self, location: str, read: Callable[[], bytes] | None = None) -> Row:
+        """The measures of the picture at a location.
+
+        Args:
+            location: of a row of the manifest.
+            read: () -> the bytes of the file, where they are wanted for something else too.
+        """
+        root = self._manifest.root
+        if sources.scheme_of(location) in sources.DRAWN:
+            return measure_picture(sources.read_image(root, location))
+        try:
+            stamp = sources.stamp(root, location)
+            row = self._known.get(location, stamp)
+            if row is None:
+                row = _measure_file(read() if read else sources.read_bytes(root, location),
+                                    location, self._manifest.range16)
+                self._fresh[location] = stamp, row
+            return row
+        except UnreadableImage as error:  # not cached: a missing file may be there next time
+            return unmeasured(error.reason)
+
+    def keep(self) -> None:
+        """Saves the measures for the next run."""
+        if self._fresh:
+            measures_cache.write(self._path, self._known.updated(self._fresh))
+
+
+def collect(rows: Sequence[Row]) -> Measures:
+    """The measures of pictures, one for one."""
     table = pd.DataFrame([row.numbers for row in rows], columns=list(NUMBERS))
     for column, name in enumerate(WORDS):
         table[name] = [row.words[column] for row in rows]
     return Measures(table, np.stack([row.hashes for row in rows]),
                     np.stack([row.thumb for row in rows]),
                     np.stack([row.tint for row in rows]))
+
+
+def joined(first: Measures, second: Measures) -> Measures:
+    """The measures of two sets of pictures, those of the first set before."""
+    return Measures(pd.concat([first.table, second.table], ignore_index=True), *(
+        np.concatenate([getattr(one, name) for one in (first, second)])
+        for name in ('hashes', 'thumbs', 'tints')))
 
 
 def _measure_file(data: bytes, location: str, range16: Range) -> Row:

@@ -74,8 +74,9 @@ def load(path: str, *, group_regex: str = '', extensions=(), labelled: bool = Tr
     images = {folder: [name for name in files if _extension(name) in extensions]
               for folder, (files, _) in folders.items()}
     if not any(images.values()):
+        where = f'at {root}/<class>/<image>' if labelled else 'there'
         raise DataError(f'The folder {root!r} holds no images ({" ".join(extensions)}): '
-                        f'put them at {root}/<class>/<image>.')
+                        f'put them {where}.')
     if labelled:
         _refuse_loose(root, images[''], '')
     _report_others(root, folders, extensions)

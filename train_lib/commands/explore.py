@@ -7,11 +7,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import sources
+from input_pipeline.curation.beside import Beside, look_beside
 from input_pipeline.curation.exploration import (
+    Exploration,
     common_defects,
     explore_pictures,
     save_exploration,
 )
+from input_pipeline.manifest import Manifest
+from input_pipeline.sources import second_set
 from train_lib.commands.command import Command
 from train_lib.reporting.explore_page import write_explore_page
 from train_lib.run_dir import lock, workdirs
@@ -24,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def explore(command: Command) -> int:
-    """Writes explore.html and explore.csv. Returns the exit code."""
+    """Writes explore.html and explore.csv, and beside.csv of a second set.
+    Returns the exit code."""
     workdir = command.workdir or workdirs.new(command.config_file)
     with lock.held(workdir):
         _explore(command.config, workdir)
@@ -32,19 +37,26 @@ def explore(command: Command) -> int:
 
 
 def _explore(config: ConfigDict, workdir: Path) -> None:
-    found = explore_pictures(load_manifest(config), config.curate.to_dict(),
-                             config.split.to_dict(), seed=config.seed,
-                             cache_dir=cache_folder(), range16=config.image.range16,
-                             progress=counting_bar)
+    manifest, path = load_manifest(config), config.explore.beside
+    second = second_set.load(path, config.data.to_dict()) if path else None  # early, if it fails
+    found = explore_pictures(manifest, config.curate.to_dict(), config.split.to_dict(),
+                             seed=config.seed, cache_dir=cache_folder(), described=bool(path),
+                             range16=config.image.range16, progress=counting_bar)
+    beside = None if second is None else _look_beside(config, found, second)
     try:
-        save_exploration(found, workdir / 'explore.csv')
+        save_exploration(found, workdir / 'explore.csv',
+                         beside and {'second_set': beside.probabilities[0]})
+        if beside:
+            save_exploration(beside.second, workdir / 'beside.csv', beside.columns(found))
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be written to ({error.strerror}): '
                           f'give another --workdir.') from None
     page = write_explore_page(
         workdir / 'explore.html', found, title=title_of(config),
         thresholds=config.curate.quality.to_dict(), wanted=config.curate.photographs.wanted,
-        read_image=sources.reader(found.manifest))
+        read_image=sources.reader(found.manifest),
+        second=beside and (beside, Path(path).name or path,
+                           sources.reader(beside.second.manifest)))
     suspicious, common = np.count_nonzero(found.suspicion), common_defects(found)
     log.info('pictures %s', ', '.join([
         f'{len(found.manifest):,}', f'{np.count_nonzero(found.problems != ""):,} unreadable',
@@ -53,7 +65,32 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
         log.warning('values   %s', found.range_note)
     log.info('copies   %s groups of duplicates, %s of them with different labels',
              f'{len(found.conflicts):,}', f'{found.conflicts.sum():,}')
+    if beside:
+        _say(beside)
     log.info('explored %s', page)
+
+
+def _look_beside(config: ConfigDict, found: Exploration, manifest: Manifest) -> Beside:
+    options = config.curate.to_dict()
+    second = explore_pictures(manifest, options, None, seed=config.seed, cache_dir=cache_folder(),
+                              range16=found.manifest.range16, described=True,
+                              progress=counting_bar)
+    return look_beside(found, second, options, seed=config.seed, progress=counting_bar)
+
+
+def _say(beside: Beside) -> None:
+    second, told = beside.second, beside.told
+    log.info('beside   %s pictures, %s unreadable, %s copies of the data',
+             f'{len(second.manifest):,}', f'{np.count_nonzero(second.problems != ""):,}',
+             f'{np.count_nonzero(beside.copies.of >= 0):,}')
+    if second.range_note:
+        log.warning('values   of the second set: %s', second.range_note)
+    if told.auc != told.auc:
+        log.info('beside   too few pictures to say whether the sets differ')
+    else:
+        log.info('beside   %s: AUC %.3f [%.3f, %.3f]',
+                 'the sets differ' if told.differ else 'the sets cannot be told apart',
+                 told.auc, told.low, told.high)
 
 
 def title_of(config: ConfigDict) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from input_pipeline.curation.beside import Beside
 from input_pipeline.curation.duplicates import KINDS, best_of_group
 from input_pipeline.curation.exploration import Exploration, common_defects
 from input_pipeline.curation.hashes import POSITIONS
 from input_pipeline.curation.quality import FLAGS
 from input_pipeline.manifest import SPLITS, Manifest, class_counts
 from train_lib.reporting import figures
+from train_lib.reporting.beside_section import BUDGET, beside_values
 from train_lib.reporting.page import percent, write_page
 from train_lib.reporting.thumbnails import thumbnailer
 
@@ -32,8 +34,8 @@ _PANELS = {
 
 
 def write_explore_page(path: Path, found: Exploration, *, title: str,
-                       thresholds: Mapping[str, float], wanted: str, read_image: Callable
-                       ) -> Path:
+                       thresholds: Mapping[str, float], wanted: str, read_image: Callable,
+                       second: tuple[Beside, str, Callable] | None = None) -> Path:
     """Writes the page, and returns its path.
 
     Args:
@@ -43,9 +45,10 @@ def write_explore_page(path: Path, found: Exploration, *, title: str,
         thresholds: of config.curate.quality, marked in the figures.
         wanted: config.curate.photographs.wanted.
         read_image: location -> uint8 [H, W, 3].
+        second: a second set of pictures, its name, and its read_image; None for none.
     """
     manifest = found.manifest
-    thumbnail = thumbnailer(read_image, _BUDGET)
+    thumbnail = thumbnailer(read_image, _BUDGET - (BUDGET if second else 0))
     picture = lambda row: _picture(manifest, row, thumbnail)
     table = found.measures.table[found.problems == '']
     relations = _relations(found)
@@ -69,7 +72,8 @@ def write_explore_page(path: Path, found: Exploration, *, title: str,
                 (('file type', 'file_type'), ('mode as stored', 'mode'))],
         sizes=_counted(pd.Series([f'{width:.0f} × {height:.0f}' for width, height in
                                   zip(table['width'], table['height'])], dtype=object), 8),
-        groups=_people(manifest), splits=_splits(manifest))
+        groups=_people(manifest), splits=_splits(manifest),
+        beside=second and beside_values(found, *second[:2], (read_image, second[2]), _PANELS))
     values['findings'] = _findings(values, relations)
     write_page(path, 'explore.html.jinja', **values)
     return path
@@ -273,8 +277,13 @@ def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
     across = relations[relations['sides'].map(len) > 1]
     several = relations[relations['people'] > 1]
     first = values['heads'][0]
+    beside = values['beside'] or dict(copied=0, unreadable_count=0, differ=False)
     candidates = [
         (values['unreadable_count'], 'picture', 's', 'that cannot be read', 'unreadable'),
+        (beside['copied'], 'picture', 's', 'of the second set with a copy in the data, so scores '
+         'on it will be too high', 'beside'),
+        (beside['unreadable_count'], 'picture', 's', 'of the second set that cannot be read',
+         'beside'),
         (int(relations['conflict'].sum()), 'group', 's', 'of duplicates with different labels',
          'duplicates'),
         (len(across), 'group', 's', 'of duplicates on two sides of the split, so scores will be '
@@ -299,6 +308,10 @@ def _findings(values: Mapping, relations: pd.DataFrame) -> list[dict]:
         found.append(dict(n=None, text=values['range_note'], where='pictures'))
     found += [dict(n=n, text=f'{what}{plural if n > 1 else ""} {text}', where=where)
               for n, what, plural, text, where in candidates if n]
+    if beside['differ']:
+        found.append(dict(n=None, where='beside', text=(
+            f'The second set can be told apart from the data: AUC {beside["auc"]:.3f} '
+            f'[{beside["low"]:.3f}, {beside["high"]:.3f}], where 0.5 is chance.')))
     if first['imbalance'] and first['imbalance'] >= 3:
         found.append(dict(n=None, where='classes', text=(
             f'The largest class has {first["imbalance"]:.1f} times as many pictures as the '

@@ -139,6 +139,42 @@ def histogram(values: np.ndarray, *, log: bool = False, mark: float | None = Non
         return _svg(fig)
 
 
+def two_histograms(first: np.ndarray, second: np.ndarray, *, log: bool = False) -> Markup:
+    """The shares of two sets by value, as an SVG: the first filled, the second as a line.
+
+    Args:
+        first, second: finite, [N] and [M]; the ends of the axis hold what lies beyond, half a
+            percent of all values at most.
+        log: on a logarithmic axis.
+    """
+    values = np.concatenate([first, second]).astype(float)
+    if log:
+        values = np.maximum(values, max(values.max(), 1e-6) / 1000)
+    low, high = np.percentile(values, [0.5, 99.5])
+    low, high = (low, high) if high > low else (values.min(), values.max())
+    room = 0.02 * abs(high) or 0.02
+    low, high = (low, high) if high > low else (low - room, high + room)
+    edges = np.geomspace(low, high, 31) if log else np.linspace(low, high, 31)
+    values = np.clip(values, low, high)
+    shares = [np.histogram(part, edges)[0] / len(part)
+              for part in (values[:len(first)], values[len(first):])]
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.1, 1.9))
+        ax = fig.add_axes((.13, .17, .84, .78))
+        ax.stairs(shares[0], edges, fill=True, color=MUTED, alpha=.35, zorder=3)
+        ax.stairs(shares[1], edges, color=ACCENT, lw=1.6, zorder=4)
+        if log:
+            ax.set_xscale('log')
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
+            ax.minorticks_off()
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.set(xlim=(low, high), ylim=(0, None))
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{100 * v:.3g} %'))
+        return _svg(fig)
+
+
 def growth(table: pd.DataFrame) -> Markup:
     """Accuracy over the number of members, as an SVG.
 
