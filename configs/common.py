@@ -243,7 +243,8 @@ def get_config() -> ConfigDict:
     )
     config.ema = dict(  # moving average of weights and BatchNorm statistics, used for predictions
         decay=0.0,  # per step, e.g. 0.999 (0: no average)
-        warmup=True,  # limit the decay to (1 + t) / (10 + t) after t steps
+        warmup=True,  # limit the decay by warmup_kind after t steps
+        warmup_kind='tensorflow',  # 'tensorflow': (1 + t) / (10 + t) | 'timm': 1 - (1 + t)^(-2/3)
     )
     # Steps whose loss, gradient or update is not finite. It costs a check of every number per step.
     config.guard = dict(

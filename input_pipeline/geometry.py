@@ -6,6 +6,7 @@ Lengths are shares of the side, or pixels of the model's input; angles are degre
 import functools
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -139,19 +140,44 @@ def _random_resized_crop(rng, size, scale, ratio, source):
     return pull_maps.box(left / columns, top / rows, width / columns, height / rows, size)
 
 
-def _elastic(rng, size, alpha, sigma):
+def elastic_deviation(alpha: float, sigma: float) -> float:
+    """Standard deviation, in pixels, of uniform noise from -1 to 1 per pixel that was blurred by a
+    Gaussian of `sigma` pixels and multiplied by `alpha`; at any size of the picture."""
+    return alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
+
+
+def _elastic(rng, size, alpha, sigma, unit='pixels'):
     """Simard et al. 2003: uniform noise, blurred by a Gaussian of `sigma`, times `alpha`.
 
     It is drawn as a cubic B-spline with the variance of that Gaussian (spacing sigma * sqrt(3)),
-    scaled to the standard deviation of the blurred noise.
+    scaled to the standard deviation of the blurred noise. With unit='share' the standard deviation
+    is `alpha` itself, and both are shares of the shorter side, so that a picture is bent alike at
+    any size; a `sigma` below half a pixel counts as half a pixel.
     """
+    if unit == 'share':
+        deviation, sigma = alpha * min(size), max(sigma * min(size), 0.5)
+    else:
+        deviation = elastic_deviation(alpha, sigma)
     spacing = sigma * math.sqrt(3)
-    deviation = alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
     spline_gain = 151 / 315  # mean of the summed squares of the cubic B-spline's weights, 2-D
     noise = rng.random([2, *(math.ceil(side / spacing) + 5 for side in size)], np.float32)
     noise -= 0.5
     noise *= math.sqrt(12) * deviation / spline_gain
     return pull_maps.Elastic(noise, spacing, size)
+
+
+def wrong_elastic(params: Mapping) -> str:
+    """What is wrong with parameters that do not fit their unit; '' for nothing."""
+    highest = dict(alpha=0.2, sigma=0.5)
+    if params['unit'] == 'share':
+        for key, most in highest.items():
+            if params[key] > most:
+                return (f"{key}={params[key]!r} with unit='share': give a share of the shorter "
+                        f'side from 0 to {most}, or unit=\'pixels\'.')
+    elif params['sigma'] < 0.5:
+        return (f"sigma={params['sigma']!r}: give pixels from 0.5 on, or unit='share' for a share "
+                f'of the shorter side.')
+    return ''
 
 
 def _grid_distortion(rng, size, steps, limit):
@@ -183,8 +209,8 @@ KINDS = {
     'random_resized_crop': (
         _random_resized_crop, dict(p=1.0, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
         dict(scale=(0.001, 1), ratio=(0.01, 100))),
-    'elastic': (_elastic, dict(p=1.0, alpha=30.0, sigma=4.0),
-                dict(alpha=(0, 10_000), sigma=(0.5, 1000))),
+    'elastic': (_elastic, dict(p=1.0, alpha=30.0, sigma=4.0, unit='pixels'),
+                dict(alpha=(0, 10_000), sigma=(0, 1000), unit=('pixels', 'share'))),
     'grid_distortion': (_grid_distortion, dict(p=1.0, steps=4, limit=0.2),
                         dict(steps=(1, 64), limit=(0, 0.9))),
 }

@@ -53,6 +53,8 @@ TRANSFORMS: dict[str, Kind] = {
     name: Kind(*kind, group) for group, kinds in GROUPS.items() for name, kind in kinds.items()}
 # Kinds that also need the source picture's (height, width).
 _NEED_SOURCE = {'random_resized_crop'}
+# Kinds whose parameters must fit each other: parameters -> what is wrong, '' for nothing.
+_CHECKS: dict[str, Callable[[Mapping], str]] = {'elastic': geometry.wrong_elastic}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,9 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
                             f'{did_you_mean(key, defaults, show=str)}')
         params[key] = _checked(value, defaults[key], ranges[key], f'{where}: {kind} with {key}=')
     p = params.pop('p')
+    wrong = _CHECKS[kind](params) if kind in _CHECKS else ''
+    if wrong:
+        raise DataError(f'{where}: {kind} with {wrong}')
     return Transform(kind, p, params)
 
 

@@ -68,3 +68,32 @@ def test_perspective_moves_corners_inwards_by_at_most_half_the_distortion():
         x, y = inverse.pull(np.array([0.0, 95.0]), np.array([0.0, 63.0]))
         moves += [x[0] / 96, (95 - x[1]) / 96, y[0] / 64, (63 - y[1]) / 64]
     assert -1e-9 < min(moves) < 0.01 and 0.19 < max(moves) < 0.2 + 1e-9
+
+
+def bend(size, seeds=6, **params):
+    """Displacements of a side of `size` pixels, float [draws, 2, points]."""
+    y, x = (axis.ravel() for axis in np.mgrid[:size, :size].astype(float))
+    drawn = [transforms.TRANSFORMS['elastic'].draw(np.random.default_rng(seed), (size, size),
+                                                   **params).pull(x, y) for seed in range(seeds)]
+    return np.array([[one - x, two - y] for one, two in drawn])
+
+
+def test_elastic_in_pixels_is_the_same_number_of_pixels_at_any_size():
+    wanted = geometry.elastic_deviation(30, 4)
+    assert wanted == pytest.approx(1.22, abs=0.002)
+    for size in (112, 224):
+        np.testing.assert_array_equal(bend(size, 1, alpha=30, sigma=4),
+                                      bend(size, 1, alpha=30, sigma=4, unit='pixels'))
+        assert bend(size, alpha=30, sigma=4, unit='pixels').std() == pytest.approx(wanted, rel=0.03)
+
+
+def test_elastic_in_shares_bends_a_picture_alike_at_any_size():
+    small, large = (bend(size, alpha=0.01, sigma=0.02, unit='share') for size in (112, 224))
+    assert small.std() == pytest.approx(1.12, rel=0.05)
+    # the same bend: each point of the small picture against that of the large one
+    large = large.reshape(6, 2, 224, 224)[..., ::2, ::2].reshape(small.shape)
+    assert np.corrcoef(small.ravel(), large.ravel())[0, 1] > 0.99
+    assert large.std() == pytest.approx(2 * small.std(), rel=0.03)
+    draw = transforms.TRANSFORMS['elastic'].draw
+    wide = draw(np.random.default_rng(0), (64, 192), alpha=0.01, sigma=0.02, unit='share')
+    assert wide.spacing == pytest.approx(0.02 * 64 * 3 ** 0.5)  # of the shorter side

@@ -87,6 +87,10 @@ def test_source_size_is_what_a_crop_needs():
     ({'kind': 'jpeg', 'quality': '70'}, ["'70'", '1 to 100']),
     ({'kind': 'cutout', 'fill': 'green'}, ['green', 'noise', 'white']),
     ({'kind': 'cutout', 'fill': 3}, ['3', 'black']),
+    ({'kind': 'elastic', 'unit': 'share'}, ['alpha=30.0', '0 to 0.2']),
+    ({'kind': 'elastic', 'unit': 'share', 'alpha': 0.01}, ['sigma=4.0', '0 to 0.5']),
+    ({'kind': 'elastic', 'sigma': 0.02}, ['sigma=0.02', "unit='share'"]),
+    ({'kind': 'elastic', 'unit': 'mm'}, ['mm', 'pixels, share']),
 ])
 def test_a_bad_transform_is_reported(spec, words):
     with pytest.raises(DataError) as error:

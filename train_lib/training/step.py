@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 import models
+from input_pipeline.errors import did_you_mean
 from train_lib.losses.losses import LossSpec, head_loss, total_weight
 from train_lib.losses.mixing import Mixing, mix
 from train_lib.optim.param_groups import scale_updates
@@ -26,22 +27,34 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
+# name: step, float32 [] -> the largest decay at it during the warm-up
+EMA_WARMUPS: dict[str, Callable] = {
+    'tensorflow': lambda step: (1.0 + step) / (10.0 + step),
+    'timm': lambda step: 1.0 - (1.0 + step) ** (-2 / 3),
+}
+
+
 def make_ema_decay(config: Mapping) -> Schedule | None:
     """The decay of the moving average at each step by config.ema; None for no average.
 
-    With the warm-up it is min(decay, (1 + t) / (10 + t)) after t steps, as in TensorFlow's
-    ExponentialMovingAverage, so that the initial weights are soon forgotten.
+    With the warm-up it is at most (1 + t) / (10 + t) after t steps, as in TensorFlow's
+    ExponentialMovingAverage, so that the initial weights are soon forgotten; or with
+    warmup_kind='timm' 1 - (1 + t)^(-2/3), as in timm's ModelEmaV3 with use_warmup=True.
 
     Raises:
-        ConfigError: a decay outside [0, 1).
+        ConfigError: a decay outside [0, 1), or an unknown kind of warm-up.
     """
     decay, warmup = config['decay'], config['warmup']
+    kind = config.get('warmup_kind', 'tensorflow')
+    if kind not in EMA_WARMUPS:
+        raise ConfigError(f'config.ema.warmup_kind = {kind!r}: '
+                          f'{did_you_mean(kind, EMA_WARMUPS, show=str)}')
     if not 0 <= decay < 1:
         raise ConfigError(f'config.ema.decay = {decay}: give 0 (no average) or a number below 1, '
                           f'e.g. 0.999.')
     if not decay:
         return None
-    return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+    return lambda step: jnp.minimum(decay, EMA_WARMUPS[kind](step)) if warmup else decay
 
 
 def make_normalise(mean: Sequence[float], std: Sequence[float], dtype) -> Callable:
