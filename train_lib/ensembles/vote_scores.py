@@ -17,10 +17,9 @@ from train_lib.ensembles.temperature import tempered
 from train_lib.metrics import scores as scores_module
 from train_lib.metrics.intervals import (
     accuracy_interval,
-    bounded_interval,
     difference_interval,
+    f1_interval,
     f1_rows,
-    positive_interval,
 )
 from train_lib.metrics.statistics import (
     diversity,
@@ -36,8 +35,6 @@ from train_lib.metrics.statistics import (
 _DRAWS = 20
 _SAME = np.zeros(0)
 METRICS = ('accuracy', 'f1_macro', 'nll')
-_SCORE_INTERVALS = {'accuracy': accuracy_interval, 'f1_macro': bounded_interval,
-                    'nll': positive_interval}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +163,9 @@ def _ensembles(aligned: AlignedPredictions, specs: Sequence[EnsembleSpec], votes
             ties=outcome.ties, ties_labelled=int(outcome.tied[known].sum()),
             robustness=robustness(outcome.predicted, labels),
             intervals=intervals[spec.name],
-            mcnemar_best_single=paired_test(outcome.predicted[known] == labels[known], best_right,
-                                            groups),
+            mcnemar_best_single=paired_test(
+                outcome.predicted[known] == labels[known], best_right, groups,
+                chosen=len(aligned.members)),
             **_heads(aligned, outcome.predicted))
     tests = [entry['mcnemar_best_single'] for entry in found.values()]
     for test, p in zip(tests, holm([1 if test['p'] is None else test['p'] for test in tests])):
@@ -188,14 +186,18 @@ def _intervals(aligned: AlignedPredictions, specs: Sequence[EnsembleSpec], votes
         voting = np.flatnonzero(spec.voting(len(members)))
         answer = _by_row(votes.ensembles[spec.name], aligned.labels, known)
         same = {best} == set(voting.tolist())  # the vote of one member is that member
+        others = {metric: {
+            'best_single': None if metric not in members[best] else
+            _SAME if same else values - members[best][metric],
+            'mean_member': None if any(metric not in members[i] for i in voting) else
+            _SAME if len(voting) == 1 else
+            values - np.mean([members[i][metric] for i in voting], axis=0)}
+            for metric, values in answer.items()}
         found[spec.name] = {unit: {
-            metric: _interval(metric, values, groups, {
-                'best_single': None if metric not in members[best] else
-                _SAME if same else values - members[best][metric],
-                'mean_member': None if any(metric not in members[i] for i in voting) else
-                _SAME if len(voting) == 1 else
-                values - np.mean([members[i][metric] for i in voting], axis=0)})
-            for metric, values in answer.items()} for unit, groups in units.items()}
+            metric: _score_interval(metric, answer, groups)
+            | {name: _difference(metric, values, groups, len(members) if name == 'best_single'
+                                 else 1) for name, values in others[metric].items()}
+            for metric in answer} for unit, groups in units.items()}
     return found
 
 
@@ -207,21 +209,27 @@ def _by_row(outcome: Outcome, labels: np.ndarray, known: np.ndarray) -> dict[str
     return found if nll is None else found | {'nll': nll[known]}
 
 
-def _interval(metric: str, values: np.ndarray, groups: np.ndarray | None,
-              differences: Mapping[str, np.ndarray | None]) -> dict:
-    """The intervals of a score, and of its differences to other scores by row: None where the
-    other one is missing, _SAME where it is the same answer."""
-    low, high = _SCORE_INTERVALS[metric](values, groups)
-    found = {'low': _finite(low), 'high': _finite(high)}
-    for name, of_rows in differences.items():
-        if of_rows is None:
-            found[name] = [None] * 3
-        elif not of_rows.size:
-            found[name] = [0.0] * 3
-        else:
-            edges = difference_interval(of_rows, groups, share=metric == 'accuracy')
-            found[name] = [float(of_rows.mean()), *map(_finite, edges)]
-    return found
+def _score_interval(metric: str, answer: Mapping[str, np.ndarray], groups: np.ndarray | None
+                    ) -> dict:
+    """low and high of a score; None for the NLL, of which a few rows are so much larger than all
+    others that no interval covers (docs/statistics.md)."""
+    if metric == 'nll':
+        return {'low': None, 'high': None}
+    low, high = (accuracy_interval(answer['accuracy'], groups) if metric == 'accuracy' else
+                 f1_interval(answer['f1_macro'], answer['accuracy'], groups))
+    return {'low': _finite(low), 'high': _finite(high)}
+
+
+def _difference(metric: str, of_rows: np.ndarray | None, groups: np.ndarray | None, chosen: int
+                ) -> list[float | None]:
+    """[difference, low, high] to another answer; of_rows: by row, None where the other one is
+    missing, _SAME where it is the same answer; chosen: as in `difference_interval`."""
+    if of_rows is None:
+        return [None] * 3
+    if not of_rows.size:
+        return [0.0] * 3
+    edges = difference_interval(of_rows, groups, share=metric == 'accuracy', chosen=chosen)
+    return [float(of_rows.mean()), *map(_finite, edges)]
 
 
 def _calibration(aligned: AlignedPredictions, votes: Votes, chosen: EnsembleSpec) -> dict | None:

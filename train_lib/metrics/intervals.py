@@ -123,36 +123,35 @@ def _where_above(values: np.ndarray) -> tuple[float, float]:
             1.0 if last == len(values) - 1 else float(edge(last, last + 1)))
 
 
-def bounded_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
-    """95 % interval of the mean of float [N], a score in 0..1 such as macro F1 (`f1_rows`).
+def f1_interval(rows: np.ndarray, right: np.ndarray, groups: np.ndarray | None = None
+                ) -> tuple[float, float]:
+    """95 % interval of macro F1, two floats 0..1; (0, 1) for a single group.
 
-    Wilson's with as many rows as would have this variance, and Student's quantile for G - 1 degrees
-    of freedom (Dean and Pagano 2015); (0, 1) for a single group.
+    Wilson's with as many rows as would have the variance of `f1_rows`, and Student's quantile for
+    G - 1 degrees of freedom (Dean and Pagano 2015). By groups it reaches at least as far to either
+    side as that of the accuracy, since both share the few groups with many errors.
+
+    Args:
+        rows: float [N], of `f1_rows`.
+        right: bool [N], where the answer is right.
+        groups: [N], or None.
     """
-    rate, found = float(np.clip(values.mean(), 0, 1)), []
-    for of in _units(groups, len(values)):
+    rate, found = float(np.clip(rows.mean(), 0, 1)), []
+    for of in _units(groups, len(rows)):
         if len(of) < 2:
             return 0.0, 1.0
-        variance = mean_variance(values, of)
-        count = rate * (1 - rate) / variance if variance > 0 and 0 < rate < 1 else len(values)
+        variance = mean_variance(rows, of)
+        count = rate * (1 - rate) / variance if variance > 0 and 0 < rate < 1 else len(rows)
         found.append(wilson_interval(rate, max(count, 1e-9), _quantile(of)))
+    if groups is not None:
+        shift = rate - float(np.mean(right))
+        found.append(tuple(float(np.clip(edge + shift, 0, 1))
+                           for edge in accuracy_interval(right, groups)))
     return min(low for low, _ in found), max(high for _, high in found)
 
 
-def positive_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
-    """95 % interval of the mean of float [N] > 0, such as the NLL, Student's on a log scale; (0,
-    inf) for a single group."""
-    mean, half = float(values.mean()), 0.0
-    for of in _units(groups, len(values)):
-        if len(of) < 2:
-            return 0.0, float('inf')
-        half = max(half, _quantile(of) * np.sqrt(mean_variance(values, of)))
-    ratio = np.exp(half / mean) if mean > 0 else 1.0
-    return mean / ratio, mean * ratio
-
-
 def difference_interval(differences: np.ndarray, groups: np.ndarray | None = None, *,
-                        share: bool = False) -> tuple[float, float]:
+                        share: bool = False, chosen: int = 1) -> tuple[float, float]:
     """95 % interval of the mean of paired differences, float [N].
 
     Student's with G - 1 degrees of freedom and the variance of `mean_variance`.
@@ -163,6 +162,8 @@ def difference_interval(differences: np.ndarray, groups: np.ndarray | None = Non
         share: of being right, so in -1..1. By rows half a row more is then right in one answer
             alone, and half a row in the other (Agresti and Min 2005): a difference of few
             rows is not taken for certain.
+        chosen: the other answer is the best on these rows of so many, which favours it; the upper
+            end then has the level that Bonferroni's correction for them asks.
 
     Returns:
         (low, high); (-inf, inf) for a single group or row.
@@ -172,13 +173,17 @@ def difference_interval(differences: np.ndarray, groups: np.ndarray | None = Non
     for of in _units(groups, size):
         if len(of) < 2:
             return -np.inf, np.inf
-        if share and len(of) == size:
+        rows = share and len(of) == size
+        if rows:
             middle = differences.sum() / (size + 2)
-            variance = ((differences ** 2).sum() + 1) / (size + 2) - middle ** 2
-            half = _Z * np.sqrt(variance / (size + 2))
+            variance = (((differences ** 2).sum() + 1) / (size + 2) - middle ** 2) / (size + 2)
         else:
-            middle, half = mean, _quantile(of) * np.sqrt(mean_variance(differences, of))
-        low, high = min(low, middle - half), max(high, middle + half)
+            middle, variance = mean, mean_variance(differences, of)
+        tail, error = (1 - LEVEL) / 2, np.sqrt(variance)
+        below, above = (float(stats.norm.isf(share_of_tail) if rows else
+                              stats.t.isf(share_of_tail, len(of) - 1))
+                        for share_of_tail in (tail, tail / chosen))
+        low, high = min(low, middle - below * error), max(high, middle + above * error)
     return float(low), float(high)
 
 

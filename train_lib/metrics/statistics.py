@@ -63,7 +63,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict:
     return {'only_first': only_first, 'only_second': only_second, 'p': p}
 
 
-def paired_test(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> dict:
+def paired_test(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None, *,
+                chosen: int = 1) -> dict:
     """Test whether two answers are right equally often, by rows or by groups of rows.
 
     By rows McNemar's with the mid-p value (Fagerland, Lydersen and Laake 2013, BMC Medical Research
@@ -75,6 +76,8 @@ def paired_test(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None
     Args:
         first, second: bool [N], where each is right.
         groups: [N], or None.
+        chosen: the second answer is the best on these rows of so many, which favours it; where it
+            is the better one, p is multiplied by that (Bonferroni).
 
     Returns:
         only_first, only_second: number of rows that only this one has right; p: two-sided; None
@@ -82,17 +85,16 @@ def paired_test(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None
     """
     found = mcnemar(first, second)
     differences = np.asarray(first, float) - np.asarray(second, float)
-    by_rows = _sign_flips(differences)
-    if groups is None:
-        return found | {'p': by_rows}
     of = Groups.of(groups, len(differences))
-    if len(of) < 2:
+    if groups is not None and len(of) < 2:
         return found | {'p': None}
-    if len(of) >= _SIGNS:
-        return found | {'p': _sign_flips(of.sums(differences))}
-    variance, mean = mean_variance(differences, of), differences.mean()
-    of_t = 2 * float(stats.t.sf(abs(mean) / np.sqrt(variance), len(of) - 1)) if variance else 0.0
-    return found | {'p': max(by_rows, of_t)}
+    if groups is None or len(of) >= _SIGNS:
+        p = _sign_flips(of.sums(differences))
+    else:
+        variance = mean_variance(differences, of)
+        t = abs(differences.mean()) / np.sqrt(variance) if variance else np.inf
+        p = max(_sign_flips(differences), 2 * float(stats.t.sf(t, len(of) - 1)))
+    return found | {'p': min(1.0, p * chosen) if differences.sum() < 0 else p}
 
 
 def _sign_flips(sums: np.ndarray) -> float:
