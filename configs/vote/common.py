@@ -18,7 +18,7 @@ def _anything(default) -> FieldReference:
 def get_config() -> ConfigDict:
     """The defaults; locked, so that an unknown key is refused wherever it is set."""
     config = ConfigDict()
-    config.seed = 0  # for the bootstrap, the folds of the fit, and random orders; 0 or more
+    config.seed = 0  # for Cochran's test, the folds of the fit, and random orders; 0 or more
     # Workdirs or globs of them: ('runs/a', 'runs/b*'); a k-fold workdir stands for its folds. Or
     # with a name for each model: dict(eva='runs/eva', conv=('runs/conv', 'runs/conv_seed*')).
     config.members = _anything(())
@@ -50,8 +50,8 @@ def get_config() -> ConfigDict:
                       # share their start, and score that one model
     config.heads = ()  # heads that are voted on, in the order of the product class ((): all)
     config.combine = 'vote_then_combine'  # several heads: 'vote_then_combine' | 'combine_then_vote'
-    config.bootstrap = 1000  # repetitions behind the 95 % intervals, 1 or more
-    config.groups = 'auto'  # rows drawn together: 'auto': the groups of the runs | 'none' | a CSV
+    config.bootstrap = 1000  # random orders of the members behind p of Cochran's test, 1 or more
+    config.groups = 'auto'  # rows of one group: 'auto': the groups of the runs | 'none' | a CSV
                             # with the columns id and group
     config.sample = ''  # a sample submission (CSV), whose rows, order and columns are taken
     # Columns of submission.csv: names ('ID', 'image_path', 'target'), or with what they hold:

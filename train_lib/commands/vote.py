@@ -48,7 +48,7 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
         Interrupted: told to stop while predictions were made.
     """
     if config['bootstrap'] < 1:
-        raise ConfigError(f'config.bootstrap = {config["bootstrap"]}: give 1 repetition or more.')
+        raise ConfigError(f'config.bootstrap = {config["bootstrap"]}: give 1 or more.')
     predict = predict_missing if config['predict'] else None
     aligned = align(config, find_voters(config, config['source'], predict))
     specs = read_specs(config, aligned)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.candidates import find_candidates
@@ -16,20 +15,26 @@ from train_lib.ensembles.rules import FLOOR, RULES
 from train_lib.ensembles.spec import EnsembleSpec, each_alone
 from train_lib.ensembles.temperature import tempered
 from train_lib.metrics import scores as scores_module
-from train_lib.metrics.bootstrap import METRICS, bootstrap
+from train_lib.metrics.intervals import (
+    accuracy_interval,
+    difference_interval,
+    f1_interval,
+    f1_rows,
+)
 from train_lib.metrics.statistics import (
-    cochran_q,
     diversity,
+    equal_accuracy,
     holm,
     macro_f1,
-    mcnemar,
     oracle,
+    paired_test,
     robustness,
     weighted_scores,
 )
 
 _DRAWS = 20
-FEW_GROUPS = 10  # with fewer groups, intervals that draw whole groups come out too narrow
+_SAME = np.zeros(0)
+METRICS = ('accuracy', 'f1_macro', 'nll')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +103,15 @@ def describe(config: Mapping, aligned: AlignedPredictions, specs: Sequence[Ensem
     groups = None if aligned.groups is None else len(np.unique(aligned.groups[known].astype(str)))
     return dict(
         n=int(known.sum()), groups=groups,
-        interval_unit='group' if groups and groups >= FEW_GROUPS else 'example',
+        interval_unit='group' if groups else 'example',
         members_mean={name: _mean(members, name) for name in METRICS},
         best_single=dict(name=aligned.members[best].name,
                          **{name: members[best][name] for name in METRICS}),
         oracle=oracle(predicted, labels),
-        cochran=cochran_q(right) if len(right) > 1 else None,
-        ensembles=_ensembles(config, aligned, specs, votes, best),
+        cochran=equal_accuracy(
+            right, None if aligned.groups is None else aligned.groups[known],
+            draws=config['bootstrap'], seed=config['seed']) if len(right) > 1 else None,
+        ensembles=_ensembles(aligned, specs, votes, best),
         repaired=int((~right[best] & (answer.predicted == labels)[known]).sum()),
         broken=int((right[best] & (answer.predicted != labels)[known]).sum()),
         calibration=_calibration(aligned, votes, chosen),
@@ -139,11 +146,12 @@ def vote_json(config: Mapping, aligned: AlignedPredictions, votes: Votes, figure
         config=json.loads(json.dumps(config)))
 
 
-def _ensembles(config: Mapping, aligned: AlignedPredictions, specs: Sequence[EnsembleSpec],
-               votes: Votes, best: int) -> dict[str, dict]:
+def _ensembles(aligned: AlignedPredictions, specs: Sequence[EnsembleSpec], votes: Votes,
+               best: int) -> dict[str, dict]:
     """{ensemble: its scores}; `best` is the number of the best single member."""
     labels, known = aligned.labels, aligned.known
-    intervals = _intervals(config, aligned, specs, votes, best)
+    intervals = _intervals(aligned, specs, votes, best)
+    groups = None if aligned.groups is None else aligned.groups[known]
     best_right = votes.members[best].predicted[known] == labels[known]
     found = {}
     for spec in specs:
@@ -155,54 +163,73 @@ def _ensembles(config: Mapping, aligned: AlignedPredictions, specs: Sequence[Ens
             ties=outcome.ties, ties_labelled=int(outcome.tied[known].sum()),
             robustness=robustness(outcome.predicted, labels),
             intervals=intervals[spec.name],
-            mcnemar_best_single=mcnemar(outcome.predicted[known] == labels[known], best_right),
+            mcnemar_best_single=paired_test(
+                outcome.predicted[known] == labels[known], best_right, groups,
+                chosen=len(aligned.members)),
             **_heads(aligned, outcome.predicted))
     tests = [entry['mcnemar_best_single'] for entry in found.values()]
-    for test, p in zip(tests, holm([test['p'] for test in tests])):
-        test['p_holm'] = float(p)
+    for test, p in zip(tests, holm([1 if test['p'] is None else test['p'] for test in tests])):
+        test['p_holm'] = None if test['p'] is None else float(p)
     return found
 
 
-def _intervals(config: Mapping, aligned: AlignedPredictions, specs: Sequence[EnsembleSpec],
-               votes: Votes, best: int) -> dict[str, dict]:
+def _intervals(aligned: AlignedPredictions, specs: Sequence[EnsembleSpec], votes: Votes,
+               best: int) -> dict[str, dict]:
     """{ensemble: {'example' | 'group': {metric: dict(low, high, best_single=(difference, low,
     high), mean_member=...)}}}"""
-    answers = {f'member {i}': _answer(one) for i, one in enumerate(votes.members)}
-    answers |= {f'vote {name}': _answer(one) for name, one in votes.ensembles.items()}
-    found: dict[str, dict] = {spec.name: {} for spec in specs}
-    units = {'example': None} | ({} if aligned.groups is None else {'group': aligned.groups})
-    for unit, groups in units.items():
-        def draw(names, reference, groups=groups):
-            return bootstrap({name: answers[name] for name in names}, aligned.labels,
-                             num_classes=len(aligned.classes), reference=reference, groups=groups,
-                             repetitions=config['bootstrap'], seed=config['seed']
-                             ).set_index(['name', 'metric'])
-
-        names = [f'vote {spec.name}' for spec in specs]
-        to_best = draw([*names, f'member {best}'], f'member {best}')
-        same_members: dict[tuple, list[str]] = {}
-        for spec in specs:  # ensembles of the same members share their draws
-            voting = np.flatnonzero(spec.voting(len(aligned.members)))
-            same_members.setdefault(tuple(f'member {i}' for i in voting), []).append(spec.name)
-        for members, of in same_members.items():
-            table = draw([*(f'vote {name}' for name in of), *members], members)
-            for name in of:
-                found[name][unit] = {
-                    metric: dict(low=_finite(row['low']), high=_finite(row['high']),
-                                 best_single=_difference(row),
-                                 mean_member=_difference(table.loc[f'vote {name}', metric]))
-                    for metric in METRICS if (f'vote {name}', metric) in to_best.index
-                    for row in [to_best.loc[f'vote {name}', metric]]}
+    known = aligned.known
+    units = {'example': None} | ({} if aligned.groups is None else
+                                 {'group': aligned.groups[known]})
+    members = [_by_row(one, aligned.labels, known) for one in votes.members]
+    found: dict[str, dict] = {}
+    for spec in specs:
+        voting = np.flatnonzero(spec.voting(len(members)))
+        answer = _by_row(votes.ensembles[spec.name], aligned.labels, known)
+        same = {best} == set(voting.tolist())  # the vote of one member is that member
+        others = {metric: {
+            'best_single': None if metric not in members[best] else
+            _SAME if same else values - members[best][metric],
+            'mean_member': None if any(metric not in members[i] for i in voting) else
+            _SAME if len(voting) == 1 else
+            values - np.mean([members[i][metric] for i in voting], axis=0)}
+            for metric, values in answer.items()}
+        found[spec.name] = {unit: {
+            metric: _score_interval(metric, answer, groups)
+            | {name: _difference(metric, values, groups, len(members) if name == 'best_single'
+                                 else 1) for name, values in others[metric].items()}
+            for metric in answer} for unit, groups in units.items()}
     return found
 
 
-def _answer(outcome: Outcome) -> dict:
-    """What `bootstrap` takes."""
-    return {'predicted': outcome.predicted, 'nll': outcome.rows['nll']}
+def _by_row(outcome: Outcome, labels: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """What each labelled row adds to the scores of METRICS, of which NLL may be missing."""
+    predicted, truth, nll = outcome.predicted[known], labels[known], outcome.rows['nll']
+    found = {'accuracy': (predicted == truth).astype(float),
+             'f1_macro': f1_rows(predicted, truth, outcome.num_classes)}
+    return found if nll is None else found | {'nll': nll[known]}
 
 
-def _difference(row: pd.Series) -> list[float | None]:
-    return [_finite(row[name]) for name in ('difference', 'difference_low', 'difference_high')]
+def _score_interval(metric: str, answer: Mapping[str, np.ndarray], groups: np.ndarray | None
+                    ) -> dict:
+    """low and high of a score; None for the NLL, of which a few rows are so much larger than all
+    others that no interval covers (docs/statistics.md)."""
+    if metric == 'nll':
+        return {'low': None, 'high': None}
+    low, high = (accuracy_interval(answer['accuracy'], groups) if metric == 'accuracy' else
+                 f1_interval(answer['f1_macro'], answer['accuracy'], groups))
+    return {'low': _finite(low), 'high': _finite(high)}
+
+
+def _difference(metric: str, of_rows: np.ndarray | None, groups: np.ndarray | None, chosen: int
+                ) -> list[float | None]:
+    """[difference, low, high] to another answer; of_rows: by row, None where the other one is
+    missing, _SAME where it is the same answer; chosen: as in `difference_interval`."""
+    if of_rows is None:
+        return [None] * 3
+    if not of_rows.size:
+        return [0.0] * 3
+    edges = difference_interval(of_rows, groups, share=metric == 'accuracy', chosen=chosen)
+    return [float(of_rows.mean()), *map(_finite, edges)]
 
 
 def _calibration(aligned: AlignedPredictions, votes: Votes, chosen: EnsembleSpec) -> dict | None:

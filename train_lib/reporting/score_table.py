@@ -1,8 +1,11 @@
 """The scores of a run: the headline of its report, and the table of all splits."""
 
+import numpy as np
+
 from input_pipeline.manifest import SPLITS
 from train_lib.metrics import scores
-from train_lib.reporting.inputs import RunInputs, as_dict
+from train_lib.metrics.intervals import accuracy_interval
+from train_lib.reporting.inputs import Head, RunInputs, as_dict
 from train_lib.reporting.page import Section, number, render
 
 _COLUMNS = {'accuracy': 'accuracy', 'f1_macro': 'F1', 'precision_macro': 'precision',
@@ -50,9 +53,38 @@ def headline(inputs: RunInputs) -> list[dict]:
         values = row['values']
         accuracy, n = number(values.get('accuracy')), number(values.get('n'))
         if row['split'] == split and accuracy is not None:
-            interval = None
+            interval, about = None, ''
             if n and 0 <= accuracy <= 1:
                 interval = scores.wilson_interval(accuracy, int(n))
+                about = 'if the pictures are independent'
+            head = _shown_head(inputs, split, row['head'], accuracy)
+            groups = None if head is None else _groups_of(inputs, head.ids)
+            if head is not None and groups is not None:
+                count = len(np.unique(groups))
+                interval = accuracy_interval(head.logits.argmax(axis=1) == head.labels, groups)
+                about = f'for new groups of pictures, from {count:,}'
+                if count < 2:
+                    interval, about = None, 'no interval from a single group of pictures'
             found.append(dict(split=split, head=row['head'], accuracy=accuracy, n=n,
-                              f1=values.get('f1_macro'), interval=interval))
+                              f1=values.get('f1_macro'), interval=interval, about=about))
     return found
+
+
+def _shown_head(inputs: RunInputs, split: str, name: str, accuracy: float) -> Head | None:
+    """The predictions that have this accuracy; None where they are missing or of other rows."""
+    return next((head for head in inputs.heads if inputs.split == split
+                 and name in (head.name, '') and (name or len(inputs.heads) == 1)
+                 and abs((head.logits.argmax(axis=1) == head.labels).mean() - accuracy) < 1e-6),
+                None)
+
+
+def _groups_of(inputs: RunInputs, ids: np.ndarray) -> np.ndarray | None:
+    """The group of each picture, object [N]; one without is a group of its own. None if no two
+    pictures share a group."""
+    table = inputs.manifest.table
+    if 'group' not in table:
+        return None
+    known = dict(zip(table['id'], table['group'].astype(str)))
+    found = np.array([f'group {known[name]}' if known.get(name) else f'picture {name}'
+                      for name in ids.tolist()], object)
+    return found if len(np.unique(found.astype(str))) < len(found) else None

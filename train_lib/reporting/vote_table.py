@@ -22,8 +22,7 @@ def vote_table(result: Mapping) -> list[str]:
         lines.append(row(_cut(f'{mark} {name}'), entry['accuracy'],
                          f'{entry["ties_labelled"]:5d}  {_signed(paired["best_single"])}  '
                          f'{_signed(paired["mean_member"])}'))
-    lines.append(f'* gives the answer. 95 % intervals: n {result["n"]:,}, {_drawn(result)} drawn '
-                 f'{result["config"]["bootstrap"]:,} times')
+    lines.append(f'* gives the answer. 95 % intervals: n {result["n"]:,}, {_of(result)}')
     return lines + (_fit_lines(result['fit']) if result['fit'] else [])
 
 
@@ -62,16 +61,18 @@ def _fit_lines(fit: Mapping) -> list[str]:
     return lines
 
 
-def _drawn(result: Mapping) -> str:
-    """What the intervals draw: groups, or rows and why not groups."""
-    if result['interval_unit'] == 'group':
-        return f'{result["groups"]:,} groups'
-    few = result['groups']
-    return 'rows' + (f' ({few} groups are too few)' if few else '')
+def _of(result: Mapping) -> str:
+    """What the intervals are about: new groups, or new rows."""
+    if result['interval_unit'] != 'group':
+        return 'for new rows'
+    count = result['groups']
+    return f'for new groups ({count:,} seen)' if count > 1 else 'none from a single group'
 
 
 def _signed(difference: Sequence[float | None]) -> str:
     value, low, high = difference
+    if low is None:
+        return f'{value:+.3f} {"":15}'
     return f'{value:+.3f} [{low:+.3f},{high:+.3f}]'
 
 

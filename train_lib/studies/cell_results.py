@@ -11,6 +11,7 @@ from input_pipeline.errors import did_you_mean
 from train_lib.run_dir.seen_rows import held_out_seen
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies import ledger
+from train_lib.studies.cell_rows import read_cell_rows
 from train_lib.studies.definition import Study
 
 
@@ -22,6 +23,7 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
             arm, seed, fold (None without folds), folder (relative to `workdir`)
             status: 'done', 'failed', or '' before the cell is over
             value: of the metric; NaN unless the cell is done
+            rows: what each picture adds to it (CellRows), or None where the files do not say
             error: one line about a failure, else ''
             codes: digests of the code of all attempts
             data: digest of the data, '' unless the cell is done
@@ -40,7 +42,8 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
         folder = workdir / cell.folder
         known = ledger.record(folder) or {}
         row = dict(arm=cell.arm.name, seed=cell.seed, fold=cell.fold, folder=cell.folder,
-                   status=known.get('status', ''), value=np.nan, error=known.get('error', ''),
+                   status=known.get('status', ''), value=np.nan, rows=None,
+                   error=known.get('error', ''),
                    codes=tuple(known.get('codes', ())), data='', seen=0, seconds={}, device='',
                    memory_bytes=known.get('memory_bytes'),
                    memory_is_of_this_cell=known.get('memory_is_of_this_cell'),
@@ -52,7 +55,8 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
                 raise ConfigError(f'config.study.metric = {study.metric!r} is not a number in '
                                   f'{folder / "result.json"}: '
                                   f'{did_you_mean(study.metric, metrics_of(result))}')
-            row |= dict(value=value, seconds=result.get('seconds', {}),
+            row |= dict(value=value, rows=read_cell_rows(folder, study.metric),
+                        seconds=result.get('seconds', {}),
                         device=result.get('device', ''), data=_data_digest(folder),
                         seen=held_out_seen(result))
         rows.append(row)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from train_lib.studies import ledger
 from train_lib.studies.cell_results import read_cells
-from train_lib.studies.comparison import paired_difference
+from train_lib.studies.comparison import CONFIDENCE, compare_arms
 from train_lib.studies.definition import Cell, Study
 
 
@@ -24,7 +24,7 @@ class Verdict:
         seeds: after how many of them.
         best: name of the best arm at that time.
         difference: mean paired difference to it, in units of the metric.
-        low, high: its 95 % interval.
+        low, high: its interval, of the level of `stop_level`.
     """
 
     seeds: int
@@ -49,6 +49,15 @@ def unfinished(study: Study, workdir: Path) -> list[Cell]:
     given_up = judge(study, read_cells(study, workdir))[0] if study.settings.stop.after else ()
     return [cell for cell in study.cells() if cell.arm.name not in given_up
             and ledger.record(workdir / cell.folder) is None]
+
+
+def stop_level(arms: int, looks: int) -> float:
+    """Level of the interval by which an arm is given up, so that in some 5 % of the studies of
+    equal arms one is: Bonferroni's for all arms and looks.
+
+    It holds where the pictures of the runs are known; else the level is 95 % (`paired_cells`).
+    """
+    return 1 - (1 - CONFIDENCE) / max(1, (arms - 1) * looks)
 
 
 def judge(study: Study, cells: pd.DataFrame) -> tuple[dict[str, Verdict], int]:
@@ -79,8 +88,8 @@ def judge(study: Study, cells: pd.DataFrame) -> tuple[dict[str, Verdict], int]:
         for name in alive:
             if name in (best, study.baseline) or name not in values:
                 continue
-            found = paired_difference((values[name] - values[best]).dropna().to_numpy(),
-                                      study.total_folds)
+            found = compare_arms(done, name, best, study.total_folds,
+                                 stop_level(len(study.arms), len(study.seeds) - after))
             edge = found['high'] if sign > 0 else -found['low']
             if edge < -margin:
                 given_up[name] = Verdict(n, best, *(found[key] for key in

@@ -11,7 +11,7 @@ import pandas as pd
 
 from input_pipeline.atomic_files import atomic_path, write_text
 from train_lib.studies.cell_results import read_cells
-from train_lib.studies.comparison import summarise
+from train_lib.studies.comparison import FIXED, REDRAWN, SEEDS, summarise
 from train_lib.studies.definition import Study
 from train_lib.studies.identity import differences
 from train_lib.studies.naming import describe_changes, short
@@ -100,9 +100,27 @@ def caption(study: Study, table: pd.DataFrame) -> str:
         f' and {len(study.folds)} of {study.total_folds} folds')
     return (f'{study.metric} on the same {seeds}{folds} for all arms: mean and standard '
             f'deviation (sd) of n runs. Differences to {study.baseline} are paired by seed'
-            f'{" and fold" if folds else ""}, with 95 % intervals (Student'
-            f'{", variance of Nadeau and Bengio" if folds else ""}); p is two-sided, after Holm '
-            f'for {max(len(table) - 1, 1)} comparisons.')
+            f'{" and fold" if folds else ""}, with 95 % intervals (Student); p is two-sided, after '
+            f'Holm for {max(len(table) - 1, 1)} comparisons.{_about(table)}')
+
+
+_ABOUT = {
+    FIXED: 'All runs score the same pictures; the intervals and p are about new pictures (new '
+           'groups, where pictures have groups) and seeds.',
+    REDRAWN: 'Each run scores other pictures of the same data; the intervals and p are about new '
+             'splits of such data (variance of Nadeau and Bengio).',
+    SEEDS: 'The intervals and p are about other seeds on these same pictures and say nothing of '
+           'new pictures, since not all runs have predictions of the same ones.',
+}
+
+
+def _about(table: pd.DataFrame) -> str:
+    """What the intervals are about, one sentence per kind, with the arms if there are several."""
+    shown = table[table['low'].notna()]
+    kinds = [kind for kind in _ABOUT if (shown['about'] == kind).any()]
+    names = {kind: ', '.join(shown.loc[shown['about'] == kind, 'arm']) for kind in kinds}
+    return ''.join(f' {f"{names[kind]}: " if len(kinds) > 1 else ""}{_ABOUT[kind]}'
+                   for kind in kinds)
 
 
 def markdown(study: Study, table: pd.DataFrame, given_up: Mapping[str, Verdict],
