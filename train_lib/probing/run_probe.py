@@ -60,12 +60,16 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     ancestry = ancestors.of_run(config, workdir, init.digest_of_best)
     for part in parts:
         seen_rows.check(config, ancestry, part, goes_on=(workdir / 'config.json').exists())
-    workdirs.claim(workdir, config, digest(data.manifest), range16=data.manifest.range16)
-    ancestors.save(workdir, ancestry)
-    clock, metrics = Clock(began, 'start'), MetricsLog(workdir, size=0, step=0, tensorboard=False)
+    workdirs.compare(workdir, config, digest(data.manifest), rows=data.manifest,
+                     range16=data.manifest.range16)
+    clock = Clock(began, 'start')
     with StopSignal() as stop:
         clock.resume({})
         features = load_features(config, spec, data, clock, stop)
+        workdirs.claim(workdir, config, digest(data.manifest), rows=data.manifest,
+                       range16=data.manifest.range16, compared=True)
+        ancestors.save(workdir, ancestry)
+        metrics = MetricsLog(workdir, size=0, step=0, tensorboard=False)
         with clock('step'):
             trained = train_heads(config, spec, data, features, metrics, stop)
     metrics.close()

@@ -19,6 +19,7 @@ from input_pipeline.manifest import Manifest
 from input_pipeline.sixteen_bits import FULL, Range
 from input_pipeline.sixteen_bits import check as check_range16
 from input_pipeline.splits import save_splits
+from train_lib.run_dir import moved_data
 from train_lib.run_dir.code_digest import code_digest
 from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.json_files import json_digest, read_json
@@ -37,10 +38,10 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
 # Facts about the start of the run that config.json holds besides the config: the version of its
 # format, digests of data and code, the classes of each head, the digest of the split, the values
 # that 16-bit pictures show black and white, the defaults of the keys that were changed,
-# {'schedule.lr': 0.001}, and a digest of the whole file, so that a damaged value is not taken for a
-# setting.
+# {'schedule.lr': 0.001}, sizes and digests of the pictures (moved_data.py), and a digest of the
+# whole file, so that a damaged value is not taken for a setting.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
-               'defaults', 'sha256')
+               'defaults', 'pictures', 'sha256')
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
 BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
           'loss.counts': 'data', 'loss.example_weights': True}
@@ -65,10 +66,11 @@ def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
 
 
 def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
-          range16: Range = FULL) -> None:
+          range16: Range = FULL, rows: Manifest | None = None, compared: bool = False) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
     With several processes the first one does so, and all must have the same config and data.
+    Whatever may refuse a start comes before, so that a refused start changes nothing.
 
     Args:
         workdir: of the run.
@@ -76,11 +78,22 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
         data_digest: of the manifest.
         split: the rows with their splits; None if that is decided later, for each fold.
         range16: by which the run reads 16-bit pictures.
+        rows: the rows where there is no `split`.
+        compared: `compare` was called with the same before.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
             written to.
     """
+    if not compared:
+        compare(workdir, config, data_digest, split, range16=range16, rows=rows)
+    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, range16,
+                                        split if rows is None else rows))
+
+
+def compare(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
+            range16: Range = FULL, rows: Manifest | None = None) -> None:
+    """Refuses what `claim` would refuse, and writes nothing. Arguments and errors as there."""
     distributed.check_same(data_digest, 'The data (digest of ids and labels)')
     today = None if split is None else split_digest(split.table['id'], split.table['split'])
     distributed.check_same(str(today), 'The split')
@@ -88,23 +101,28 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
               if key != 'distributed'}
     distributed.check_same(json.dumps(shared), 'The config')
     distributed.check_same(str(range16), 'The range of 16-bit pictures')
-    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, today, range16))
+    if (workdir / 'config.json').exists():
+        distributed.on_first(lambda: check_same(
+            workdir, config, data_digest, classes=None if split is None else split.classes,
+            rows=split if rows is None else rows))
 
 
 def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None,
-           today: str | None, range16: Range) -> None:
+           range16: Range, rows: Manifest | None) -> None:
+    today = None if split is None else split_digest(split.table['id'], split.table['split'])
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): '
                           f'give another --workdir.') from None
     path = workdir / 'config.json'
-    if path.exists():
-        check_same(workdir, config, data_digest,
-                   classes=None if split is None else split.classes)
+    known = start_facts(workdir)
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
                               range16=list(range16), defaults=_changed(settings))
+    same = known.get('data_digest') == data_digest and known.get('pictures')
+    pictures = same or ({} if rows is None else moved_data.pictures_of(rows))
+    content |= dict(pictures=pictures) if pictures else {}
     if split is not None:
         content |= dict(classes=_listed(split.classes),
                         split_digest=_save_split(workdir, split, today))
@@ -142,7 +160,8 @@ def _changed(settings: dict) -> dict:
 
 
 def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequence[str] = (),
-               remedy: str = 'give a new --workdir', classes: Mapping | None = None) -> None:
+               remedy: str = 'give a new --workdir', classes: Mapping | None = None,
+               rows: Manifest | None = None) -> None:
     """Compares a run with the config and the data of this start; nothing is written.
 
     Args:
@@ -153,13 +172,18 @@ def check_same(workdir: Path, config: ConfigDict, data_digest: str, ignore: Sequ
         remedy: what to do if a setting differs, besides restoring it.
         classes: {head: names} of the data of this start, if other data may be accepted
             (config.data.changed); None if not.
+        rows: of this start: the data may lie at another path than before, and their files are
+            compared. Without them another path is refused.
 
     Raises:
         ConfigError: the run has other settings or other data.
     """
     before = read_config(workdir)
-    _compare(workdir, _settings(workdir, before), json.loads(config.to_json()), ignore, remedy)
+    moved = _compare(workdir, _settings(workdir, before), json.loads(config.to_json()),
+                     (*ignore, *(moved_data.PLACES if rows is not None else ())), remedy)
     if before.get('data_digest', data_digest) == data_digest:
+        if moved and rows is not None:
+            moved_data.compare(before.get('pictures', {}), rows, str(workdir), moved)
         return
     if config.data.changed != 'accept' or classes is None:
         can = classes is not None and 'classes' in before
@@ -347,13 +371,19 @@ def _completed(saved: Mapping, defaults: Mapping, path: str, section: str = '') 
     return found
 
 
-def _compare(workdir: Path, before: dict, now: dict, ignore: Sequence[str], remedy: str) -> None:
+def _compare(workdir: Path, before: dict, now: dict, ignore: Sequence[str], remedy: str
+             ) -> list[str]:
+    """The keys that name another place than before, of those in `ignore`."""
     old, new = by_dotted_key(before), by_dotted_key(now)
+    moved = []
     for key in sorted(set(old) | set(new)):
         if old.get(key) == new.get(key) or any(key.startswith(name + '.') for name in ignore):
             continue
-        if not any(key == name or key.startswith(name + '.') for name in CHANGEABLE):
+        if key in ignore and moved_data.may_differ(key, old.get(key), new.get(key)):
+            moved.append(key)
+        elif not any(key == name or key.startswith(name + '.') for name in CHANGEABLE):
             raise ConfigError(
                 f'{workdir} was started with config.{key} = {old.get(key)!r}, and this start has '
                 f'{new.get(key)!r}: put it back, or {remedy}.')
         log.info('changed  config.%s: %r -> %r', key, old.get(key), new.get(key))
+    return moved

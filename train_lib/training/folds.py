@@ -35,10 +35,13 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     config = init.inherit(config, workdir)
     if config.init.resume_from and not (workdir / 'config.json').exists():
         workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
-                            remedy='take only its weights, by config.init.from')
+                            remedy='take only its weights, by config.init.from', rows=manifest)
     _check_ancestors(config, manifest, workdir)
-    workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16)
+    workdirs.compare(workdir, config, digest(manifest), range16=manifest.range16, rows=manifest)
     _check_cut(config, manifest, workdir)
+    # A start that the first fold refuses changes nothing here either.
+    claim = lambda: workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16,
+                                   rows=manifest, compared=True)
     finished: list[Finished] = []
     for fold in range(config.split.folds):
         of_fold = _of_fold(config, fold)
@@ -49,7 +52,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                 begun = checkpoints.committed_steps(source / 'checkpoints')
                 of_fold.init.resume_from = str(source) if begun else ''
         log.info('fold %d of %d', fold + 1, config.split.folds)
-        finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began))
+        finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began,
+                                  None if finished else claim))
         began = time.perf_counter()
     results = [each.result for each in finished]
     whole = dataclasses.replace(manifest, table=pd.concat([each.val.table for each in finished],

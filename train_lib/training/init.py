@@ -35,6 +35,7 @@ from train_lib.run_dir.metrics_log import METRICS
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import place
 from train_lib.runtime.trees import by_path, path_name
+from train_lib.training.data import Data
 from train_lib.training.state import (
     HostState,
     TrainState,
@@ -132,14 +133,14 @@ def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
     return config
 
 
-def source_checkpoint(config: ConfigDict, data_digest: str) -> Path:
+def source_checkpoint(config: ConfigDict, data: Data) -> Path:
     """The newest good checkpoint of the run that config.init.resume_from names.
 
     Raises:
         ConfigError: it has other settings, other data, or no checkpoint.
     """
     source = Path(config.init.resume_from)
-    workdirs.check_same(source, config, data_digest,
+    workdirs.check_same(source, config, data.digest, rows=data.manifest,
                         remedy='take only its weights, by config.init.from')
     found = checkpoints.newest_good_until(source / 'checkpoints', sys.maxsize)
     if found is None:
@@ -148,15 +149,18 @@ def source_checkpoint(config: ConfigDict, data_digest: str) -> Path:
     return found
 
 
-def copy_run(config: ConfigDict, workdir: Path, data_digest: str) -> None:
+def copy_run(newest: Path, workdir: Path) -> None:
     """Copies checkpoints and metrics of config.init.resume_from into a workdir without any.
 
     The checkpoints appear there all at once: a start that is killed here leaves nothing behind.
 
+    Args:
+        newest: the last checkpoint to copy, of `source_checkpoint`.
+        workdir: the new one.
+
     Raises:
-        ConfigError: see `source_checkpoint`.
+        ConfigError: they cannot be copied.
     """
-    newest = source_checkpoint(config, data_digest)
     source, target = newest.parent, workdir / 'checkpoints'
     copied = workdir / 'writing-checkpoints'
     shutil.rmtree(copied, ignore_errors=True)

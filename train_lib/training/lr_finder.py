@@ -104,10 +104,10 @@ def run_sweep(config: ConfigDict, manifest: Manifest, workdir: Path,
     data = split_data(config, manifest, workdir)
     own = None
     if (workdir / 'config.json').exists():
-        workdirs.check_same(workdir, config, data.digest)
+        workdirs.check_same(workdir, config, data.digest, rows=data.manifest)
         own = checkpoints.newest_good_until(workdir / 'checkpoints', sys.maxsize)
     if own is None and given.init.resume_from:
-        own = init.source_checkpoint(config, data.digest)
+        own = init.source_checkpoint(config, data)
     first = int(own.name) if own else 0
     schedule = exponential(spec.low, spec.high, spec.steps, first)
     job = assemble(config, data, mesh, own, workdir, schedule=schedule, steps=first + spec.steps)

@@ -5,7 +5,6 @@ import logging
 import jax
 
 from input_pipeline.atomic_files import write_text
-from train_lib.runtime import distributed
 from train_lib.training import parameter_table
 from train_lib.training.data import Data
 from train_lib.training.setup import Job
@@ -14,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def announce(data: Data, job: Job) -> None:
-    """Logs data, model, devices and length of a run; writes its parameters.txt."""
+    """Logs data, model, devices and length of a run."""
     manifest, parts = data.manifest, data.parts
     timing, outputs = job.run.timing, job.run.outputs
     classes = ', '.join(f'{len(names)} {head}' if len(manifest.heads) > 1 else f'{len(names)}'
@@ -26,12 +25,18 @@ def announce(data: Data, job: Job) -> None:
              outputs.precision, describe_devices(job.run.programs.mesh))
     log.info('plan     %s steps of %d, %.4g epochs', f'{timing.total_steps:,}', timing.batch_size,
              timing.epoch(timing.total_steps))
-    parameters = parameter_table.parameters_of(job.state.weights, job.parameters.rates,
-                                               job.parameters.decay)
-    for line in parameter_table.summary(parameters):
+    for line in parameter_table.summary(_parameters(job)):
         log.info('         %s', line)
-    if distributed.is_first():
-        write_text(job.run.workdir / 'parameters.txt', parameter_table.table(parameters))
+
+
+def save_parameters(job: Job) -> None:
+    """Writes parameters.txt of a run."""
+    write_text(job.run.workdir / 'parameters.txt', parameter_table.table(_parameters(job)))
+
+
+def _parameters(job: Job) -> list[parameter_table.Parameter]:
+    return parameter_table.parameters_of(job.state.weights, job.parameters.rates,
+                                         job.parameters.decay)
 
 
 def describe_devices(mesh: jax.sharding.Mesh) -> str:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -23,20 +24,21 @@ from train_lib.training.checks import check_values
 from train_lib.training.data import Data, split_data
 from train_lib.training.finish import FinalWeights, Finished, finish
 from train_lib.training.loop import train_loop
-from train_lib.training.new_length import NewLength, find_new_length, say
-from train_lib.training.overview import announce
+from train_lib.training.new_length import find_new_length, say
+from train_lib.training.overview import announce, save_parameters
 from train_lib.training.setup import Job, assemble, compile_step
 
 log = logging.getLogger(__name__)
 
 
-def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
-              began: float | None = None) -> Finished:
+def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | None = None,
+              first: Callable[[], None] | None = None) -> Finished:
     """One training run in one workdir, or what is left of it.
 
     Args:
         config, manifest, workdir: of the run.
         began: time.perf_counter() from which on its time counts (None: now).
+        first: called once nothing can refuse the start any more, before anything is written.
 
     Raises:
         Stopped or Interrupted: told to stop. DivergedError: the training is no longer finite.
@@ -55,46 +57,61 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     seen_rows.check(config, ancestry, data.manifest,
                     goes_on=(known / 'config.json').exists())
     own = latest_good(workdir / 'checkpoints')
-    source, going_on = workdir, own
-    if own is None and config.init.resume_from:  # checked before the workdir is claimed
-        source = Path(config.init.resume_from)
-        going_on = init.source_checkpoint(config, data.digest)
-    length = find_new_length(config, data, source, int(going_on.name)) if going_on else None
-    workdirs.claim(workdir, config, data.digest, data.manifest,
-                   range16=data.manifest.range16)
-    distributed.on_first(lambda: ancestors.save(workdir, ancestry))
-    if own is None and config.init.resume_from:
-        distributed.on_first(lambda: init.copy_run(config, workdir, data.digest))
-        own = latest_good(workdir / 'checkpoints')
+    copied = own is None and bool(config.init.resume_from)
+    found = init.source_checkpoint(config, data) if copied else own
+    claimed = (workdir / 'config.json').exists()
+    workdirs.compare(workdir, config, data.digest, data.manifest, range16=data.manifest.range16)
+    length = find_new_length(config, data, found.parent.parent, int(found.name)) if found else None
     try:
+        # Whatever may refuse the start comes before the first file is written.
+        job = assemble(config, data, mesh, found, workdir)
+        announce(data, job)
+        with _closed_if_refused(job):
+            begun = init.begin(init.init_spec(config), found, job.state, job.iterator,
+                               job.run.timing.total_steps)
+        if length:
+            say(length, begun.host.patience.plateau.scale)
+        if first is not None:
+            first()
+        workdirs.claim(workdir, config, data.digest, data.manifest,
+                       range16=data.manifest.range16, compared=True)
+        claimed = True
+        distributed.on_first(lambda: ancestors.save(workdir, ancestry))
+        if found is not None and copied:
+            distributed.on_first(lambda: init.copy_run(found, workdir))
+            own = latest_good(workdir / 'checkpoints')
         with clock.kept(workdir if distributed.is_first() else None, saved=Stopped):
-            job = assemble(config, data, mesh, own, workdir)
-            return _train(init.init_spec(config), data, job, own, clock, length)
+            return _train(begun, data, job, own, clock)
     except Exception as error:
         if isinstance(error, FileNotFoundError):
             time.sleep(1)  # whoever removes the workdir may not be done yet
-        if (workdir / 'config.json').exists():
+        if not claimed or (workdir / 'config.json').exists():
             raise
         raise CheckpointError(f'The workdir {workdir} or its contents disappeared: put it back and '
                               f'start again.') from error
 
 
-def _train(source: init.InitSpec, data: Data, job: Job, own: Path | None, clock: Clock,
-           length: NewLength | None) -> Finished:
-    """`train_one` in a workdir that is claimed, from its checkpoint `own`, if it has one; `length`
-    is None where the run keeps its length."""
+@contextmanager
+def _closed_if_refused(job: Job) -> Iterator[None]:
+    """Closes the iterator of a job that cannot begin."""
+    try:
+        yield
+    except BaseException:
+        job.iterator.close()
+        raise
+
+
+def _train(begun: init.Begun, data: Data, job: Job, own: Path | None, clock: Clock) -> Finished:
+    """`train_one` in a workdir that is claimed, from its checkpoint `own`, if it has one."""
     run, workdir = job.run, job.run.workdir
     if distributed.is_first():
         write_stages(workdir / 'curriculum.png', data.parts['train'], run.stages,
                      run.inputs.preprocess,
                      run.outputs.seed)
-    announce(data, job)
+        save_parameters(job)
 
     with StopTogether() if distributed.several() else StopSignal() as stop:
         checkpointer = Checkpointer(workdir / 'checkpoints', run.outputs.kept_checkpoints)
-        begun = init.begin(source, own, job.state, job.iterator, run.timing.total_steps)
-        if length:
-            say(length, begun.host.patience.plateau.scale)
         clock.resume(begun.host.seconds)
         open_log = MetricsLog if distributed.is_first() else NullMetricsLog
         metrics_log = open_log(workdir, size=begun.host.metrics_bytes, step=begun.step,
