@@ -119,9 +119,10 @@ def get_config() -> ConfigDict:
         interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' (None: see resize; 'area')
         crop_pct=_anything(None),  # crop: share of the resized picture kept (None: see resize; 1)
         # Three numbers (red, green, blue) or one in (x / 255 - mean) / std, which the device
-        # computes (None: see resize; 0.5 each). Three become their luma where pictures are grey.
+        # computes (None: see resize; 0.5 each). Three become their luma where pictures are grey,
+        # and a fourth, of transparency, is 0.5.
         mean=_anything(None),
-        std=_anything(None),  # three numbers above 0, or one (None: see resize; 0.5 each)
+        std=_anything(None),  # as mean, above 0 (None: see resize; 0.5 each)
         # Decode large JPEGs at 1/2, 1/4 or 1/8: for evaluation if at least 3x the size remains, for
         # transforms if no detail of the result is lost.
         reduced_decode=True,
@@ -142,7 +143,8 @@ def get_config() -> ConfigDict:
     )
 
     # The model's name, and any keyword of models.create_model for it (depth, img_size, drop_path,
-    # head, ...); `main.py models` lists the names. With in_channels=1 pictures become grey.
+    # head, ...); `main.py models` lists the names. in_channels=1 makes pictures grey,
+    # and 4 adds their transparency.
     config.model = dict(
         name='vit_tiny_patch16_224',  # a name that `main.py models` lists
     )

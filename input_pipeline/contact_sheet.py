@@ -8,6 +8,7 @@ import numpy as np
 from input_pipeline import transforms
 from input_pipeline.curriculum import Stage
 from input_pipeline.loader import example_rng
+from input_pipeline.pictures import as_rgb
 from input_pipeline.pull_maps import Size
 from input_pipeline.transforms import Transform
 
@@ -20,7 +21,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
     """Draws each row's transforms for each picture, under a caption.
 
     Args:
-        pictures: RGB uint8 [h, w, 3] or grey uint8 [h, w], one per column.
+        pictures: uint8 [h, w, 3], [h, w, 4] or [h, w], one per column; see `pictures.as_rgb`.
         rows: caption -> transforms.
         size: (height, width) of the model's input.
         border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
@@ -42,9 +43,8 @@ def contact_sheet(pictures: Sequence[np.ndarray], rows: Mapping[str, tuple[Trans
         for j, picture in enumerate(pictures):
             plan = transforms.draw(row, example_rng(seed, epoch, keys[j]), size, picture.shape[:2])
             left = _GAP + j * (width + _GAP)
-            shown = transforms.apply(plan, picture, size, border)
-            sheet[top + _CAPTION:top + _CAPTION + height, left:left + width] = (
-                shown if shown.ndim == 3 else shown[..., None])
+            sheet[top + _CAPTION:top + _CAPTION + height, left:left + width] = as_rgb(
+                transforms.apply(plan, picture, size, border))
     return sheet
 
 

@@ -40,7 +40,7 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
         curriculum: stages `dict(until=<duration>, transforms=[...], lr_scale=1.0)`; the last one
             lasts to the end, whatever its `until`. Empty: one stage without transforms.
         to_steps: (duration, config key) -> steps from the start of the run.
-        channels: of the pictures, 3 or 1 (grey).
+        channels: of the pictures, 3, 4 or 1 (grey).
 
     Raises:
         DataError: an unknown key, a stage that ends before it starts, an invalid transform, or one

@@ -2,8 +2,8 @@
 
 OpenCV decodes what it decodes correctly and fast: JPEG, PNG and WebP without transparency; it
 obeys EXIF orientation. Pillow decodes the rest: GIF, BMP, CMYK, everything transparent (laid over
-white) or animated (first frame), and pictures whose orientation is only in XMP or in the raw
-profile of a PNG.
+white, unless transparency is wanted) or animated (first frame), and pictures whose orientation is
+only in XMP or in the raw profile of a PNG.
 """
 
 import io
@@ -43,9 +43,19 @@ class UnreadableImage(DataError):
         return error
 
 
+class NoTransparency(DataError):
+    """A picture lacks the transparency that the model takes as its fourth channel."""
+
+    @classmethod
+    def of(cls, name: str) -> 'NoTransparency':
+        """The error for the picture `name`."""
+        return cls(f'Image {name!r} has no transparency, which config.model.in_channels=4 takes as '
+                   f'the fourth channel: leave it out, or give 3 or 1 channels.')
+
+
 def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
-           tight: bool = False, range16: Range = FULL) -> np.ndarray:
-    """Decodes the bytes of an image file to RGB uint8 [H, W, 3].
+           tight: bool = False, range16: Range = FULL, alpha: bool = False) -> np.ndarray:
+    """Decodes the bytes of an image file to RGB uint8 [H, W, 3], or [H, W, 4] with `alpha`.
 
     The orientation (EXIF, else XMP) is obeyed, transparency is laid over white, colour profiles
     are ignored, and the first frame of an animation is taken.
@@ -58,19 +68,24 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
         tight: decode as near to `min_size` as halving allows. Otherwise a reduced picture is at
             least 1.5 times as large, so that the reduction does not show after averaging areas.
         range16: the 16-bit values that become black and white; of `FULL`, the upper 8 bits stay.
+        alpha: keep the transparency as a fourth channel, 255 where the picture is opaque, and the
+            colours under it as they are in the file.
 
     Raises:
         UnreadableImage: names the file and says what is wrong with it.
+        NoTransparency: the file has none, with `alpha`.
     """
     header = probe(data)
     limits = range16 if header.deep else FULL
-    if header.fast and limits == FULL:
+    if header.fast and limits == FULL and not alpha:
         image = _opencv(data, _reduction(data, header.size, min_size, tight))
         if image is not None:
             return image
     reason = header.reason
     if not reason:
-        image, reason = _pillow(data, limits)
+        image, reason = _pillow(data, limits, alpha)
+        if not reason and alpha and image.shape[2] == 3:
+            raise NoTransparency.of(name)
         if not reason:
             return image
     raise UnreadableImage.of(name, reason)
@@ -105,7 +120,8 @@ def _opencv(data: bytes, flag: int) -> np.ndarray | None:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # there are no reduced flags for RGB
 
 
-def _pillow(data: bytes, limits: Range) -> tuple[np.ndarray | None, str]:
+def _pillow(data: bytes, limits: Range, alpha: bool) -> tuple[np.ndarray | None, str]:
+    """(RGB, or with `alpha` RGBA of a transparent picture; '' or why there is none)"""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
@@ -119,6 +135,8 @@ def _pillow(data: bytes, limits: Range) -> tuple[np.ndarray | None, str]:
                 image = _upright(image, image.getexif())
             if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
                 image = image.convert('RGBA')
+                if alpha:
+                    return np.array(image), ''
                 white = Image.new('RGBA', image.size, 'white')
                 image = Image.alpha_composite(white, image)
             return np.array(image.convert('RGB')), ''

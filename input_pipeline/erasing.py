@@ -1,8 +1,9 @@
 """Erasing: parts of the picture are covered, so that a model learns not to depend on one of them.
 
-Each transform draws a function from picture to picture. Pictures are RGB uint8 [H, W, 3] or grey
-uint8 [H, W]. Sizes are shares of the picture's sides (for squares: of the shorter one) or area.
-`fill` is one of FILLS: 'noise' is a random level for each value, 'mean' the picture's mean colour.
+Each transform draws a function from picture to picture. Pictures are RGB uint8 [H, W, 3], RGBA
+[H, W, 4] (a covered part is opaque) or grey [H, W]. Sizes are shares of the picture's sides (for
+squares: of the shorter one) or area. `fill` is one of FILLS: 'noise' is a random level for each
+value, 'mean' the picture's mean colour.
 """
 
 import math
@@ -16,6 +17,11 @@ _LEVELS = {'black': 0, 'grey': 128, 'white': 255}
 
 def _erased(image: np.ndarray, boxes: list, fill: str, seed: int) -> np.ndarray:
     """Covers boxes (top, bottom, left, right)."""
+    if image.ndim == 3 and image.shape[2] == 4:
+        rgb, opaque = _erased(image[..., :3], boxes, fill, seed), image[..., 3].copy()
+        for top, bottom, left, right in boxes:
+            opaque[top:bottom, left:right] = 255
+        return np.dstack([rgb, opaque])
     value = _LEVELS.get(fill)
     if fill == 'mean':
         value = np.rint(image.mean((0, 1))).astype(np.uint8)

@@ -18,6 +18,7 @@ file has at most twice the input's sides. Pictures of an earlier stage are remov
 """
 
 import dataclasses
+import functools
 import math
 import threading
 from typing import NamedTuple
@@ -52,8 +53,8 @@ class PreprocessSpec:
         crop_pct: the share of the resized picture that is kept, above 0 to 1.
         reduced_decode: whether large JPEGs may be decoded at a half, a quarter or an eighth of
             their size.
-        mean, std: of (x / 255 - mean) / std, one number per channel: red, green and blue, or one
-            for pictures that become grey.
+        mean, std: of (x / 255 - mean) / std, one number per channel: red, green and blue; with
+            transparency (0 to 255) as a fourth; or one for pictures that become grey.
     """
 
     size: int | Size
@@ -75,7 +76,7 @@ class PreprocessSpec:
 
     @property
     def channels(self) -> int:
-        """3 for RGB, 1 for grey."""
+        """3 for RGB, 4 for RGB and transparency, 1 for grey."""
         return len(self.mean)
 
 
@@ -138,8 +139,10 @@ class Pictures:
 
     def __init__(self, manifest: Manifest, spec: PreprocessSpec, cache_mb: float = 0):
         self._locations = manifest.table['location'].to_numpy()
-        self._root, self._range16 = manifest.root, manifest.range16
-        self._read = sources.reader(manifest)
+        self._root = manifest.root
+        self._decode = functools.partial(decode.decode, range16=manifest.range16,
+                                         alpha=spec.channels == 4)
+        self._read = sources.reader(manifest, alpha=spec.channels == 4)
         self._spec = spec
         limit = cache_mb * 2**20
         self._cache = _Cache(limit)
@@ -231,14 +234,14 @@ class Pictures:
         return self._spec.frame
 
     def _in_channels(self, picture: np.ndarray) -> np.ndarray:
-        """An RGB picture [h, w, 3] with the channels of the model: itself, or [h, w] in grey."""
-        return picture if self._spec.channels == 3 else grey(picture)
+        """A picture as it was read with the channels of the model: itself, or [h, w] in grey."""
+        return grey(picture) if self._spec.channels == 1 else picture
 
     def _decoded(self, row: int, data: bytes, least: Size, tight: bool) -> tuple[np.ndarray, Part]:
         """(the picture, the part of it that is not padding)"""
-        picture = self._in_channels(decode.decode(
+        picture = self._in_channels(self._decode(
             data, name=self._locations[row], tight=tight,
-            min_size=least if self._spec.reduced_decode else None, range16=self._range16))
+            min_size=least if self._spec.reduced_decode else None))
         height, width = picture.shape[:2]
         full = decode.size_of(data)
         if full in (None, (height, width)):
@@ -289,7 +292,7 @@ class Pictures:
             source = decode.size_of(data)
             if source and not self._is_small(source):
                 return data, None, source
-            whole = self._in_channels(decode.decode(data, name=location, range16=self._range16))
+            whole = self._in_channels(self._decode(data, name=location))
         if self._is_small(whole.shape[:2]):
             self._cache.keep('whole', row, whole)
         return data, whole, whole.shape[:2]
@@ -306,6 +309,17 @@ class Pictures:
 def grey(picture: np.ndarray) -> np.ndarray:
     """The luma (ITU-R BT.601) of an RGB picture, uint8 [h, w, 3] -> [h, w], as Pillow's 'L'."""
     return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """A picture of 1, 3 or 4 channels, uint8 [h, w, C] or [h, w], to look at: uint8 [h, w, 3].
+    Transparency is laid over white."""
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        return np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2)
+    if picture.shape[2] == 3:
+        return picture
+    opaque = picture[..., 3:] / np.float32(255)
+    return np.rint(picture[..., :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)
 
 
 def _with_channels(picture: np.ndarray) -> np.ndarray:

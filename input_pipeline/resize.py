@@ -22,7 +22,7 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str = 'squash', *,
     evaluation transform, without normalisation.
 
     Args:
-        image: uint8 [H, W, 3], or [H, W] in grey.
+        image: uint8 [H, W, 3] or [H, W, 4], or [H, W] in grey.
         size: (h, w), pixels.
         mode: 'squash' changes the aspect ratio. 'pad' keeps it and fills the rest, evenly on
             both sides, with the median colour of the picture's border. 'crop' keeps it, covers
@@ -33,7 +33,7 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str = 'squash', *,
             is cut out.
 
     Returns:
-        uint8 [h, w, 3], or [h, w].
+        uint8 [h, w, 3], [h, w, 4] or [h, w].
 
     Raises:
         DataError: the mode or interpolation is unknown, or crop_pct is out of range.
@@ -70,7 +70,7 @@ def resize_target(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
 
 
 def border_color(image: np.ndarray) -> np.ndarray:
-    """Median colour of the outermost pixels of a picture, uint8: [H, W, 3] -> [3], [H, W] -> []."""
+    """Median colour of the outermost pixels of a picture, uint8: [H, W, C] -> [C], [H, W] -> []."""
     edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return np.round(np.median(edge, axis=0)).astype(np.uint8)
 
@@ -78,6 +78,10 @@ def border_color(image: np.ndarray) -> np.ndarray:
 def _scale(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
+    if interpolation != 'area' and image.ndim == 3 and image.shape[2] == 4:
+        # Pillow would weigh the colours by their transparency, which OpenCV does not.
+        return np.dstack([_scale(np.ascontiguousarray(part), height, width, interpolation)
+                          for part in (image[..., :3], image[..., 3])])
     if interpolation != 'area':
         return np.asarray(Image.fromarray(image).resize((width, height), _PILLOW[interpolation]))
     # Axis by axis, because area averaging only helps an axis that shrinks.

@@ -160,19 +160,30 @@ def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
 
     Args:
         plan: drawn by `draw` for the same `size`.
-        picture: RGB uint8 [h, w, 3] or grey uint8 [h, w] of any size; the maps see all of it,
-            squashed to `size`. For a crop without loss it should be at least as large as
-            `source_size(plan, size)`.
+        picture: RGB uint8 [h, w, 3], RGBA [h, w, 4] or grey [h, w], of any size; the maps see all
+            of it, squashed to `size`. Colours and filters leave transparency as it is. For a crop
+            without loss it should be at least as large as `source_size(plan, size)`.
         size: (height, width) of the result.
         border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
         part: the part of the picture that is not padding, as in `warp.warp`.
 
     Returns:
-        uint8 [height, width, 3] or [height, width].
+        uint8 [height, width, 3], [height, width, 4] or [height, width].
     """
     picture = warp.warp(picture, plan.geometry, border, size, part)
+    if picture.ndim == 3 and picture.shape[2] == 4:
+        rgb = np.ascontiguousarray(picture[..., :3])
+        picture = np.dstack([_filtered(plan, rgb), picture[..., 3]])
+    else:
+        picture = _filtered(plan, picture)
+    for step in plan.erasing:
+        picture = step(picture)
+    return picture
+
+
+def _filtered(plan: Plan, picture: np.ndarray) -> np.ndarray:
     picture = color.apply(picture, plan.color)
-    for step in (*plan.filter, *plan.erasing):
+    for step in plan.filter:
         picture = step(picture)
     return picture
 

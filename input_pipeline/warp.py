@@ -57,7 +57,7 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
         image, to_means = _means(image, times, maps, size)
         maps = compose([to_means, *maps])
     mode, value = BORDERS[border]
-    options = dict(borderMode=mode, borderValue=(value,) * 4)
+    options = dict(borderMode=mode, borderValue=(value, value, value, 255))  # opaque
     if len(maps) == 1 and isinstance(maps[0], Projective):
         matrix = maps[0].matrix
         cut = _cut(image, matrix, size)

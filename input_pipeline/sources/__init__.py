@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from input_pipeline import class_names
-from input_pipeline.decode import MAX_BYTES, UnreadableImage, decode
+from input_pipeline.decode import MAX_BYTES, NoTransparency, UnreadableImage, decode
 from input_pipeline.encode import encode
 from input_pipeline.errors import DataError, nearest, perhaps
 from input_pipeline.manifest import Manifest
@@ -77,27 +77,31 @@ def scheme_of(location: str) -> str:
 
 
 def read_image(manifest_root: str, location: str,
-               min_size: tuple[int, int] | None = None, *, range16: Range = FULL) -> np.ndarray:
-    """Pixels of one row of a Manifest, RGB uint8 [H, W, 3].
+               min_size: tuple[int, int] | None = None, *, range16: Range = FULL,
+               alpha: bool = False) -> np.ndarray:
+    """Pixels of one row of a Manifest, RGB uint8 [H, W, 3], or RGBA [H, W, 4] with `alpha`.
 
     Args:
         manifest_root: the manifest's `root`.
         location: the row's location.
-        min_size, range16: as in `decode`.
+        min_size, range16, alpha: as in `decode`.
 
     Raises:
         UnreadableImage: the file is missing or is not a readable image.
+        NoTransparency: it has none, with `alpha`; drawn pictures never have.
     """
     scheme = scheme_of(location)
     if scheme in DRAWN:
+        if alpha:
+            raise NoTransparency.of(location)
         return _module(DRAWN[scheme]).read(location)
     return decode(read_bytes(manifest_root, location), name=location, min_size=min_size,
-                  range16=range16)
+                  range16=range16, alpha=alpha)
 
 
-def reader(manifest: Manifest) -> Callable[..., np.ndarray]:
+def reader(manifest: Manifest, alpha: bool = False) -> Callable[..., np.ndarray]:
     """`read_image` for the pictures of a manifest: (location, min_size=None) -> pixels."""
-    return functools.partial(read_image, manifest.root, range16=manifest.range16)
+    return functools.partial(read_image, manifest.root, range16=manifest.range16, alpha=alpha)
 
 
 def read_bytes(manifest_root: str, location: str) -> bytes:

@@ -35,12 +35,13 @@ def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: 
     labels = manifest.labels(manifest.heads[0])
     first = np.unique(labels, return_index=True)[1]
     rows = first[np.linspace(0, len(first) - 1, min(PICTURES, len(first))).astype(int)]
-    locations, read = manifest.table['location'].to_numpy(), sources.reader(manifest)
+    locations = manifest.table['location'].to_numpy()
+    read = sources.reader(manifest, alpha=spec.channels == 4)
     pictures = {}
     for row in rows:
         with contextlib.suppress(UnreadableImage):  # the loader reports it
             picture = read(locations[row])
-            picture = picture if spec.channels == 3 else grey(picture)
+            picture = grey(picture) if spec.channels == 1 else picture
             pictures[row] = resize(picture, spec.frame, spec.resize)
     sheet = contact_sheet(list(pictures.values()), stage_rows(stages), spec.frame,
                           border=spec.border, seed=seed,

@@ -21,7 +21,7 @@ import models
 from input_pipeline import loader
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.manifest import Manifest
-from input_pipeline.pictures import PreprocessSpec
+from input_pipeline.pictures import PreprocessSpec, as_rgb
 from models.heads import Classifier, LinearHead
 from models.transformer import Transformer
 from train_lib.metrics.scores import confident_errors
@@ -188,9 +188,8 @@ def explain_errors(heat_step: Callable, weights: Weights, part: Manifest,
 
 
 def _shown(picture: np.ndarray) -> np.ndarray:
-    """A picture of 1 or 3 channels as RGB, of at most _SIDE pixels a side."""
-    if picture.shape[2] == 1:
-        picture = np.repeat(picture, 3, axis=2)
+    """A picture as RGB, of at most _SIDE pixels a side."""
+    picture = as_rgb(picture)
     height, width = picture.shape[:2]
     longest = max(height, width)
     if longest <= _SIDE:

@@ -26,8 +26,7 @@ def preprocess_spec(config: ConfigDict) -> PreprocessSpec:
 
     Where mean, std, resize, interpolation or crop_pct is None in config.image, it comes from the
     tag of config.init.pretrained, or is the default of `PreprocessSpec` if there is no tag. There
-    is one mean and std per channel of config.model.in_channels; three of them become their luma
-    where pictures are grey.
+    is one mean and std per channel of config.model.in_channels; see `_per_channel`.
 
     Raises:
         ConfigError: a value is unknown or out of range.
@@ -74,20 +73,22 @@ def input_size(config: ConfigDict) -> int | tuple[int, int]:
 
 
 def input_channels(config: ConfigDict) -> int:
-    """Channels of the pictures, config.model.in_channels: 3 (RGB) or 1 (grey).
+    """Channels of the pictures, config.model.in_channels: 3 (RGB), 4 (and transparency), 1 (grey).
 
     Raises:
         ConfigError: no source gives so many.
     """
     channels = config.model.get('in_channels', 3)
-    if type(channels) is not int or channels not in (1, 3):
+    if type(channels) is not int or channels not in (1, 3, 4):
         raise ConfigError(f'config.model.in_channels = {channels!r}: pictures are read with 3 '
-                          f'channels (red, green, blue) or 1 (grey), so give 3 or 1.')
+                          f'channels (red, green, blue), 4 (and transparency) or 1 (grey): give '
+                          f'one of these.')
     return channels
 
 
 def _per_channel(key: str, value, channels: int) -> tuple[float, ...]:
-    """A mean or standard deviation for each channel; three of a grey picture become their luma."""
+    """A mean or standard deviation for each channel. Three of a grey picture become their luma;
+    that of transparency is 0.5 unless it is given."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if len(values) not in {1, channels, 3} or not all(
             isinstance(one, (int, float)) and not isinstance(one, bool) for one in values):
@@ -98,7 +99,7 @@ def _per_channel(key: str, value, channels: int) -> tuple[float, ...]:
     if channels == 1:
         # Rounded, so that .5 for each colour is .5.
         return (round(float(sum(weight * one for weight, one in zip(LUMA, values))), 9),)
-    return values
+    return values if len(values) == channels else (*values, 0.5)
 
 
 def input_record(spec: PreprocessSpec) -> dict:

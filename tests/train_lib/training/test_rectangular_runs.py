@@ -129,13 +129,38 @@ def test_pretrained_colours_train_on_grey_pictures(tmp_path, capfd):
     assert found['std'] == pytest.approx([0.299 * 0.229 + 0.587 * 0.224 + 0.114 * 0.225])
 
 
+@pytest.mark.slow
+def test_transparency_trains(tmp_path, capfd):
+    """The classes differ in it alone; one opaque picture is refused by its name."""
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        folder = tmp_path / 'data' / 'ab'[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = rng.integers(0, 256, (16, 24, 4)).astype(np.uint8)
+        picture[..., 3] = 60 + 120 * (k % 2)
+        cv2.imwrite(str(folder / f'{k:02}.png'), picture)
+    command = [
+        f'--config=configs/sketch_vit.py:folder={tmp_path}/data,curriculum=all', '--config.'
+        'model=dict(name="small_cnn", width=8, stages=2, in_channels=4)', '--config.batch_size=8',
+        '--config.image.size=(16,24)', '--config.duration.epochs=8', '--config.schedule.lr=0.02',
+        '--config.log.tensorboard=false']
+    assert main.main([*command, f'--workdir={tmp_path}/run']) == 0
+    result = json.loads((tmp_path / 'run/result.json').read_text())
+    assert result['test']['accuracy'] == 1 and len(result['input']['std']) == 4
+    assert main.main(['predict', f'--workdir={tmp_path}/run',
+                      '--config.predict.views=identity,hflip']) == 0
+    cv2.imwrite(str(tmp_path / 'data/a/opaque.png'), np.zeros((16, 24, 3), np.uint8))
+    assert main.main([*command, f'--workdir={tmp_path}/other']) == 2
+    assert "Image 'a/opaque.png' has no transparency" in last_line(capfd)
+
+
 def test_what_is_refused_is_named(tmp_path, capfd):
     for number, (flag, words) in enumerate((
             ('--config.image.size=big', "config.image.size = 'big': give a number from 1 to"),
             ('--config.image.size=(16,0)', 'config.image.size = (16, 0): give a number'),
             ('--config.image.size=(16,16,3)', 'or (height, width) such as (96, 160)'),
             ('--config.image.size=48.5', 'config.image.size = 48.5'),
-            ('--config.model.in_channels=4', 'config.model.in_channels = 4: pictures are read'),
+            ('--config.model.in_channels=5', 'config.model.in_channels = 5: pictures are read'),
             ('--config.image.mean=(0.5,0.5)', 'config.image.mean = (0.5, 0.5): give three'),
             ('--config.image.std=0', 'config.image.std = (0, 0, 0): give numbers above 0'))):
         assert main.main([*DATA, flag, f'--workdir={tmp_path}/{number}']) == 2
@@ -162,13 +187,16 @@ def test_means_of_each_channel():
     for channels, given, want in (
             (3, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3)), (3, 0.4, (0.4,) * 3), (3, None, (0.5,) * 3),
             (1, (0.1, 0.2, 0.3), (pytest.approx(luma),)), (1, 0.4, (0.4,)), (1, (0.4,), (0.4,)),
-            (1, None, (0.5,))):
+            (1, None, (0.5,)), (4, None, (0.5,) * 4), (4, 0.4, (0.4,) * 4),
+            (4, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3, 0.5)), (4, (1, 2, 3, 4), (1, 2, 3, 4))):
         config = config_with(image__mean=given)
         config.model.in_channels = channels
         spec = preprocess_spec(config)
         assert spec.mean == want and spec.channels == len(spec.std) == channels
     config = config_with()
-    for wrong in (2, 4, 0, True, 1.0, '1', None):
+    with pytest.raises(ConfigError, match='give three numbers'):
+        preprocess_spec(config_with(image__mean=(1, 2, 3, 4)))
+    for wrong in (2, 5, 0, True, 1.0, '1', None):
         config.model = dict(name='small_cnn', in_channels=wrong)
         with pytest.raises(ConfigError, match=r'config\.model\.in_channels'):
             input_channels(config)
@@ -186,7 +214,7 @@ def test_features_of_other_shapes_and_channels_are_other_features(tmp_path):
     assert len(names) == 5
 
 
-@pytest.mark.parametrize('shape', [(300, 500, 3), (500, 300, 1), (20, 60, 1), (192, 192, 3)])
+@pytest.mark.parametrize('shape', [(300, 500, 4), (500, 300, 1), (20, 60, 1), (192, 192, 3)])
 def test_heat_maps_are_drawn_in_the_shape_of_the_picture(shape):
     picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     shown = _shown(picture)
