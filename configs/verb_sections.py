@@ -82,8 +82,10 @@ def add_verb_sections(config: ConfigDict) -> None:
     )
     config.predict = dict(  # the verb predict: logits of a trained workdir, for voting
         source='test',  # 'val' | 'test' | 'train' of the run's own data | 'data': config.data
-        name='',  # source=data: name of these predictions ('': 'data')
-        labelled=True,  # source=data: False: pictures have no labels, folders are not classes
+        name='',  # source=data: name of these predictions ('': 'data'); 'test' if the run has none
+        # source=data: False: pictures have no labels, folders are not classes, and a table may lack
+        # the columns of labels, groups, weights and splits.
+        labelled=True,
         views=('identity',),  # how each picture is shown: also 'hflip', 'vflip', 'both',
                               # 'scale1.15', 'flips', 'crops5', 'hflip+scale1.15'
         dtype='float16',  # of the stored logits: 'float16' | 'float32'

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import logging
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from input_pipeline.sources import (
 from input_pipeline.sources.split_folders import SPLIT_NAMES
 from input_pipeline.table_file import Table, is_parquet, read_header, read_table
 
+_log = logging.getLogger(__name__)
 # The names of a column that are looked for where config.data.columns gives none.
 COMMON_NAMES = {
     'image': ('image', 'image_path', 'path', 'file', 'filename', 'img_path'),
@@ -75,7 +77,8 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
         classes: class names in their order, of the only head or by head; () for the sorted
             values of the column. With class names, a CSV without labels may be read.
         group_regex: takes the group from the path; see `folder.load`.
-        labelled: False if no column contains labels.
+        labelled: False if no column contains labels; then columns of groups, weights and splits
+            that `columns` names may be missing.
         rules: how names are read, see `class_names`.
 
     An empty label means unlabelled, -1.
@@ -113,6 +116,9 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
     if unknown:
         raise DataError(f'data.columns.{unknown[0]} is unknown{perhaps(unknown[0], wanted)}: '
                         f'use {", ".join(COMMON_NAMES)}.')
+    if not labelled:  # new pictures seldom have every column of those that were trained on
+        wanted |= {role: _if_there(file, header, role, wanted[role])
+                   for role in ('group', 'weight', 'split')}
     optional = {'id', 'group', 'weight', 'split'} | ({'labels'} if classes else set())
     places = {role: _find(file, header, role, name, role in optional)
               for role, name in wanted.items() if labelled or role != 'labels'}
@@ -247,6 +253,14 @@ def _existing(path: str, key: str, is_there) -> str:
         kind = 'file' if is_there is os.path.isfile else 'folder'
         raise DataError(f'The path {path!r} ({key}) is not a {kind}: give the path of a {kind}.')
     return full
+
+
+def _if_there(file: str, header: Sequence[str], role: str, name: str) -> str:
+    """The name of a column; '' if the file lacks it, which is logged."""
+    if not name or name in header:
+        return name
+    _log.info('columns  %s has no column %s (data.columns.%s)', os.path.basename(file), name, role)
+    return ''
 
 
 def _find(file: str, header: list[str], role: str, name: str, optional: bool) -> list[int]:

@@ -23,7 +23,7 @@ def predict_missing(workdir: Path, source: str, views: Sequence[str]) -> None:
     Raises:
         ConfigError: the run cannot predict. Interrupted: told to stop; what is finished is kept.
     """
-    from train_lib.training.inference import predict_runs  # loads JAX, which few votes need
+    from train_lib.probing.probe_inference import predict_any  # loads JAX, which few votes need
 
     config = config_of_run(workdir)
     with config.ignore_type():
@@ -32,4 +32,4 @@ def predict_missing(workdir: Path, source: str, views: Sequence[str]) -> None:
     log.info('%s has no predictions of %s in the views %s yet: making them', workdir, source,
              ', '.join(views))
     with StopSignal() as stop, lock.held(workdir):
-        predict_runs(config, workdir, stop)
+        predict_any(config, workdir, stop)

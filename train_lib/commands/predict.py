@@ -3,10 +3,10 @@
 import logging
 
 from train_lib.commands.command import Command
+from train_lib.probing.probe_inference import predict_any
 from train_lib.run_dir import lock
 from train_lib.runtime import distributed
 from train_lib.runtime.signals import STOPPED, Interrupted, StopSignal
-from train_lib.training.inference import predict_runs
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ def predict(command: Command) -> int:
     try:
         with (distributed.StopTogether() if distributed.several() else StopSignal() as stop,
               lock.held(command.workdir)):
-            predict_runs(command.config, command.workdir, stop)
+            predict_any(command.config, command.workdir, stop)
     except Interrupted:
         log.info('Stopped. The same command continues.')
         return STOPPED

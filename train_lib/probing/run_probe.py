@@ -33,6 +33,7 @@ from train_lib.probing.probe_folds import FoldedData, make_folds
 from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
 from train_lib.run_dir import ancestors, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
+from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.metrics_log import MetricsLog
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
@@ -79,7 +80,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     with clock('eval'):
         table, chosen = score_heads(data, trained, features, workdir)
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
-                  features=str(features.folder), views=features.views.shape[0] - 1,
+                  features=str(features.folder),
+                  backbone=read_json(features.folder / 'about.json')['weights'],
+                  views=features.views.shape[0] - 1,
                   model=config.model.name, seconds=clock.seconds(), version=train_lib.__version__,
                   versions=dict(jax=jax.__version__, flax=flax.__version__),
                   **seen_rows.facts_of_rows(ancestry, parts, grouped=config.split.grouped))

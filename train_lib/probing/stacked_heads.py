@@ -58,13 +58,19 @@ class HeadTask:
     seed: int
 
 
+def new_head(kind: HeadKind, num_features: int, classes: Mapping[str, int], seed: int
+             ) -> FeatureClassifier:
+    """A head on features [B, num_features], as initialised; `classes` are numbers by label head."""
+    model = FeatureClassifier(num_features)
+    sizes = dict(classes)
+    model.add_heads(sizes if len(sizes) > 1 else next(iter(sizes.values())),
+                    rngs=nnx.Rngs(seed), **kind.settings)
+    return model
+
+
 def make_heads(kind: HeadKind, task: HeadTask) -> tuple[nnx.GraphDef, dict]:
     """(definition, parameters with leading axes [L, F]); all copies of a kind start equal."""
-    model = FeatureClassifier(task.num_features)
-    sizes = dict(task.classes)
-    model.add_heads(sizes if len(sizes) > 1 else next(iter(sizes.values())),
-                    rngs=nnx.Rngs(task.seed), **kind.settings)
-    graphdef, params, _ = split_model(model)
+    graphdef, params, _ = split_model(new_head(kind, task.num_features, task.classes, task.seed))
     lead = (len(task.rates), len(task.rate_factors))
     return graphdef, jax.tree.map(
         lambda leaf: jnp.tile(leaf, (*lead, *(1,) * leaf.ndim)), params)

@@ -109,7 +109,7 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) ->
         logits = _predict_run(request, model, run, rows)
         if asked.source == 'val':
             validation.append((rows.manifest, logits))
-        _log_scores(f'{run.name} {asked.folder}', rows.manifest, logits)
+        log_scores(f'{run.name} {asked.folder}', rows.manifest, logits)
     if len(validation) > 1:
         _save_out_of_fold(workdir, validation, next(iter(asked.views)))
 
@@ -168,7 +168,7 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
 
         _write_view(_writer(folder / view, of_view, manifest, asked.dtype), folder / view,
                     len(manifest), batch_size, logits_from)
-    logits = _mean([store.open_member(folder / view) for view in asked.views])
+    logits = mean_of_views([store.open_member(folder / view) for view in asked.views])
     if distributed.is_first():
         save_predictions(folder.with_name(f'{asked.folder}.npz'), manifest, logits,
                          about['digest'])
@@ -240,7 +240,7 @@ def _adjustment(tau: float, run: Path, classes: Mapping[str, tuple]) -> Callable
     return lambda logits: adjust(logits, counts, tau)
 
 
-def _mean(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
+def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
     """Logits of one view, or the log of the mean probability of several: float32 [N, C]."""
     heads = members[0].logits
     if len(members) == 1:
@@ -264,10 +264,11 @@ def _save_out_of_fold(workdir: Path, folds: Sequence[tuple[Manifest, dict[str, n
     if distributed.is_first():
         out_of_fold(workdir, view)  # complete, and no fold scores rows that it trained on
         save_predictions(workdir / 'predictions/out_of_fold.npz', whole, pooled)
-    _log_scores(f'{workdir.name} out of fold', whole, pooled)
+    log_scores(f'{workdir.name} out of fold', whole, pooled)
 
 
-def _log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
+def log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
+    """Logs the scores of labelled rows under a name; logits are float32 [N, C] by head."""
     if any((manifest.labels(head) >= 0).any() for head in manifest.heads):
         found = score_split(logits, manifest)
         log.info('%s  accuracy %.4f  f1 %.4f  (n %d)', name, found['accuracy'],

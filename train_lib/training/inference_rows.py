@@ -1,7 +1,7 @@
 """The rows that the verb predict works on: a split of the run's own data, or other data."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from input_pipeline import loader
 from input_pipeline.class_names import number_labels
 from input_pipeline.errors import listed, perhaps
-from input_pipeline.manifest import Manifest, digest
+from input_pipeline.manifest import SPLITS, Manifest, digest
 from input_pipeline.pictures import PreprocessSpec
+from input_pipeline.sixteen_bits import Range
 from train_lib.predictions import store
 from train_lib.predictions.run_folders import folds_of, splits_of
 from train_lib.run_dir import workdirs
@@ -30,7 +31,7 @@ class Rows:
 
 
 def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: PreprocessSpec,
-                 workdir: Path) -> Callable[[Path], Rows]:
+                 workdir: Path, whole: Path | None = None) -> Callable[[Path], Rows]:
     """A function from the workdir of a run or a fold to its rows.
 
     The data are loaded once, and folds with the same rows share the decoded pictures.
@@ -41,6 +42,10 @@ def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: 
         own: the config of the run, with which its own data are loaded.
         spec: how pictures are prepared.
         workdir: of the run, or of all folds.
+        whole: has the config.json of folds that have none, and the split.csv of all their rows.
+
+    Raises:
+        ConfigError: the predictions of other data are called like a split that the run has.
     """
     last: list[Rows] = []
 
@@ -51,19 +56,30 @@ def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: 
         return last[0]
 
     if asked.source == 'data':
-        other = _other_data(config, asked.labelled, (folds_of(workdir) or [workdir])[0])
+        runs = folds_of(workdir) or [workdir]
+        _refuse_name(asked.folder, runs)
+        other = _other_data(config, asked.labelled, runs[0],
+                            workdirs.range16_of(whole or runs[0]))
         return lambda run: make(other)
     with own.ignore_type():
         own.data.unreadable = config.data.unreadable
-    manifest = load_data(own, workdir)
-    return lambda run: make(_part_of(manifest, run, asked.source))
+    manifest = load_data(own, whole or workdir)
+    return lambda run: make(_part_of(manifest, run, asked.source, whole or run))
 
 
-def _part_of(manifest: Manifest, run: Path, source: str) -> Manifest:
-    """The rows of one split of a run."""
+def _refuse_name(name: str, runs: Sequence[Path]) -> None:
+    """Other data may be called `test` where the run has no test rows, as in a competition."""
+    for run in runs if name in SPLITS else ():
+        if name in splits_of(run).roles.values():
+            raise ConfigError(f'config.predict.name = {name!r}: {run} has rows of its own in that '
+                              f'split, and theirs are stored there: give another plain name.')
+
+
+def _part_of(manifest: Manifest, run: Path, source: str, whole: Path) -> Manifest:
+    """The rows of one split of a run; `whole` has the config.json and all rows."""
     roles = splits_of(run).roles
-    own = manifest.select(manifest.table['id'].isin(roles.keys()).to_numpy())
-    if digest(own) != workdirs.data_digest(run):
+    own = manifest.select(manifest.table['id'].isin(splits_of(whole).roles.keys()).to_numpy())
+    if digest(own) != workdirs.data_digest(whole):
         raise ConfigError(f'The data have changed since {run} was trained (ids, labels, groups '
                           f'or classes differ): put them back, or predict them as other data '
                           f'with --config.predict.source=data.')
@@ -74,14 +90,14 @@ def _part_of(manifest: Manifest, run: Path, source: str) -> Manifest:
     return part
 
 
-def _other_data(config: ConfigDict, labelled: bool, run: Path) -> Manifest:
+def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | None) -> Manifest:
     """The rows of config.data, with the classes of the run, and its labels by class name."""
     classes = store.open_member(_trained_predictions(run)).classes
     if not labelled:
         config = config.copy_and_resolve_references()
         with config.unlocked():
             config.data.update(labelled=False, separate=(), combine=())
-    found = load_data(config, range16=workdirs.range16_of(run))
+    found = load_data(config, range16=range16)
     table = found.table.drop(columns=[f'label/{head}' for head in found.heads])
     if not labelled:
         table = table.assign(**{f'label/{head}': np.int32(-1) for head in classes})
@@ -105,9 +121,12 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path) -> Manifest:
 
 
 def _trained_predictions(run: Path) -> Path:
-    """What training wrote for its own rows: it holds the names of the classes in their order."""
-    path = run / 'predictions' / 'train.npz'
-    if not path.exists():
-        raise ConfigError(f'{run} is not finished ({path.name} is missing): finish the training '
-                          f'first.')
-    return path
+    """What training wrote for its own rows: it holds the names of the classes in their order.
+    A fold of a probing run has its head beside it, and no predictions of its training rows."""
+    names = ('val', 'test') if (run / 'head.safetensors').exists() else ('train',)
+    paths = [run / 'predictions' / f'{name}.npz' for name in names]
+    found = next((path for path in paths if path.exists()), None)
+    if found is None:
+        raise ConfigError(f'{run} is not finished ({paths[0].name} is missing): finish the '
+                          f'training first.')
+    return found

@@ -60,7 +60,7 @@ def _folder(source: str, name: str) -> str:
         raise ConfigError(f'config.predict.source = {source!r}: choose one of '
                           f'{", ".join(SPLITS)}, or data for the data of config.data.')
     name = name or 'data'
-    if not re.fullmatch(r'\w[\w.-]*', name) or name in (*SPLITS, store.OUT_OF_FOLD):
+    if not re.fullmatch(r'\w[\w.-]*', name) or name == store.OUT_OF_FOLD:
         raise ConfigError(f'config.predict.name = {name!r}: give a plain name that is not '
-                          f'{", ".join(SPLITS)} or {store.OUT_OF_FOLD}.')
+                          f'{store.OUT_OF_FOLD}, nor that of a split of the run.')
     return name

@@ -139,6 +139,30 @@ def test_what_was_decided_about_the_rows_of_a_run_is_not_about_other_pictures(tm
     assert predict(tmp_path / 'run', *other, '--config.data.group_regex=/(w.)_') == 2
 
 
+def test_pictures_without_the_columns_of_the_training_are_called_test(tmp_path, capsys):
+    """As in a competition: the run has no test rows, and theirs have no labels and no groups."""
+    for k in range(24):
+        cv2.imwrite(str(tmp_path / f'{k}.png'), np.full((16, 16, 3), 9 * k, np.uint8))
+    (tmp_path / 'train.csv').write_text('file,kind,who,how\n' + ''.join(
+        f'{k}.png,{"ab"[k % 2]},w{k % 6},1\n' for k in range(24)))
+    (tmp_path / 'new.csv').write_text('file\n0.png\n3.png\n')
+    run = tmp_path / 'run'
+    argv = [f'--config=configs/sketch_vit.py:csv={tmp_path / "train.csv"}', *TRAIN[1:],
+            '--config.data.columns=dict(image="file", labels="kind", group="who", weight="how")',
+            '--config.split.test=0', f'--workdir={run}', '--config.duration.steps=2']
+    assert main.main([item.replace('batch_size=64', 'batch_size=8') for item in argv]) == 0
+    other = ['--config.predict.source=data', f'--config.data.csv={tmp_path / "new.csv"}']
+    assert "has no column 'kind'" in refused(capsys, run, *other)
+    other += ['--config.predict.labelled=false', '--config.predict.name=test']
+    assert predict(run, *other) == 0
+    assert 'new.csv has no column who (data.columns.group)' in capsys.readouterr().err
+    member, = members.find_members([run], 'test')
+    assert member.ids.tolist() == ['0.png', '3.png'] and set(member.labels['class']) == {-1}
+    assert main.main(['report', f'--workdir={run}']) == 0
+    other[-1] = '--config.predict.name=val'
+    assert 'has rows of its own in that split' in refused(capsys, run, *other)
+
+
 def test_what_fits_is_reused_and_what_does_not_is_made_anew(run, capsys):
     stored = run / 'predictions/test/vflip'
     argv = ['--config.predict.views=vflip']
@@ -206,8 +230,9 @@ def test_a_run_that_is_not_what_it_was_is_refused(run, tmp_path, capsys):
     (copy / 'config.json').write_text(json.dumps(config))
     assert 'did you mean crops5' in refused(capsys, copy, '--config.predict.views=crop5')
     assert 'train, val, test' in refused(capsys, copy, '--config.predict.source=tset')
-    assert 'plain name' in refused(capsys, copy, '--config.predict.source=data',
-                                   '--config.predict.name=val')
+    for name, said in (('val', 'rows of its own'), ('a/b', 'plain name')):
+        assert said in refused(capsys, copy, '--config.predict.source=data',
+                               f'--config.predict.name={name}')
     part = max((copy / 'checkpoints').glob('*/state/**/*'), key=lambda path: path.stat().st_size)
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,0 +1,85 @@
+"""The verb predict on the workdir of a probing run."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+import main
+from tests.train_lib.probing.test_probing import probe_config
+from train_lib.predictions import members
+from train_lib.probing.run_probe import probe
+from train_lib.training.data import load_data
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('probe')
+    config = probe_config(folder, **{'probe.views': 0, 'probe.lr': (1e-2,), 'curriculum': (),
+                                     'duration': dict(epochs=2)})
+    probe(config, load_data(config), folder / 'run')
+    shutil.copytree(folder / 'run', folder / 'before')
+    return folder / 'run'
+
+
+def predict(run, *argv):
+    return main.main(['predict', f'--workdir={run}', '--config.predict.dtype=float32', *argv])
+
+
+def stored(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def same_rows(new, old):
+    assert new['ids'].tolist() == old['ids'].tolist()
+    np.testing.assert_array_equal(new['labels'], old['labels'])
+    np.testing.assert_allclose(new['logits'], old['logits'], atol=1e-4)
+    assert np.ptp(old['logits']) > 1e-3
+
+
+def test_it_gives_what_the_probe_wrote(run):
+    before = run.with_name('before')
+    name = json.loads((run / 'result.json').read_text())['chosen']
+    for source, whole in (('test', 'test'), ('val', 'out_of_fold')):
+        (run / f'predictions/{whole}.npz').unlink()
+        assert predict(run, f'--config.predict.source={source}') == 0
+        for path in (f'predictions/{whole}.npz', f'{name}/fold_1/predictions/{source}.npz'):
+            same_rows(stored(run / path), stored(before / path))
+    both = members.find_members([run, run / name], 'test')
+    assert [member.fold for member in both] == [None, 0, 1]
+    members.join(both)
+
+
+def test_other_pictures_in_several_views(run, tmp_path):
+    cv2.imwrite(str(tmp_path / 'x.png'), np.tile(np.arange(32, dtype=np.uint8) * 7, (32, 1)))
+    cv2.imwrite(str(tmp_path / 'y.png'), np.tile(np.arange(32, dtype=np.uint8)[::-1] * 7, (32, 1)))
+    assert predict(run, '--config.predict.source=data', '--config.predict.labelled=false',
+                   '--config.data.source=folder', f'--config.data.folder={tmp_path}',
+                   '--config.predict.views=identity,hflip') == 0
+    flipped, plain = members.find_members([run], 'data')
+    assert (flipped.view, plain.ids.tolist()) == ('hflip', ['x.png', 'y.png'])
+    assert plain.labels['class'].tolist() == [-1, -1]
+    np.testing.assert_allclose(flipped.logits['class'][::-1], plain.logits['class'], atol=1e-4)
+    assert np.abs(flipped.logits['class'] - plain.logits['class']).max() > 1e-3
+
+
+def test_what_it_lacks_is_one_sentence(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / 'copy')
+    result = json.loads((copy / 'result.json').read_text())
+    name = result['chosen']
+
+    def refused(*argv):
+        assert predict(copy, *argv) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    (copy / 'result.json').write_text(json.dumps(result | dict(backbone='0')))
+    assert 'other weights than when its heads were trained' in refused()
+    (copy / 'result.json').write_text(json.dumps(result))
+    file = copy / name / 'fold_0/head.safetensors'
+    file.write_bytes(file.read_bytes()[:50])
+    assert 'head.safetensors cannot be read' in refused()
+    (copy / 'result.json').unlink()
+    assert 'is not a finished probing run' in refused()
