@@ -42,7 +42,7 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
                'defaults', 'sha256')
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
-BEFORE = {'data.rules': 1, 'image.range16': 'full'}
+BEFORE = {'data.rules': 1, 'image.range16': 'full', 'split.tolerance': 0.0}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
 SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 
