@@ -105,6 +105,30 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
     return manifest
 
 
+def several_folds(split: Mapping) -> tuple[int, ...] | None:
+    """The folds that a run trains one after another, in order; None if it trains on one split.
+
+    Args:
+        split: `config.split`; its `fold` is 'all' or several numbers, such as (0, 3, 6).
+
+    Raises:
+        DataError: they are not different numbers of the folds.
+    """
+    fold = split['fold']
+    if split['kind'] != 'kfold' or isinstance(fold, int):
+        return None
+    if str(fold) == 'all':
+        return tuple(range(_checked_count(split['folds'])))
+    if not isinstance(fold, (list, tuple)):
+        return None  # `assign_splits` refuses it
+    for number in fold:
+        _check_fold(number, split['folds'])
+    if not fold or len(set(fold)) < len(fold):
+        raise DataError(f'split.fold={tuple(fold)!r} is not valid: name different folds, such as '
+                        f"(0, 2), one of them, or 'all'.")
+    return tuple(sorted(fold))
+
+
 def _fill(side: np.ndarray, name: str, pool: Pool, options: Mapping, seed: tuple[int, ...]
           ) -> None:
     """Draws a side, of the share in the options, from the free rows, unless it already has rows or
@@ -296,10 +320,17 @@ def _checked_options(split: Mapping) -> dict:
         if options['val_groups']:
             raise DataError('split.val_groups has no meaning with split.kind=kfold, where each '
                             'fold validates in turn: remove one of the two.')
-        folds, fold = options['folds'], options['fold']
-        if not isinstance(folds, int) or folds < 2:
-            raise DataError(f'split.folds={folds} is not valid: use a whole number of 2 or more.')
-        if not isinstance(fold, int) or not 0 <= fold < folds:
-            raise DataError(f'split.fold={fold!r} is not one of the {folds} folds: '
-                            f'use 0 to {folds - 1}.')
+        _check_fold(options['fold'], options['folds'])
     return options
+
+
+def _checked_count(folds: int) -> int:
+    if not isinstance(folds, int) or folds < 2:
+        raise DataError(f'split.folds={folds} is not valid: use a whole number of 2 or more.')
+    return folds
+
+
+def _check_fold(fold: int, folds: int) -> None:
+    if not isinstance(fold, int) or not 0 <= fold < _checked_count(folds):
+        raise DataError(f'split.fold={fold!r} is not one of the {folds} folds: '
+                        f'use 0 to {folds - 1}.')
