@@ -8,6 +8,7 @@ scored, so they train, unless their group or a given split says otherwise.
 
 import csv
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +26,7 @@ from input_pipeline.stratify import Pool, count_images, draw_folds, draw_share, 
 
 KINDS = ('holdout', 'kfold', 'given')
 KEYS = ('kind', 'val', 'test', 'folds', 'fold', 'grouped', 'head', 'file', 'val_groups',
-        'test_groups', 'seed')
+        'test_groups', 'seed', 'tolerance')
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
                 these sides, whatever the kind; no share is taken for such a side. '8'
                 finds the group '08' if no other group is the number 8.
             seed: replaces the argument; None keeps it.
+            tolerance: of the class shares, see `stratify.draw_share`.
         seed: seed of the draw, a whole number of 0 or more.
         known: {id: side} of a resumed run: nothing is drawn, see `keep_sides`.
 
@@ -79,21 +81,21 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
     if known is not None:
         side = keep_sides(ordered, side, known, grouped=options['grouped'])
     elif options['kind'] == 'kfold':
-        _fill(side, 'test', pool, options['test'], (seed, 1))
-        fold = draw_folds(pool, side == '', options['folds'], (seed, 3))
+        _fill(side, 'test', pool, options, (seed, 1))
+        fold = draw_folds(pool, side == '', options['folds'], (seed, 3), options['tolerance'])
         side[fold == options['fold']] = 'val'
     else:
         def free():
             return ((side == '') & (pool.labels >= 0)).sum()
         before = free()
         if not given:
-            _fill(side, 'test', pool, options['test'], (seed, 1))
+            _fill(side, 'test', pool, options, (seed, 1))
         elif not (side == 'val').any() and options['val']:
             _log.info('The given splits have no val: it takes the share split.val=%g of train.',
                       options['val'])
         # Both are shares of the same rows, and test has already been taken from them.
         share = options['val'] * before / max(1, free())
-        _fill(side, 'val', pool, share, (seed, 2))
+        _fill(side, 'val', pool, options | dict(val=share), (seed, 2))
     side[side == ''] = 'train'
 
     result = np.empty(len(side), object)
@@ -103,11 +105,37 @@ def assign_splits(manifest: Manifest, split: Mapping, *, seed: int,
     return manifest
 
 
-def _fill(side: np.ndarray, name: str, pool: Pool, share: float, seed: tuple[int, ...]) -> None:
-    """Draws a side from the free rows, unless it already has rows or is not wanted."""
+def several_folds(split: Mapping) -> tuple[int, ...] | None:
+    """The folds that a run trains one after another, in order; None if it trains on one split.
+
+    Args:
+        split: `config.split`; its `fold` is 'all' or several numbers, such as (0, 3, 6).
+
+    Raises:
+        DataError: they are not different numbers of the folds.
+    """
+    fold = split['fold']
+    if split['kind'] != 'kfold' or isinstance(fold, int):
+        return None
+    if str(fold) == 'all':
+        return tuple(range(_checked_count(split['folds'])))
+    if not isinstance(fold, (list, tuple)):
+        return None  # `assign_splits` refuses it
+    for number in fold:
+        _check_fold(number, split['folds'])
+    if not fold or len(set(fold)) < len(fold):
+        raise DataError(f'split.fold={tuple(fold)!r} is not valid: name different folds, such as '
+                        f"(0, 2), one of them, or 'all'.")
+    return tuple(sorted(fold))
+
+
+def _fill(side: np.ndarray, name: str, pool: Pool, options: Mapping, seed: tuple[int, ...]
+          ) -> None:
+    """Draws a side, of the share in the options, from the free rows, unless it already has rows or
+    is not wanted."""
     free = side == ''
-    if share and free.any() and not (side == name).any():
-        side[draw_share(pool, free, share, seed)] = name
+    if options[name] and free.any() and not (side == name).any():
+        side[draw_share(pool, free, options[name], seed, options['tolerance'])] = name
 
 
 def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
@@ -280,6 +308,11 @@ def _checked_options(split: Mapping) -> dict:
         if not 0 <= options[key] < 1:
             raise DataError(f'split.{key}={options[key]} is not a valid share: use a number from '
                             f'0 to below 1.')
+    tolerance = options['tolerance']
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or \
+            not 0 <= tolerance < math.inf:
+        raise DataError(f'split.tolerance={tolerance!r} is not a valid tolerance: use 0 or a '
+                        f'positive number, such as 0.3.')
     if options['kind'] == 'holdout' and options['val'] + options['test'] >= 1:
         raise DataError(f'split.val={options["val"]} and split.test={options["test"]} leave '
                         f'nothing to train on: lower one of them.')
@@ -287,10 +320,17 @@ def _checked_options(split: Mapping) -> dict:
         if options['val_groups']:
             raise DataError('split.val_groups has no meaning with split.kind=kfold, where each '
                             'fold validates in turn: remove one of the two.')
-        folds, fold = options['folds'], options['fold']
-        if not isinstance(folds, int) or folds < 2:
-            raise DataError(f'split.folds={folds} is not valid: use a whole number of 2 or more.')
-        if not isinstance(fold, int) or not 0 <= fold < folds:
-            raise DataError(f'split.fold={fold!r} is not one of the {folds} folds: '
-                            f'use 0 to {folds - 1}.')
+        _check_fold(options['fold'], options['folds'])
     return options
+
+
+def _checked_count(folds: int) -> int:
+    if not isinstance(folds, int) or folds < 2:
+        raise DataError(f'split.folds={folds} is not valid: use a whole number of 2 or more.')
+    return folds
+
+
+def _check_fold(fold: int, folds: int) -> None:
+    if not isinstance(fold, int) or not 0 <= fold < _checked_count(folds):
+        raise DataError(f'split.fold={fold!r} is not one of the {folds} folds: '
+                        f'use 0 to {folds - 1}.')

@@ -1,19 +1,21 @@
 """Draws rows of a Manifest: stratified by a head, groups kept whole, every class kept in train.
 
-Groups of several rows are distributed by scikit-learn's StratifiedGroupKFold. Single rows then
-fill each class up to its share. That is exact, works for classes of two images, and spares the
-splitter, which takes seconds for 100,000 groups.
+Groups of several rows are drawn among the near-optimal ways to deal them (`near_optimal`), or, as
+older runs did, dealt by scikit-learn's StratifiedGroupKFold, whose seeds break ties only. Single
+rows then fill each class up to its share, which is exact and works for classes of two images.
 """
 
 import dataclasses
 import itertools
 import logging
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
+from input_pipeline.near_optimal import class_shares, draw_parts, greedy_folds
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ def make_pool(manifest: Manifest, head: str, *, grouped: bool) -> Pool:
                 names=manifest.classes[head], ids=tuple(manifest.table['id']))
 
 
-def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]) -> np.ndarray:
+def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...],
+               tolerance: float = 0.0) -> np.ndarray:
     """Draws about a share of the labelled rows.
 
     Unlabelled rows follow their group. With few large groups, the result comes only as near
@@ -65,6 +68,8 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
         rows: bool [N], the rows to draw from.
         share: 0 to 1.
         seed: of the draw.
+        tolerance: by how much the class shares may be further off than in the greedy choice of
+            groups, as a share of that error; 0: the greedy choice itself.
 
     Returns:
         bool [N], the rows drawn.
@@ -77,7 +82,7 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
     rng = np.random.default_rng(seed)
     multiple = usable & _is_multiple(pool)
     single = usable & ~multiple
-    chosen = _draw_groups(pool, usable, multiple, share, rng)
+    chosen = _draw_groups(pool, (usable, multiple), share, tolerance, rng)
     if single.any() and chosen.sum() > 1.5 * wanted:
         chosen[:] = False  # the groups are too large for the share: single rows come nearer
     have = _class_counts(pool, single)
@@ -94,10 +99,12 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
     return rows & np.isin(pool.groups, pool.groups[chosen])
 
 
-def draw_folds(pool: Pool, rows: np.ndarray, folds: int, seed: tuple[int, ...]) -> np.ndarray:
+def draw_folds(pool: Pool, rows: np.ndarray, folds: int, seed: tuple[int, ...],
+               tolerance: float = 0.0) -> np.ndarray:
     """Fold of each row, int [N]; -1 for rows outside the mask `rows` or never held out.
 
-    Whichever fold is held out, every class has rows in the others.
+    Whichever fold is held out, every class has rows in the others. For `tolerance` see
+    `draw_share`.
 
     Raises:
         DataError: a class has one image, or there are more folds than can be made.
@@ -109,7 +116,8 @@ def draw_folds(pool: Pool, rows: np.ndarray, folds: int, seed: tuple[int, ...]) 
         raise DataError(f'split.folds={folds} is more than the {groups} groups or images that '
                         f'can be held out: use fewer folds.')
     multiple = usable & _is_multiple(pool)
-    fold = _deal_groups(pool, multiple, folds, rng)
+    fold = _deal_groups(pool, multiple, folds, rng) if not tolerance else \
+        _draw_group_folds(pool, (usable, multiple), folds, tolerance, rng)
     totals = np.bincount(fold[multiple], minlength=folds)
     for label in range(len(pool.names)):  # single rows level the folds, class by class
         ours = usable & (pool.labels == label)
@@ -178,9 +186,13 @@ def _usable(pool: Pool, rows: np.ndarray) -> np.ndarray:
     return usable
 
 
-def _draw_groups(pool: Pool, usable: np.ndarray, multiple: np.ndarray, share: float,
-                 rng: np.random.Generator) -> np.ndarray:
-    """Mask of a choice of the groups of several rows that comes nearest to the share."""
+def _draw_groups(pool: Pool, masks: tuple[np.ndarray, np.ndarray], share: float,
+                 tolerance: float, rng: np.random.Generator) -> np.ndarray:
+    """Mask of a choice of the groups of several rows that comes near to the share: the greedy one
+    that comes nearest, or with a tolerance a draw among those that are nearly as balanced.
+
+    `masks` are those of the usable rows, and of those among them in groups of several."""
+    usable, multiple = masks
     none = np.zeros(len(usable), bool)
     most = _most_folds(pool, multiple)
     if most < 2:
@@ -188,11 +200,64 @@ def _draw_groups(pool: Pool, usable: np.ndarray, multiple: np.ndarray, share: fl
     pairs = [(folds, merged) for folds in range(2, min(most, max(10, round(1 / share))) + 1)
              for merged in range(1, folds) if folds <= 10 or merged == 1]
     folds, merged = min(pairs, key=lambda pair: (abs(pair[1] / pair[0] - share), pair[0]))
-    fold = _deal_groups(pool, multiple, folds, rng)
-    drawn = [np.isin(fold, pick) for pick in itertools.combinations(range(folds), merged)]
-    return min(drawn, key=lambda chosen: (
+    fold = (_greedy_groups if tolerance else _deal_groups)(pool, multiple, folds, rng)
+    drawn = (np.isin(fold, pick) for pick in itertools.combinations(range(folds), merged))
+    greedy = min(drawn, key=lambda chosen: (
         not chosen.any(), len(_vanished(pool, usable, chosen)),
         abs(chosen.sum() - share * multiple.sum())))
+    if not tolerance or not greedy.any():
+        return greedy
+    lost = len(_vanished(pool, usable, greedy))
+    part = _near_optimal(pool, multiple, np.where(greedy, 0, 1), (share, 1 - share), tolerance,
+                         lambda part: len(_vanished(pool, usable, part == 0)) <= lost, rng)
+    return part == 0
+
+
+def _draw_group_folds(pool: Pool, masks: tuple[np.ndarray, np.ndarray], folds: int,
+                      tolerance: float, rng: np.random.Generator) -> np.ndarray:
+    """As `_deal_groups`, drawn among the folds that are nearly as balanced as the greedy ones;
+    `masks` as in `_draw_groups`."""
+    usable, multiple = masks
+    greedy = _greedy_groups(pool, multiple, folds, rng)
+    count = greedy.max() + 1
+    if count < 2:
+        return greedy
+
+    def lost(fold: np.ndarray) -> int:
+        return sum(len(_vanished(pool, usable, fold == number)) for number in range(count))
+
+    most = lost(greedy)
+    return _near_optimal(pool, multiple, greedy, (1 / count,) * count, tolerance,
+                         lambda fold: lost(fold) <= most, rng)
+
+
+def _near_optimal(pool: Pool, rows: np.ndarray, greedy: np.ndarray, targets: tuple[float, ...],
+                  tolerance: float, valid: Callable[[np.ndarray], bool],
+                  rng: np.random.Generator) -> np.ndarray:
+    """Part of each row in the mask `rows`, int [N], -1 elsewhere; see `near_optimal.draw_parts`."""
+    _, first, groups = np.unique(pool.groups[rows], return_index=True, return_inverse=True)
+
+    def of_rows(part: np.ndarray) -> np.ndarray:
+        result = np.full(len(rows), -1)
+        result[rows] = part[groups]
+        return result
+
+    return of_rows(draw_parts(class_shares(groups, pool.labels[rows]), np.array(targets),
+                              greedy[rows][first], tolerance, lambda part: valid(of_rows(part)),
+                              rng))
+
+
+def _greedy_groups(pool: Pool, rows: np.ndarray, folds: int, rng: np.random.Generator
+                   ) -> np.ndarray:
+    """As `_deal_groups`, much faster with many groups, and nearly the same."""
+    fold = np.full(len(rows), -1)
+    folds = min(folds, _most_folds(pool, rows))
+    if folds < 2:
+        fold[rows] = 0
+        return fold
+    _, groups = np.unique(pool.groups[rows], return_inverse=True)
+    fold[rows] = greedy_folds(class_shares(groups, pool.labels[rows]), folds, rng)[groups]
+    return fold
 
 
 def _deal_groups(pool: Pool, rows: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -186,6 +186,24 @@ def test_folds_cover_every_row_once(grouped):
     assert set(counts(no_test)) == {'train', 'val'}
 
 
+@pytest.mark.parametrize(('split', 'wanted'), [
+    ({'kind': 'kfold', 'fold': 2}, None), ({'fold': 'all'}, None), ({'fold': (0, 1)}, None),
+    ({'kind': 'kfold', 'fold': 'all', 'folds': 3}, (0, 1, 2)),
+    ({'kind': 'kfold', 'fold': [6, 0, 3], 'folds': 7}, (0, 3, 6)),
+    ({'kind': 'kfold', 'fold': (4,)}, (4,)), ({'kind': 'kfold', 'fold': 'some'}, None)])
+def test_several_folds(split, wanted):
+    assert module.several_folds(SECTION | split) == wanted
+
+
+@pytest.mark.parametrize(('fold', 'words'), [
+    ((0, 5), r'split\.fold=5 is not one of the 5 folds: use 0 to 4'),
+    ((0, 'x'), r"split\.fold='x' is not one of the 5 folds"),
+    ((), r'split\.fold=\(\) is not valid'), ((1, 1), r'\(1, 1\) is not valid: name different')])
+def test_wrong_folds(fold, words):
+    with pytest.raises(DataError, match=words):
+        module.several_folds(SECTION | {'kind': 'kfold', 'fold': fold})
+
+
 def test_a_class_smaller_than_the_folds_always_trains():
     manifest = make([0] * 30 + [1] * 3, [str(n // 2) for n in range(33)])
     for fold in range(5):
@@ -262,7 +280,7 @@ def test_given_group_on_two_sides():
     result = assign_splits(manifest, {'kind': 'given', 'grouped': False}, seed=0)
     assert counts(result) == {'train': 3, 'val': 3, 'test': 2}
     # Making folds of the rest must not hide it.
-    with pytest.raises(DataError, match="group 'y' is in val and test"):
+    with pytest.raises(DataError, match=r"group 'y' is in (train|val) and test"):
         assign_splits(make([0] * 8, list('wwxxyyyz'), ['train'] * 6 + ['test'] * 2),
                       {'kind': 'kfold', 'folds': 2}, seed=0)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from input_pipeline.atomic_files import atomic_open, write_json
+from input_pipeline.splits import several_folds
 from train_lib.commands.command import Command
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime import distributed
@@ -31,9 +32,10 @@ def lr_find(command: Command) -> int:
         raise ConfigError('config.probe.heads is set, and lr_find sweeps the training of one '
                           'model: give the heads several rates in config.probe.lr, or take the '
                           'heads out.')
-    if str(config.split.fold) == 'all':
-        raise ConfigError("config.split.fold = 'all', and lr_find sweeps one of them: "
-                          "give --config.split.fold=0.")
+    folds = several_folds(config.split)
+    if folds is not None:
+        raise ConfigError(f'config.split.fold = {config.split.fold!r}, and lr_find sweeps one of '
+                          f'them: give --config.split.fold={folds[0]}.')
     folder = workdirs.choose(command.workdir, command.config_file, 'lr_find')
     manifest = load_data(config, folder)
     stops = StopTogether if distributed.several() else StopSignal

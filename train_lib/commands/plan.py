@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.manifest import Manifest
+from input_pipeline.splits import several_folds
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import AXES, make_mesh
 from train_lib.runtime.trees import by_path
@@ -37,9 +38,10 @@ def show_plan(config: ConfigDict, manifest: Manifest) -> int:
     check_values(config, mesh.size)
     config = config.copy_and_resolve_references()
     config.resample.kind = 'none'  # it changes no shape, and may look at pictures
-    if str(config.split.fold) == 'all':
+    folds = several_folds(config.split)
+    if folds is not None:
         with config.ignore_type():
-            config.split.fold = 0  # as large as any other
+            config.split.fold = folds[0]  # as large as any other
     data = split_data(config, manifest)
     job = assemble(config, data, mesh, None, Path(), abstract=True)
     job.iterator.close()

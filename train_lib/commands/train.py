@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.manifest import Manifest
+from input_pipeline.splits import several_folds
 from train_lib.commands.command import Command
 from train_lib.commands.plan import show_plan
 from train_lib.probing.run_probe import probe
@@ -58,7 +59,7 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
                           f'{jax.process_count()} processes cannot share: start one.')
     if config.probe.heads:
         probe(config, manifest, workdir, began)
-    elif config.split.kind == 'kfold' and str(config.split.fold) == 'all':
+    elif several_folds(config.split) is not None:
         train_folds(config, manifest, workdir, began)
     else:
         train_one(config, manifest, workdir, began)

@@ -13,7 +13,7 @@ import pandas as pd
 from input_pipeline.class_names import nfc
 from input_pipeline.errors import listed
 from train_lib.predictions.provenance import not_checked
-from train_lib.predictions.run_folders import config_json, folds_of, natural, run_of
+from train_lib.predictions.run_folders import folds_of, missing_folds, natural, run_of
 from train_lib.predictions.stacked_arrays import StackedArrays
 from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
 from train_lib.run_dir.seen_rows import connected, related
@@ -235,12 +235,24 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
             a row that it scores, or on its group.
     """
     workdir = Path(workdir)
-    folds = folds_of(workdir)
-    count = config_json(workdir).get('split', {}).get('folds', len(folds))
-    if not folds or [path.name for path in folds] != [f'fold_{k}' for k in range(count)]:
-        raise ConfigError(f'{workdir} has {len(folds)} of {count} folds: finish its training, or '
-                          f'give a k-fold workdir.')
-    parts = [members_of(path, 'val', [view])[0] for path in folds]
+    missing = missing_folds(workdir)
+    if missing:
+        raise ConfigError(f'{workdir} has {missing}: finish its training, or give a k-fold '
+                          f'workdir.')
+    whole = join_folds(folds_of(workdir), view)
+    return dataclasses.replace(whole, workdir=workdir, name=whole.name.replace(
+        f'{whole.model}/fold_{whole.fold}', whole.model, 1), fold=None)
+
+
+def join_folds(workdirs: Sequence[Path], view: str = IDENTITY) -> Member:
+    """The validation rows of several folds of one split as one member, called as the first fold;
+    see `out_of_fold`.
+
+    Raises:
+        ConfigError: a row is scored twice, or a fold trained on a row that it scores, or on its
+            group.
+    """
+    parts = [members_of(path, 'val', [view])[0] for path in workdirs]
     for part in parts:
         _refuse_other_classes(part, parts[0])
         held_out = {name for name, role in part.roles.items() if role == 'val'}
@@ -256,8 +268,7 @@ def out_of_fold(workdir: Path, view: str = IDENTITY) -> Member:
     ids = np.concatenate([part.ids for part in parts])
     digests = ' '.join(part.digest for part in parts)
     whole = dataclasses.replace(
-        first, name=first.name.replace(f'{first.model}/fold_0', first.model, 1), fold=None,
-        workdir=workdir, source=OUT_OF_FOLD, ids=ids,
+        first, source=OUT_OF_FOLD, ids=ids,
         labels={head: np.concatenate([part.labels[head] for part in parts]) for head in heads},
         logits={head: StackedArrays([part.logits[head] for part in parts]) for head in heads},
         digest=hashlib.sha256(digests.encode()).hexdigest() if digests.strip() else '',

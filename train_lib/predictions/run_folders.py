@@ -29,6 +29,22 @@ def folds_of(workdir: Path) -> list[Path]:
                   key=lambda path: natural(path.name))
 
 
+def missing_folds(workdir: Path) -> str:
+    """How many folds a k-fold workdir has, as '3 of 5 folds'; '' if it has those of its config.
+
+    Raises:
+        ConfigError: config.json is damaged.
+    """
+    found = {path.name for path in folds_of(workdir)}
+    split = config_json(workdir).get('split', {})
+    wanted = split.get('fold')
+    if not isinstance(wanted, list):
+        wanted = range(split.get('folds', len(found)))
+    if found and found == {f'fold_{fold}' for fold in wanted}:
+        return ''
+    return f'{len(found)} of {len(wanted)} folds'
+
+
 def run_of(workdir: Path) -> Path:
     """The absolute workdir of the whole run: of a fold_<k> the folder above it."""
     path = Path(os.path.abspath(workdir))

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import SPLITS, Manifest
-from input_pipeline.splits import assign_splits, parts_of
+from input_pipeline.splits import assign_splits, parts_of, several_folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,7 @@ def make_folds(config: ConfigDict, manifest: Manifest) -> FoldedData:
     Raises:
         DataError: the rows cannot be split so.
     """
-    every = config.split.kind == 'kfold' and str(config.split.fold) == 'all'
-    numbers = range(config.split.folds) if every else [config.split.fold]
+    numbers = several_folds(config.split) or [config.split.fold]
     splits = [config.split.to_dict() | dict(fold=number) for number in numbers]
     assigned = [assign_splits(manifest, split, seed=config.seed) for split in splits]
     whole = assigned[0]  # has every row, even those that `cut_tail` drops from a fold

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from input_pipeline.atomic_files import write_text
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import CONTENT, Manifest
+from input_pipeline.splits import several_folds
 from models.errors import ModelError
 from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.run_dir import ancestors, lock, seen_rows
@@ -189,9 +190,10 @@ def _check(config: ConfigDict, workdir: Path) -> None:
         return
     mesh = make_mesh(config.mesh)
     check_values(config, mesh.size)
-    if config.split.kind == 'kfold' and str(config.split.fold) == 'all':
+    folds = several_folds(config.split)
+    if folds is not None:
         with config.unlocked(), config.ignore_type():
-            config.split.fold = 0
+            config.split.fold = folds[0]
     assemble(config, split_data(config, manifest), mesh, None, workdir,
              abstract=True).iterator.close()
 

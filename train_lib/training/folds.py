@@ -1,4 +1,4 @@
-"""All folds of a k-fold run, one after another, and their out-of-fold scores."""
+"""The folds of a k-fold run, one after another, and their out-of-fold scores."""
 
 import dataclasses
 import logging
@@ -13,6 +13,7 @@ import train_lib
 from input_pipeline.atomic_files import write_json
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
+from input_pipeline.splits import several_folds
 from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
 from train_lib.run_dir.goodput import goodput, together
 from train_lib.runtime import distributed
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                 began: float | None = None) -> None:
-    """Trains every fold in a folder of its own, then scores all out-of-fold predictions together.
+    """Trains each fold that config.split.fold names in a folder of its own, then scores all
+    out-of-fold predictions together.
 
     `began` is when the time of the first fold begins; the next one's begins when that one ends.
     """
@@ -43,7 +45,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     claim = lambda: workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16,
                                    rows=manifest, compared=True)
     finished: list[Finished] = []
-    for fold in range(config.split.folds):
+    numbers = _numbers(config)
+    for place, fold in enumerate(numbers):
         of_fold = _of_fold(config, fold)
         with of_fold.ignore_type():
             if config.init.resume_from:
@@ -51,7 +54,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                 source = Path(config.init.resume_from) / f'fold_{fold}'
                 begun = checkpoints.committed_steps(source / 'checkpoints')
                 of_fold.init.resume_from = str(source) if begun else ''
-        log.info('fold %d of %d', fold + 1, config.split.folds)
+        log.info('fold %d (%d of %d)', fold, place + 1, len(numbers))
         finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began,
                                   None if finished else claim))
         began = time.perf_counter()
@@ -75,6 +78,10 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
 
 
+def _numbers(config: ConfigDict) -> tuple[int, ...]:
+    return several_folds(config.split) or ()
+
+
 def _of_fold(config: ConfigDict, fold: int) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.ignore_type():
@@ -88,7 +95,7 @@ def _check_ancestors(config: ConfigDict, manifest: Manifest, workdir: Path) -> N
     if not config.init['from'] and not config.init.pretrained:
         return
     source = Path(config.init.resume_from or workdir)
-    for fold in range(config.split.folds):
+    for fold in _numbers(config):
         if any((path / f'fold_{fold}/config.json').exists() for path in (workdir, source)):
             continue
         of_fold = _of_fold(config, fold)
@@ -102,7 +109,7 @@ def _check_cut(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     source = Path(config.init.resume_from or workdir)
     known = {fold: workdirs.start_facts(workdir / f'fold_{fold}').get('split_digest')
              or workdirs.start_facts(source / f'fold_{fold}').get('split_digest')
-             for fold in range(config.split.folds)}
+             for fold in _numbers(config)}
     begun = [fold for fold in known if known[fold]]
     if not begun or len(begun) == len(known):
         return

@@ -70,3 +70,16 @@ def refused(capsys, *args) -> str:
 
 def result_of(workdir):
     return json.loads((workdir / 'vote.json').read_text())
+
+
+def single_folds(folder, name, seed, folds=3, strength=1.5, **settings):
+    """The folds of one split in workdirs of their own: folder/name0, folder/name1, ..."""
+    kfold(folder / 'source', seed, folds, strength)
+    paths = []
+    for fold in range(folds):
+        path = folder / f'{name}{fold}'
+        (folder / f'source/fold_{fold}').rename(path)
+        (path / 'config.json').write_text(json.dumps(dict(
+            seed=0, split=dict(kind='kfold', folds=folds, fold=fold), **settings)))
+        paths.append(path)
+    return paths

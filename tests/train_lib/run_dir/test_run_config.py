@@ -24,6 +24,7 @@ def older(tmp_path):
     path = tmp_path / 'older/config.json'
     saved = json.loads(path.read_text())
     del saved['sha256'], saved['data']['rules'], saved['image']['range16']
+    del saved['split']['tolerance']
     path.write_text(json.dumps(saved))
     return tmp_path / 'older'
 
@@ -40,6 +41,20 @@ def test_an_older_run_keeps_its_rules(older, tmp_path):
     workdirs.claim(older, config, 'data')  # as a later start does, which writes it down
     assert json.loads((older / 'config.json').read_text())['data']['rules'] == 1
     assert rules('train', CONFIG, f'--workdir={older}') == 1
+
+
+def test_an_older_run_or_study_keeps_its_splits(older, tmp_path):
+    """Seeds broke ties only; today they draw among near-optimal splits."""
+    (tmp_path / 'study').mkdir()
+    (tmp_path / 'study/study.json').write_text(json.dumps(dict(arms=dict(a={'seed': 0}))))
+    study = '--config=configs/studies/digits.py'
+    for argv, wanted in [(['train', CONFIG, f'--workdir={tmp_path}/new'], 0.3),
+                         (['train', CONFIG, f'--workdir={older}'], 0.0),
+                         (['predict', f'--workdir={older}'], 0.0),
+                         (['study', study, f'--workdir={tmp_path}/study'], 0.0),
+                         (['study', study, f'--workdir={tmp_path}/other'], 0.3)]:
+        assert parse(argv).config.split.tolerance == wanted
+    assert config_of_run(older).split.tolerance == 0.0
 
 
 def test_a_user_may_say_otherwise_and_is_told(older):

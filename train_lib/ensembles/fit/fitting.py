@@ -13,7 +13,7 @@ import numpy as np
 
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.candidates import find_candidates
-from train_lib.ensembles.fit.fit_rows import align_runs, fit_source, run_and_view
+from train_lib.ensembles.fit.fit_rows import align_runs, fit_source, run_and_view, runs_of
 from train_lib.ensembles.fit.nested import draw_folds, nested
 from train_lib.ensembles.fit.selection import METRICS, choose, convex_weights, greedy
 from train_lib.ensembles.multi_head import vote_on
@@ -161,9 +161,11 @@ class _Fitter:
         self.config, self.runs, self.folds = config, runs, folds
         self.models = aligned.models
         self.specs = {spec.name: spec for spec in specs}
-        names = [run_and_view(run) for run in runs.members]
+        workdirs = runs_of(aligned.members)
+        names = [run_and_view(run, workdirs) for run in runs.members]
         # The run of each member, and per ensemble how many members of each run vote.
-        self.run_of = np.array([names.index(run_and_view(member)) for member in aligned.members])
+        self.run_of = np.array([names.index(run_and_view(member, workdirs))
+                                for member in aligned.members])
         self.counts = {spec.name: np.bincount(self.run_of[spec.voting(len(self.run_of))],
                                               minlength=len(names)) for spec in specs}
         self.candidates = find_candidates(runs.logits, runs.labels) \
