@@ -114,7 +114,7 @@ def get_config() -> ConfigDict:
         size=64,  # pixels, height and width of the model's input
         border='edge',  # outside of a warped picture: 'edge' | 'reflect' | 'white' | 'black'
         # How a picture becomes square: 'squash' | 'pad' | 'crop'. None here and in the four keys
-        # below: as the weights of init.pretrained expect; without them 'squash'.
+        # below: as the weights of init.pretrained or init.from expect; without them 'squash'.
         resize=_anything(None),
         interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' (None: see resize; 'area')
         crop_pct=_anything(None),  # crop: share of the resized picture kept (None: see resize; 1)
@@ -151,13 +151,15 @@ def get_config() -> ConfigDict:
         # Another workdir: continue its run in this one, with the same settings and data
         # (optimizer, step, order of the data and all).
         'resume_from': '',
-        # A workdir: start from its best weights; a head of another size is initialised again.
+        # A workdir: start from its best weights, with its preparation of pictures where `image` has
+        # None.
         'from': '',
         # 'default', a tag of timm's (`main.py models` lists them), a .safetensors or .pth file, or
         # a Hugging Face repository.
         'pretrained': '',
         # What becomes of the loaded classifier: 'reset' | 'keep' | 'resize' | 'auto', which resets
-        # that of `pretrained` and keeps that of `from` if it fits.
+        # that of `pretrained` and takes that of `from` by the names of the classes ('keep': by
+        # their order).
         'head': 'auto',
     }
     config.finetune = dict(  # which parameters train, and how fast

@@ -19,6 +19,7 @@ from flax import nnx
 
 from models.errors import ModelError, unknown
 from models.heads import Classifier
+from models.lora import merge_lora, unmerge_lora
 from models.weight_files import open_weights
 
 HEAD_MODES = ('keep', 'reset', 'resize')
@@ -97,12 +98,17 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
 
 
 def to_timm(model: Classifier) -> dict[str, np.ndarray]:
-    """The model's weights as float32 arrays under timm's names and in torch's layout."""
+    """The model's weights as float32 arrays under timm's names and in torch's layout. Adapters
+    (LoRA) are merged into the kernels; the model stays as it is."""
     weights = {}
-    for target in timm_targets(model):
-        value = np.asarray(target.variable[...])
-        for key, part in zip(target.keys, value if target.stacked else [value]):
-            weights[key] = np.ascontiguousarray(_to_torch_layout(part))
+    undo = merge_lora(model)
+    try:
+        for target in timm_targets(model):
+            value = np.asarray(target.variable[...])
+            for key, part in zip(target.keys, value if target.stacked else [value]):
+                weights[key] = np.ascontiguousarray(_to_torch_layout(part))
+    finally:
+        unmerge_lora(model, undo)
     return weights
 
 
@@ -124,29 +130,32 @@ def timm_targets(model: Classifier) -> list[Target]:
     return targets
 
 
-def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int]) -> np.ndarray:
-    """Position embeddings [1, prefix + n * n, D] for another grid: [1, prefix + h * w, D].
+def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int],
+                       old: tuple[int, int] | None = None) -> np.ndarray:
+    """Position embeddings [1, prefix + n * m, D] for another grid: [1, prefix + h * w, D].
 
-    The first `prefix` tokens stay. The square grid of the others is resized by antialiased bicubic
-    interpolation, as by timm's `resample_abs_pos_embed`.
+    The first `prefix` tokens stay. The grid of the others, `old` (None: a square), is resized by
+    antialiased bicubic interpolation, as by timm's `resample_abs_pos_embed`.
     """
     side = math.isqrt(table.shape[1] - prefix)
-    patches = jnp.asarray(table[:, prefix:], jnp.float32).reshape(side, side, -1)
+    patches = jnp.asarray(table[:, prefix:], jnp.float32).reshape(*(old or (side, side)), -1)
     resized = jax.image.resize(patches, (*grid, patches.shape[-1]), 'cubic', antialias=True)
     return np.concatenate([table[:, :prefix], np.asarray(resized).reshape(1, -1, table.shape[2])],
                           axis=1)
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first kernel [out, 3, h, w] for another number of input channels, as in timm.
+    """A first kernel [out, n, h, w] for another number of input channels, as in timm, where n
+    is 3.
 
     One channel gets the sum over the colours. More channels get the colours in turn, scaled by
-    3 / channels, so that the output for a grey image stays the same.
+    n / channels, so that the output for a grey image stays the same.
     """
+    colours = kernel.shape[1]
     if channels == 1:
         return kernel.sum(axis=1, keepdims=True)
-    repeated = np.tile(kernel, (1, math.ceil(channels / 3), 1, 1))[:, :channels]
-    return repeated * np.float32(3 / channels)
+    repeated = np.tile(kernel, (1, math.ceil(channels / colours), 1, 1))[:, :channels]
+    return repeated * np.float32(colours / channels)
 
 
 def to_torch(shape: tuple[int, ...]) -> tuple[int, ...]:

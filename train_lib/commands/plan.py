@@ -37,6 +37,7 @@ def show_plan(config: ConfigDict, manifest: Manifest) -> int:
     check_values(config, mesh.size)
     config = config.copy_and_resolve_references()
     config.resample.kind = 'none'  # it changes no shape, and may look at pictures
+    config.init['from'] = ''  # nor does this, and that run may be on another machine
     if str(config.split.fold) == 'all':
         with config.ignore_type():
             config.split.fold = 0  # as large as any other

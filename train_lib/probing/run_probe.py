@@ -35,6 +35,7 @@ from train_lib.run_dir import workdirs
 from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.run_dir.metrics_log import MetricsLog
 from train_lib.runtime.signals import StopSignal
+from train_lib.training.preprocess_spec import input_record, preprocess_spec
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,12 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     """
     spec = read_probe_spec(config)
     data = make_folds(config, manifest)
-    workdirs.claim(workdir, config, digest(data.manifest), range16=data.manifest.range16)
+    workdirs.claim(workdir, config, digest(data.manifest), range16=data.manifest.range16,
+                   prepared=input_record(preprocess_spec(config, workdir, say=True)))
     clock, metrics = Clock(began, 'start'), MetricsLog(workdir, size=0, step=0, tensorboard=False)
     with StopSignal() as stop:
         clock.resume({})
-        features = load_features(config, spec, data, clock, stop)
+        features = load_features(config, spec, data, clock, stop, workdir)
         with clock('step'):
             trained = train_heads(config, spec, data, features, metrics, stop)
     metrics.close()
@@ -85,10 +87,10 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
 
 
 def load_features(config: ConfigDict, spec: ProbeSpec, data: FoldedData, clock: Clock,
-                  stop: Callable[[], bool]) -> Features:
+                  stop: Callable[[], bool], workdir: Path | None = None) -> Features:
     """Opens the cache of features after computing what is missing there. The backbone is loaded
     for that only, and not kept."""
-    backbone = make_backbone(config)
+    backbone = make_backbone(config, workdir)
     examples = len(data.folds[0].train)
     total, stages = run_length(config, examples)
     starts = (math.ceil(view * (examples / config.batch_size)) for view in range(spec.views))

@@ -36,11 +36,11 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
               'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its
 # format, digests of data and code, the classes of each head, the digest of the split, the values
-# that 16-bit pictures show black and white, the defaults of the keys that were changed,
-# {'schedule.lr': 0.001}, and a digest of the whole file, so that a damaged value is not taken for a
-# setting.
+# that 16-bit pictures show black and white, how pictures are prepared (mean, std, resize,
+# interpolation, crop_pct), the defaults of the keys that were changed, {'schedule.lr': 0.001}, and
+# a digest of the whole file, so that a damaged value is not taken for a setting.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
-               'defaults', 'sha256')
+               'input', 'defaults', 'sha256')
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
 BEFORE = {'data.rules': 1, 'image.range16': 'full'}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
@@ -64,7 +64,7 @@ def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
 
 
 def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
-          range16: Range = FULL) -> None:
+          range16: Range = FULL, prepared: Mapping[str, Any] | None = None) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
     With several processes the first one does so, and all must have the same config and data.
@@ -75,6 +75,7 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
         data_digest: of the manifest.
         split: the rows with their splits; None if that is decided later, for each fold.
         range16: by which the run reads 16-bit pictures.
+        prepared: how it prepares pictures, which later starts take over; None if not known.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
@@ -87,11 +88,12 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
               if key != 'distributed'}
     distributed.check_same(json.dumps(shared), 'The config')
     distributed.check_same(str(range16), 'The range of 16-bit pictures')
-    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, today, range16))
+    facts = dict(range16=list(range16)) | ({} if prepared is None else dict(input=dict(prepared)))
+    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, today, facts))
 
 
 def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None,
-           today: str | None, range16: Range) -> None:
+           today: str | None, facts: Mapping[str, Any]) -> None:
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -103,7 +105,7 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest 
                    classes=None if split is None else split.classes)
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
-                              range16=list(range16), defaults=_changed(settings))
+                              defaults=_changed(settings)) | facts
     if split is not None:
         content |= dict(classes=_listed(split.classes),
                         split_digest=_save_split(workdir, split, today))

@@ -20,6 +20,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
 from train_lib.training.evaluate import save_predictions, score_split
 from train_lib.training.finish import Finished
+from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.row_splits import split_rows
 from train_lib.training.run import train_one
 
@@ -36,7 +37,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.init.resume_from and not (workdir / 'config.json').exists():
         workdirs.check_same(Path(config.init.resume_from), config, digest(manifest),
                             remedy='take only its weights, by config.init.from')
-    workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16)
+    workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16,
+                   prepared=input_record(preprocess_spec(config, workdir)))
     _check_cut(config, manifest, workdir)
     finished: list[Finished] = []
     for fold in range(config.split.folds):

@@ -24,6 +24,7 @@ from train_lib.training.data import Data, split_data
 from train_lib.training.finish import FinalWeights, Finished, finish
 from train_lib.training.loop import train_loop
 from train_lib.training.overview import announce
+from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.setup import Job, assemble, compile_step
 
 log = logging.getLogger(__name__)
@@ -53,15 +54,15 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path,
     own = latest_good(workdir / 'checkpoints')
     if own is None and config.init.resume_from:
         init.source_checkpoint(config, data.digest)  # checked before the workdir is claimed
-    workdirs.claim(workdir, config, data.digest, data.manifest,
-                   range16=data.manifest.range16)
+    workdirs.claim(workdir, config, data.digest, data.manifest, range16=data.manifest.range16,
+                   prepared=input_record(preprocess_spec(config, workdir, say=True)))
     if own is None and config.init.resume_from:
         distributed.on_first(lambda: init.copy_run(config, workdir, data.digest))
         own = latest_good(workdir / 'checkpoints')
     try:
         with clock.kept(workdir if distributed.is_first() else None, saved=Stopped):
             job = assemble(config, data, mesh, own, workdir)
-            return _train(init.init_spec(config), data, job, own, clock)
+            return _train(init.init_spec(config, data.manifest.classes), data, job, own, clock)
     except Exception as error:
         if isinstance(error, FileNotFoundError):
             time.sleep(1)  # whoever removes the workdir may not be done yet

@@ -94,7 +94,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     stages = make_stages(config.curriculum, to_steps_of_run)
     schedule = schedule or make_schedule(config.schedule.to_dict(), timing.total_steps,
                                          to_steps_of_run, stages, batch_size=config.batch_size)
-    inputs = Inputs(preprocess_spec(config), loader_spec(config))
+    inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
     evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
     first = to_steps_of_run(config.profile.start, 'profile.start')
