@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
         size=_anything(64),  # pixels of the model's input: a side, or (height, width)
         border='edge',  # outside of a warped picture: 'edge' | 'reflect' | 'white' | 'black'
         # How a picture gets this shape: 'squash' | 'pad' | 'crop'. None here and in the four keys
-        # below: as the weights of init.pretrained expect; without them 'squash'.
+        # below: as the weights of init.pretrained or init.from expect; without them 'squash'.
         resize=_anything(None),
         interpolation=_anything(None),  # 'area' | 'bicubic' | 'bilinear' (None: see resize; 'area')
         crop_pct=_anything(None),  # crop: share of the resized picture kept (None: see resize; 1)
@@ -156,8 +156,8 @@ def get_config() -> ConfigDict:
         # Another workdir: continue its run in this one, with the same settings and data
         # (optimizer, step, order of the data and all).
         'resume_from': '',
-        # A workdir: start from its best weights; a head of another size is initialised again. Of a
-        # k-fold workdir, each fold starts from the fold of its number.
+        # A workdir: start from its best weights, with its preparation of pictures where `image` has
+        # None. Of a k-fold workdir, each fold starts from the fold of its number.
         'from': '',
         # Validation or test rows that an ancestor (the run of `from`, and those before it) trained
         # on: 'error' refuses them | 'accept' marks them in every result.
@@ -166,7 +166,8 @@ def get_config() -> ConfigDict:
         # a Hugging Face repository.
         'pretrained': '',
         # What becomes of the loaded classifier: 'reset' | 'keep' | 'resize' | 'auto', which resets
-        # that of `pretrained` and keeps that of `from` if it fits.
+        # that of `pretrained` and takes that of `from` by the names of the classes ('keep': by
+        # their order).
         'head': 'auto',
     }
     config.finetune = dict(  # which parameters train, and how fast

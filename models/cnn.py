@@ -70,6 +70,7 @@ class SmallCNN(Classifier):
         dtype: of the convolutions; parameters, norms and logits stay float32.
     """
 
+    timm_stem = 'conv1'  # on 2x2 pixels at once
     layer_groups = (r'conv1/|bn1/', r'stages/(\d+)/(\d+)/')
 
     def __init__(self, *, width: int = 32, stages: int = 4, depth: int = 1, in_channels: int = 3,

@@ -148,6 +148,25 @@ def merge_lora(model: nnx.Module) -> dict[str, dict[str, Any]]:
     return undo
 
 
+def merge_arrays(weights: Mapping[str, np.ndarray], alpha: float) -> dict[str, np.ndarray]:
+    """`merge_lora` for weights by path: each kernel plus (alpha / rank) x A B, without A and B.
+
+    Args:
+        weights: 'x/lora_a', 'x/lora_b' and 'x/kernel' of every adapted layer x, and others.
+        alpha: that they were trained with.
+    """
+    merged = {name: value for name, value in weights.items()
+              if not name.endswith(('/lora_a', '/lora_b'))}
+    for name, a in weights.items():
+        if name.endswith('/lora_a'):
+            layer = name.removesuffix('/lora_a')
+            kernel, b = weights[f'{layer}/kernel'], weights[f'{layer}/lora_b']
+            low_rank = np.asarray(a, np.float64) @ np.asarray(b, np.float64)
+            merged[f'{layer}/kernel'] = (kernel + alpha / a.shape[-1] * low_rank).astype(
+                kernel.dtype)
+    return merged
+
+
 def unmerge_lora(model: nnx.Module, undo: Mapping[str, Mapping]) -> None:
     """Undoes `merge_lora`: kernels and adapters are those from before, bit for bit."""
     layers = adaptable(model)

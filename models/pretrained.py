@@ -19,6 +19,7 @@ from flax import nnx
 
 from models.errors import ModelError, unknown
 from models.heads import Classifier
+from models.lora import merge_lora, unmerge_lora
 from models.weight_files import open_weights
 
 HEAD_MODES = ('keep', 'reset', 'resize')
@@ -101,12 +102,17 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
 
 
 def to_timm(model: Classifier) -> dict[str, np.ndarray]:
-    """The model's weights as float32 arrays under timm's names and in torch's layout."""
+    """The model's weights as float32 arrays under timm's names and in torch's layout. Adapters
+    (LoRA) are merged into the kernels; the model stays as it is."""
     weights = {}
-    for target in timm_targets(model):
-        value = np.asarray(target.variable[...])
-        for key, part in zip(target.keys, value if target.stacked else [value]):
-            weights[key] = np.ascontiguousarray(_to_torch_layout(part))
+    undo = merge_lora(model)
+    try:
+        for target in timm_targets(model):
+            value = np.asarray(target.variable[...])
+            for key, part in zip(target.keys, value if target.stacked else [value]):
+                weights[key] = np.ascontiguousarray(_to_torch_layout(part))
+    finally:
+        unmerge_lora(model, undo)
     return weights
 
 
@@ -151,15 +157,17 @@ def resample_positions(table: np.ndarray, prefix: int, grid: tuple[int, int],
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first kernel [out, 3, h, w] for another number of input channels, as in timm.
+    """A first kernel [out, n, h, w] for another number of input channels, as in timm, where n
+    is 3.
 
     One channel gets the sum over the colours. More channels get the colours in turn, scaled by
-    3 / channels, so that the output for a grey image stays the same.
+    n / channels, so that the output for a grey image stays the same.
     """
+    colours = kernel.shape[1]
     if channels == 1:
         return kernel.sum(axis=1, keepdims=True)
-    repeated = np.tile(kernel, (1, math.ceil(channels / 3), 1, 1))[:, :channels]
-    return repeated * np.float32(3 / channels)
+    repeated = np.tile(kernel, (1, math.ceil(channels / colours), 1, 1))[:, :channels]
+    return repeated * np.float32(colours / channels)
 
 
 def to_torch(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from models.lora import (
     add_lora,
     load_lora,
     lora_weights,
+    merge_arrays,
     merge_lora,
     unmerge_lora,
 )
@@ -203,7 +204,32 @@ def test_published_weights_can_be_loaded_after_adapters_are_added():
     adapters = lora_weights(model)
     load_timm(model, weights)
     assert same(lora_weights(model), adapters)
-    assert same(to_timm(model), weights)
+    plain = variables(tiny(seed=4))
+    found = variables(model)
+    assert same({name: found[name] for name in plain}, plain)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_weights_for_timm_have_the_adapters_in_their_kernels(scan):
+    """They would be lost otherwise; the model itself keeps them."""
+    model = trained(adapted(tiny(scan=scan)))
+    before, logits = variables(model), infer(model, X)
+    there = tiny(seed=9)
+    load_timm(there, to_timm(model))
+    assert np.abs(infer(there, X) - logits).max() < 1e-5 * max(1, np.abs(logits).max())
+    assert same(variables(model), before)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_arrays_are_merged_as_models_are(scan):
+    model = trained(adapted(tiny(scan=scan), rank=3, alpha=6.0))
+    found = merge_arrays(variables(model), alpha=6.0)
+    merge_lora(model)
+    wanted = variables(model)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert np.allclose(found[name], value, atol=1e-6), name
+        assert found[name].dtype == value.dtype
 
 
 @pytest.mark.parametrize('layers, kwargs, words', [

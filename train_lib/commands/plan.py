@@ -38,6 +38,7 @@ def show_plan(config: ConfigDict, manifest: Manifest) -> int:
     check_values(config, mesh.size)
     config = config.copy_and_resolve_references()
     config.resample.kind = 'none'  # it changes no shape, and may look at pictures
+    config.init['from'] = ''  # nor does this, and that run may be on another machine
     folds = several_folds(config.split)
     if folds is not None:
         with config.ignore_type():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from flax import nnx
@@ -36,13 +37,17 @@ class Backbone:
     key: dict
 
 
-def make_backbone(config: ConfigDict) -> Backbone:
+def make_backbone(config: ConfigDict, run: Path | None = None) -> Backbone:
     """Loads the model of config.model without its head.
+
+    Args:
+        config: of the run.
+        run: its workdir; None without one.
 
     Raises:
         ConfigError, ModelError: a wrong value in config.model, config.image or config.init.
     """
-    preprocess = preprocess_spec(config)
+    preprocess = preprocess_spec(config, run)
     mesh = make_mesh(config.mesh)
     settings = {key: value for key, value in
                 model_settings_of(config, mesh.devices.flat[0]).items()

@@ -31,7 +31,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.progress import bar
 from train_lib.runtime.sharding import shard_batch
 from train_lib.runtime.signals import Interrupted
-from train_lib.training.preprocess_spec import loader_spec
+from train_lib.training.preprocess_spec import loader_spec, preprocess_spec
 
 log = logging.getLogger(__name__)
 DTYPES = ('float16', 'float32')
@@ -96,6 +96,7 @@ def plain_features(config: ConfigDict, manifest: Manifest) -> np.ndarray:
     Raises:
         ConfigError, ModelError: as `make_backbone` and `cached_features`.
     """
+    preprocess_spec(config, say=True)
     found = cached_features(manifest, make_backbone(config), (), feature_cache_spec(config))
     return np.asarray(found.plain, np.float32)
 

@@ -37,6 +37,7 @@ from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.metrics_log import MetricsLog
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
+from train_lib.training.preprocess_spec import input_record, preprocess_spec
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,13 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
         seen_rows.check(config, ancestry, part, goes_on=(workdir / 'config.json').exists())
     workdirs.compare(workdir, config, digest(data.manifest), rows=data.manifest,
                      range16=data.manifest.range16)
+    prepared = input_record(preprocess_spec(config, workdir, say=True))
     clock = Clock(began, 'start')
     with StopSignal() as stop:
         clock.resume({})
-        features = load_features(config, spec, data, clock, stop)
+        features = load_features(config, spec, data, clock, stop, workdir)
         workdirs.claim(workdir, config, digest(data.manifest), rows=data.manifest,
-                       range16=data.manifest.range16, compared=True)
+                       range16=data.manifest.range16, prepared=prepared, compared=True)
         ancestors.save(workdir, ancestry)
         metrics = MetricsLog(workdir, size=0, step=0, tensorboard=False)
         with clock('step'):
@@ -99,10 +101,10 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
 
 
 def load_features(config: ConfigDict, spec: ProbeSpec, data: FoldedData, clock: Clock,
-                  stop: Callable[[], bool]) -> Features:
+                  stop: Callable[[], bool], workdir: Path | None = None) -> Features:
     """Opens the cache of features after computing what is missing there. The backbone is loaded
     for that only, and not kept."""
-    backbone = make_backbone(config)
+    backbone = make_backbone(config, workdir)
     examples = len(data.folds[0].train)
     total, stages = run_length(config, examples)
     starts = (math.ceil(view * (examples / config.batch_size)) for view in range(spec.views))

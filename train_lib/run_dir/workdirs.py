@@ -37,11 +37,12 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
               'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its
 # format, digests of data and code, the classes of each head, the digest of the split, the values
-# that 16-bit pictures show black and white, the defaults of the keys that were changed,
-# {'schedule.lr': 0.001}, sizes and digests of the pictures (moved_data.py), and a digest of the
-# whole file, so that a damaged value is not taken for a setting.
+# that 16-bit pictures show black and white, how pictures are prepared (mean, std, resize,
+# interpolation, crop_pct), the defaults of the keys that were changed, {'schedule.lr': 0.001},
+# sizes and digests of the pictures (moved_data.py), and a digest of the whole file, so that a
+# damaged value is not taken for a setting.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
-               'defaults', 'pictures', 'sha256')
+               'input', 'defaults', 'pictures', 'sha256')
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
 BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
           'loss.counts': 'data', 'loss.example_weights': True, 'split.tolerance': 0.0}
@@ -66,7 +67,8 @@ def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
 
 
 def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
-          range16: Range = FULL, rows: Manifest | None = None, compared: bool = False) -> None:
+          range16: Range = FULL, rows: Manifest | None = None, compared: bool = False,
+          prepared: Mapping[str, Any] | None = None) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
     With several processes the first one does so, and all must have the same config and data.
@@ -80,6 +82,7 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
         range16: by which the run reads 16-bit pictures.
         rows: the rows where there is no `split`.
         compared: `compare` was called with the same before.
+        prepared: how it prepares pictures, which later starts take over; None if not known.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
@@ -87,8 +90,9 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
     """
     if not compared:
         compare(workdir, config, data_digest, split, range16=range16, rows=rows)
-    distributed.on_first(lambda: _claim(workdir, config, data_digest, split, range16,
-                                        split if rows is None else rows))
+    facts = dict(range16=list(range16)) | ({} if prepared is None else dict(input=dict(prepared)))
+    distributed.on_first(lambda: _claim(workdir, config, data_digest, split,
+                                        split if rows is None else rows, facts))
 
 
 def compare(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
@@ -108,7 +112,7 @@ def compare(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest
 
 
 def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None,
-           range16: Range, rows: Manifest | None) -> None:
+           rows: Manifest | None, facts: Mapping[str, Any]) -> None:
     today = None if split is None else split_digest(split.table['id'], split.table['split'])
     try:
         (workdir / 'predictions').mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,7 @@ def _claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest 
     known = start_facts(workdir)
     settings = json.loads(config.to_json())
     content = settings | dict(format=FORMAT, data_digest=data_digest, code_digest=code_digest(),
-                              range16=list(range16), defaults=_changed(settings))
+                              defaults=_changed(settings)) | facts
     same = known.get('data_digest') == data_digest and known.get('pictures')
     pictures = same or ({} if rows is None else moved_data.pictures_of(rows))
     content |= dict(pictures=pictures) if pictures else {}

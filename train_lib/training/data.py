@@ -1,6 +1,7 @@
 """The data of a run: its manifest, cut into splits."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,12 +13,14 @@ from input_pipeline.manifest import CONTENT, Manifest, digest
 from input_pipeline.products import combine_heads, separate_head
 from input_pipeline.readable import check_readable
 from input_pipeline.same_files import join_same_files
-from input_pipeline.sixteen_bits import Range
+from input_pipeline.sixteen_bits import FULL, Range
 from input_pipeline.splits import parts_of
 from train_lib.run_dir import workdirs
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.row_splits import split_rows
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +69,11 @@ def load_data(config: ConfigDict, workdir: Path | None = None, *,
             on has it, else as config.image.range16 says).
         refuse: a picture that is in several rows with different labels; False only warns of it.
     """
-    manifest = load_manifest(config)
+    manifest, begun = load_manifest(config), _range16_of_run(config, workdir)
     readable = check_readable(manifest, policy=config.data.unreadable, cache_dir=cache_folder(),
-                              range16=range16 or _range16_of_run(config, workdir)
-                              or config.image.range16)
+                              range16=range16 or begun or config.image.range16)
+    if not range16 and not begun and config.init['from']:
+        _compare_range16(Path(config.init['from']), readable.range16)
     if len(readable) < len(manifest) and workdir:
         ids = manifest.table['id']
         whole = dataclasses.replace(manifest, range16=readable.range16)
@@ -85,6 +89,16 @@ def _range16_of_run(config: ConfigDict, workdir: Path | None) -> Range | None:
     if found is None and config.init.resume_from:
         found = workdirs.range16_of(Path(config.init.resume_from))
     return found
+
+
+def _compare_range16(source: Path, ours: Range) -> None:
+    """Warns if 16-bit pictures look otherwise here than to the run that the weights are from. The
+    full range says nothing: a run without such pictures has it as well."""
+    theirs = workdirs.range16_of(source)
+    if theirs and ours != theirs and FULL not in (ours, theirs):
+        log.warning('input    16-bit values: %d to %d here, %d to %d in the run of init.from',
+                    *ours, *theirs)
+        log.warning('         (the same by --config.image.range16="%s")', theirs)
 
 
 def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) -> Data:

@@ -21,6 +21,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
 from train_lib.training.evaluate import save_predictions, score_split
 from train_lib.training.finish import Finished
+from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.row_splits import split_rows
 from train_lib.training.run import train_one
 
@@ -40,10 +41,11 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                             remedy='take only its weights, by config.init.from', rows=manifest)
     _check_ancestors(config, manifest, workdir)
     workdirs.compare(workdir, config, digest(manifest), range16=manifest.range16, rows=manifest)
+    prepared = input_record(preprocess_spec(config, workdir))
     _check_cut(config, manifest, workdir)
     # A start that the first fold refuses changes nothing here either.
     claim = lambda: workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16,
-                                   rows=manifest, compared=True)
+                                   rows=manifest, prepared=prepared, compared=True)
     finished: list[Finished] = []
     numbers = _numbers(config)
     for place, fold in enumerate(numbers):

@@ -97,7 +97,7 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) ->
     asked = predict_spec(config)
     runs = folds_of(workdir) or [workdir]
     own = overlay(config.copy_and_resolve_references(), workdirs.saved_config(runs[0]).to_dict())
-    mesh, spec = make_mesh(config.mesh), preprocess_spec(own)
+    mesh, spec = make_mesh(config.mesh), preprocess_spec(own, runs[0], say=True)
     rows_of = rows_of_runs(asked, config, own, spec, workdir)
     request = _Request(asked, loader_spec(config), own.eval.adjust_tau, stop)
     model, validation = None, []

@@ -18,24 +18,20 @@ import shutil
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from models.heads import Classifier
-from models.pretrained import load_timm
-from models.tags import find_tag, tags_of
-from models.weight_files import FILES
 from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
 from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
 from train_lib.run_dir.digests import identity
-from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, read_frozen
+from train_lib.run_dir.frozen_weights import FROZEN, place_frozen
 from train_lib.run_dir.metrics_log import METRICS
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.sharding import place
-from train_lib.runtime.trees import by_path, path_name
 from train_lib.training.data import Data
+from train_lib.training.head_classes import Classes
+from train_lib.training.init_from import Target, adopt
+from train_lib.training.init_pretrained import load_pretrained
 from train_lib.training.state import (
     HostState,
     TrainState,
@@ -63,27 +59,25 @@ class InitSpec:
     """What a run starts from; see the head of this file.
 
     Attributes:
-        model: name of the model, whose tags `pretrained` may name.
         seed: of the run, for the log.
         resume_from, source, pretrained: config.init.resume_from, .from, .pretrained; '' for none.
-        head: config.init.head.
+        target: what the weights of `source` go into.
     """
 
-    model: str
     seed: int
     resume_from: str
     source: str
     pretrained: str
-    head: str
+    target: Target
 
 
-def init_spec(config: ConfigDict) -> InitSpec:
-    """config.init, read once."""
+def init_spec(config: ConfigDict, classes: Classes | None = None) -> InitSpec:
+    """config.init, read once; `classes` of the run, {head: class names}, None for no head."""
     given = config.init
     seen_rows.accepts(given.seen)  # refuses a wrong value
     source = ancestors.source_of(config)  # of a k-fold workdir, one fold
-    return InitSpec(config.model.name, config.seed, given.resume_from,
-                    '' if source is None else str(source), given.pretrained, given.head)
+    return InitSpec(config.seed, given.resume_from, '' if source is None else str(source),
+                    given.pretrained, Target(config, classes or {}, given.head))
 
 
 def check_sources(config: ConfigDict) -> None:
@@ -183,33 +177,6 @@ def copy_run(newest: Path, workdir: Path) -> None:
     log.info('start    resume_from: goes on with the run in %s', source.parent)
 
 
-def load_pretrained(spec: InitSpec, model: Classifier) -> bool:
-    """Fills the model from config.init.pretrained, if that is what this run starts from.
-
-    The classifier is left as it is (config.init.head='reset'), kept, or cut to size.
-
-    Raises:
-        ModelError: there are no such weights, or they don't fit; ConfigError: a wrong value.
-    """
-    name, source = spec.model, spec.pretrained
-    if not source:
-        return False
-    tag = find_tag(name, source)
-    is_file = source.endswith(FILES) or Path(source).exists()
-    if tag and not is_file:
-        source = tag.repository
-    elif not tag and not is_file and '/' not in source:
-        known = [tag.tag for tag in tags_of(name)]
-        raise ConfigError(f'config.init.pretrained = {source!r} is not a file, not a '
-                          f'repository (owner/name) and not a tag of {name}: '
-                          f'{"choose one of " + ", ".join(known) if known else "it has no tags"}.')
-    head = 'reset' if spec.head == 'auto' else spec.head
-    for note in load_timm(model, source, head=head):
-        log.info('init     %s', note)
-    log.info('start    pretrained: %s, head %s', source, head)
-    return True
-
-
 def load_backbone(config: ConfigDict, model: Classifier) -> None:
     """Fills a model without a head by the rules above, except those of a run that goes on."""
     check_sources(config)
@@ -217,7 +184,7 @@ def load_backbone(config: ConfigDict, model: Classifier) -> None:
     if spec.resume_from:
         raise ConfigError(f'config.init.resume_from = {spec.resume_from!r}: heads on frozen '
                           f'features have no run to go on with; give config.init.from.')
-    if load_pretrained(spec, model):
+    if load_pretrained(config, model):
         return
     if not spec.source:
         log.info('start    scratch: random features, seed %d; give config.init.pretrained',
@@ -225,7 +192,7 @@ def load_backbone(config: ConfigDict, model: Classifier) -> None:
         return
     source = _best_of(Path(spec.source))
     graphdef, params, batch_stats = split_model(model)
-    adopted = _adopt(Weights(params, {}, batch_stats), _all_weights(source), source, spec.head)
+    adopted = adopt(Weights(params, {}, batch_stats), spec.target, source)
     nnx.update(model, nnx.state(nnx.merge(graphdef, adopted.params, adopted.batch_stats)))
     log.info('start    init: weights of %s', source)
 
@@ -260,8 +227,8 @@ def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total
         return Begun(state, host, step)
     if spec.source:
         source = _best_of(Path(spec.source))
-        adopted = _adopt(Weights(state.params, state.frozen, state.batch_stats),
-                         _all_weights(source), source, spec.head)
+        adopted = adopt(Weights(state.params, state.frozen, state.batch_stats), spec.target,
+                        source)
         state = state.replace(params=adopted.params, frozen=adopted.frozen,
                               batch_stats=adopted.batch_stats)
         if state.ema is not None:
@@ -311,13 +278,6 @@ def _read_learnt(folder: Path, like: Weights) -> tuple[dict, dict]:
     return found[PARAMS], found[BATCH_STATS]
 
 
-def _all_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Every weight of a checkpoint by path, trained there or not."""
-    stored = checkpoints.read_weights(folder)
-    return {**read_frozen(folder.parent), **by_path(stored.get(PARAMS, {})),
-            **by_path(stored.get(BATCH_STATS, {}))}
-
-
 def _best_of(workdir: Path) -> Path:
     best = best_checkpoint(workdir)
     if best is None:
@@ -355,39 +315,3 @@ def best_checkpoint(workdir: Path) -> Path | None:
         log.warning('%s has lost its best checkpoint, of step %d: the newest, of step %d, is '
                     'taken.', workdir, best, steps[-1])
     return folder / str(best if best in steps else steps[-1])
-
-
-def _adopt(ours: Weights, stored: dict[str, np.ndarray], source: Path,
-           head: str = 'auto') -> Weights:
-    """The stored weights in the layout of `ours`; heads of another size and new adapters stay
-    as initialised, and with head='reset' all heads. What trained there may be frozen here, and
-    the other way round."""
-    theirs, problems, new = dict(stored), [], []
-
-    def adopt(path, leaf):
-        name = path_name(path[1:])
-        value = theirs.pop(name, None)
-        anew = head == 'reset' and name.startswith(('head/', 'heads/'))
-        if value is not None and value.shape == leaf.shape and not anew:
-            return place(np.asarray(value, leaf.dtype), leaf.sharding)
-        if _is_new(name) and not (head == 'keep' and value is not None):
-            new.append(name)
-        else:
-            problems.append(f'{name} is missing' if value is None else
-                            f'{name} is {value.shape} there and {leaf.shape} here')
-        return leaf
-
-    adopted = jax.tree_util.tree_map_with_path(adopt, ours)
-    problems += [f'{name} is unknown here' for name in theirs if not _is_new(name)]
-    if problems:
-        raise ConfigError(f'The weights of {source} do not fit this model: '
-                          f'{"; ".join(problems[:20])} ({len(problems)} in total); choose the same '
-                          f'config.model.')
-    if new:
-        log.info('init     %s start%s anew', ', '.join(new) if len(new) < 3 else
-                 f'{new[0]} and {len(new) - 1} more', 's' * (len(new) == 1))
-    return adopted
-
-
-def _is_new(name: str) -> bool:
-    return name.startswith(('head/', 'heads/')) or name.endswith(('/lora_a', '/lora_b'))

@@ -27,6 +27,7 @@ from train_lib.runtime.signals import Interrupted
 from train_lib.training import init
 from train_lib.training.checks import check_values
 from train_lib.training.data import split_data
+from train_lib.training.preprocess_spec import preprocess_spec
 from train_lib.training.run_spec import Programs
 from train_lib.training.setup import assemble, compile_step
 from train_lib.training.state import TrainState
@@ -109,11 +110,13 @@ def run_sweep(config: ConfigDict, manifest: Manifest, workdir: Path,
     if own is None and given.init.resume_from:
         own = init.source_checkpoint(config, data)
     first = int(own.name) if own else 0
+    preprocess_spec(config, workdir, say=True)
     schedule = exponential(spec.low, spec.high, spec.steps, first)
     job = assemble(config, data, mesh, own, workdir, schedule=schedule, steps=first + spec.steps)
     try:
         total = max(job.run.timing.total_steps, first + spec.steps)
-        state = init.begin(init.init_spec(config), own, job.state, job.iterator, total).state
+        source = init.init_spec(config, data.manifest.classes)
+        state = init.begin(source, own, job.state, job.iterator, total).state
         if state.lr_factor is not None:  # of a plateau: a sweep sets the learning rate itself
             state = state.replace(lr_factor=place(np.float32(1), state.lr_factor.sharding))
         # As `train` compiles it: one program, for the rate is a function of the state's step.

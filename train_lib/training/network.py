@@ -14,7 +14,7 @@ from train_lib.optim import param_groups
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
 from train_lib.runtime.sharding import Layout
-from train_lib.training import init
+from train_lib.training.init_pretrained import load_pretrained
 from train_lib.training.preprocess_spec import DTYPES, input_size
 from train_lib.training.state import Weights
 
@@ -118,7 +118,7 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
 
     model = nnx.eval_shape(build) if abstract else create(build, layout)
     if pretrained and not abstract:
-        init.load_pretrained(init.init_spec(config), model)
+        load_pretrained(config, model)
     description = param_groups.describe(model, rules)
     graphdef, params, frozen, batch_stats = param_groups.split(model, rules)
     rates, decay = param_groups.factors(params, rules)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -10,36 +13,49 @@ from input_pipeline.color import LUMA
 from input_pipeline.loader import LoaderSpec
 from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.resize import INTERPOLATIONS, MODES
+from input_pipeline.splits import several_folds
 from models.tags import Tag, find_tag
+from train_lib.predictions.run_folders import fold_of
+from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _LARGEST = 2**14  # pixels of a side of the input
-# What published weights decide where the config leaves it open, in the order of result.json.
-_FROM_TAG = ('mean', 'std', 'resize', 'interpolation', 'crop_pct')
+# What the weights decide where the config leaves it open, in the order of result.json.
+_FROM_WEIGHTS = ('mean', 'std', 'resize', 'interpolation', 'crop_pct')
 
 
-def preprocess_spec(config: ConfigDict) -> PreprocessSpec:
+def preprocess_spec(config: ConfigDict, run: Path | None = None, *, say: bool = False
+                    ) -> PreprocessSpec:
     """How a run prepares its pictures.
 
-    Where mean, std, resize, interpolation or crop_pct is None in config.image, it comes from the
-    tag of config.init.pretrained, or is the default of `PreprocessSpec` if there is no tag. There
-    is one mean and std per channel of config.model.in_channels; see `_per_channel`.
+    Where mean, std, resize, interpolation or crop_pct is None in config.image, it is that of the
+    weights that the run starts from: of the run that config.init.from names, or of the tag of
+    config.init.pretrained. Without either it is the default of `PreprocessSpec`. A run that goes
+    on keeps what it started with. There is one mean and std per channel of
+    config.model.in_channels; see `_per_channel`.
+
+    Args:
+        config: of the run.
+        run: its workdir, which need not exist; None for none.
+        say: log it, and whose it is unless the run goes on.
 
     Raises:
-        ConfigError: a value is unknown or out of range.
+        ConfigError: a value is unknown or out of range, or config.init.from holds no run.
     """
     image = config.image
-    tag = find_tag(config.model.name, config.init.pretrained) if config.init.pretrained else None
+    known, whose = _of_weights(config, run)
     wanted = PreprocessSpec(size=input_size(config), border=image.border,
-                            reduced_decode=image.reduced_decode, **(_of_tag(tag) if tag else {}))
-    given = {key: image[key] for key in _FROM_TAG if image[key] is not None}
+                            reduced_decode=image.reduced_decode, **known)
+    given = {key: image[key] for key in _FROM_WEIGHTS if image[key] is not None}
     channels = input_channels(config)
-    spec = dataclasses.replace(wanted, **given | {
-        key: _per_channel(key, given.get(key, getattr(wanted, key)), channels)
+    wanted = dataclasses.replace(wanted, **{
+        key: _per_channel(key, _first_channels(getattr(wanted, key), channels), channels)
         for key in ('mean', 'std')})
+    spec = dataclasses.replace(wanted, **given | {
+        key: _per_channel(key, given[key], channels) for key in ('mean', 'std') if key in given})
     for key, allowed in (('resize', MODES), ('interpolation', INTERPOLATIONS)):
         if getattr(spec, key) not in allowed:
             raise ConfigError(f'config.image.{key} = {getattr(spec, key)!r}: '
@@ -49,9 +65,9 @@ def preprocess_spec(config: ConfigDict) -> PreprocessSpec:
     if not isinstance(spec.crop_pct, (int, float)) or not 0 < spec.crop_pct <= 1:
         raise ConfigError(f'config.image.crop_pct = {spec.crop_pct!r}: '
                           f'give a share above 0 and up to 1.')
-    if tag:
-        taken = ', '.join(f'{key} {getattr(spec, key)}' for key in _FROM_TAG if key not in given)
-        log.info('input    as %s.%s asks for: %s', tag.model, tag.tag, taken or 'nothing')
+    if say:
+        _log_input(spec, whose, [key for key in given
+                                 if whose and getattr(spec, key) != getattr(wanted, key)])
     return spec
 
 
@@ -102,15 +118,80 @@ def _per_channel(key: str, value, channels: int) -> tuple[float, ...]:
     return values if len(values) == channels else (*values, 0.5)
 
 
+def _first_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Those of a run with transparency, for one without."""
+    return values[:3] if len(values) > max(channels, 3) else values
+
+
 def input_record(spec: PreprocessSpec) -> dict:
     """What result.json records under `input`: mean, std, resize, interpolation, crop_pct."""
-    return {key: getattr(spec, key) for key in _FROM_TAG}
+    return {key: getattr(spec, key) for key in _FROM_WEIGHTS}
 
 
 def loader_spec(config: ConfigDict) -> LoaderSpec:
     """How a run loads its pictures."""
     return LoaderSpec(**config.loader, cache_mb=config.image.cache_mb,
                       unreadable=config.data.unreadable)
+
+
+def input_of_run(workdir: Path) -> dict[str, Any]:
+    """`input_record` of a run that exists, by which its weights were trained.
+
+    Raises:
+        ConfigError: the folder holds no run, or its config.json is damaged.
+    """
+    known = workdirs.start_facts(workdir).get('input')
+    if known is None:  # of an older run, which took over nothing from config.init.from
+        saved = workdirs.saved_config(workdir)
+        saved.init['from'] = saved.init.resume_from = ''
+        return input_record(preprocess_spec(saved))
+    return {key: tuple(known[key]) if key in ('mean', 'std') else known[key]
+            for key in _FROM_WEIGHTS}
+
+
+def _of_weights(config: ConfigDict, run: Path | None) -> tuple[dict[str, Any], str]:
+    """(what decides where config.image is None, where that is from: '' if nowhere)"""
+    begun = _begun(config, run)
+    if begun is not None:
+        return input_of_run(begun), ''
+    source = config.init['from']
+    if source and run is None and not Path(source).exists():
+        return {}, ''  # nothing is recorded, and whoever reads the weights refuses this
+    if source:
+        if not (Path(source) / 'config.json').exists():
+            raise ConfigError(f'config.init.from = {source!r} holds no run (config.json is '
+                              f'missing): give the workdir of a trained run.')
+        return input_of_run(Path(source)), f'as in {source}'
+    tag = find_tag(config.model.name, config.init.pretrained) if config.init.pretrained else None
+    return (_of_tag(tag), f'as {tag.model}.{tag.tag} asks for') if tag else ({}, '')
+
+
+def _begun(config: ConfigDict, run: Path | None) -> Path | None:
+    """The run that goes on: that of the workdir, or of the folds that this is one of, or that
+    config.init.resume_from names; None for a new one."""
+    places = [run, Path(config.init.resume_from) if config.init.resume_from else None]
+    for place in filter(None, places):
+        if (place / 'config.json').exists():
+            return place
+        folds = place.absolute().parent
+        if fold_of(place) is not None and (folds / 'config.json').exists() and (
+                several_folds(workdirs.saved_config(folds).split) is not None):
+            return folds
+    return None
+
+
+def _log_input(spec: PreprocessSpec, whose: str, differing: Sequence[str]) -> None:
+    def text(values):
+        return ' '.join(f'{value:.3g}' for value in values)
+
+    resize = spec.resize if spec.resize != 'crop' else f'crop {spec.crop_pct:g}'
+    log.info('input    %s px, %s, %s', spec.size, resize, spec.interpolation)
+    log.info('         mean %s, std %s', text(spec.mean), text(spec.std))
+    if whose:
+        log.info('         %s', whose)
+    if differing:
+        log.warning('input    the weights were trained with another %s: config.image decides',
+                    ', '.join(differing))
 
 
 def _of_tag(tag: Tag) -> dict:

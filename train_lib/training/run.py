@@ -26,6 +26,7 @@ from train_lib.training.finish import FinalWeights, Finished, finish
 from train_lib.training.loop import train_loop
 from train_lib.training.new_length import find_new_length, say
 from train_lib.training.overview import announce, save_parameters
+from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.setup import Job, assemble, compile_step
 
 log = logging.getLogger(__name__)
@@ -62,19 +63,20 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
     claimed = (workdir / 'config.json').exists()
     workdirs.compare(workdir, config, data.digest, data.manifest, range16=data.manifest.range16)
     length = find_new_length(config, data, found.parent.parent, int(found.name)) if found else None
+    prepared = input_record(preprocess_spec(config, workdir, say=True))
     try:
         # Whatever may refuse the start comes before the first file is written.
         job = assemble(config, data, mesh, found, workdir)
         announce(data, job)
         with _closed_if_refused(job):
-            begun = init.begin(init.init_spec(config), found, job.state, job.iterator,
-                               job.run.timing.total_steps)
+            begun = init.begin(init.init_spec(config, data.manifest.classes), found, job.state,
+                               job.iterator, job.run.timing.total_steps)
         if length:
             say(length, begun.host.patience.plateau.scale)
         if first is not None:
             first()
         workdirs.claim(workdir, config, data.digest, data.manifest,
-                       range16=data.manifest.range16, compared=True)
+                       range16=data.manifest.range16, compared=True, prepared=prepared)
         claimed = True
         distributed.on_first(lambda: ancestors.save(workdir, ancestry))
         if found is not None and copied:

@@ -92,7 +92,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         ConfigError, DataError, ModelError: a user's mistake.
     """
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
-    inputs = Inputs(preprocess_spec(config), loader_spec(config))
+    inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)

@@ -56,6 +56,19 @@ def test_the_range_is_recorded(run):
     assert workdirs.range16_of(workdir) == (0, 4095)
 
 
+def test_a_start_from_a_run_with_another_range_is_told(run, tmp_path, caplog):
+    """Its weights saw the same values darker or brighter."""
+    source, workdir = run
+    other = write_set(tmp_path / 'data', 1500)
+    words = 'input    16-bit values: 0 to 2047 here, 0 to 4095 in the run of init.from'
+    for data, more in ((other, ''), (source, ''), (other, '(0, 4095)')):
+        caplog.clear()
+        config = parse([data, f'--config.init.from={workdir}',
+                        *([f'--config.image.range16={more}'] if more else [])]).config
+        load_data(config)
+        assert (words in caplog.messages) == (data == other and not more)
+
+
 def test_a_run_that_goes_on_keeps_its_range(run, tmp_path):
     """Also where a picture was added that is brighter than all it had."""
     source, workdir = run
