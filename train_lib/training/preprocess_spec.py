@@ -51,9 +51,9 @@ def preprocess_spec(config: ConfigDict, run: Path | None = None, *, say: bool = 
                             reduced_decode=image.reduced_decode, **known)
     given = {key: image[key] for key in _FROM_WEIGHTS if image[key] is not None}
     channels = input_channels(config)
-    wanted = dataclasses.replace(wanted, **{
-        key: _per_channel(key, _first_channels(getattr(wanted, key), channels), channels)
-        for key in ('mean', 'std')})
+    mean, std = (_per_channel(key, _first_channels(getattr(wanted, key), channels), channels)
+                 for key in ('mean', 'std'))
+    wanted = dataclasses.replace(wanted, mean=mean, std=std)
     spec = dataclasses.replace(wanted, **given | {
         key: _per_channel(key, given[key], channels) for key in ('mean', 'std') if key in given})
     for key, allowed in (('resize', MODES), ('interpolation', INTERPOLATIONS)):
