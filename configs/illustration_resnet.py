@@ -5,9 +5,9 @@
     python main.py --config=configs/illustration_resnet.py:folder=PATH \\
         --config.data.decisions=runs/illustration_curate/decisions.csv
 
-The first command drops photographs, copies and empty pictures, marks black-and-white ones for review,
-and shows all of them on a page. The second trains on the rest, with up to 600 images per class and epoch,
-chosen anew in each epoch. Nothing is pretrained.
+The first command drops photographs, copies and empty pictures, marks black-and-white ones for
+review, and shows all of them on a page. The second trains on the rest, with up to 600 images per
+class and epoch, chosen anew in each epoch. Nothing is pretrained.
 
     model=resnet_inception      inception modules with residuals (default); or cnn_final, four
                                 blocks of convolutions; or any name of `main.py models`
