@@ -91,13 +91,15 @@ def look_beside(first: Exploration, second: Exploration, options: Mapping, *, se
 
 def _told_apart(first: Exploration, second: Exploration, of_second: np.ndarray, group: np.ndarray,
                 seed: int) -> TwoSamples:
-    values, seen = (np.concatenate([getattr(one, name) for one in (first, second)])
+    sound = [one.problems == '' for one in (first, second)]
+    values, seen = (np.concatenate([getattr(one, name)[rows] for one, rows in
+                                    zip((first, second), sound)])
                     for name in ('statistics', 'descriptors'))
-    rows = np.flatnonzero(np.concatenate([first.problems, second.problems]) == '')
+    rows = np.flatnonzero(np.concatenate(sound))
     probability = np.full(len(of_second), np.nan)
     if len(np.unique(of_second[rows])) < 2:
         return TwoSamples(probability, *[np.nan] * 3)
-    told = two_samples.compare(two_samples.inputs_of(seen[rows], values[rows], seed),
+    told = two_samples.compare(two_samples.inputs_of(seen, values, seed),
                                of_second[rows], group[rows], seed=seed)
     probability[rows] = told.probability
     return dataclasses.replace(told, probability=probability)

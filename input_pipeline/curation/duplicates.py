@@ -86,10 +86,9 @@ def find_duplicates(measures: Measures, *, features: np.ndarray | None = None, b
     copies = {second for _, second, _ in pairs}
     alone = np.array([row for row, problem in enumerate(measures.table['problem'])
                       if not problem and row not in copies], int)
-    first, second, positions = _candidates(
-        measures.thumbs[alone], measures.hashes[alone], *(
-            None if one is None else np.asarray(one)[alone] for one in (features, second)),
-        bits, neighbours)
+    given, sides = (None if one is None else np.asarray(one)[alone] for one in (features, second))
+    first, second, positions = _candidates(measures.thumbs[alone], measures.hashes[alone], given,
+                                           bits, neighbours, sides)
     stroke = lone_strokes(measures.thumbs[alone])
 
     def compared(first, second, positions, **more) -> pd.DataFrame:
@@ -170,8 +169,8 @@ def connected(pairs: pd.DataFrame, count: int) -> np.ndarray:
     return numbers[label].astype(np.int64)
 
 
-def _candidates(thumbs, hashes, features, second, bits: int, neighbours: int
-                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _candidates(thumbs, hashes, features, bits: int, neighbours: int,
+                second: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs to compare closely: (first, second, position of the second), each once per position."""
     i, j, distance = near_pairs(hashes, bits, threads=_THREADS)
     if second is not None:

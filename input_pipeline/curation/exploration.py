@@ -40,7 +40,7 @@ class Exploration:
         why: N texts, the suspicion in words.
         photographs: what kind of picture is rare here, such as photographs among drawings; NaN
             for rows that cannot be read.
-        statistics: float32 [N, S], of `picture_statistics`, and descriptors, float32 [N, D], of
+        statistics: float32 [N, S], of `picture_statistics`, and descriptors, float16 [N, D], of
             `descriptors` (D is 0 if they were not wanted); NaN for rows that cannot be read.
         range_note: what is unusual about the values of 16-bit pictures, or ''.
     """

@@ -32,7 +32,7 @@ class Looked:
         problems: object [N], '' or why a picture cannot be read.
         measures: of the pictures.
         statistics: float32 [N, S], of `picture_statistics`; NaN where a picture cannot be read.
-        descriptors: float32 [N, D], of `descriptors`; [N, 0] if they were not wanted.
+        descriptors: float16 [N, D], of `descriptors`; [N, 0] if they were not wanted.
         range_note: what is unusual about the values of 16-bit pictures, or ''.
     """
 
@@ -65,7 +65,7 @@ def look_at(manifest: Manifest, *, range16: str | Range, cache_dir: str | None,
     problems, peaks = np.full(count, '', object), {}
     rows: list[Row] = [unmeasured('')] * count
     statistics = np.full((count, len(picture_statistics.NAMES)), np.nan, np.float32)
-    described_as = np.full((count, descriptors.WIDTH if described else 0), np.nan, np.float32)
+    described_as = np.full((count, descriptors.WIDTH if described else 0), np.nan, np.float16)
     checks = Checks(manifest.root, cache_dir)
 
     def look(row: int, measurer: Measurer, limits: Range | None) -> None:

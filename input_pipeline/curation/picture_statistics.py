@@ -47,7 +47,7 @@ def _color_statistics(picture: np.ndarray) -> dict[str, float]:
     small = cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA)
     return {
         'top_color': colors[0] / pixels, 'top_colors': colors[:8].sum() / pixels,
-        'colors': np.log(len(colors)) / np.log(pixels), 'color_entropy': _entropy(colors),
+        'colors': np.log(len(colors)) / np.log(max(pixels, 2)), 'color_entropy': _entropy(colors),
         'coarse_entropy': _entropy(_count_colors(small, 4)),
         'grey_entropy': _entropy(grey), 'grey_gaps': float(np.mean(grey < 1e-3 * pixels)),
         'saturation': float(saturation.mean()), 'saturated': float(np.mean(saturation > .8)),

@@ -111,9 +111,10 @@ def inputs_of(descriptors: np.ndarray, statistics: np.ndarray, seed: int = 0) ->
     count = len(descriptors)
     rows = np.random.default_rng(seed).permutation(count)[:_SAMPLE]
     model = PCA(min(_COMPONENTS, len(rows), descriptors.shape[1]), svd_solver='covariance_eigh')
-    model.fit(descriptors[np.sort(rows)])
-    parts = [np.concatenate([model.transform(descriptors[start:start + _ROWS]).astype(np.float32)
-                             for start in range(0, count, _ROWS)]),
+    model.fit(descriptors[np.sort(rows)].astype(np.float32))
+    parts = [np.concatenate([
+        model.transform(descriptors[start:start + _ROWS].astype(np.float32)).astype(np.float32)
+        for start in range(0, count, _ROWS)]),
              (statistics - statistics.mean(0)).astype(np.float32)]
     parts[0] /= max(float(parts[0].std(0).mean()), 1e-9)
     parts[1] /= np.maximum(parts[1].std(0), 1e-9)

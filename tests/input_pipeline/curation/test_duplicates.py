@@ -151,9 +151,22 @@ def test_features_add_candidates():
     hashes = rng.integers(0, 2**63, (40, 8)).astype(np.uint64)
     features = rng.standard_normal((40, 9))
     features[31] = 2 * features[7]
-    plain = set(zip(*duplicates._candidates(thumbs, hashes, None, 2, 1, 1)[:2]))
-    given = set(zip(*duplicates._candidates(thumbs, hashes, features, 2, 1, 1)[:2]))
+    plain = set(zip(*duplicates._candidates(thumbs, hashes, None, 2, 1)[:2]))
+    given = set(zip(*duplicates._candidates(thumbs, hashes, features, 2, 1)[:2]))
     assert plain < given and (7, 31) in given - plain
+
+
+def test_a_second_set_is_compared_with_the_first_only():
+    """A picture with many copies in its own set is found in the other one, too."""
+    shapes = [drawing(name) for name in ('house', 'fish')]
+    brighter = lambda picture, k: np.clip(picture * (1 - 0.01 * k), 0, 255).astype(np.uint8)
+    pictures = [*shapes, *(brighter(shapes[0], k) for k in range(1, 8))]
+    second = np.arange(len(pictures)) >= 2
+    measures = measures_of([measure_picture(picture) for picture in pictures])
+    found = find_duplicates(measures, neighbours=1, second=second).pairs
+    assert (found['first'] < 2).all() and (found['second'] >= 2).all()
+    assert {(0, k) for k in range(2, 9)} <= set(zip(found['first'], found['second']))
+    assert len(find_duplicates(measures, second=second > 2).pairs) == 0
 
 
 def test_the_nearest_of_either_picture_are_kept():
