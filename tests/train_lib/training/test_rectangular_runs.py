@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -19,11 +20,14 @@ from train_lib.predictions import members
 from train_lib.probing import feature_cache
 from train_lib.probing.backbone import make_backbone
 from train_lib.reporting.overlays import overlay
+from train_lib.run_dir.overrides import apply_values
 from train_lib.runtime.errors import ConfigError
+from train_lib.studies.identity import identity_of
 from train_lib.training.data import load_manifest
 from train_lib.training.heatmaps import _shown
 from train_lib.training.network import model_settings_of
 from train_lib.training.preprocess_spec import input_channels, input_size, preprocess_spec
+from train_lib.training.soup_run import start_of
 
 DATA = ['--config=configs/sketch_vit.py:curriculum=all', '--config.data.doodles.classes=3',
         '--config.data.doodles.per_class=12', '--config.data.doodles.writers=6',
@@ -180,6 +184,19 @@ def test_a_number_stays_a_number():
         assert preprocess_spec(config).size == want
         assert model_settings_of(config, jax.devices()[0])['img_size'] == want
     assert '"size": 64,' in get_config().to_json(indent=1)
+    arm = apply_values(get_config(), {'image.size': (96, 160)})  # of a study
+    assert identity_of(arm)['image.size'] == [96, 160]
+
+
+def test_a_soup_has_one_grid(tmp_path):
+    """4 x 4 and 2 x 8 patches have position embeddings of one shape."""
+    starts = []
+    for number, size in enumerate((32, 64, (16, 64), (64, 16))):
+        config = config_with(image__size=size, init__pretrained='default')
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / 'config.json').write_text(config.to_json())
+        starts.append(start_of(SimpleNamespace(workdir=tmp_path / str(number), name='a')))
+    assert starts[0] == starts[1] and len(set(starts)) == 3
 
 
 def test_means_of_each_channel():
