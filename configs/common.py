@@ -5,15 +5,15 @@ rest: `--config.schedule.lr=3e-4`. A duration is written in any unit: `dict(epoc
 `dict(steps=1000)`, `dict(examples=50_000)` or `dict(percent=10)` (of the whole run). An override
 may change the unit: `--config.duration.steps=100`. A share is a number from 0 to 1.
 
-To add a knob, add its line here, or to verb_sections.py if only another verb than train reads it,
-and run `python docs/make_config_md.py`.
+To add a knob, add its line here, or to sections/other_verbs.py if only another verb than train
+reads it, and run `python docs/make_config_md.py`.
 """
 
 from ml_collections import ConfigDict, FieldReference
 
 # Configs use these as common.parse_arg, ...
 from configs.arguments import choose, choose_data, parse_arg, split_arg
-from configs.verb_sections import add_verb_sections
+from configs.sections.other_verbs import add_verb_sections
 
 __all__ = ['choose', 'choose_data', 'get_config', 'parse_arg', 'split_arg']
 

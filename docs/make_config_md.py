@@ -1,4 +1,4 @@
-"""Makes docs/config.md from the comments in configs/: common.py, verb_sections.py, vote/common.py.
+"""Makes docs/config.md from the comments of the knobs, in the files of `PARTS`.
 
     python docs/make_config_md.py
 
@@ -32,10 +32,11 @@ A **duration** is written in any unit: `dict(epochs=30)`, `dict(steps=1000)`,
 `--config.duration.steps=1000`. A **share** is a number from 0 to 1.
 
 This page is made by `python docs/make_config_md.py` from the comments in
-[configs/common.py](../configs/common.py), [configs/verb_sections.py](../configs/verb_sections.py)
-and [configs/vote/common.py](../configs/vote/common.py): edit those.
+[configs/common.py](../configs/common.py),
+[configs/sections/other_verbs.py](../configs/sections/other_verbs.py) and
+[configs/vote/common.py](../configs/vote/common.py): edit those.
 """
-PARTS = (('A run', 'configs/common.py'), ('Other verbs', 'configs/verb_sections.py'),
+PARTS = (('A run', 'configs/common.py'), ('Other verbs', 'configs/sections/other_verbs.py'),
          ('A vote', 'configs/vote/common.py'))
 FUNCTIONS = {'get_config', 'add_verb_sections'}  # that set the knobs
 

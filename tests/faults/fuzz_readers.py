@@ -63,7 +63,8 @@ _OVERRIDES = st.lists(st.tuples(
     st.sampled_from(_PATHS) | st.lists(_SEGMENT, min_size=1, max_size=4).map('.'.join)
     | st.tuples(st.sampled_from(_PATHS), _SEGMENT).map('.'.join), _TEXTS), max_size=3)
 _CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.py')
-                  if path.name != 'common.py' and 'def get_config(' in path.read_text())
+                  if path.name != 'common.py'
+                  and 'def get_config(' in path.read_text(encoding='utf-8'))
 
 
 def overrides(folder, drawn):
