@@ -177,6 +177,9 @@ def get_config() -> ConfigDict:
         # lora adds and the heads.
         table=(),
         layer_decay=1.0,  # factor of the learning rate from each layer to the one below, up to 1
+        # Levels of layer_decay: 'timm' | 'groups', as in older versions, whose runs keep it: one
+        # for a dense block of a DenseNet, and what follows the last block is on the head's.
+        levels='timm',
         lora=dict(  # low-rank adapters; without a table only they and the heads train
             rank=0,  # of the adapters (0: none)
             alpha=16.0,  # the adapters are scaled by alpha / rank
@@ -208,6 +211,9 @@ def get_config() -> ConfigDict:
         momentum_decay=_anything(None),
         weight_decay=0.05,  # on kernels; none on norms, biases, embeddings
         decay='decoupled',  # 'decoupled': times the learning rate | 'coupled': L2 in the gradient
+        # decay='coupled': the gradient is clipped before the decay is added, as in torch (False:
+        # the sum is clipped, as in older versions, whose runs keep it).
+        clip_first=True,
         clip_norm=1.0,  # largest norm of the whole gradient (0: no clipping)
         clip_value=0.0,  # largest absolute value in the gradient (0: no clipping)
         clip_adaptive=0.0,  # largest norm of gradient / weights per output unit (0: no clipping)

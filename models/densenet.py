@@ -100,6 +100,8 @@ class DenseNet(Classifier):
     timm_head = 'classifier'
     timm_stem = 'features.conv0'
     layer_groups = (r'features/(?:conv|norm)0/', r'features/(?:denseblock|transition)(\d+)/')
+    layer_levels = (r'features/(?:conv|norm)0/',
+                    r'features/(?:denseblock|transition)(\d+)/(?:denselayer(\d+)/)?')
     # Weights saved before torch 1.0 have a dot in `norm.1` and `conv.2`.
     timm_renames = ((r'(denselayer\d+\.(?:norm|conv))\.([12]\.)', r'\1\2'),)
 

@@ -221,6 +221,7 @@ class EfficientNet(Classifier):
     timm_head = 'classifier'
     timm_stem = 'conv_stem'
     layer_groups = (r'conv_stem/|bn1/', r'blocks/(\d+)/(\d+)/')
+    layer_levels = (r'conv_stem/|bn1/', r'blocks/(\d+)/(\d+)/|conv_head/|bn2/')
 
     def __init__(self, *, stages: tuple[tuple[Blocks, ...], ...] = B0, stem_size: int = 32,
                  num_features: int = 1280, channel_multiplier: float = 1.0,

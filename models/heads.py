@@ -63,6 +63,9 @@ class Classifier(nnx.Module):
     timm_stem = ''  # timm's name of the first convolution
     # Regexes of parameter names, from the stem to the last block; their groups capture depths.
     layer_groups: tuple[str, ...] = ()
+    # The same with the levels that timm gives them for layer-wise rates; (): those of layer_groups.
+    # A name that leaves the last group of its regex empty shares the level of the name before it.
+    layer_levels: tuple[str, ...] = ()
     timm_renames: tuple[tuple[str, str], ...] = ()  # (regex, replacement) for older keys
     # Families with token features have rows and columns of patches; transformers also have the
     # drop path rate of each block, and whether the blocks are stacked.

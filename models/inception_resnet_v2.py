@@ -171,6 +171,7 @@ class InceptionResnetV2(Classifier):
     layer_groups = (
         r'conv2d_[1-4]', r'mixed_5b/', r'repeat/(\d+)/', r'mixed_6a/', r'repeat_1/(\d+)/',
         r'mixed_7a/', r'repeat_2/(\d+)/', r'block8/')
+    layer_levels = (r'conv2d_[12]', r'conv2d_[34]', *layer_groups[1:-1], r'block8/|conv2d_7b/')
     min_size = 75
 
     def __init__(self, *, in_channels: int = 3, depth: int | tuple[int, int, int] = (10, 20, 9),

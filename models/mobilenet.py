@@ -37,6 +37,8 @@ V3_LARGE = (
 class MobileNetV3(EfficientNet):
     """MobileNetV3, with the settings of EfficientNet."""
 
+    layer_levels = EfficientNet.layer_groups  # to timm its conv_head is part of the classifier
+
     @staticmethod
     def squeeze(inputs: int, channels: int, *, act, conv) -> SqueezeExcite:
         """Squeeze-and-excitation over `channels`, reduced to a quarter of them."""

@@ -16,6 +16,7 @@ class Transformer(Classifier):
 
     timm_stem = 'patch_embed.proj'
     layer_groups = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/')
+    layer_levels = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/|norm/')
     blocks: Any  # nnx.List of blocks; under a scan the result of `stack_blocks`
     remat: bool
 

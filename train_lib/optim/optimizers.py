@@ -38,6 +38,7 @@ class OptimizerSpec:
         momentum_decay: nadam, nadamw: how fast b1 grows, >= 0; None: it is constant.
         weight_decay: rate, >= 0.
         decay: one of `DECAYS`.
+        clip_first: with coupled decay: whether clipping comes before it.
         clip_norm: largest norm of the whole gradient, 0 for no clipping.
         clip_value: largest absolute value in the gradient, 0 for no clipping.
         clip_adaptive: largest norm of gradient / weights per output unit, 0 for no clipping.
@@ -55,6 +56,7 @@ class OptimizerSpec:
     momentum_decay: float | None
     weight_decay: float
     decay: str
+    clip_first: bool
     clip_norm: float
     clip_value: float
     clip_adaptive: float
@@ -287,9 +289,10 @@ def make_optimizer(config: Mapping[str, Any], decay: Tree | None = None, stacked
                    ) -> optax.GradientTransformation:
     """Clipping (adaptive, by value, by norm), then the optimizer, then decoupled weight decay.
 
-    Coupled weight decay is an L2 term in the gradient instead, and comes first, as in torch's SGD
-    and Adam. The trust ratios of LAMB come last. The update has the direction of the gradient; a
-    step subtracts learning rate x update.
+    Coupled weight decay is an L2 term in the gradient instead, as in torch's SGD and Adam. It is
+    added after clipping, as torch's optimizers add it after clip_grad_norm_; or, with
+    clip_first=False, before it, so that the sum is clipped. The trust ratios of LAMB come last. The
+    update has the direction of the gradient; a step subtracts learning rate x update.
 
     Args:
         config: config.optimizer.
@@ -307,9 +310,10 @@ def make_optimizer(config: Mapping[str, Any], decay: Tree | None = None, stacked
         parts.append(optax.clip(spec.clip_value))
     if spec.clip_norm:
         parts.append(optax.clip_by_global_norm(spec.clip_norm))
+    clips = len(parts)
     parts.append(OPTIMIZERS[spec.name](spec))
     if spec.weight_decay:
-        place = 0 if spec.decay == 'coupled' else len(parts)
+        place = (len(parts) if spec.decay == 'decoupled' else clips if spec.clip_first else 0)
         parts.insert(place, _decay(spec.weight_decay, decay))
     if spec.name == 'lamb':
         parts.append(_trust_ratios(stacked))

@@ -24,6 +24,7 @@ Row = tuple[str, dict[str, Any]]  # a regex over whole names, and its settings
 EVERYTHING: tuple[Row, ...] = (('.*', {}),)
 # With adapters and no table, the adapters and the heads train.
 LORA_TABLE: tuple[Row, ...] = ((r'.*/lora_[ab]', {}), (r'heads?/.*', {}), ('.*', {'train': False}))
+LEVELS = ('timm', 'groups')
 _KEYS = {'lr': (int, float), 'wd': (int, float), 'train': (bool,)}
 
 
@@ -47,7 +48,7 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
 
     Args:
         model: with its adapters, if it has any.
-        config: config.finetune: table, layer_decay, lora.
+        config: config.finetune: table, layer_decay, levels, lora.
 
     Raises:
         ConfigError: an invalid regex, an unknown key, a parameter that no row covers, a row that
@@ -58,7 +59,11 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
     names = [path_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     depth = len(model.rates) if getattr(model, 'scan', False) else 0
     unstacked = [one for name in names for one in _layers_of(name, depth)]
-    powers = _layer_powers(unstacked, model.layer_groups, config['layer_decay'])
+    if config['levels'] not in LEVELS:
+        raise ConfigError(f'config.finetune.levels = {config["levels"]!r}: choose one of '
+                          f'{", ".join(LEVELS)}.')
+    groups = model.layer_levels if config['levels'] == 'timm' else ()
+    powers = _layer_powers(unstacked, groups or model.layer_groups, config['layer_decay'])
     rules, used, uncovered = {}, set(), []
     for name in unstacked:
         row = next((i for i, (regex, _) in enumerate(table) if regex.fullmatch(name)), None)
@@ -176,6 +181,9 @@ def _layers_of(name: str, depth: int) -> list[str]:
     return [name]
 
 
+_SHARED = 10**9  # in the place of a depth: behind all of them, and on the level of the last
+
+
 def _layer_powers(names: list[str], groups: tuple[str, ...], decay: float) -> dict[str, float]:
     """decay ** (number of layers above), by name: 1 for the head, least for the stem (as in BEiT,
     Bao et al., arXiv 2106.08254)."""
@@ -187,12 +195,16 @@ def _layer_powers(names: list[str], groups: tuple[str, ...], decay: float) -> di
         for i, pattern in enumerate(groups):
             match = re.match(pattern, name)
             if match:
-                return i, *(int(number) for number in match.groups() if number)
+                depths = [int(number) for number in match.groups() if number]
+                return i, *depths, *([_SHARED] if len(depths) < len(match.groups()) else [])
         return len(groups),
 
-    ranks = {place: i for i, place in enumerate(sorted({position(name) for name in names}
-                                                       | {(len(groups),)}))}
-    return {name: decay ** (len(ranks) - 1 - ranks[position(name)]) for name in names}
+    ranks: dict[tuple, int] = {}
+    for place in sorted({position(name) for name in names} | {(len(groups),)}):
+        rank = max(ranks.values(), default=-1)
+        ranks[place] = max(rank, 0) if place[-1] == _SHARED else rank + 1
+    top = ranks[len(groups),]
+    return {name: decay ** (top - ranks[position(name)]) for name in names}
 
 
 def _stacked(name: str, rules: list[Rule]) -> Rule:

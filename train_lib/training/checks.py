@@ -18,6 +18,7 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('precision', config.precision, DTYPES),
             ('image.border', config.image.border, BORDERS),
             ('data.changed', config.data.changed, ('error', 'accept')),
+            ('checkpoint.back', config.checkpoint.back, ('error', 'accept')),
             ('eval.metric', config.eval.metric, patience.METRICS),
             ('eval.ties', config.eval.ties, ('nll', 'first'))):
         if value not in allowed:

@@ -74,7 +74,7 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
     log.info('epoch %5.1f  val loss %.3f  acc %.3f  f1 %.3f%s', epoch,
              found['loss'] or math.nan, found['accuracy'] or 0, found['f1_macro'] or 0, marker)
     cuts = host.patience.plateau.scale
-    if cuts != scale:
+    if control.plateau and cuts != scale:
         log.info('plateau  step %d: val %s is no better; lr x %g, in all x %.3g', step, metric,
                  control.plateau.factor, cuts)
     return host
@@ -207,7 +207,7 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
                     checkpointer.wait()
                 raise Stopped
             if over:
-                if step < timing.total_steps:
+                if run.control.stopping and step < timing.total_steps:
                     log.info('early stopping: val %s has not improved since step %d.',
                              run.scoring.metric,
                              patience.counted_from(host.patience, run.control.stopping))

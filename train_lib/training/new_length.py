@@ -22,7 +22,6 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.training.data import Data
 
 log = logging.getLogger(__name__)
-POLICIES = ('error', 'accept')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +69,8 @@ def find_new_length(config: ConfigDict, data: Data, run: Path, step: int) -> New
         None if the run has not begun or keeps its length.
 
     Raises:
-        ConfigError: something goes back, and config.checkpoint.back is not 'accept'; or that is
-            not a valid value.
+        ConfigError: something goes back, and config.checkpoint.back is not 'accept'.
     """
-    if config.checkpoint.back not in POLICIES:
-        raise ConfigError(f'config.checkpoint.back = {config.checkpoint.back!r}: choose one of '
-                          f'{", ".join(POLICIES)}.')
     if not step:
         return None
     then = config.copy_and_resolve_references()
@@ -118,9 +113,12 @@ def say(found: NewLength, cuts: float = 1.0) -> None:
 
 def _moment(config: ConfigDict, data: Data, rows: int, step: int) -> _Moment:
     """The run of a config over so many training rows, at a step."""
-    steps = partial(_steps, examples_per_epoch=rows, batch_size=config.batch_size)
-    total = max(steps(config.duration.to_dict(), 'duration'), 1)
-    of_run = partial(steps, total_steps=total)
+    def steps(duration: Mapping, key: str, total: int | None = None) -> int:
+        return to_steps(dict(duration), key=key, examples_per_epoch=rows,
+                        batch_size=config.batch_size, total_steps=total)
+
+    total = max(steps(config.duration, 'duration'), 1)
+    of_run = partial(steps, total=total)
     stages = make_stages(config.curriculum, of_run)
     schedule = make_schedule(config.schedule.to_dict(), total, of_run, stages,
                              batch_size=config.batch_size)
@@ -135,7 +133,3 @@ def _moment(config: ConfigDict, data: Data, rows: int, step: int) -> _Moment:
         phases[f'mixing[{number}]'] = (step >= item.start) + ended
     rate = float(schedule(min(step, total)))  # type: ignore[arg-type]  # a plain number too
     return _Moment(total, rate, phases['the curriculum'], phases)
-
-
-def _steps(duration: Mapping, key: str, **of_run: int | None) -> int:
-    return to_steps(dict(duration), key=key, **of_run)

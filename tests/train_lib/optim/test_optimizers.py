@@ -99,6 +99,23 @@ def test_adamw_s_first_step_is_the_sign():
     np.testing.assert_allclose(found['bias'], [1, -1, 1], rtol=1e-5)
 
 
+def test_coupled_decay_comes_after_clipping_as_in_torch():
+    """torch: clip_grad_norm_ makes the gradient [0.6, 0.8] of [3, 4], then SGD adds the decay."""
+    params = {'kernel': jnp.array([[10.0, -20.0]])}
+    gradients = [{'kernel': jnp.array([[3.0, 4.0]])}]
+    settings = dict(name='sgd', momentum=0.0, weight_decay=0.1, decay='coupled', clip_norm=1.0)
+    found, = directions(make(**settings), params, gradients)
+    np.testing.assert_allclose(found['kernel'], [[1.6, -1.2]], rtol=1e-6)
+    older, = directions(make(**settings, clip_first=False), params, gradients)
+    np.testing.assert_allclose(older['kernel'], np.array([[4.0, 2.0]]) / np.sqrt(20), rtol=1e-6)
+    for more in (dict(clip_value=0.5), dict(clip_adaptive=0.01)):
+        found, = directions(make(**settings | dict(clip_norm=0.0) | more), params, gradients)
+        free, = directions(make(**settings | dict(clip_norm=0.0, weight_decay=0.0) | more), params,
+                           gradients)
+        np.testing.assert_allclose(found['kernel'], free['kernel'] + 0.1 * params['kernel'],
+                                   rtol=1e-6)
+
+
 def test_coupled_decay_goes_through_the_momentum():
     optimizer = make(name='sgd', momentum=0.5, nesterov=False, weight_decay=0.1, decay='coupled')
     params = {'kernel': jnp.full((2, 2), 10.0)}

@@ -90,7 +90,7 @@ def test_layer_decay_falls_from_the_head_to_the_stem():
     rates = [rules[name].rate for name in (
         'head/kernel', 'norm/scale', 'blocks/2/attn/qkv/kernel', 'blocks/1/norm1/scale',
         'blocks/0/mlp/fc1/bias', 'patch_embed/proj/kernel', 'pos_embed')]
-    assert rates == [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.0625]
+    assert rates == [1, 0.5, 0.5, 0.25, 0.125, 0.0625, 0.0625]
     cnn = models.create_model('resnet18', 3, rngs=nnx.Rngs(0))
     rules = param_groups.plan(cnn, settings(layer_decay=0.5))
     assert rules['head/kernel'].rate == 1 and rules['layer4/1/conv1/kernel'].rate == 0.5
@@ -110,6 +110,48 @@ def test_every_family_knows_its_layers(name):
     assert min(rates.values()) < 0.9 ** 3
     stem = (model.timm_stem or 'conv1').replace('.', '/') + '/kernel'
     assert rates[stem] == min(rates.values())
+
+
+# Levels below the classifier as timm 1.0.31 counts them (group_parameters of group_matcher), by the
+# start of a name; then as runs of older versions have them.
+TIMM_LEVELS = {
+    'densenet121': ({
+        'head/': 0, 'features/norm5/': 0, 'features/denseblock4/denselayer16/': 1,
+        'features/denseblock4/denselayer1/': 16, 'features/transition3/': 17,
+        'features/denseblock3/denselayer24/': 17, 'features/denseblock3/denselayer23/': 18,
+        'features/transition1/': 53, 'features/denseblock1/denselayer6/': 53,
+        'features/denseblock1/denselayer1/': 58, 'features/norm0/': 59, 'features/conv0/': 59},
+        {'features/norm5/': 0, 'features/denseblock4/': 1, 'features/transition3/': 2,
+         'features/denseblock1/': 4, 'features/conv0/': 5}),
+    'vit_tiny_patch16_224': ({'head/': 0, 'norm/': 1, 'blocks/11/': 1, 'blocks/0/': 12,
+                              'cls_token': 13, 'patch_embed/': 13}, {'norm/': 0, 'blocks/11/': 1}),
+    'eva02_tiny_patch14_224': ({'head/': 0, 'fc_norm/': 0, 'blocks/11/': 1, 'pos_embed': 13},
+                               {'fc_norm/': 0, 'pos_embed': 13}),
+    'efficientnet_b0': ({'head/': 0, 'conv_head/': 1, 'bn2/': 1, 'blocks/6/0/': 1,
+                         'blocks/5/3/': 2, 'bn1/': 17}, {'conv_head/': 0, 'bn2/': 0, 'bn1/': 17}),
+    'mobilenetv3_large_100': ({'head/': 0, 'conv_head/': 0, 'blocks/6/0/': 1, 'bn1/': 17},
+                              {'conv_head/': 0}),
+    'resnet18': ({'head/': 0, 'layer4/1/': 1, 'layer1/0/': 8, 'bn1/': 9}, {'bn1/': 9}),
+    'inception_resnet_v2': ({'head/': 0, 'conv2d_7b/': 1, 'block8/': 1, 'repeat_2/8/': 2,
+                             'conv2d_4a/': 44, 'conv2d_3b/': 44, 'conv2d_2b/': 45},
+                            {'conv2d_7b/': 0, 'conv2d_4a/': 44, 'conv2d_1a/': 44}),
+}
+
+
+@pytest.mark.parametrize('name', [pytest.param(
+    name, marks=[pytest.mark.slow] * (name == 'inception_resnet_v2')) for name in TIMM_LEVELS])
+def test_levels_of_layer_decay_are_timm_s(name):
+    model = nnx.eval_shape(lambda: models.create_model(name, 3, rngs=nnx.Rngs(0)))
+    for given, wanted in zip(({}, {'levels': 'groups'}), TIMM_LEVELS[name]):
+        rules = param_groups.plan(model, settings(layer_decay=0.5, **given))
+        levels = {path: -np.log2(rule.rate) for path, rule in rules.items()}
+        for start, level in wanted.items():
+            found = {levels[path] for path in levels if path.startswith(start)}
+            assert found == {level}, start
+        if not given:
+            assert max(levels.values()) == max(wanted.values())
+    with pytest.raises(ConfigError, match=r"levels = 'tim': choose one of timm, groups"):
+        param_groups.plan(model, settings(levels='tim'))
 
 
 def test_the_step_obeys_the_rates():
