@@ -81,8 +81,12 @@ def test_threads_and_caches_change_no_pixel(digits, options):
 
 
 @pytest.mark.slow
-def test_worker_processes_change_no_pixel(digits):
-    same(batches(digits)[0], batches(digits, workers=2)[0])
+@pytest.mark.parametrize('workers', [1, 2, 3])
+def test_worker_processes_change_no_pixel(digits, workers):
+    """17 batches of 57 rows: neither is a multiple of the workers, and each batch is whole."""
+    found = batches(digits, workers=workers, steps=17)[0]
+    assert len(found) == 17 and all(len(batch['image']) == BATCH for batch in found)
+    same(batches(digits, steps=17)[0], found)
 
 
 def test_hosts_see_their_parts_of_the_same_batches(digits):

@@ -37,6 +37,7 @@ from train_lib.run_dir.digests import damage, write_digests
 from train_lib.run_dir.frozen_weights import FROZEN, place_frozen, write_frozen
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import CheckpointError
+from train_lib.runtime.trees import by_path
 
 REPLACED = 'writing-replaced-'
 # Parts of a stored state. The format keeps the name 'rest' that batch_stats had in its first
@@ -267,12 +268,14 @@ def restore(folder: Path, state: Mapping[str, Any], iterator: grain.DatasetItera
         (state, host state as JSON).
 
     Raises:
-        CheckpointError: the frozen weights are damaged or missing, or do not fit.
+        CheckpointError: the frozen weights are damaged or missing, or something has another shape.
     """
     arrays = dict(state)
     frozen = place_frozen(folder.parent, arrays.pop('frozen', {}))
+    _refuse_other_shapes(folder, arrays)
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), arrays)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                          sharding=getattr(leaf, 'sharding', None)), arrays)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         loaded = reader.restore(folder.absolute(), args=ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()))
@@ -281,6 +284,24 @@ def restore(folder: Path, state: Mapping[str, Any], iterator: grain.DatasetItera
     iterator.set_state(json.loads(written.read_text()))
     iterator.start_prefetch()
     return loaded.state | dict(frozen=frozen), loaded.host
+
+
+def _stored_tree(folder: Path) -> Tree:
+    """A checkpoint's arrays as Orbax describes them, {part: tree}; their leaves have a shape."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.metadata(folder.absolute() / 'state').item_metadata.tree
+
+
+def _refuse_other_shapes(folder: Path, wanted: Tree, stored: Tree | None = None) -> None:
+    """Orbax 0.12.8 compares shapes with those of arrays on devices only; into NumPy arrays and
+    abstract ones of another shape or rank it reads whatever is stored."""
+    there = by_path(_stored_tree(folder) if stored is None else stored)
+    for name, leaf in by_path(wanted).items():
+        shape = getattr(there.get(name), 'shape', None)
+        if shape is not None and tuple(shape) != np.shape(leaf):
+            raise CheckpointError(f'{folder} holds {name} of shape {tuple(shape)}, and '
+                                  f'{np.shape(leaf)} is wanted: choose the config that it was '
+                                  f'trained with.')
 
 
 def read_host(folder: Path) -> dict[str, Any]:
@@ -319,15 +340,16 @@ def read_weights(folder: Path, like: Mapping[str, Tree] | None = None) -> dict[s
         {PARAMS: tree, BATCH_STATS: tree}, the latter missing if it is empty and `like` is None.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged, or holds another shape than `like`.
     """
     _refuse_damaged(folder)
-    handler = ocp.PyTreeCheckpointHandler()
-    with ocp.Checkpointer(handler) as reader:
-        stored = reader.metadata(folder.absolute() / 'state').item_metadata.tree
-        averaged = EMA in stored
-        if averaged:
-            stored = stored[EMA]
+    stored = _stored_tree(folder)
+    averaged = EMA in stored
+    if averaged:
+        stored = stored[EMA]
+    if like is not None:
+        _refuse_other_shapes(folder, dict(like), stored)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         if like is None:
             wanted = {key: jax.tree.map(lambda leaf: 0, stored[key])
                       for key in (PARAMS, BATCH_STATS) if key in stored}
