@@ -300,7 +300,7 @@ def measure_stop(repetitions: int, arms: int = 4, after: int = 2, seeds: int = 6
 # --- the table ------------------------------------------------------------------------------------
 
 
-def _cells():
+def cells_of_table():
     return [(rows, accuracy, groups, correlation) for rows, accuracy, correlation, groups in
             itertools.product(SIZES, ACCURACIES, CORRELATIONS, GROUPS)
             if groups is not None or correlation == 0]
@@ -316,7 +316,7 @@ def main(argv: list[str]) -> None:
     wanted = args.only.split(',') if args.only else [*CHECKS, 'studies']
     names = tuple(name for name in CHECKS if name in wanted)
     with ProcessPoolExecutor(args.processes) as pool:
-        cells = _cells() if names else []
+        cells = cells_of_table() if names else []
         found = dict(zip(cells, pool.map(
             functools.partial(measure, names, args.repetitions), *zip(*cells)))) if cells else {}
         for name in names:
