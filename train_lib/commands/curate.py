@@ -26,6 +26,8 @@ from train_lib.commands.command import Command
 from train_lib.metrics.out_of_fold import read_probabilities
 from train_lib.reporting.decisions_page import write_decisions_page
 from train_lib.run_dir import lock, workdirs
+from train_lib.run_dir.ancestors import of_start
+from train_lib.run_dir.seen_rows import related
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.progress import counting_bar
@@ -80,6 +82,12 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
 def _help(config: ConfigDict, manifest: Manifest) -> Help:
     def model_features() -> np.ndarray:
         from train_lib.probing.feature_cache import plain_features  # starts JAX
+        ids = manifest.table['id'].tolist()
+        seen = related(ids, of_start(config, lambda workdir: '').rows.keys(), {})
+        if seen:
+            log.warning('features of a run that trained on %s of these %s pictures: wrong',
+                        f'{len(seen):,}', f'{len(ids):,}')
+            log.warning('         labels that it has learnt look right (config.init.from)')
         return plain_features(config, manifest)
 
     return Help(cache_folder(), model_features,

@@ -132,6 +132,18 @@ def test_arms_are_assembled_before_any_runs(tmp_path, arms, words):
         assert text in str(caught.value)
 
 
+def test_an_arm_that_starts_from_a_run_that_saw_its_rows_does_not_begin(finished, tmp_path):
+    """Seed 0 has the split of that run, seed 1 has not."""
+    first, = (finished[0].workdir / finished[1].arm('works').folder).glob('seed_*')
+    arms = f"{{'scratch': {{}}, 'tuned': {{'init.from': {str(first)!r}}}}}"
+    for seeds, more in (('(0,)', ()), ('(0, 1)', ('--config.init.seen=accept',))):
+        command = command_of(tmp_path, arms, f'--config.study.seeds={seeds}', *more)
+        check_arms(study_of(command), tmp_path)
+    command = command_of(tmp_path, arms, '--config.study.seeds=(0, 1)')
+    with pytest.raises(ConfigError, match=r"arm 'tuned' cannot run: seed 1: .*init\.seen=accept"):
+        check_arms(study_of(command), tmp_path)
+
+
 def test_a_cell_in_which_workers_keep_dying_has_failed(tmp_path):
     command = command_of(tmp_path, "{'a': {}}")
     study = study_of(command)

@@ -305,6 +305,16 @@ def test_wrong_labels_are_not_looked_for_where_they_were_learnt(kfold, first, pi
     assert 'not checked' in caplog.text
 
 
+@pytest.mark.slow
+def test_curation_by_features_that_know_the_pictures_says_so(first, pictures, tmp_path, capfd):
+    assert main.main(['curate', f'--config=configs/sketch_cnn.py:folder={pictures}', *TINY,
+                      f'--workdir={tmp_path}/curate', f'--config.init.from={first}',
+                      '--config.curate.features=model', '--config.curate.detectors=labels',
+                      f'--config.probe.cache={tmp_path}/cache']) == 0
+    said = f'features of a run that trained on {len(trained_on(first))} of these 60 pictures'
+    assert said in capfd.readouterr().err
+
+
 # --- folds ---------------------------------------------------------------------------------------
 
 
