@@ -10,6 +10,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 import train_lib
+from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
@@ -70,6 +71,12 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
             seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__))
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
+    if distributed.is_first():
+        from train_lib.reporting.folds_page import write_folds_report  # loads matplotlib
+
+        log.info('report   %s', write_folds_report(
+            workdir, manifest=manifest, read_image=sources.reader(manifest),
+            max_errors=config.report.errors))
 
 
 def _numbers(config: ConfigDict) -> tuple[int, ...]:
