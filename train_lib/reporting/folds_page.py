@@ -190,7 +190,8 @@ def _folds_section(inputs: RunInputs, folds: Sequence[_Fold], several: bool) -> 
             interval = None
             if accuracy is not None and n and 0 <= accuracy <= 1:
                 interval = scores.wilson_interval(accuracy, int(n))
-            rows.append(dict(fold=fold, head=name, val=val, test=test, interval=interval))
+            rows.append(dict(fold=fold, head=name, val=val, test=test, interval=interval,
+                             seconds=as_dict(fold.result.get('seconds')).get('total')))
     return Section('folds', 'Folds', render(
         'folds_table.html.jinja', rows=rows, columns=_COLUMNS, several=several,
         tested=any(row['test'] for row in rows),

@@ -17,6 +17,7 @@ from input_pipeline.manifest import Manifest, digest
 from input_pipeline.splits import several_folds
 from train_lib.run_dir import checkpoints, workdirs
 from train_lib.run_dir.goodput import goodput, together
+from train_lib.run_dir.json_files import read_json
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
@@ -51,7 +52,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                 source = Path(config.init.resume_from) / f'fold_{fold}'
                 begun = checkpoints.committed_steps(source / 'checkpoints')
                 of_fold.init.resume_from = str(source) if begun else ''
-        log.info('fold %d (%d of %d)', fold, place + 1, len(numbers))
+        log.info('fold %d of %d%s', place + 1, len(numbers),
+                 '' if fold == place else f': number {fold}')
         finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began))
         began = time.perf_counter()
     results = [each.result for each in finished]
@@ -70,13 +72,24 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
             status='done', out_of_fold=out_of_fold, folds=results,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
             seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__))
+        report = _write_report(config, manifest, workdir)
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
     if distributed.is_first():
-        from train_lib.reporting.folds_page import write_folds_report  # loads matplotlib
+        log.info('report   %s', report)
 
-        log.info('report   %s', write_folds_report(
-            workdir, manifest=manifest, read_image=sources.reader(manifest),
-            max_errors=config.report.errors))
+
+def _write_report(config: ConfigDict, manifest: Manifest, workdir: Path) -> Path:
+    """Writes report.html from the files of the run, and its seconds into result.json."""
+    from train_lib.reporting.folds_page import write_folds_report  # loads matplotlib
+
+    began = time.perf_counter()
+    path = write_folds_report(workdir, manifest=manifest, read_image=sources.reader(manifest),
+                              max_errors=config.report.errors)
+    result = read_json(workdir / 'result.json')
+    seconds = together([result['seconds'], dict(report=time.perf_counter() - began)])
+    write_json(workdir / 'result.json',
+               result | dict(seconds=seconds, goodput=goodput(seconds)))
+    return path
 
 
 def _numbers(config: ConfigDict) -> tuple[int, ...]:

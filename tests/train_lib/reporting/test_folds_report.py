@@ -155,6 +155,19 @@ def test_missing_and_damaged_files_are_named(tmp_path, harm, how):
         assert 'href="fold_1/' not in page and 'href="fold_2/' in page
 
 
+@pytest.mark.parametrize('content', [
+    dict(seconds=[1], val='x', test=5, best_step='y', device={'a': 1}),
+    dict(seconds='x', out_of_fold=[1], folds=3, val=dict(accuracy='high', n='many', nll=None))])
+def test_values_of_other_types_are_dashes(tmp_path, content):
+    manifest = folds_manifest({'class': ('a', 'b', 'c')}, 80)
+    folds_workdir(tmp_path / 'run', manifest)
+    for name in ('result.json', 'fold_0/result.json'):
+        (tmp_path / 'run' / name).write_text(json.dumps(content))
+    (tmp_path / 'run/config.json').write_text(json.dumps(dict(split=5, model=[], data_digest=3)))
+    page = write_folds_report(tmp_path / 'run', manifest=manifest, read_image=noise_image)
+    assert re.search(r'fold 0 (– )+', text_of(page.read_text('utf-8')))
+
+
 def test_a_workdir_that_holds_nothing_yet(tmp_path):
     manifest = folds_manifest({'class': ('a', 'b')}, 20)
     page = write_folds_report(tmp_path, manifest=manifest, read_image=noise_image).read_text()

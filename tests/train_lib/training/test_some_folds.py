@@ -45,7 +45,7 @@ def test_it_goes_on(run, capfd):
     before = (run / 'predictions/out_of_fold.npz').read_bytes()
     shutil.rmtree(run / 'fold_3')
     assert main.main([*TINY, f'--workdir={run}', '--config.split.fold=3,0']) == 0
-    assert 'fold 3 (2 of 2)' in capfd.readouterr().err
+    assert 'fold 2 of 2: number 3\n' in capfd.readouterr().err
     assert (run / 'predictions/out_of_fold.npz').read_bytes() == before
 
 
