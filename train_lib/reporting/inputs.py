@@ -84,6 +84,7 @@ def read_run(workdir: Path, manifest: Manifest, thumbnail: Callable[[str], dict 
                      errors_per_head(errors, len(heads)))
 
 
+OUT_OF_FOLD = 'out of fold'  # RunInputs.split of a k-fold run
 SHOWN_SPLITS = ('test', 'val')  # the first of them with a labelled picture is shown
 
 
@@ -167,6 +168,18 @@ def read_predictions(workdir: Path) -> tuple[str, list[Head], str]:
             return split, heads, ' '.join(notes)
         notes.append(f'predictions/{path.name} has no labelled picture.')
     return '', [], ' '.join(notes) or 'predictions/test.npz and val.npz are missing.'
+
+
+def read_out_of_fold(workdir: Path) -> tuple[list[Head], str]:
+    """Heads and a note: predictions/out_of_fold.npz of a k-fold run."""
+    path = workdir / 'predictions' / 'out_of_fold.npz'
+    if not path.is_file():
+        return [], 'predictions/out_of_fold.npz is missing.'
+    try:
+        heads = _heads(path)
+    except Exception as error:  # as in read_predictions
+        return [], f'predictions/{path.name} could not be used ({error}).'
+    return heads, '' if heads else f'predictions/{path.name} has no labelled picture.'
 
 
 def _heads(path: Path) -> list[Head]:

@@ -10,12 +10,14 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 import train_lib
+from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.splits import several_folds
 from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
 from train_lib.run_dir.goodput import goodput, together
+from train_lib.run_dir.json_files import read_json
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
@@ -56,7 +58,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                 source = Path(config.init.resume_from) / f'fold_{fold}'
                 begun = checkpoints.committed_steps(source / 'checkpoints')
                 of_fold.init.resume_from = str(source) if begun else ''
-        log.info('fold %d (%d of %d)', fold, place + 1, len(numbers))
+        log.info('fold %d of %d%s', place + 1, len(numbers),
+                 '' if fold == place else f': number {fold}')
         finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began,
                                   None if finished else claim))
         began = time.perf_counter()
@@ -77,7 +80,24 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
             seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__,
             **seen_rows.facts_of_folds(results)))
+        report = _write_report(config, manifest, workdir)
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
+    if distributed.is_first():
+        log.info('report   %s', report)
+
+
+def _write_report(config: ConfigDict, manifest: Manifest, workdir: Path) -> Path:
+    """Writes report.html from the files of the run, and its seconds into result.json."""
+    from train_lib.reporting.folds_page import write_folds_report  # loads matplotlib
+
+    began = time.perf_counter()
+    path = write_folds_report(workdir, manifest=manifest, read_image=sources.reader(manifest),
+                              max_errors=config.report.errors)
+    result = read_json(workdir / 'result.json')
+    seconds = together([result['seconds'], dict(report=time.perf_counter() - began)])
+    write_json(workdir / 'result.json',
+               result | dict(seconds=seconds, goodput=goodput(seconds)))
+    return path
 
 
 def _numbers(config: ConfigDict) -> tuple[int, ...]:

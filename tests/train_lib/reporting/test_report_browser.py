@@ -61,7 +61,11 @@ def seen(tmp_path_factory):
     manifest = run_manifest({'class': (*HOSTILE, 'm10', 'm9')}, 400)
     run_workdir(folder / 'run', manifest)
     path = write_report(folder / 'run', manifest=manifest, read_image=noise_image)
-    page = path.read_text('utf-8')
+    return look(folder, path.read_text('utf-8'))
+
+
+def look(folder, page):
+    """({width: what the probe found in a page}, what the browser logged)"""
     assert page.count("script-src 'sha256-") == 1
     # The page as it is, with one more script that its policy allows.
     page = page.replace("script-src '", f"script-src '{hash_of(PROBE)}' '")
