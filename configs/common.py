@@ -238,6 +238,9 @@ def get_config() -> ConfigDict:
     config.ema = dict(  # moving average of weights and BatchNorm statistics, used for predictions
         decay=0.0,  # per step, e.g. 0.999 (0: no average)
         warmup=True,  # limit the decay to (1 + t) / (10 + t) after t steps
+        # Training pictures on which the BatchNorm statistics of the average are estimated anew
+        # before each evaluation (0: they are averaged as well).
+        statistics=0,
     )
     # Steps whose loss, gradient or update is not finite. It costs a check of every number per step.
     config.guard = dict(
