@@ -257,6 +257,9 @@ def get_config() -> ConfigDict:
         decay=0.0,  # per step, e.g. 0.999 (0: no average)
         warmup=True,  # limit the decay by warmup_kind after t steps
         warmup_kind='tensorflow',  # 'tensorflow': (1 + t) / (10 + t) | 'timm': 1 - (1 + t)^(-2/3)
+        # Training pictures on which the BatchNorm statistics of the average are estimated anew
+        # before each evaluation (0: they are averaged as well).
+        statistics=0,
     )
     # Steps whose loss, gradient or update is not finite. It costs a check of every number per step.
     config.guard = dict(

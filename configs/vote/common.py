@@ -48,6 +48,9 @@ def get_config() -> ConfigDict:
     config.predict = True  # make predictions that a run lacks, if it has a checkpoint
     config.soup = ''  # 'uniform' | 'greedy': also average the weights of the members, which must
                       # share their start, and score that one model
+    # Training pictures on which the BatchNorm statistics of a soup are estimated anew (0: they are
+    # averaged as the weights are).
+    config.soup_statistics = 1024
     config.heads = ()  # heads that are voted on, in the order of the product class ((): all)
     config.combine = 'vote_then_combine'  # several heads: 'vote_then_combine' | 'combine_then_vote'
     config.bootstrap = 1000  # random orders of the members behind p of Cochran's test, 1 or more

@@ -1,7 +1,7 @@
 """Model soups: one set of weights averaged from several fine-tunings (Wortsman et al. 2022).
 
 Averages make sense only among runs that started from the same weights. BatchNorm statistics are
-averaged too, which is only an approximation: estimate them again on training images.
+averaged too, which is only an approximation; training/batch_statistics.py estimates them anew.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence

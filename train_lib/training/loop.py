@@ -10,6 +10,7 @@ started again; a save that was due then replaces the earlier one. The host reads
 (whether it was finite) while step s + 1 runs, or before anything else is due.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -181,6 +182,9 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
                     progress.rewind(step)
                     continue
             interrupted = False
+            if to_evaluate or step == timing.total_steps:  # there may be no validation
+                with clock('eval'), progress.paused():
+                    state = _with_statistics(run, state)
             if to_evaluate:
                 before = host
                 try:
@@ -265,6 +269,15 @@ def _with_lr_factor(run: RunSpec, state: TrainState, host: HostState) -> TrainSt
         return state
     scale = np.float32(host.patience.plateau.scale)
     return state.replace(lr_factor=_like(scale, state.lr_factor))
+
+
+def _with_statistics(run: RunSpec, state: TrainState) -> TrainState:
+    """The moving average with BatchNorm statistics of its own, before it is scored and saved. They
+    depend on its weights only, so a run that was stopped here and goes on has the same."""
+    if run.programs.estimate is None or state.ema is None:
+        return state
+    return state.replace(ema=dataclasses.replace(
+        state.ema, batch_stats=run.programs.estimate(state.weights)))
 
 
 def _log(run: RunSpec, state: TrainState, host: HostState, step: int, metrics_log: MetricsLog,

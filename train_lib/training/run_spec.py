@@ -54,12 +54,15 @@ class Programs:
         eval_step: (Weights, uint8 images) -> logits by head; see `step.make_eval_step`.
         heat_step: see `heatmaps.make_heat_step`.
         mesh: of the devices.
+        estimate: weights of the moving average -> their BatchNorm statistics, see
+            `batch_statistics.make_estimate`; None where they are averaged too.
     """
 
     train_step: Callable
     eval_step: Callable
     heat_step: Callable
     mesh: jax.sharding.Mesh
+    estimate: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,10 +32,11 @@ from train_lib.runtime.sharding import (
     plan_state,
 )
 from train_lib.training import patience
+from train_lib.training.batch_statistics import make_estimate, make_statistics_step
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
-from train_lib.training.network import ParameterCounts, make_network
+from train_lib.training.network import Network, ParameterCounts, make_network
 from train_lib.training.preprocess_spec import DTYPES, loader_spec, preprocess_spec
 from train_lib.training.rollback import make_guard
 from train_lib.training.run_spec import Control, Inputs, Outputs, Programs, RunSpec, Scoring, Timing
@@ -122,7 +123,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         eval_step=jax.jit(on_mesh(
             make_eval_step(network.graphdef, normalise, scoring.heads), mesh)),
         heat_step=make_heat_step(network.graphdef, normalise, scoring.heads, mesh),
-        mesh=mesh)
+        mesh=mesh, estimate=_estimate(config, network, normalise, mesh, data, inputs))
     run = RunSpec(workdir, timing, inputs, programs, scoring, control, _outputs(config), stages,
                   schedule, range(first, first + config.profile.steps))
 
@@ -134,6 +135,20 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     state = (plan_state if abstract else make_state_on)(
         layout, make, weights.params, weights.batch_stats, weights.frozen)
     return Job(run, state, iterator, evals, network.parameters, replaced)
+
+
+def _estimate(config: ConfigDict, network: Network, normalise: Callable, mesh: jax.sharding.Mesh,
+              data: Data, inputs: Inputs) -> Callable | None:
+    """How the BatchNorm statistics of the moving average are estimated; None if they are not."""
+    pictures = config.ema.statistics
+    if pictures < 0:
+        raise ConfigError(f'config.ema.statistics = {pictures}: give a number of pictures, or 0 '
+                          f'for the average of the statistics.')
+    if not pictures or not config.ema.decay or not jax.tree.leaves(network.weights.batch_stats):
+        return None
+    return make_estimate(make_statistics_step(network.graphdef, normalise), mesh,
+                         data.parts['train'], inputs, pictures=pictures,
+                         batch_size=config.batch_size)
 
 
 def _timing(config: ConfigDict, examples: int) -> tuple[Timing, ToSteps]:

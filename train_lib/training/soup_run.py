@@ -12,15 +12,18 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from input_pipeline.atomic_files import write_json
+from models.lora import merge_arrays
 from train_lib.predictions.run_folders import config_json
 from train_lib.predictions.store import Member
 from train_lib.run_dir import ancestors, checkpoints
+from train_lib.run_dir.checkpoints import PARAMS
 from train_lib.run_dir.frozen_weights import read_frozen, write_frozen
 from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.errors import ConfigError
@@ -28,8 +31,6 @@ from train_lib.runtime.trees import by_path, path_name
 from train_lib.training import init
 from train_lib.training.preprocess_spec import input_size
 from train_lib.training.state import HostState
-
-_FROZEN = 'frozen/'
 
 
 def start_of(member: Member) -> str:
@@ -51,7 +52,10 @@ def start_of(member: Member) -> str:
 
 
 def weights_of(member: Member) -> dict[str, np.ndarray]:
-    """All weights of the best checkpoint by their path; those that do not train under 'frozen/'.
+    """All weights of the best checkpoint: 'params/<path>', whether they train or not, and
+    'rest/<path>' of the statistics.
+
+    Adapters are merged into their kernels: the mean of products is not the product of the means.
 
     Raises:
         ConfigError: there is no checkpoint. CheckpointError: it is damaged.
@@ -59,7 +63,8 @@ def weights_of(member: Member) -> dict[str, np.ndarray]:
     best = _best_checkpoint(member)
     flat = {name: np.asarray(value)
             for name, value in by_path(checkpoints.read_weights(best)).items()}
-    return flat | {f'{_FROZEN}{name}': value for name, value in read_frozen(best.parent).items()}
+    flat |= {f'{PARAMS}/{name}': value for name, value in read_frozen(best.parent).items()}
+    return merge_arrays(flat, config_of_run(member.workdir).finetune.lora.alpha)
 
 
 def write_run(folder: Path, soup: Mapping[str, np.ndarray], members: Sequence[Member]) -> None:
@@ -68,7 +73,7 @@ def write_run(folder: Path, soup: Mapping[str, np.ndarray], members: Sequence[Me
     Args:
         folder: its workdir.
         soup: weights by path, as in `weights_of`.
-        members: whose average they are; the config is that of the first.
+        members: whose average they are; the config is that of the first, without its adapters.
     """
     shutil.rmtree(folder, ignore_errors=True)
     steps = folder / 'checkpoints'
@@ -76,23 +81,43 @@ def write_run(folder: Path, soup: Mapping[str, np.ndarray], members: Sequence[Me
     first = members[0]
     # The soup has its own split, so the digests in the config.json of a member do not apply.
     config = config_json(first.workdir)
-    write_json(folder / 'config.json', {key: value for key, value in config.items()
-                                        if key not in ('sha256', 'split_digest')})
+    config = {key: value for key, value in config.items() if key not in ('sha256', 'split_digest')}
+    best = _best_checkpoint(first)
+    like, frozen = checkpoints.read_weights(best), list(read_frozen(best.parent))
+    if any(name.endswith('/lora_a') for name in by_path(like)):
+        # The adapters are in the kernels now. Whoever opens the run makes a model without any, all
+        # of whose weights train.
+        finetune = config['finetune']
+        config['finetune'] = finetune | dict(table=[], lora=finetune['lora'] | dict(rank=0))
+        like[PARAMS] = _without_adapters(like[PARAMS], frozen)
+        frozen = []
+    write_json(folder / 'config.json', config)
     _write_split(members, folder / 'split.csv')
     ancestors.save(folder, ancestors.of_several([member.workdir for member in members],
                                                 init.digest_of_best))
-    like = checkpoints.read_weights(_best_checkpoint(first))
     tree = jax.tree_util.tree_map_with_path(lambda path, _: soup[path_name(path)], like)
-    frozen = {name.removeprefix(_FROZEN): jax.numpy.asarray(value)
-              for name, value in soup.items() if name.startswith(_FROZEN)}
     if frozen:
-        write_frozen(steps.absolute(), frozen)
+        write_frozen(steps.absolute(), {name: jax.numpy.asarray(soup[f'{PARAMS}/{name}'])
+                                        for name in frozen})
     writing = steps.absolute() / 'writing-0'
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         writer.save(writing, args=ocp.args.Composite(
             state=ocp.args.StandardSave(tree), host=ocp.args.JsonSave(HostState().to_json())))
     checkpoints.write_digests(writing)
     os.rename(writing, steps / '0')
+
+
+def _without_adapters(params: Mapping, frozen: Sequence[str]) -> dict[str, Any]:
+    """A nested dict of weights without those of adapters, and with the frozen ones, by path."""
+    whole = {key: _without_adapters(value, ()) if isinstance(value, Mapping) else value
+             for key, value in params.items() if key not in ('lora_a', 'lora_b')}
+    for name in frozen:
+        *parents, last = name.split('/')
+        node = whole
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = 0
+    return whole
 
 
 def _best_checkpoint(member: Member) -> Path:

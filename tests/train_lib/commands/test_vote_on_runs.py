@@ -55,7 +55,7 @@ def test_a_soup_is_a_run(trained, tmp_path, capsys):
         (tmp_path / name / 'config.json').write_text(json.dumps(saved))
     pair = f'{tmp_path}/a,{tmp_path}/b'
     assert vote(pair, tmp_path / 'uniform', '--config.soup=uniform',
-                '--config.temperature=False') == 0
+                '--config.temperature=False', '--config.soup_statistics=0') == 0
     soup = tmp_path / 'uniform/soup'
     weights = [by_path(checkpoints.read_weights(init.best_checkpoint(workdir)))
                for workdir in (tmp_path / 'a', tmp_path / 'b', soup)]

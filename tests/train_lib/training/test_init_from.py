@@ -3,6 +3,7 @@ adapters, the rows of the classes, the positions, and the channels of the stem."
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import models
 from configs import common
 from models.pretrained import adapt_channels, resample_positions
 from train_lib.optim import param_groups
+from train_lib.predictions.store import members_of
 from train_lib.probing.backbone import make_backbone
 from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import by_path
 from train_lib.training.init_from import Target, adopt, read_weights
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
+from train_lib.training.soup_run import weights_of, write_run
 from train_lib.training.state import Weights
 from train_lib.training.step import split_model
 
@@ -312,3 +315,22 @@ def test_another_model_is_refused(source):
         start(source, model=dict(name='small_cnn', width=8, stages=2))
     with pytest.raises(ConfigError, match='do not fit this model'):
         start(source, model=MODEL | dict(patch_size=4))
+
+
+def test_a_soup_averages_kernels_with_their_adapters(source, tmp_path):
+    """The mean of A times the mean of B is not the mean of A B."""
+    member, = members_of(source, 'test')
+    one, stored = weights_of(member), read_weights(best_of(source))
+    assert not any('lora' in name for name in one)
+    name = 'blocks/0/attn/qkv'
+    merged = stored[f'{name}/kernel'] + 8 * stored[f'{name}/lora_a'] @ stored[f'{name}/lora_b']
+    np.testing.assert_allclose(one[f'params/{name}/kernel'], merged, atol=1e-5)
+    write_run(tmp_path / 'soup', one, [member])
+    found = read_weights(tmp_path / 'soup/checkpoints/0')
+    assert {f'params/{name}' for name in found} == one.keys()
+    config = workdirs.saved_config(tmp_path / 'soup')
+    assert config.finetune.lora.rank == 0  # whose model has no adapters either
+    wanted = outputs(*start(source, **SAME))
+    os.replace(tmp_path / 'soup/checkpoints/0', tmp_path / 'soup/checkpoints/3')
+    shutil.copyfile(source / 'result.json', tmp_path / 'soup/result.json')
+    np.testing.assert_allclose(outputs(*start(tmp_path / 'soup')), wanted, atol=1e-4)
