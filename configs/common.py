@@ -325,6 +325,9 @@ def get_config() -> ConfigDict:
     config.mesh = dict(  # the devices, which all share each batch (-1: the rest of them)
         data=-1,  # devices along which weights are copied
         fsdp=1,  # devices along which weights are split too
+        # How they add the gradients of kernels and biases: 'float32' | 'compute': in `precision`,
+        # half the bytes, as in older versions, whose runs keep it.
+        gradients='float32',
     )
     config.sharding = dict(  # how fsdp splits the weights
         # Rows (regex, 'largest') or (regex, an axis or None for each dimension); the first match of

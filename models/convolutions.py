@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models import float32_sums
 from models.layers import normal
 
 # A CPU computes an output of at most this many pixels as one matrix product. 512 channels on 2x2
@@ -22,7 +23,10 @@ TINY_GRID = 9
 
 
 class Conv(nnx.Conv):
-    """nnx.Conv on [B, H, W, a]. It accepts `rngs` as `Linear` does, because its LoRA form does."""
+    """nnx.Conv on [B, H, W, a]. It accepts `rngs` as `Linear` does, because its LoRA form does, and
+    has the same `float32_sums`."""
+
+    float32_sums = False
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         del rngs
@@ -34,22 +38,33 @@ class Conv(nnx.Conv):
                                           default=functools.partial(self._by, elsewhere))
 
     def _by(self, form: str, x: jax.Array) -> jax.Array:
+        if self.float32_sums and self.dtype is not None:
+            y = float32_sums.by(functools.partial(self._without_bias, form), x.astype(self.dtype),
+                                self.kernel[...])
+            return y if self.bias is None else float32_sums.plus_bias(y, self.bias[...])
         if form == 'convolution':
             return super().__call__(x)
         dtype = self.dtype or jnp.result_type(x, self.kernel[...])
-        x, kernel = x.astype(dtype), self.kernel[...].astype(dtype)
-        if form == 'patchify':
-            y = self._patchify(x, kernel)
-        elif form == 'pointwise':
-            y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-        elif form == 'depthwise':
-            y = sum(part * factor for part, factor in
-                    zip(self._shifted(x), kernel.reshape(-1, kernel.shape[-1])))
-        else:
-            y = jnp.concatenate(self._shifted(x), -1)
-            y = (y.reshape(-1, y.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])).reshape(
-                *y.shape[:-1], -1)
+        y = self._without_bias(form, x.astype(dtype), self.kernel[...].astype(dtype))
         return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+    def _without_bias(self, form: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if form == 'convolution':
+            padding = self.padding if isinstance(self.padding, str) else self._padding(x)
+            return jax.lax.conv_general_dilated(
+                x, kernel, _pair(self.strides), padding, rhs_dilation=_pair(self.kernel_dilation),
+                feature_group_count=self.feature_group_count,
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+        if form == 'patchify':
+            return self._patchify(x, kernel)
+        if form == 'pointwise':
+            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+        if form == 'depthwise':
+            return sum(part * factor for part, factor in
+                       zip(self._shifted(x), kernel.reshape(-1, kernel.shape[-1])))
+        y = jnp.concatenate(self._shifted(x), -1)
+        return (y.reshape(-1, y.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])).reshape(
+            *y.shape[:-1], -1)
 
     def _form(self, x: jax.Array, *, cpu: bool) -> str:
         """The fastest form on a CPU, or on another platform."""

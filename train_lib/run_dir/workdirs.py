@@ -46,7 +46,7 @@ START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest'
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
 BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
           'loss.counts': 'data', 'loss.example_weights': True, 'split.tolerance': 0.0,
-          'finetune.levels': 'groups', 'optimizer.clip_first': False}
+          'finetune.levels': 'groups', 'optimizer.clip_first': False, 'mesh.gradients': 'compute'}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
 SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 

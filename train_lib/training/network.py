@@ -9,7 +9,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import models
+from models.convolutions import Conv
 from models.heads import Classifier
+from models.layers import Linear
 from train_lib.optim import param_groups
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
@@ -95,6 +97,18 @@ def make_model(config: ConfigDict, classes: Mapping[str, tuple], device: jax.Dev
                                rngs=nnx.Rngs(config.seed), **model_settings_of(config, device))
 
 
+def _choose_sums(model: nnx.Module, config: ConfigDict) -> None:
+    """How devices add the gradients of kernels and biases, by config.mesh.gradients."""
+    wanted = config.mesh.gradients
+    if wanted not in ('float32', 'compute'):
+        raise ConfigError(f'config.mesh.gradients = {wanted!r}: choose one of float32, compute.')
+    if wanted == 'compute' or config.precision == 'float32':
+        return
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Linear | Conv):
+            module.float32_sums = True
+
+
 def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layout, *,
                  pretrained: bool, abstract: bool) -> Network:
     """Creates the model and decides which parameters train, by config.finetune.
@@ -114,6 +128,7 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
     def build():
         model = make_model(config, classes, layout.mesh.devices.flat[0])
         rules.update(param_groups.prepare(model, config.finetune.to_dict(), config.seed))
+        _choose_sums(model, config)
         return model
 
     model = nnx.eval_shape(build) if abstract else create(build, layout)
