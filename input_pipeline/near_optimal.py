@@ -113,8 +113,8 @@ def errors(groups: ClassShares, part: np.ndarray, targets: np.ndarray) -> np.nda
 
     Returns:
         float [4]: the mean and the largest difference between the share of a class that a part
-        has and the target, and of the share of a class among the rows of a part and among all
-        rows the mean over parts of the total variation distance and the largest difference.
+        has and the target; and the largest total variation distance between the classes of the
+        rows of a part and of all rows, and the largest difference of the share of a class there.
     """
     return _errors(groups.of_parts(part, len(targets)), groups.sizes, targets)
 
@@ -123,7 +123,7 @@ def _errors(have: np.ndarray, sizes: np.ndarray, targets: np.ndarray) -> np.ndar
     off = np.abs(have - targets[:, None])
     rows = have * sizes
     among = np.abs(rows / np.maximum(rows.sum(1, keepdims=True), 1) - sizes / sizes.sum())
-    return np.array([off.mean(), off.max(), 0.5 * among.sum(1).mean(), among.max()])
+    return np.array([off.mean(), off.max(), 0.5 * among.sum(1).max(), among.max()])
 
 
 def draw_parts(groups: ClassShares, targets: np.ndarray, greedy: np.ndarray, tolerance: float,
