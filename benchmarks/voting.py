@@ -23,13 +23,18 @@ from train_lib.ensembles.fit.selection import convex_weights, greedy
 from train_lib.ensembles.pool import vote
 from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.spec import EnsembleSpec, each_alone
-from train_lib.metrics.bootstrap import bootstrap
+from train_lib.metrics.intervals import (
+    accuracy_interval,
+    difference_interval,
+    f1_interval,
+    f1_rows,
+)
 from train_lib.metrics.statistics import (
-    cochran_q,
     diversity,
+    equal_accuracy,
     holm,
-    mcnemar,
     oracle,
+    paired_test,
 )
 
 _FOLDS = 5
@@ -98,12 +103,18 @@ def run(logits: list[np.ndarray], labels: np.ndarray, repetitions: int) -> tuple
     best = int(right.mean(1).argmax())
     diversity(predicted, labels)
     oracle(predicted, labels)
-    cochran_q(right)
-    holm([mcnemar(outcomes[name].predicted == labels, right[best])['p'] for name in specs])
+    equal_accuracy(right, draws=repetitions)
+    holm([paired_test(outcomes[name].predicted == labels, right[best])['p'] for name in specs])
     clock.part('diversity, McNemar, Cochran, Holm')
-    bootstrap({name: outcome.rows for name, outcome in outcomes.items()}, labels,
-              num_classes=classes, reference=f'member {best}', repetitions=repetitions)
-    clock.part(f'bootstrap of {len(specs)} answers, {repetitions:,} repetitions')
+    of_best = f1_rows(predicted[best], labels, classes)
+    for outcome in outcomes.values():
+        hits = outcome.predicted == labels
+        rows = f1_rows(outcome.predicted, labels, classes)
+        accuracy_interval(hits)
+        f1_interval(rows, hits)
+        difference_interval(hits - right[best].astype(float), share=True, chosen=count)
+        difference_interval(rows - of_best, chosen=count)
+    clock.part(f'intervals of {len(specs)} answers')
     return clock, found
 
 

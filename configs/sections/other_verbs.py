@@ -99,8 +99,8 @@ def add_verb_sections(config: ConfigDict) -> None:
         workers=1,  # processes that share devices and cores; --workers=N says the same
         retry=False,  # run failed cells again
         keep_checkpoints=False,  # of finished cells; else only predictions, scores and reports stay
-        # Give up an arm when the 95 % interval of its paired difference to the best arm lies beyond
-        # the margin, on the worse side.
+        # Give up an arm when the interval of its paired difference to the best arm lies beyond the
+        # margin, on the worse side (95 %, corrected for arms and looks where pictures are known).
         stop=dict(
             after=0,  # judged once, after so many seeds, 2 or more (0: never)
             margin=0.0,  # in units of the metric, 0 or more

@@ -72,10 +72,10 @@ def headline(inputs: RunInputs) -> list[dict]:
 
 def _shown_head(inputs: RunInputs, split: str, name: str, accuracy: float) -> Head | None:
     """The predictions that have this accuracy; None where they are missing or of other rows."""
+    same = lambda found: abs(found.right.sum() / found.count.sum() - accuracy) < 1e-6
     return next((head for head in inputs.heads if inputs.split == split
                  and name in (head.name, '') and (name or len(inputs.heads) == 1)
-                 and abs((head.logits.argmax(axis=1) == head.labels).mean() - accuracy) < 1e-6),
-                None)
+                 and same(head.confusion)), None)
 
 
 def _groups_of(inputs: RunInputs, ids: np.ndarray) -> np.ndarray | None:

@@ -135,12 +135,12 @@ def test_intervals_cover_and_tests_raise_few_false_alarms(cell):
 
 @pytest.mark.slow
 def test_every_interval_of_the_table_covers():
-    """benchmarks/coverage.py with fewer repetitions; standard error 1.1 points."""
+    """benchmarks/coverage.py with fewer repetitions; standard error 2.2 points at 95 %."""
     names = ('accuracy', 'f1', 'difference', 'mean_member', 'mcnemar', 'cochran')
     for rows, accuracy, groups, correlation in coverage.cells_of_table():
-        found = coverage.measure(names, 400, rows, accuracy, groups, correlation)
+        found = coverage.measure(names, 100, rows, accuracy, groups, correlation)
         what = (rows, accuracy, groups, correlation, found)
-        assert min(found[name] for name in names[:4]) >= 89, what
-        assert max(found['mcnemar'], found['cochran']) <= 10, what
+        assert min(found[name] for name in names[:4]) >= 86, what
+        assert max(found['mcnemar'], found['cochran']) <= 13, what
     for name in coverage.TRIALS:
-        assert coverage.measure_trial(name, 400)[1] <= 10, name
+        assert coverage.measure_trial(name, 100)[1] <= 12, name
