@@ -97,12 +97,13 @@ def make_model(config: ConfigDict, classes: Mapping[str, tuple], device: jax.Dev
                                rngs=nnx.Rngs(config.seed), **model_settings_of(config, device))
 
 
-def _choose_sums(model: nnx.Module, config: ConfigDict) -> None:
-    """How devices add the gradients of kernels and biases, by config.mesh.gradients."""
+def _choose_sums(model: nnx.Module, config: ConfigDict, devices: int) -> None:
+    """How devices add the gradients of kernels and biases, by config.mesh.gradients; one device
+    adds nothing, and would only pay for convolutions of float32 copies."""
     wanted = config.mesh.gradients
     if wanted not in ('float32', 'compute'):
         raise ConfigError(f'config.mesh.gradients = {wanted!r}: choose one of float32, compute.')
-    if wanted == 'compute' or config.precision == 'float32':
+    if wanted == 'compute' or config.precision == 'float32' or devices == 1:
         return
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Linear | Conv):
@@ -128,7 +129,7 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
     def build():
         model = make_model(config, classes, layout.mesh.devices.flat[0])
         rules.update(param_groups.prepare(model, config.finetune.to_dict(), config.seed))
-        _choose_sums(model, config)
+        _choose_sums(model, config, layout.mesh.size)
         return model
 
     model = nnx.eval_shape(build) if abstract else create(build, layout)
