@@ -10,8 +10,7 @@ import pandas as pd
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import SPLITS, Manifest, digest
 from input_pipeline.splits import several_folds
-from train_lib.metrics import scores
-from train_lib.metrics.bootstrap import bootstrap
+from train_lib.metrics import intervals, scores
 from train_lib.reporting.about import data_facts, settings_section, time_section
 from train_lib.reporting.classes import head_sections
 from train_lib.reporting.inputs import (
@@ -27,9 +26,9 @@ from train_lib.reporting.page import Section, duration, number, render, write_pa
 from train_lib.reporting.score_table import headline
 from train_lib.reporting.thumbnails import thumbnailer
 from train_lib.run_dir import workdirs
+from train_lib.run_dir.seen_rows import marks
 from train_lib.runtime.errors import ConfigError
 
-_REPETITIONS = 1000
 # (key in result.json, heading)
 _COLUMNS = (('accuracy', 'accuracy'), ('f1_macro', 'F1'), ('nll', 'NLL'), ('ece', 'ECE'))
 
@@ -82,6 +81,7 @@ def write_folds_report(workdir: str | Path, *, manifest: Manifest, read_image: C
     path = workdir / 'report.html'
     write_page(path, 'folds.html.jinja', title=title or workdir.resolve().name or 'Report',
                subtitle=_subtitle(config, folds), headline=top,
+               marks=marks(result),
                facts=[fact for fact in facts if fact[1] != '–'],
                unfinished=len(folds) - done, sections=sections)
     return path
@@ -138,11 +138,11 @@ def _scores_section(inputs: RunInputs, top: Sequence[Mapping]) -> Section:
     for head in inputs.heads:
         found = scores.scores(head.logits, head.labels)
         groups = _groups(inputs.manifest, head.ids)
-        intervals = _intervals(head, groups)
-        interval = next((one['interval'] for one in top if one['head'] == head.name), None)
-        if interval:
-            intervals['accuracy'] = interval
-        rows.append(dict(head=head.name, values=found, intervals=intervals,
+        ranges = _intervals(head, groups)
+        of_accuracy = next((one['interval'] for one in top if one['head'] == head.name), None)
+        if of_accuracy:
+            ranges['accuracy'] = of_accuracy
+        rows.append(dict(head=head.name, values=found, intervals=ranges,
                          groups=None if groups is None else len(np.unique(groups))))
     return Section('scores', 'Scores', render(
         'folds_scores.html.jinja', inputs=inputs, rows=rows, columns=_COLUMNS,
@@ -161,22 +161,14 @@ def _groups(manifest: Manifest, ids: np.ndarray) -> np.ndarray | None:
 
 
 def _intervals(head: Head, groups: np.ndarray | None) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals of macro F1 and NLL, over groups if there are any; of few groups
-    that of the pictures counts where it is wider."""
-    nll = -scores.log_softmax(head.logits)[np.arange(len(head.labels)), head.labels]
-    answers = {'': dict(predicted=head.logits.argmax(axis=1), nll=nll)}
-    found: dict[str, tuple[float, float]] = {}
-    for units in (None, groups):
-        if units is None and groups is not None and len(np.unique(groups)) > 100:
-            continue
-        if units is None and found:
-            continue
-        table = bootstrap(answers, head.labels, num_classes=len(head.classes), groups=units,
-                          repetitions=_REPETITIONS)
-        for row in table.itertuples():
-            low, high = found.get(row.metric, (row.low, row.high))
-            found[row.metric] = min(low, row.low), max(high, row.high)
-    return found
+    """95 % intervals of macro F1 and NLL, by groups if there are any; none of a single group."""
+    if groups is not None and len(np.unique(groups)) < 2:
+        return {}
+    labels, predicted = head.labels, head.logits.argmax(axis=1)
+    nll = -scores.log_softmax(head.logits)[np.arange(len(labels)), labels]
+    rows = intervals.f1_rows(predicted, labels, len(head.classes))
+    return {'f1_macro': intervals.f1_interval(rows, predicted == labels, groups),
+            'nll': intervals.difference_interval(nll, groups)}
 
 
 def _folds_section(inputs: RunInputs, folds: Sequence[_Fold], several: bool) -> Section:

@@ -186,6 +186,7 @@ def test_a_process_is_alive_until_its_last_thread_has_ended():
     process.communicate()
 
 
-@pytest.mark.parametrize('pid, alive', [(os.getpid(), True), (2 ** 22 + 1, False)])
+@pytest.mark.parametrize('pid, alive', [(os.getpid(), True), (2 ** 22 + 1, False)],
+                         ids=['this one', 'none'])
 def test_which_processes_are_alive(pid, alive):
     assert (processes.started(pid) is not None) is alive
