@@ -15,12 +15,12 @@ _COLUMNS = {'accuracy': 'accuracy', 'f1_macro': 'F1', 'precision_macro': 'precis
 
 def scores_section(inputs: RunInputs) -> list[Section]:
     """The section Scores."""
-    rows, top = score_rows(inputs), headline(inputs)
+    rows = score_rows(inputs)
     columns = [(key, name) for key, name in _COLUMNS.items()
                if any(row['values'].get(key) is not None for row in rows)]
     return [Section('scores', 'Scores', render(
         'run_scores.html.jinja', inputs=inputs, rows=rows, columns=columns,
-        main_split=top[0]['split'] if top else None))]
+        main_split=_last_split(rows)))]
 
 
 def score_rows(inputs: RunInputs) -> list[dict]:
@@ -44,11 +44,7 @@ def score_rows(inputs: RunInputs) -> list[dict]:
 def headline(inputs: RunInputs) -> list[dict]:
     """Accuracy with its interval, F1 and n of each head on the last split that has scores."""
     rows = score_rows(inputs)
-    splits = [row['split'] for row in rows if number(row['values'].get('accuracy')) is not None]
-    if not splits:
-        return []
-    split = max(splits, key=SPLITS.index)
-    found = []
+    split, found = _last_split(rows), []
     for row in rows:
         values = row['values']
         accuracy, n = number(values.get('accuracy')), number(values.get('n'))
@@ -68,6 +64,13 @@ def headline(inputs: RunInputs) -> list[dict]:
             found.append(dict(split=split, head=row['head'], accuracy=accuracy, n=n,
                               f1=values.get('f1_macro'), interval=interval, about=about))
     return found
+
+
+def _last_split(rows: list[dict]) -> str | None:
+    """The last split that has an accuracy."""
+    return max((row['split'] for row in rows
+                if number(row['values'].get('accuracy')) is not None),
+               key=SPLITS.index, default=None)
 
 
 def _shown_head(inputs: RunInputs, split: str, name: str, accuracy: float) -> Head | None:
