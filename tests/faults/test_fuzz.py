@@ -61,7 +61,7 @@ FOUND = {
         {'result.json': b'[]'}, {'split.csv': b'id,split\na,dev\n'}, {'split.csv': b'x,y\n1,2\n'},
         {'metrics.jsonl': _DEEP})],
     'settings': [[pair] for pair in (
-        ('seed', '9' * 21), ('image.mean', '1'), ('curriculum', '0.5'), ('mixing', '[1]'),
+        ('seed', '9' * 21), ('image.mean', '(1, 2)'), ('curriculum', '0.5'), ('mixing', '[1]'),
         ('split.seed', '0.5'), ('data.separate', '(1,)'), ('resample.length', '9' * 21),
         ('sharding.rules', '1e-9'), ('data.decisions', '[{}]'), ('data.doodles.heads', '[{}]'))],
     'archive': [

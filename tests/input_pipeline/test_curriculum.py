@@ -34,7 +34,7 @@ def test_stages_follow_each_other():
     assert [stage.start for stage in stages] == [0, 25, 50]
     assert [stage.lr_scale for stage in stages] == [1.0, 0.5, 1.0]
     assert [stage_at(stages, step) for step in (0, 24, 25, 49, 50, 10**9)] == [0, 0, 1, 1, 2, 2]
-    assert stages[2].transforms[1].params == {'alpha': 5, 'sigma': 4.0}
+    assert stages[2].transforms[1].params == {'alpha': 5, 'sigma': 4.0, 'unit': 'pixels'}
 
 
 def test_no_curriculum_is_one_plain_stage():

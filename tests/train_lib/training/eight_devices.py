@@ -23,7 +23,7 @@ import models
 from configs import common
 from models.pretrained import to_timm
 from train_lib.commands.plan import show_plan
-from train_lib.run_dir import checkpoints
+from train_lib.run_dir import checkpoints, workdirs
 from train_lib.run_dir.goodput import Clock
 from train_lib.runtime.sharding import (
     batch_sharding,
@@ -74,8 +74,8 @@ class Started:
         self.mesh = make_mesh(MESHES[mesh])
         self.data = split_data(config, load_manifest(config))
         self.job = assemble(config, self.data, self.mesh, None, Path())
-        self.state = init.begin(init.init_spec(config), None, self.job.state, self.job.iterator,
-                                20).state
+        self.state = init.begin(init.init_spec(config, self.data.manifest.classes), None,
+                                self.job.state, self.job.iterator, 20).state
 
     def train(self, steps: int) -> list[float]:
         run = compile_step(self.job.run, self.state, self.data.parts, Clock())
@@ -149,6 +149,7 @@ def moved(folder: Path) -> dict:
     checkpointer = checkpoints.Checkpointer(folder / 'run/checkpoints', 1)
     checkpointer.save(2, to_stored(saved.state), saved.job.iterator, HostState().to_json())
     checkpointer.close()
+    workdirs.claim(folder / 'run', config, saved.data.digest, saved.data.manifest)
     for mesh in ('one', 'both'):
         other = Started(settings(VIT, **{'finetune/lora/rank': 4, 'seed': 3}), mesh)
         state, _ = init.restore(folder / 'run/checkpoints/2', other.state, other.job.iterator)

@@ -108,5 +108,5 @@ def test_a_run_that_is_stopped_before_its_first_step(tmp_path, monkeypatch, capf
                       f'--workdir={tmp_path / "run"}']) == 75
     assert 'The same command with --workdir=' in capfd.readouterr().err
     assert not (tmp_path / 'run/lock').exists()
-    assert (tmp_path / 'run').exists() == (where != 'load_data')
+    assert (tmp_path / 'run').exists() == (where == 'write_stages')
     assert not list(tmp_path.rglob('*.tmp'))
