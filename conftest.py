@@ -22,6 +22,17 @@ def pytest_addoption(parser):
     parser.addoption('--update-docs', action='store_true', default=False)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options
+def pytest_cmdline_main(config):
+    """The whole suite runs in two processes, each of which takes whole files, so that fixtures of a
+    file are made once; `-n 0` runs it in this one, as single files do."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    a_worker = hasattr(config, 'workerinput')
+    unsaid = getattr(config.option, 'numprocesses', 0) is None  # 0 without pytest-xdist
+    if whole and unsaid and not a_worker and not config.option.usepdb:
+        config.option.numprocesses, config.option.dist = 2, 'loadfile'
+
+
 @pytest.fixture(autouse=True)
 def our_warnings_are_errors():
     """A warning that is raised from one of our own modules fails the test."""
