@@ -21,7 +21,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train_lib.metrics.bootstrap import bootstrap
+from benchmarks.bootstrap import bootstrap
 from train_lib.metrics.intervals import (
     accuracy_interval,
     difference_interval,

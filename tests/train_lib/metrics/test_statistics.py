@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from train_lib.metrics import bootstrap as module
-from train_lib.metrics.bootstrap import bootstrap
+from benchmarks import bootstrap as module
+from benchmarks.bootstrap import bootstrap
 from train_lib.metrics.statistics import (
     cochran_q,
     diversity,

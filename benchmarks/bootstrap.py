@@ -1,4 +1,5 @@
-"""Bootstrap intervals of several answers to the same rows, and of their differences.
+"""Bootstrap intervals of several answers to the same rows, and of their differences, as votes had
+them before; coverage.py measures what they cover.
 
 A repetition draws as many rows (or groups of rows) as there are, with replacement. All answers are
 scored on the same draw, so differences are paired. How often each row was drawn is a matrix, and
