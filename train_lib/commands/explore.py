@@ -48,6 +48,8 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
                          beside and {'second_set': beside.probabilities[0]})
         if beside:
             save_exploration(beside.second, workdir / 'beside.csv', beside.columns(found))
+        else:
+            (workdir / 'beside.csv').unlink(missing_ok=True)  # of a start before
     except OSError as error:
         raise ConfigError(f'The workdir {workdir} cannot be written to ({error.strerror}): '
                           f'give another --workdir.') from None

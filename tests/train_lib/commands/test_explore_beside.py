@@ -130,6 +130,8 @@ def test_the_data_are_described_as_without_a_second_set(base, explored, monkeypa
     folder, (_, _, first, _, _) = base[0], explored
     monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'cache'))
     argv = ['explore', f'{CONFIG}{folder / "data"}', f'--workdir={folder / "alone"}']
+    (folder / 'alone').mkdir()
+    (folder / 'alone/beside.csv').write_text('')  # of a start with a second set
     assert main.main(argv) == 0
     alone = pd.read_csv(folder / 'alone/explore.csv', na_filter=False)
     pd.testing.assert_frame_equal(first.drop(columns='second_set'), alone)
