@@ -13,6 +13,8 @@ _TABLES = ('.csv', '.tsv', '.txt', '.parquet')
 # What the sources say of the data, in the words of the second set.
 _WORDS = (('set data.columns.image to one of ', 'rename that of the paths, which is among '),
           ('set data.images to a folder that contains all images, or set', 'set'),
+          ('correct data.images or the paths in the table',
+           'correct the paths in the table of explore.beside'),
           ('data.folder', 'explore.beside'), ('data.csv', 'explore.beside'))
 
 
@@ -39,8 +41,13 @@ def load(path: str, data: Mapping) -> Manifest:
             found = folder.load(path, labelled=False, **{
                 key: data[key] for key in ('allow_outside', 'zip_encoding', 'rules')})
     except DataError as error:
-        text = str(error)
-        for said, meant in _WORDS:
-            text = text.replace(said, meant)
-        raise DataError(text) from None
+        raise in_its_words(error) from None
     return dataclasses.replace(found, table=found.table[['id', 'location']], classes={})
+
+
+def in_its_words(error: DataError) -> DataError:
+    """What a source says of the data, said of the second set."""
+    text = str(error)
+    for said, meant in _WORDS:
+        text = text.replace(said, meant)
+    return DataError(text)

@@ -14,6 +14,7 @@ from input_pipeline.curation.exploration import (
     explore_pictures,
     save_exploration,
 )
+from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources import second_set
 from train_lib.commands.command import Command
@@ -74,9 +75,12 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
 
 def _look_beside(config: ConfigDict, found: Exploration, manifest: Manifest) -> Beside:
     options = config.curate.to_dict()
-    second = explore_pictures(manifest, options, None, seed=config.seed, cache_dir=cache_folder(),
-                              range16=found.manifest.range16, described=True,
-                              progress=counting_bar)
+    try:
+        second = explore_pictures(manifest, options, None, seed=config.seed,
+                                  cache_dir=cache_folder(), range16=found.manifest.range16,
+                                  described=True, progress=counting_bar)
+    except DataError as error:  # no file is there
+        raise second_set.in_its_words(error) from None
     return look_beside(found, second, options, seed=config.seed, progress=counting_bar)
 
 

@@ -19,7 +19,7 @@ from train_lib.runtime.signals import STOPPED, StopSignal
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.definition import Study, read_study
 from train_lib.studies.stopping import unfinished
-from train_lib.studies.study_file import claim
+from train_lib.studies.study_file import STUDY, claim
 from train_lib.studies.supervisor import PARENT, supervise
 from train_lib.studies.tables import write_tables
 
@@ -30,6 +30,7 @@ def study_command(command: Command) -> int:
     """The verb study. Returns the exit code."""
     study = study_of(command)
     workdir = command.workdir or workdirs.new(command.config_file, 'study')
+    begun = (workdir / STUDY).exists()
     claim(study, workdir)
     parent = os.environ.get(PARENT)
     if parent:
@@ -40,6 +41,8 @@ def study_command(command: Command) -> int:
              len(study.cells()), study.metric)
     with StopSignal() as stop:
         code = supervise(study, workdir, worker_command(command, workdir), stop)
+    if code == 2 and not begun and not any((workdir / arm.folder).exists() for arm in study.arms):
+        (workdir / STUDY).unlink(missing_ok=True)  # so that the corrected command may use it
     if code:
         return code
     write_tables(study, workdir)

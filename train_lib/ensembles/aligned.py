@@ -1,7 +1,9 @@
 """The predictions of all members for the same rows, joined by id."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from train_lib.predictions.members import join, refuse_leakage
 from train_lib.predictions.store import Member
 from train_lib.runtime.errors import ConfigError
 
+log = logging.getLogger(__name__)
 COMBINE = ('vote_then_combine', 'combine_then_vote')
 _MOST_CELLS = 500_000_000  # float32 log probabilities of product classes: 2 GB
 
@@ -154,6 +157,10 @@ def _groups(kind: str, members: Sequence[Member], ids: np.ndarray) -> np.ndarray
         found = {name: group for member in members for name, group in member.groups.items()}
     else:
         found = _read_groups(kind)
+        lacking = sum(name not in found and nfc(name) not in found for name in ids)
+        if lacking:
+            log.warning('groups   %d of %d rows are not in %s: each counts by itself', lacking,
+                        len(ids), Path(kind).name)
     of_rows = [found.get(name) or found.get(nfc(name)) for name in ids]
     if not any(of_rows):
         return None

@@ -39,7 +39,7 @@ from train_lib.training.evaluate import logits_of, save_predictions
 from train_lib.training.inference import log_scores, mean_of_views, predict_runs
 from train_lib.training.inference_rows import Rows, rows_of_runs
 from train_lib.training.predict_spec import PredictSpec, predict_spec
-from train_lib.training.preprocess_spec import loader_spec
+from train_lib.training.preprocess_spec import loader_spec, preprocess_spec
 from train_lib.training.step import split_model
 
 log = logging.getLogger(__name__)
@@ -126,8 +126,11 @@ def _open(own: ConfigDict, workdir: Path) -> _Probe:
     kinds = {one.name: one for one in read_probe_spec(own).heads}
     if not folds or kind not in kinds:
         raise ConfigError(f'{workdir / name} has no folds with heads: restore it.')
-    backbone = make_backbone(own)
+    preprocess_spec(own, workdir, say=True)
+    backbone = make_backbone(own, workdir)
     weights = digest_weights(backbone.weights)
+    if 'backbone' not in result:  # of an older run
+        log.warning('predict  not checked: that the backbone has the weights of the training')
     if result.get('backbone', weights) != weights:
         raise ConfigError(f'The backbone of {workdir} has other weights than when its heads were '
                           f'trained: restore what config.init names.')

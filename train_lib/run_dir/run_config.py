@@ -71,15 +71,16 @@ def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] 
 
 
 def _value_of(workdir: Path, name: str, older):
-    """The value of a key in a run, or in the first arm of a study; `older` where it lacks the
-    key, None where it is damaged."""
+    """The value of a key in a run, or in all arms of a study; `older` where it lacks the key,
+    None where the arms differ or it is damaged."""
     section, _, key = name.rpartition('.')
     try:
         if (workdir / 'config.json').is_file():
             value = saved_config(workdir)[section][key]
         else:
-            value = next(iter(read_json(workdir / 'study.json')['arms'].values())).get(name, older)
-    except (ConfigError, OSError, ValueError, KeyError, AttributeError, StopIteration):
+            arms = read_json(workdir / 'study.json')['arms'].values()
+            value = older if arms and all(arm.get(name, older) == older for arm in arms) else None
+    except (ConfigError, OSError, ValueError, KeyError, AttributeError):
         return None
     return value if type(value) is type(older) else None
 

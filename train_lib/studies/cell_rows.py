@@ -74,7 +74,7 @@ def _read(folder: Path, path: Path, head: str, name: str, _: tuple) -> CellRows 
 def _split_of(folder: Path, ids: np.ndarray) -> tuple[np.ndarray | None, int]:
     """(the group of each id, or None; how many rows trained), from split.csv of the run, or of the
     first of its folds."""
-    path = next((path for path in (folder / 'split.csv', folder / 'fold_0' / 'split.csv')
+    path = next((path for path in (folder / 'split.csv', *sorted(folder.glob('fold_*/split.csv')))
                  if path.is_file()), None)
     if path is None:
         return None, 0

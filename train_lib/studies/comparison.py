@@ -14,6 +14,7 @@ from train_lib.studies.definition import Study
 CONFIDENCE = 0.95
 # What an interval is about: what would vary if the study were done again.
 FIXED, REDRAWN, SEEDS = 'new pictures and seeds', 'new splits of such data', 'other seeds only'
+ONE_GROUP = 'nothing, from a single group'
 
 
 def summarise(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
@@ -73,6 +74,7 @@ def paired_cells(differences: np.ndarray, rows: Sequence[tuple[CellRows | None, 
     drawn from the same data. The runs share most of them, so the variance over runs has the factor
     1 / n + test / train instead of 1 / n (Nadeau and Bengio 2003); for folds see
     `paired_difference`. SEEDS: the pictures are not known, and nothing is said of others.
+    ONE_GROUP: as FIXED, but all pictures are of one group, so there is no interval.
 
     Args:
         differences: float [N], one per pair.
@@ -81,8 +83,8 @@ def paired_cells(differences: np.ndarray, rows: Sequence[tuple[CellRows | None, 
         level: of the interval; for SEEDS it stays at CONFIDENCE.
 
     Returns:
-        What `paired_difference` returns, and about: one of FIXED, REDRAWN, SEEDS, or '' without a
-        pair.
+        What `paired_difference` returns, and about: one of FIXED, REDRAWN, SEEDS, ONE_GROUP, or ''
+        without a pair.
     """
     if not len(differences):
         return paired_difference(differences) | dict(about='')
@@ -92,8 +94,10 @@ def paired_cells(differences: np.ndarray, rows: Sequence[tuple[CellRows | None, 
         return paired_difference(differences, total_folds) | dict(about=SEEDS)
     first = known[0][1]
     if all(np.array_equal(base.ids, first.ids) for _, base in known):
+        single = first.groups is not None and len(np.unique(first.groups)) < 2
         return _crossed(differences, np.stack([own.values - base.values for own, base in known]),
-                        first.groups, total_folds, level) | dict(about=FIXED)
+                        first.groups, total_folds, level) | dict(
+                            about=ONE_GROUP if single else FIXED)
     if total_folds > 1:
         return _student(differences, _shared_by_folds(total_folds), level) | dict(about=REDRAWN)
     if any(not base.train for _, base in known):

@@ -8,6 +8,8 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.studies.definition import Study
 from train_lib.studies.identity import identity_of
 
+STUDY = 'study.json'
+
 
 def claim(study: Study, workdir: Path) -> None:
     """Makes the workdir and writes study.json. Where there is one already, from an earlier start
@@ -16,7 +18,7 @@ def claim(study: Study, workdir: Path) -> None:
     Raises:
         ConfigError: an arm was changed or removed, the folder holds a run, or cannot be made.
     """
-    path = workdir / 'study.json'
+    path = workdir / STUDY
     now = {arm.name: identity_of(arm.config) for arm in study.arms}
     if path.exists():
         _compare(json.loads(path.read_text())['arms'], now, workdir)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from input_pipeline.atomic_files import atomic_path, write_text
 from train_lib.studies.cell_results import read_cells
-from train_lib.studies.comparison import FIXED, REDRAWN, SEEDS, summarise
+from train_lib.studies.comparison import FIXED, ONE_GROUP, REDRAWN, SEEDS, summarise
 from train_lib.studies.definition import Study
 from train_lib.studies.identity import differences
 from train_lib.studies.naming import describe_changes, short
@@ -111,12 +111,14 @@ _ABOUT = {
              'splits of such data (variance of Nadeau and Bengio).',
     SEEDS: 'The intervals and p are about other seeds on these same pictures and say nothing of '
            'new pictures, since not all runs have predictions of the same ones.',
+    ONE_GROUP: 'All runs score the pictures of a single group, which say nothing of other groups: '
+               'there are no intervals and no p.',
 }
 
 
 def _about(table: pd.DataFrame) -> str:
     """What the intervals are about, one sentence per kind, with the arms if there are several."""
-    shown = table[table['low'].notna()]
+    shown = table[table['low'].notna() | (table['about'] == ONE_GROUP)]
     kinds = [kind for kind in _ABOUT if (shown['about'] == kind).any()]
     names = {kind: ', '.join(shown.loc[shown['about'] == kind, 'arm']) for kind in kinds}
     return ''.join(f' {f"{names[kind]}: " if len(kinds) > 1 else ""}{_ABOUT[kind]}'

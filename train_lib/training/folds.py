@@ -121,6 +121,9 @@ def _check_ancestors(config: ConfigDict, manifest: Manifest, workdir: Path) -> N
         if any((path / f'fold_{fold}/config.json').exists() for path in (workdir, source)):
             continue
         of_fold = _of_fold(config, fold)
+        start = ancestors.source_of(of_fold)
+        if start is not None:
+            init.best_of(start)  # the source may have other folds than those that train here
         found = ancestors.of_start(of_fold, init.digest_of_best)
         if found.rows:
             seen_rows.check(of_fold, found, split_rows(of_fold, manifest, None))

@@ -108,6 +108,6 @@ def _one_head(stored: Arrays, here: Mapping[str, Any], ours: tuple[str, Sequence
     if new:
         log.info('         new: %s', textwrap.shorten(', '.join(new), 60, placeholder=' ...'))
     if not known:
-        log.warning('init     no class of head %s is known there; init.head=keep would go by their '
-                    'order', head)
+        log.warning('init     no class of head %s is known there; init.head=keep goes by order',
+                    head)
     return weights

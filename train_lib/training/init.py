@@ -190,7 +190,7 @@ def load_backbone(config: ConfigDict, model: Classifier) -> None:
         log.info('start    scratch: random features, seed %d; give config.init.pretrained',
                  spec.seed)
         return
-    source = _best_of(Path(spec.source))
+    source = best_of(Path(spec.source))
     graphdef, params, batch_stats = split_model(model)
     adopted = adopt(Weights(params, {}, batch_stats), spec.target, source)
     nnx.update(model, nnx.state(nnx.merge(graphdef, adopted.params, adopted.batch_stats)))
@@ -226,7 +226,7 @@ def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total
                  '; already finished, only evaluating' if step == total else '')
         return Begun(state, host, step)
     if spec.source:
-        source = _best_of(Path(spec.source))
+        source = best_of(Path(spec.source))
         adopted = adopt(Weights(state.params, state.frozen, state.batch_stats), spec.target,
                         source)
         state = state.replace(params=adopted.params, frozen=adopted.frozen,
@@ -278,7 +278,12 @@ def _read_learnt(folder: Path, like: Weights) -> tuple[dict, dict]:
     return found[PARAMS], found[BATCH_STATS]
 
 
-def _best_of(workdir: Path) -> Path:
+def best_of(workdir: Path) -> Path:
+    """The checkpoint whose weights `config.init.from` takes of a run.
+
+    Raises:
+        ConfigError: it has none. CheckpointError: see `best_checkpoint`.
+    """
     best = best_checkpoint(workdir)
     if best is None:
         raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: '

@@ -156,3 +156,11 @@ def test_a_missing_second_set_is_one_sentence(base, tmp_path, capsys):
                       f'--config.explore.beside={tmp_path / "nowhere"}']) == 2
     assert 'explore.beside' in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'explore.csv').exists()
+
+
+def test_a_second_set_whose_files_are_all_missing_is_not_taken_for_the_data(base, tmp_path, capsys):
+    (tmp_path / 'second.csv').write_text('image\nnowhere.png\nno.png\n')
+    assert main.main(['explore', f'{CONFIG}{base[0] / "data"}', f'--workdir={tmp_path / "out"}',
+                      f'--config.explore.beside={tmp_path / "second.csv"}']) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert 'correct the paths in the table of explore.beside.' in said

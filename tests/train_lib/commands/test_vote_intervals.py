@@ -47,4 +47,13 @@ def test_a_single_group_gives_no_interval(run, tmp_path, capsys):
     assert entry['intervals']['group']['accuracy']['best_single'][1:] == [None, None]
     page = (tmp_path / 'vote/report.html').read_text()
     assert 'no interval from a single group' in page and 'None' not in page
+    assert 'n = 24 in a single group' in page and 'Holm' not in page and 'Cochran' not in page
     assert 'none from a single group' in capsys.readouterr().err
+
+
+def test_rows_that_a_table_of_groups_lacks_are_counted(run, tmp_path, capsys):
+    """With the ids of other data all rows would count as independent, and nothing said so."""
+    table = tmp_path / 'groups.csv'
+    table.write_text('id,group\nelsewhere.png,all\n')
+    assert vote([run], tmp_path / 'vote', f'--config.groups={table}') == 0
+    assert '24 of 24 rows are not in groups.csv: each counts by itself' in capsys.readouterr().err

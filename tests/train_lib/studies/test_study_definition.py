@@ -182,7 +182,26 @@ def test_arms_may_be_added_but_neither_changed_nor_dropped(make, tmp_path):
     claim("return {'a': {}, 'c': {'batch_size': 9}, 'b': {'batch_size': 8}}")
 
 
+def test_seen_rows_may_be_accepted_where_the_start_was_refused_for_them(make, tmp_path):
+    body = "return {'a': {}, 'b': {'batch_size': 8}}"
+    study_file.claim(make(body), tmp_path / 'study')
+    study_file.claim(make(body, '--config.init.seen=accept'), tmp_path / 'study')
+
+
 def test_a_workdir_of_a_run_is_refused(make, tmp_path):
     (tmp_path / 'config.json').write_text('{}')
     with pytest.raises(ConfigError, match='holds a run'):
         study_file.claim(make('return {"a": {}}'), tmp_path)
+
+
+def test_a_study_that_goes_on_keeps_the_values_of_today(make, tmp_path, capfd):
+    """Each of its processes reads study.json, so older values there would be those of a study that
+    began a moment ago."""
+    workdir = tmp_path / 'study'
+    body = "return {'a': {'loss.counts': 'data'}, 'b': {}}"
+    study_file.claim(make(body), workdir)
+    study = make(body, f'--workdir={workdir}')
+    assert [arm.config.loss.counts for arm in study.arms] == ['data', 'shown']
+    assert [arm.config.mesh.gradients for arm in study.arms] == ['float32', 'float32']
+    study_file.claim(study, workdir)
+    assert 'rules' not in capfd.readouterr().err

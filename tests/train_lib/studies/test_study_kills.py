@@ -195,3 +195,4 @@ def test_an_arm_that_cannot_run_is_refused_before_any_cell(tmp_path):
     for text in ("'wrong'", 'cosin', 'cosine'):
         assert text in log
     assert not list((tmp_path / 'study').glob('*/seed_*'))
+    assert not (tmp_path / 'study/study.json').exists()  # the corrected command may use the folder

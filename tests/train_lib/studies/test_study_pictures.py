@@ -10,7 +10,14 @@ from scipy import stats
 from tests.train_lib.studies.test_study_results import fill, make_study
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.cell_rows import read_cell_rows
-from train_lib.studies.comparison import FIXED, REDRAWN, SEEDS, paired_cells, summarise
+from train_lib.studies.comparison import (
+    FIXED,
+    ONE_GROUP,
+    REDRAWN,
+    SEEDS,
+    paired_cells,
+    summarise,
+)
 from train_lib.studies.stopping import judge, stop_level
 from train_lib.studies.tables import caption, write_tables
 
@@ -69,6 +76,22 @@ def test_without_groups_pictures_are_counted_one_by_one(tmp_path):
     error = np.sqrt(8 / PICTURES * (1 - 8 / PICTURES) / PICTURES)  # of pictures alone
     assert row['high'] - row['low'] > 2 * 1.98 * .9 * error
     assert row['high'] - row['low'] < 2 * 1.98 * 1.6 * error
+
+
+def test_a_single_group_says_nothing_of_others_and_that_is_said(tmp_path):
+    study = study_of(tmp_path, groups=['g'] * PICTURES)
+    table = summarise(study, read_cells(study, tmp_path))
+    assert table.loc[1, 'about'] == ONE_GROUP and np.isnan(table.loc[1, 'p'])
+    assert 'a single group' in caption(study, table)
+
+
+def test_groups_are_found_whichever_folds_a_run_has(tmp_path):
+    write_rows(tmp_path, np.ones(4, bool), list('abcd'), groups=['g', 'g', 'h', 'h'])
+    (tmp_path / 'fold_1').mkdir()
+    (tmp_path / 'split.csv').rename(tmp_path / 'fold_1/split.csv')
+    rows = read_cell_rows(tmp_path, 'test.accuracy')
+    assert rows.groups.tolist() == ['group g', 'group g', 'group h', 'group h']
+    assert rows.train == 400
 
 
 def test_redrawn_hold_outs_share_pictures(tmp_path):

@@ -324,6 +324,15 @@ def test_a_fold_from_a_run_that_saw_it_is_refused_before_any_trains(train, first
     assert not (tmp_path / 'k/config.json').exists() and not (tmp_path / 'k/fold_0').exists()
 
 
+def test_a_fold_that_the_source_lacks_is_refused_before_any_trains(train, kfold, tmp_path, capfd):
+    theirs = shutil.copytree(kfold, tmp_path / 'theirs')
+    shutil.rmtree(theirs / 'fold_1')
+    assert train(tmp_path / 'b', *FOLDS, f'--config.init.from={theirs}') == 2
+    line = last_line(capfd)
+    assert str(theirs / 'fold_1') in line and 'has no checkpoints' in line
+    assert not (tmp_path / 'b/config.json').exists()
+
+
 def test_each_fold_starts_from_its_own(train, kfold, tmp_path, capfd):
     again = tmp_path / 'again'
     assert train(again, *FOLDS, f'--config.init.from={kfold}') == 0

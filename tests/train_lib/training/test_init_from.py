@@ -251,6 +251,7 @@ def test_a_head_may_be_kept_by_order_or_reset(source, caplog):
     for head, classes in (('auto', korean), ('reset', None)):
         anew, _ = start(source, head, classes)
         np.testing.assert_array_equal(anew.params['head']['kernel'], fresh.head.kernel[...])
+    assert max(map(len, caplog.messages)) <= 80
     with pytest.raises(ConfigError, match='head/kernel is'):
         start(source, 'keep', {'class': ['0', '1']})
 
@@ -334,3 +335,28 @@ def test_a_soup_averages_kernels_with_their_adapters(source, tmp_path):
     os.replace(tmp_path / 'soup/checkpoints/0', tmp_path / 'soup/checkpoints/3')
     shutil.copyfile(source / 'result.json', tmp_path / 'soup/result.json')
     np.testing.assert_allclose(outputs(*start(tmp_path / 'soup')), wanted, atol=1e-4)
+
+
+def test_a_probe_predicts_with_the_preparation_of_its_training(source, tmp_path, capfd):
+    """An older one took over nothing from the run whose backbone it has, and says neither."""
+    prepared = dict(mean=0.5, std=0.5, resize='squash', interpolation='area', crop_pct=1.0)
+    probe = run(tmp_path / 'probe', f'--config.init.from={source}',
+                "--config.probe.heads=[dict(name='linear', head='linear')]",
+                f'--config.probe.cache={tmp_path / "cache"}',
+                *(f'--config.image.{key}={value}' for key, value in prepared.items()))
+    content = json.loads((probe / 'config.json').read_text())
+    content['image'] |= dict.fromkeys(prepared)
+    (probe / 'config.json').write_text(json.dumps(
+        {key: value for key, value in content.items() if key not in ('sha256', 'input')}))
+    result = json.loads((probe / 'result.json').read_text())
+    del result['backbone']
+    (probe / 'result.json').write_text(json.dumps(result))
+    fold, = probe.glob('*/fold_0')
+    before = logits(fold)
+    (fold / 'predictions/test.npz').unlink()
+    capfd.readouterr()
+    assert main.main(['predict', f'--workdir={probe}', '--config.predict.dtype=float32']) == 0
+    log = capfd.readouterr().err
+    assert 'input    16 px, squash, area\n' in log and 'not checked: that the backbone' in log
+    np.testing.assert_allclose(logits(fold), before, atol=1e-4)
+    assert np.ptp(before) > 1e-3

@@ -8,6 +8,8 @@ import pytest
 
 import main
 from tests.train_lib.commands.stored_runs import result_of, vote
+from train_lib.ensembles.fit.fit_rows import runs_of
+from train_lib.predictions.store import members_of
 
 TINY = ['--config=configs/sketch_cnn.py', '--config.image.size=16', '--config.curriculum=()',
         '--config.batch_size=16', '--config.model=dict(name="small_cnn", width=4, stages=1)',
@@ -70,6 +72,19 @@ def test_they_vote_and_are_fitted_on_the_rows_that_they_validated(run, tmp_path)
     found = result_of(tmp_path / 'w')['fit']
     assert found['n'] == result['fit']['n'] and found['source'] == 'out_of_fold'
     assert found['temperature'] == pytest.approx(result['fit']['temperature'], rel=1e-5)
+
+
+def test_folds_that_began_from_those_of_another_run_on_other_machines_are_joined(run, tmp_path):
+    for fold in (0, 3):
+        path = tmp_path / f'a{fold}'
+        shutil.copytree(run / f'fold_{fold}', path)
+        content = json.loads((path / 'config.json').read_text())
+        content['init']['from'] = f'runs/first/fold_{fold}'
+        content['data']['folder'] = f'/machine{fold}/pictures'
+        del content['sha256']
+        (path / 'config.json').write_text(json.dumps(content))
+    runs = runs_of([*members_of(tmp_path / 'a0', 'test'), *members_of(tmp_path / 'a3', 'test')])
+    assert len(set(runs.values())) == 1 and len(runs) == 2
 
 
 @pytest.mark.parametrize('fold, words', [

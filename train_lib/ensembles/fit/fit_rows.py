@@ -22,6 +22,7 @@ from train_lib.predictions.run_folders import (
 )
 from train_lib.predictions.store import OUT_OF_FOLD, Member, members_of
 from train_lib.run_dir.dotted_keys import by_dotted_key
+from train_lib.run_dir.moved_data import PLACES
 from train_lib.run_dir.workdirs import CHANGEABLE, START_FACTS
 from train_lib.runtime.errors import ConfigError
 
@@ -62,8 +63,11 @@ def _single_fold(run: Path, roles: Mapping[str, str]) -> tuple[str, int | None]:
     if split.get('kind') != 'kfold' or not isinstance(fold, int) or folds_of(run):
         return '', None
     settings = {key: value for key, value in by_dotted_key(content).items()
-                if key != 'split.fold' and not any(
-                    f'{key}.'.startswith(f'{name}.') for name in (*CHANGEABLE, *START_FACTS))}
+                if key != 'split.fold' and not any(f'{key}.'.startswith(f'{name}.') for name in
+                                                   (*CHANGEABLE, *START_FACTS, *PLACES))}
+    # Fold k may have begun from fold k of another run.
+    start = str(settings.get('init.from', ''))
+    settings['init.from'] = start.removesuffix('/').removesuffix(f'/fold_{fold}')
     # Of the same settings the data may have changed, and then the folds overlap.
     rows = [sorted(roles), sorted(name for name, role in roles.items() if role == 'test')]
     return json.dumps([settings, rows], sort_keys=True), fold
