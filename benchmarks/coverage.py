@@ -21,7 +21,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.bootstrap import bootstrap
+from benchmarks.statistics_before import bootstrap, cochran_q
 from train_lib.metrics.intervals import (
     accuracy_interval,
     difference_interval,
@@ -29,7 +29,7 @@ from train_lib.metrics.intervals import (
     f1_rows,
 )
 from train_lib.metrics.scores import wilson_interval
-from train_lib.metrics.statistics import cochran_q, equal_accuracy, mcnemar, paired_test
+from train_lib.metrics.statistics import equal_accuracy, mcnemar, paired_test
 from train_lib.studies.cell_rows import CellRows
 from train_lib.studies.comparison import paired_cells, paired_difference
 from train_lib.studies.stopping import stop_level

@@ -155,7 +155,7 @@ def test_a_refused_start_changes_nothing(home, tmp_path, capfd, flags, words):
 
 
 def test_a_first_start_that_is_refused_leaves_the_workdir_free(home, tmp_path, capfd):
-    """The corrected command is no other run."""
+    """The corrected command is not taken for another run."""
     run = tmp_path / 'run'
     for flag in ('--config.image.mean=(1, 2)', '--config.schedule.name=cosin',
                  f'--config.init.from={tmp_path}/nowhere'):

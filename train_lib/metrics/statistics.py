@@ -113,25 +113,6 @@ def _sign_flips(sums: np.ndarray) -> float:
     return float(min(1.0, (2 * beyond + chance[seen]) if seen else 1.0))
 
 
-def cochran_q(right: np.ndarray) -> dict:
-    """Test whether K answers are right equally often (Cochran 1950, Biometrika).
-
-    Args:
-        right: bool [K, N], K > 1.
-
-    Returns:
-        q, degrees (K - 1) and p of the chi-squared approximation; q 0 and p 1 if every row is
-        right in all answers or in none.
-    """
-    count = len(right)
-    by_answer, by_row = right.sum(1).astype(float), right.sum(0).astype(float)
-    spread = count * by_row.sum() - (by_row ** 2).sum()
-    if spread == 0:
-        return {'q': 0.0, 'degrees': count - 1, 'p': 1.0}
-    q = (count - 1) * (count * (by_answer ** 2).sum() - by_answer.sum() ** 2) / spread
-    return {'q': float(q), 'degrees': count - 1, 'p': float(stats.chi2.sf(q, count - 1))}
-
-
 def equal_accuracy(right: np.ndarray, groups: np.ndarray | None = None, *,
                    draws: int = 1000, seed: int = 0) -> dict:
     """Cochran's test that K answers are right equally often, by rows or by groups of rows.

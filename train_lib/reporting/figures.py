@@ -125,18 +125,23 @@ def histogram(values: np.ndarray, *, log: bool = False, mark: float | None = Non
         ax = fig.add_axes((.13, .17, .84, .78))
         ax.bar(edges[:-1], counts, np.diff(edges) * .88, align='edge', color=ACCENT, alpha=.75,
                zorder=3)
-        if log:
-            ax.set_xscale('log')
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
-            ax.minorticks_off()
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(6))
+        _scale_values(ax, log)
         ax.set_xlim(low, high)
         ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:,.0f}'))
         if mark is not None and low < mark < high:
             ax.axvline(mark, color=INK, lw=1, ls=(0, (1, 3)), zorder=4)
         return _svg(fig)
+
+
+def _scale_values(ax, log: bool) -> None:
+    """The axis of the values of a histogram."""
+    if log:
+        ax.set_xscale('log')
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
+        ax.minorticks_off()
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6))
 
 
 def two_histograms(first: np.ndarray, second: np.ndarray, *, log: bool = False) -> Markup:
@@ -163,12 +168,7 @@ def two_histograms(first: np.ndarray, second: np.ndarray, *, log: bool = False) 
         ax = fig.add_axes((.13, .17, .84, .78))
         ax.stairs(shares[0], edges, fill=True, color=MUTED, alpha=.35, zorder=3)
         ax.stairs(shares[1], edges, color=ACCENT, lw=1.6, zorder=4)
-        if log:
-            ax.set_xscale('log')
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
-            ax.minorticks_off()
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(6))
+        _scale_values(ax, log)
         ax.set(xlim=(low, high), ylim=(0, None))
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{100 * v:.3g} %'))

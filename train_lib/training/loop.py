@@ -76,7 +76,7 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
              found['loss'] or math.nan, found['accuracy'] or 0, found['f1_macro'] or 0, marker)
     cuts = host.patience.plateau.scale
     if control.plateau and cuts != scale:
-        log.info('plateau  step %d: val %s is no better; lr x %g, in all x %.3g', step, metric,
+        log.info('plateau  step %d: val %s has not improved; lr x %g, in all x %.3g', step, metric,
                  control.plateau.factor, cuts)
     return host
 

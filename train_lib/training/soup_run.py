@@ -35,7 +35,7 @@ from train_lib.training.state import HostState
 
 def start_of(member: Member) -> str:
     """The weights that the run was fine-tuned from, with its model; also the size of its pictures
-    if they are no squares, as position embeddings of 2 x 8 and 4 x 4 patches have one shape.
+    if they are not square, as position embeddings of 2 x 8 and 4 x 4 patches have one shape.
 
     Raises:
         ConfigError: it started from random weights.

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import coverage
+from benchmarks.statistics_before import cochran_q
 from train_lib.metrics.intervals import (
     Groups,
     accuracy_interval,
@@ -17,7 +18,7 @@ from train_lib.metrics.intervals import (
     mean_variance,
 )
 from train_lib.metrics.scores import wilson_interval
-from train_lib.metrics.statistics import cochran_q, equal_accuracy, macro_f1, paired_test
+from train_lib.metrics.statistics import equal_accuracy, macro_f1, paired_test
 
 
 def test_the_variance_of_a_mean_is_that_of_students_t():
@@ -113,7 +114,7 @@ def test_cochrans_test_by_rows_is_cochrans():
     assert got == pytest.approx(want)
     few = right[:, :60]
     assert equal_accuracy(few, draws=4000)['p'] == pytest.approx(cochran_q(few)['p'], abs=.03)
-    # Copies of the rows, joined by groups, are no new evidence.
+    # Copies of the rows, joined by groups, add no evidence.
     copies, groups = np.repeat(few, 5, axis=1), np.repeat(np.arange(60), 5)
     assert equal_accuracy(copies, groups, draws=4000)['p'] == pytest.approx(
         equal_accuracy(few, draws=4000)['p'], abs=.03)

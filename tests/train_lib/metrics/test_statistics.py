@@ -3,10 +3,9 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from benchmarks import bootstrap as module
-from benchmarks.bootstrap import bootstrap
+from benchmarks import statistics_before as module
+from benchmarks.statistics_before import bootstrap, cochran_q
 from train_lib.metrics.statistics import (
-    cochran_q,
     diversity,
     holm,
     macro_f1,

@@ -178,7 +178,7 @@ def test_nothing_is_judged_in_the_warm_up_and_each_cut_is_logged(monkeypatch, tm
     np.testing.assert_allclose(rates, 1e-4 * np.array([1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 3, 3]) / 6,
                                rtol=1e-5)
     said = [line for line in caplog.messages if line.startswith('plateau ')]
-    assert said == ['plateau  step 10: val accuracy is no better; lr x 0.5, in all x 0.5'], said
+    assert said == ['plateau  step 10: val accuracy has not improved; lr x 0.5, in all x 0.5'], said
     assert result['best_step'] == 4
     np.testing.assert_allclose(read_host(tmp_path / 'checkpoints/12')['best_nll'],
                                np.log1p(9 * np.exp(-2)), rtol=1e-5)

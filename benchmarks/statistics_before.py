@@ -1,5 +1,5 @@
-"""Bootstrap intervals of several answers to the same rows, and of their differences, as votes had
-them before; coverage.py measures what they cover.
+"""Bootstrap intervals of several answers to the same rows, and of their differences, and Cochran's
+test by rows, as votes had them before; coverage.py measures what they cover.
 
 A repetition draws as many rows (or groups of rows) as there are, with replacement. All answers are
 scored on the same draw, so differences are paired. How often each row was drawn is a matrix, and
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+from scipy import sparse, stats
 
 MEAN = 'mean'
 METRICS = ('accuracy', 'f1_macro', 'nll')
@@ -129,3 +129,22 @@ def _interval(name: str, values: np.ndarray | None, level: float) -> dict[str, f
         values[0], *np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])])
     keys = [f'{name}_low', f'{name}_high'] if name else ['low', 'high']
     return dict(zip([name or 'estimate', *keys], map(float, found)))
+
+
+def cochran_q(right: np.ndarray) -> dict:
+    """Test whether K answers are right equally often (Cochran 1950, Biometrika).
+
+    Args:
+        right: bool [K, N], K > 1.
+
+    Returns:
+        q, degrees (K - 1) and p of the chi-squared approximation; q 0 and p 1 if every row is
+        right in all answers or in none.
+    """
+    count = len(right)
+    by_answer, by_row = right.sum(1).astype(float), right.sum(0).astype(float)
+    spread = count * by_row.sum() - (by_row ** 2).sum()
+    if spread == 0:
+        return {'q': 0.0, 'degrees': count - 1, 'p': 1.0}
+    q = (count - 1) * (count * (by_answer ** 2).sum() - by_answer.sum() ** 2) / spread
+    return {'q': float(q), 'degrees': count - 1, 'p': float(stats.chi2.sf(q, count - 1))}
