@@ -18,10 +18,10 @@ CHROMIUM = next(filter(None, map(shutil.which, (
 WIDTH = 390  # of a phone
 PAGE = """{% extends 'base.html.jinja' %}{% block main %}{% for columns in (40, 2) %}
 <div class="scroll"><table><thead><tr>{% for _ in range(columns) %}<th>column</th>{% endfor %}</tr>
-</thead><tbody><tr>{% for _ in range(columns) %}<td>value</td>{% endfor %}</tr></tbody></table></div>
-{% endfor %}{% endblock %}"""
-# A timeline of scrolling is read when a frame is drawn, and there may be no second frame: so one page
-# is scrolled before its first.
+</thead><tbody><tr>{% for _ in range(columns) %}<td>value</td>{% endfor %}</tr></tbody></table>
+</div>{% endfor %}{% endblock %}"""
+# A timeline of scrolling is read when a frame is drawn, and there may be no second frame: so one
+# page is scrolled before its first.
 PROBE = """
 var boxes = Array.from(document.querySelectorAll('.scroll'));
 if (location.search) { boxes.forEach(function (box) { box.scrollLeft = box.scrollWidth; }); }
@@ -29,7 +29,8 @@ setTimeout(function () {
   var found = boxes.map(function (box) {
     var style = getComputedStyle(box), first = box.querySelector('tbody td');
     return { wider: box.scrollWidth - box.clientWidth, fade: style.getPropertyValue('--fade'),
-      can: CSS.supports('animation-timeline', 'scroll()'), edge: getComputedStyle(first).getPropertyValue('--edge'),
+      can: CSS.supports('animation-timeline', 'scroll()'),
+      edge: getComputedStyle(first).getPropertyValue('--edge'),
       left: first.getBoundingClientRect().left - box.getBoundingClientRect().left }; });
   parent.postMessage(JSON.stringify([location.search, found,
     document.documentElement.scrollWidth - window.innerWidth]), '*');
