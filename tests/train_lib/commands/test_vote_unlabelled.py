@@ -105,6 +105,14 @@ def test_classes_are_counted_and_a_shift_is_marked(runs):
     assert 'p = 0.000' not in text
 
 
+def test_names_are_text_and_the_page_needs_no_network(runs):
+    page = (runs / 'vote/report.html').read_text()
+    assert '&lt;b&gt;cat&lt;' in page and '<b>cat' not in page
+    assert '://' not in page and len(page) < 3e6
+    for tag in ('div', 'section', 'figure', 'ul', 'li', 'table', 'tr', 'td', 'span', 'p'):
+        assert len(re.findall(f'<{tag}[ >]', page)) == page.count(f'</{tag}>'), tag
+
+
 def test_one_set_of_pictures_in_two_halves_is_not_marked(tmp_path):
     for k in range(2):
         unlabelled(kfold(tmp_path / f'run{k}', 3 + k) / 'fold_0', seed=3 + k)
