@@ -53,7 +53,7 @@ def _runs(pattern: str, flag: str) -> list[Path]:
     if magic and found:
         others = [path for path in paths if path.is_dir() and path not in found]
         if others:
-            log.info('left out %d folders of %s that are no runs', len(others), pattern)
+            log.info('runs     left out %d folders of %s that hold none', len(others), pattern)
         return found
     if found:
         return found
@@ -125,10 +125,10 @@ def _difference(one: Path, other: Path, head: str, names: Sequence[str], others:
                 ) -> str:
     lacking = [f'{name!r}' for name in names if name not in set(others)]
     more = [f'{name!r}' for name in others if name not in set(names)]
-    clauses = [f'it {verb} {len(few)} classes of {head!r} ({_listed(few)})'
+    clauses = [f'{verb} {len(few)} classes ({_listed(few)})'
                for verb, few in (('lacks', lacking), ('adds', more)) if few]
-    what = ' and '.join(clauses) or f'its classes of {head!r} are in another order'
-    return (f'{other} has other classes than {one}: {what}: submit runs of the same '
+    what = ' and '.join(clauses) or 'has them in another order'
+    return (f'{other} has other classes of {head!r} than {one}: it {what}: submit runs of the same '
             f'config.data.classes.')
 
 

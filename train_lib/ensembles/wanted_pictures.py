@@ -94,7 +94,7 @@ def find_wanted(sample: SampleFile, pictures: Manifest, told: Mapping[str, str],
                               f'that the sample {sample.path!r} does not ask for ({shown}): give '
                               f'the pictures of the sample only, or leave the others out with '
                               f'--config.extra=ignore.')
-        log.info('left out %s of %s pictures that the sample does not ask for',
+        log.info('images   left out %s of %s pictures that the sample does not ask for',
                  f'{rest.sum():,}', f'{len(names):,}')
     wanted = pictures.select(found.places)
     checked = check_files(wanted, cache_dir=cache_folder())
