@@ -86,8 +86,8 @@ def test_names_in_the_order_and_columns_of_the_sample(runs, pictures, tmp_path, 
     assert [(row['ID'], row['image_path'], row['target']) for row in found] == [
         (f'{k:03}', f'test/{k:03}.png', truth(k)) for k in order]
     said = capsys.readouterr().err.splitlines()
-    assert said[-1] == (f'submission  {tmp_path}/out/submission.csv (9 rows; columns ID, image_path, '
-                    f'target)')
+    assert said[-1] == (f'submission  {tmp_path}/out/submission.csv '
+                        f'(9 rows; columns ID, image_path, target)')
     assert "ids      column image_path, by path without 'test/'" in said
     assert 'column   target: class names' in said
     vote = json.loads((tmp_path / 'out/vote.json').read_text())
