@@ -15,7 +15,7 @@ from train_lib.commands.command import Command
 from train_lib.commands.vote import run_vote
 from train_lib.ensembles.answer_columns import PROBABILITY, decide_columns, question_of
 from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
-from train_lib.ensembles.sample_file import SampleFile, read_sample
+from train_lib.ensembles.sample_file import read_sample
 from train_lib.ensembles.voters import split_words
 from train_lib.ensembles.wanted_pictures import Wanted, find_wanted, list_pictures
 from train_lib.predictions.store import IDENTITY
@@ -27,7 +27,6 @@ from train_lib.runtime.signals import STOPPED, Interrupted, StopSignal
 
 log = logging.getLogger(__name__)
 NEEDED = ('workdirs', 'sample', 'images')
-_COLUMNS = 6  # that the last line names
 _USUAL_COLUMNS = ('ID', 'image_path', 'target')  # the default of config.columns, which says nothing
 
 
@@ -70,11 +69,10 @@ def submit(command: Command) -> int:
             manifest_files.save(wanted.manifest, str(file))
             for run in runs:
                 _predict(run, name, views, file, wanted)
-            run_vote(config, out)
+            run_vote(config, out, wanted.shown())
     except Interrupted:
         log.info('Stopped. The same command with --out=%s continues.', out)
         return STOPPED
-    _say(out / 'submission.csv', sample)
     return 0
 
 
@@ -163,10 +161,3 @@ def _predict(run: Path, name: str, views: Sequence[str], file: Path, wanted: Wan
         config.predict.update(source='data', name=name, labelled=False, views=tuple(views))
     with StopSignal() as stop, lock.held(run):
         predict_any(config, run, stop)
-
-
-def _say(path: Path, sample: SampleFile) -> None:
-    columns = ', '.join([*sample.columns][:_COLUMNS])
-    more = len(sample.columns) - _COLUMNS
-    log.info('submission  %s (%s rows; columns %s%s)', path, f'{len(sample):,}', columns,
-             f' and {more} more' if more > 0 else '')

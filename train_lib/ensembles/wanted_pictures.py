@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline import sources
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.readable import check_files
@@ -38,6 +39,11 @@ class Wanted:
     key: str
     manifest: Manifest
     digest: str
+
+    def shown(self) -> tuple[Callable[[str], np.ndarray], dict[str, str]]:
+        """How a report shows them: (location -> uint8 [H, W, 3], {id: location})."""
+        table = self.manifest.table
+        return sources.reader(self.manifest), dict(zip(table['id'], table['location']))
 
 
 def list_pictures(path: str, flag: str, *, allow_outside: bool = False, zip_encoding: str = ''

@@ -30,7 +30,7 @@ def submission(tmp_path, heads, sample, **columns):
         found = {head: probs(len(names), [ord(name), k]) for k, (head, names) in
                  enumerate(heads.items())}
         folder = tmp_path / name / 'predictions/new/identity'
-        writer = store.Writer(folder, dict(model='m', step=1, digest=name, data='', view='identity'),
+        writer = store.Writer(folder, dict(model='m', step=1, digest=name, data='', view=''),
                               np.array(IDS), dict.fromkeys(heads, np.full(4, -1)), heads,
                               'float32')
         writer.write(np.arange(4), {head: np.log(values) for head, values in found.items()})
