@@ -12,6 +12,7 @@ from input_pipeline import sources
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.readable import check_files
+from input_pipeline.sixteen_bits import Range
 from input_pipeline.sources import array_records, folder
 from train_lib.ensembles.answer_columns import USUAL
 from train_lib.ensembles.matched_ids import Match, match
@@ -40,10 +41,11 @@ class Wanted:
     manifest: Manifest
     digest: str
 
-    def shown(self) -> tuple[Callable[[str], np.ndarray], dict[str, str]]:
+    def shown(self, range16: Range) -> tuple[Callable[[str], np.ndarray], dict[str, str]]:
         """How a report shows them: (location -> uint8 [H, W, 3], {id: location})."""
         table = self.manifest.table
-        return sources.reader(self.manifest), dict(zip(table['id'], table['location']))
+        read = sources.reader(dataclasses.replace(self.manifest, range16=range16))
+        return read, dict(zip(table['id'], table['location']))
 
 
 def list_pictures(path: str, flag: str, *, allow_outside: bool = False, zip_encoding: str = ''

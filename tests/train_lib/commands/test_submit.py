@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import zipfile
 
 import cv2
@@ -117,6 +119,28 @@ def test_predictions_are_made_again_only_if_pictures_changed(runs, pictures, tmp
     assert second[0]['target'] == str(CLASSES.index(other)) and second[1:] == first[1:]
 
 
+def test_told_to_stop_it_goes_on(runs, pictures, tmp_path, monkeypatch, capsys):
+    sample = sample_of(tmp_path / 's.csv', [(f'{k:03}.png', 'grey') for k in range(9)])
+    cv2.imwrite(str(pictures / '000.png'), picture(truth(0), 9))  # nobody has predicted this one
+    logits_of = inference.logits_of
+
+    def stopped(*given):
+        for batch in logits_of(*given):
+            os.kill(os.getpid(), signal.SIGTERM)  # in the first fold
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, 'logits_of', stopped)
+        assert submit(runs / 'a', sample, pictures, tmp_path / 'out') == 75
+    assert not (tmp_path / 'out/submission.csv').exists()
+    assert f'--out={tmp_path}/out continues' in capsys.readouterr().err
+    assert submit(runs / 'a', sample, pictures, tmp_path / 'out') == 0
+    said = capsys.readouterr().err
+    assert said.count('reused ') == said.count('predict  ') == 1
+    assert [row['target'] for row in rows_of(tmp_path / 'out/submission.csv')] == list(
+        map(truth, range(9)))
+
+
 def test_probabilities_per_class_and_views(runs, pictures, tmp_path):
     sample = tmp_path / 's.tsv'
     sample.write_bytes('\ufeffgrey\tname\tbright\tdark\r\n'.encode() + ''.join(
@@ -229,6 +253,8 @@ def test_runs_that_do_not_fit(runs, pictures, tmp_path, capsys):
     (['--workdirs=a', '--sample=s', '--images=x', '--config.members=b'], 'takes --workdirs'),
     (['--workdirs=a', '--sample=s', '--images=x', '--config.views=flip'], "'flip'"),
     (['--workdirs=a', '--sample=s', '--images=x', '--config=configs/sketch_cnn.py'], 'of a vote'),
+    (['--workdirs=a', '--sample=s', '--images=x', '--config.rule=soft,hrad'], "'hrad'"),
+    (['--workdirs=a', '--sample=s', '--images=x', '--config.columns=a,b'], 'of the sample'),
 ])
 def test_flags_that_are_refused(capsys, argv, words):
     assert main.main(['submit', *argv]) == 2
