@@ -65,12 +65,14 @@ def _runs(pattern: str, flag: str) -> list[Path]:
     if os.path.isdir(pattern):
         raise ConfigError(f'{flag}: {pattern!r} is not the workdir of a run (config.json is '
                           f'missing): give that of a trained run.')
-    above = Path(glob.escape(pattern) if not magic else pattern).parent
-    while glob.has_magic(str(above)) or not above.is_dir():
+    above = Path(pattern).parent
+    while magic and glob.has_magic(str(above)):
         above = above.parent
-    near = _near(above)
+    near = _near(above) if above.is_dir() else []
     there = f' (the runs in {str(above)!r} are {_listed(near)})' if near else ''
-    what = (f'matches no run{there}' if magic else f'{missing_path(pattern)}{there}')
+    if not above.is_dir():
+        there = f': {str(above)!r} {missing_path(str(above))}'
+    what = f'matches no run{there}' if magic else f'{missing_path(pattern)}{there if near else ""}'
     raise ConfigError(f'{flag}: {pattern!r} {what}: give the workdirs of trained runs.')
 
 

@@ -13,7 +13,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.readable import check_files
 from input_pipeline.sixteen_bits import Range
-from input_pipeline.sources import array_records, folder
+from input_pipeline.sources import array_records, folder, zip_archive
 from train_lib.ensembles.answer_columns import USUAL
 from train_lib.ensembles.matched_ids import Match, match
 from train_lib.ensembles.sample_file import SampleFile
@@ -59,9 +59,12 @@ def list_pictures(path: str, flag: str, *, allow_outside: bool = False, zip_enco
         allow_outside, zip_encoding: as in `sources.folder.load`.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none. ConfigError: it is another file.
     """
     full = os.path.expanduser(path)
+    if os.path.isfile(full) and not zip_archive.split_path(full)[0]:
+        raise ConfigError(f'{flag}={path!r} is a file: give the folder of the pictures, a .zip of '
+                          f'it, or a packed folder.')
     try:
         if os.path.isfile(os.path.join(full, array_records.INDEX)):
             found = array_records.load(full)

@@ -207,6 +207,8 @@ def test_ids_that_do_not_fit(runs, pictures, tmp_path, capsys):
     assert "2 rows whose id another row has ('000', '001')" in sentence(rows + rows[:2])
     assert "('008.png')" in sentence(rows[:-1])
     assert "called '000.png'" in sentence([('x', 0), ('y', 0)])
+    assert 'is a file' in refused(capsys, runs / 'b', tmp_path / 's.csv', tmp_path / 's.csv',
+                                  tmp_path / 'out')
     (pictures / '003.png').write_bytes(b'no picture')
     assert "1 of 9 pictures" in sentence(rows) and "'003.png' is" in sentence(rows)
     cv2.imwrite(str(pictures / '003.jpg'), picture('dark', 0))
@@ -235,6 +237,7 @@ def test_runs_that_do_not_fit(runs, pictures, tmp_path, capsys):
     assert f"has no 'bb'; did you mean '{runs}/b'?" in sentence(runs / 'bb')
     assert f"the runs in '{runs}' are a, b" in sentence(runs / 'bb')
     assert 'are a, b' in sentence(f'{runs}/x*')
+    assert 'did you mean' in sentence(f'{runs}s/x*') and 'no run' in sentence(f'{runs}s/x*')
     assert 'but holds a, b' in sentence(runs)
     shutil.copytree(runs / 'b', tmp_path / 'runs/open')
     (tmp_path / 'runs/open/result.json').unlink()
