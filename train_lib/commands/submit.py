@@ -43,6 +43,8 @@ def submit(command: Command) -> int:
     views = _views(config['views'])
     told = _told(config['columns'])
     check_rules(config)
+    out = out or workdirs.choose(None, command.config_file or 'submit')
+    log.info('workdir  %s', out)
     runs = finished_runs(split_words(flags['workdirs']), '--workdirs')
     sample = read_sample(flags['sample'])
     question = question_of(shared_classes(runs, tuple(config['heads'])))
@@ -53,25 +55,16 @@ def submit(command: Command) -> int:
     decided = decide_columns(sample.columns, wanted.key, question, told, sample.path)
     for line in decided.why:
         log.info('column   %s', line)
-    name = f'submit-{wanted.digest[:12]}'
-    config |= dict(members=tuple(glob.escape(str(run)) if glob.has_magic(str(run)) else str(run)
-                                 for run in runs),
-                   source=name, sample=flags['sample'], columns=dict(decided.contents), views=views,
+    config |= dict(members=tuple(map(_escaped, runs)), source=f'submit-{wanted.digest[:12]}',
+                   sample=flags['sample'], columns=dict(decided.contents), views=views,
                    rule=_rule(command, config['rule'], runs))
-    if not any(what.startswith((PROBABILITY, 'confidence')) for what in decided.contents.values()):
-        config['temperature'] = _temperature(config, views)
-    if len(runs) > 1:
-        levels = split_words(config['rule'])
-        log.info('vote     %s', f'{levels[0]} within a run, then {levels[1]} between runs'
-                 if len(levels) == 2 else config['rule'])
-    out = out or workdirs.choose(None, command.config_file or 'submit')
-    log.info('workdir  %s', out)
+    config['temperature'] = _temperature(config, views)
     try:
         with lock.held(out):
-            file = out / 'pictures.csv'
+            file = out.absolute() / 'pictures.csv'
             manifest_files.save(wanted.manifest, str(file))
             for run in runs:
-                _predict(run, name, views, file, wanted)
+                _predict(run, config['source'], views, file, wanted)
             run_vote(config, out, wanted.shown(workdirs.range16_of(runs[0]) or FULL))
     except Interrupted:
         log.info('Stopped. The same command with --out=%s continues.', out)
@@ -134,17 +127,28 @@ def _told(columns: Any) -> dict[str, str]:
 def _rule(command: Command, rule: Any, runs: Sequence[Path]) -> Any:
     """config.rule. Where nobody chose one, several runs vote in two levels, so that one with more
     folds or views does not count for more."""
-    chosen = command.config_file or any('config.rule' in word for word in command.argv)
-    return rule if chosen or len(runs) < 2 else ('soft', 'soft')
+    if not command.config_file and len(runs) > 1 and not any(
+            'config.rule' in word for word in command.argv):
+        rule = ('soft', 'soft')
+    levels = split_words(rule)
+    if len(levels) > 1:
+        log.info('vote     %s within a run, then %s between runs', *levels)
+    return rule
 
 
 def _temperature(config: Mapping, views: Sequence[str]) -> bool:
-    """Whether a temperature is fitted though no column shows how sure the answer is: if that takes
-    no predictions of the training's own data, which may not be on this machine."""
-    if config['temperature'] and any(view != IDENTITY for view in views):
+    """Whether a temperature is fitted. Where no column shows how sure the answer is, it must not
+    take predictions of the training's own data, which may not be on this machine."""
+    asked = any(what.startswith((PROBABILITY, 'confidence')) for what in config['columns'].values())
+    if config['temperature'] and not asked and any(view != IDENTITY for view in views):
         log.info('no temperature is fitted: no column holds probabilities')
         return False
     return config['temperature']
+
+
+def _escaped(run: Path) -> str:
+    """The workdir as config.members names it, where it could be a glob."""
+    return glob.escape(str(run)) if glob.has_magic(str(run)) else str(run)
 
 
 def _predict(run: Path, name: str, views: Sequence[str], file: Path, wanted: Wanted) -> None:

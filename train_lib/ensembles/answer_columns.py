@@ -84,9 +84,10 @@ def decide_columns(columns: Mapping[str, Sequence[str]], key: str, question: Que
     if all(what in ('id', 'row', 'copy') for what in told.values()):
         found, words = (_per_class(free, question, where) or _per_head(free, question, where)
                         or _single(free, question, where))
-        contents |= found
-        why += words
-        free = {name: cells for name, cells in free.items() if name not in found}
+        sure = {name: 'confidence' for name in free if name.casefold() == 'confidence'}
+        contents |= sure | found
+        why += [*words, *(f'{name}: the probability of the answer' for name in sure)]
+        free = {name: cells for name, cells in free.items() if name not in found | sure}
         for name, cells in free.items():
             _refuse_empty_answer(name, cells, where)
     return Decided(contents, tuple(why))
@@ -216,6 +217,7 @@ def _single(free: Mapping[str, Sequence[str]], question: Question, where: str
     heads, classes = question
     named = [name for name in free if name.casefold() in _ANSWERS]
     named = [name for name in named if name.casefold() != 'index'] or named
+    free = {name: cells for name, cells in free.items() if name.casefold() != 'confidence'}
     likely = named or list(free) if len(free) < 2 or named else [
         name for name, cells in free.items() if set(map(nfc, cells)) <= {*map(nfc, classes), ''}]
     if len(likely) != 1:
@@ -224,21 +226,18 @@ def _single(free: Mapping[str, Sequence[str]], question: Question, where: str
         name = next(iter(likely or free), 'target')
         raise ConfigError(f'The sample {where!r} has {what}: say what its columns hold, as in '
                           f"--config.columns=\"{{{name!r}: 'class'}}\".")
-    name, found = likely[0], {}
-    for other in free:  # a column that says how sure the answer is
-        if other.casefold() == 'confidence':
-            found[other] = 'confidence'
+    name = likely[0]
     cells = [*dict.fromkeys(map(nfc, free[name]))]
     if len(heads) > 1 and any(' ' in cell for cell in cells) and not set(cells) <= {
             *map(nfc, classes), ''}:
         _check_words(name, cells, heads, where)
-        return found | {name: 'names'}, [f'{name}: names of all heads, with spaces between']
+        return {name: 'names'}, [f'{name}: names of all heads, with spaces between']
     head = next(iter(heads)) if len(heads) == 1 else ''
     kind, words = _kind_of(name, cells, head, classes, where)
     if kind == 'yes':
         kind = PROBABILITY + (classes[1] if nfc(classes[0]).casefold() != name.casefold()
                               else classes[0])
-    return found | {name: kind}, [f'{name}: {words}']
+    return {name: kind}, [f'{name}: {words}']
 
 
 def _check_words(name: str, cells: Sequence[str], heads: Mapping[str, Sequence[str]], where: str
@@ -300,7 +299,7 @@ def _kind_of(name: str, cells: Iterable[str], head: str, classes: Sequence[str],
 def _number_kind(name: str, cells: Sequence[str], classes: Sequence[str], where: str, say: str
                  ) -> tuple[str, str]:
     """`_kind_of` for whole numbers of which some are no class names."""
-    numbers = {int(one): one for one in classes if _WHOLE.fullmatch(one)}
+    numbers = {float(one): one for one in classes if _NUMBER.fullmatch(one)}
     outside = [cell for cell in cells if not 0 <= int(cell) < len(classes)]
     if len(numbers) == len(classes) and list(numbers) != list(range(len(classes))):
         # The numbers of the training labels are wanted, not where they stand in their order.

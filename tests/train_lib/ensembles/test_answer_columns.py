@@ -31,6 +31,7 @@ def decide(columns, heads, **told):
     (['9', '3', '0'], DIGITS, 'class'),
     (['0', '0', '0'], FROM_1, 'class'),  # the numbers of the training, not their places
     (['1', '3', '2'], FROM_1, 'class'),
+    (['0', '0', '0'], {'class': ('1.0', '2.0')}, 'class'),
     (['0', '0', '0'], PADDED, 'class'),
     (['0.5', '0.5', '0.5'], dict(pet=('cat', 'pet')), 'probability:pet'),
     (['0.5', '0.5', '0.5'], dict(pet=('0', '1')), 'probability:1'),
@@ -68,6 +69,8 @@ def test_other_columns_are_copied():
     assert decide(dict(image_path=['x/a.png', 'x/b.png', 'x/c.png'], answer=['0'] * 3,
                        confidence=['0'] * 3), ANIMALS) == {
         'ID': 'id', 'image_path': 'copy', 'answer': 'index', 'confidence': 'confidence'}
+    assert decide(dict(species=['0'] * 3, confidence=['0'] * 3), ANIMALS) == {
+        'ID': 'id', 'species': 'index', 'confidence': 'confidence'}
     # The only one whose cells are classes.
     assert decide(dict(species=['cat'] * 3, place=['x', 'y', 'z']), ANIMALS) == {
         'ID': 'id', 'species': 'class', 'place': 'copy'}
