@@ -17,6 +17,7 @@ from train_lib.commands.vote import run_vote
 from train_lib.ensembles.answer_columns import PROBABILITY, decide_columns, question_of
 from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
 from train_lib.ensembles.read_specs import check_rules
+from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.sample_file import read_sample
 from train_lib.ensembles.voters import split_words
 from train_lib.ensembles.wanted_pictures import Wanted, find_wanted, list_pictures
@@ -59,6 +60,7 @@ def submit(command: Command) -> int:
                    sample=flags['sample'], columns=dict(decided.contents), views=views,
                    rule=_rule(command, config['rule'], runs))
     config['temperature'] = _temperature(config, views)
+    _warn_of_shares(config)
     try:
         with lock.held(out):
             file = out.absolute() / 'pictures.csv'
@@ -144,6 +146,14 @@ def _temperature(config: Mapping, views: Sequence[str]) -> bool:
         log.info('no temperature is fitted: no column holds probabilities')
         return False
     return config['temperature']
+
+
+def _warn_of_shares(config: Mapping) -> None:
+    """Says so where columns of probabilities will hold something else."""
+    rule = split_words(config['rule'])[-1]
+    asked = any(what.startswith(PROBABILITY) for what in config['columns'].values())
+    if asked and not config['ensembles'] and not RULES[rule].distribution:
+        log.warning('config.rule=%s: the columns hold shares, which are no probabilities', rule)
 
 
 def _escaped(run: Path) -> str:

@@ -105,6 +105,8 @@ def _matched(way: _Way, ids: Sequence[str], pictures: Sequence[str]) -> Match:
 def _ways(ids: Sequence[str], pictures: Sequence[str]) -> Iterator[_Way]:
     """The ways in their order, the strictest first."""
     for number, (words, form) in enumerate(_FORMS):
+        if number and all(form(name) == name for names in (ids, pictures) for name in names):
+            continue
         for how, rank, of_id, of_picture in _plain_ways(ids, pictures):
             yield (f'{how}{words}', 10 * number + rank, _after(form, of_id),
                    _after(form, of_picture))

@@ -164,6 +164,15 @@ def test_probabilities_per_class_and_views(runs, pictures, tmp_path):
     np.testing.assert_allclose(values, mean, atol=2e-3)
 
 
+def test_shares_of_votes_are_called_so(runs, pictures, tmp_path, capsys):
+    sample = sample_of(tmp_path / 's.csv', [(f'{k:03}.png', 0, 0, 0) for k in range(9)],
+                       ('ID', *CLASSES))
+    assert submit(runs / 'a', sample, pictures, tmp_path / 'out', '--config.rule=hard') == 0
+    assert 'config.rule=hard: the columns hold shares' in capsys.readouterr().err
+    assert {row[name] for row in rows_of(tmp_path / 'out/submission.csv') for name in CLASSES} <= {
+        '0', '0.5', '1'}
+
+
 def test_an_archive_and_a_larger_folder(runs, pictures, tmp_path, capsys):
     shutil.copytree(pictures, tmp_path / 'all/part/test')
     cv2.imwrite(str(tmp_path / 'all/more.png'), picture('dark', 0))
