@@ -80,7 +80,7 @@ def run_vote(config: Mapping, workdir: Path,
         from train_lib.commands.soup import make_soup  # needs a model, and so a device
 
         result['soup'] = make_soup(config, aligned, workdir / 'soup')
-    vote_files.write_submission(workdir / 'submission.csv', config, aligned, votes)
+    columns = vote_files.write_submission(workdir / 'submission.csv', config, aligned, votes)
     vote_files.write_predictions(workdir / 'predictions.npz', aligned, votes)
     vote_files.write_members(workdir / 'members.csv', aligned, figures,
                              answering.member_shares(aligned.models))
@@ -95,5 +95,5 @@ def run_vote(config: Mapping, workdir: Path,
     for line in mark_lines(result):
         log.warning('%s', line)
     log.info('report   %s', path)
-    log.info('submission  %s', workdir / 'submission.csv')
+    log.info('submission  %s (%s)', workdir / 'submission.csv', columns)
     return result

@@ -83,3 +83,20 @@ def test_what_it_lacks_is_one_sentence(run, tmp_path, capsys):
     assert 'head.safetensors cannot be read' in refused()
     (copy / 'result.json').unlink()
     assert 'is not a finished probing run' in refused()
+
+
+def test_a_submission(run, tmp_path, capsys):
+    """Its temperature is fitted on what its folds validated, which is in one file."""
+    for name in 'xyz':
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((32, 32, 3), 40 + ord(name), np.uint8))
+    (tmp_path / 's.csv').write_text('id,label,confidence\nz,,\nx,,\ny,,\n')
+    argv = ['submit', f'--workdirs={run}', f'--sample={tmp_path}/s.csv', f'--images={tmp_path}',
+            f'--out={tmp_path}/out']
+    assert main.main(argv) == 0
+    rows = (tmp_path / 'out/submission.csv').read_text().splitlines()
+    assert [row.split(',')[0] for row in rows] == ['id', 'z', 'x', 'y']
+    fit = json.loads((tmp_path / 'out/vote.json').read_text())['fit']
+    assert fit['source'] == 'out_of_fold' and fit['n'] == len(
+        stored(run / 'predictions/out_of_fold.npz')['ids'])
+    assert main.main([*argv, '--config.views=hflip']) == 0
+    assert 'has out-of-fold predictions of the view identity only' in capsys.readouterr().err

@@ -20,7 +20,7 @@ from train_lib.predictions.run_folders import (
     run_of,
     splits_of,
 )
-from train_lib.predictions.store import OUT_OF_FOLD, Member, members_of
+from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
 from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.moved_data import PLACES
 from train_lib.run_dir.workdirs import CHANGEABLE, START_FACTS
@@ -89,14 +89,19 @@ def fit_source(config: Mapping, aligned: AlignedPredictions) -> tuple[str, str]:
         missing = missing_folds(Path(run)) if folds_of(Path(run)) else ''
         if missing:
             return '', f'{run} has only {missing}'
-        (with_folds if folds_of(Path(run)) or len(paths) > 1 else single).append(run)
+        pooled = _is_pooled(Path(run))
+        views = {member.view for member in aligned.members if str(run_of(member.workdir)) == run}
+        if pooled and views != {IDENTITY}:
+            return '', f'{run} has out-of-fold predictions of the view {IDENTITY} only'
+        (with_folds if folds_of(Path(run)) or len(paths) > 1 or pooled else single).append(run)
     if config['fit_source'] == 'val' and with_folds:
         return '', f'the folds of {with_folds[0]} validate different rows'
     if config['fit_source'] == OUT_OF_FOLD and single:
         return '', f'{single[0]} has no folds'
     roles = {member.workdir.absolute(): member.roles for member in aligned.members}
     held_out = {run: {name for path in paths for name, role in (
-        roles.get(path.absolute()) or splits_of(path).roles).items() if role == 'val'}
+        roles.get(path.absolute()) or splits_of(path).roles).items()
+        if role == 'val' or (role == 'train' and _is_pooled(Path(run)))}
         for run, paths in parts.items()}
     known = {run: rows for run, rows in held_out.items() if rows}
     first = next(iter(known), '')
@@ -107,6 +112,12 @@ def fit_source(config: Mapping, aligned: AlignedPredictions) -> tuple[str, str]:
         return '', (f'{with_folds[0]} has folds and {single[0]} has none: no rows are unseen by '
                     f'all')
     return (OUT_OF_FOLD if with_folds else 'val'), ''
+
+
+def _is_pooled(run: Path) -> bool:
+    """Whether it is a probing run of several folds, which are no runs of their own: its split.csv
+    is that of one fold, and what all of them validated is in one file."""
+    return not folds_of(run) and (run / 'predictions' / f'{OUT_OF_FOLD}.npz').is_file()
 
 
 def _parts(runs: Mapping[str, str]) -> dict[str, list[Path]]:
@@ -135,6 +146,8 @@ def align_runs(config: Mapping, aligned: AlignedPredictions, source: str,
         for view, member in by_view.items():
             if source != OUT_OF_FOLD:
                 found = members_of(Path(run), source, [view])[0]
+            elif _is_pooled(Path(run)):
+                found = members_of(Path(run), OUT_OF_FOLD, [view])[0]
             elif folds_of(Path(run)):
                 found = out_of_fold(Path(run), view)
             else:
