@@ -127,7 +127,7 @@ class LoadedRun:
         # The views of a batch come one after another.
         while of_views := list(itertools.islice(outputs, len(stages))):
             parts.append(self._columns(self._together(of_views), per_class))
-        table = {'id': pd.Series(ids, dtype=None if ids else 'str')}
+        table = {'id': _column(ids)}
         frame = pd.DataFrame(table | {name: np.concatenate([part[name] for part in parts])
                                       for name in parts[0]})
         return frame.astype({name: 'str' for _, name in columns_of('prediction', self._heads)})
@@ -235,6 +235,15 @@ def _noting(given: Iterator[Given], ids: list) -> Iterator[Given]:
     for one in given:
         ids.append(one.id)
         yield one
+
+
+def _column(ids: list[str | int]) -> pd.Series:
+    if not ids:
+        return pd.Series(ids, dtype='str')
+    try:
+        return pd.Series(ids)
+    except UnicodeEncodeError:  # a file name that is not valid UTF-8
+        return pd.Series(ids, dtype=object)
 
 
 def _make_embed(graphdef: nnx.GraphDef, normalise: Callable) -> Callable:
