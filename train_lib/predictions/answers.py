@@ -72,8 +72,9 @@ def write_answers(path: Path, ids: Sequence[str], labels: Mapping[str, np.ndarra
         columns[name] = said[head].probability.astype(str)  # as few digits as tell it from others
     texts = [*ids, *(name for names in classes.values() for name in names)]
     # Writers leave a bare carriage return unquoted, and readers take it for the end of a line.
-    quoting = csv.QUOTE_ALL if any('\r' in text for text in texts) else csv.QUOTE_MINIMAL
+    bare = any('\r' in text for text in texts)
     with atomic_open(path) as file:
-        writer = csv.writer(file, quoting=quoting, lineterminator='\n')
+        writer = csv.writer(file, lineterminator='\n',
+                            quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values()))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -347,6 +348,23 @@ def test_a_fresh_process_needs_nothing_else(moved, some, tmp_path):
                                    XDG_CACHE_HOME=str(tmp_path)))
     assert done.returncode == 0 and done.stderr == ''
     assert len(pd.read_csv(io.StringIO(done.stdout))) == 2
+
+
+def test_the_page_of_the_manual_runs(moved, some, tmp_path, monkeypatch):
+    """Its code, from top to bottom."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'new').mkdir()
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'runs/a').symlink_to(moved[0])
+    shutil.copyfile(next(path for path in some if path.suffix == '.png'), 'new/0.png')
+    shutil.copyfile(next(path for path in some if path.suffix == '.jpg'), 'new/1.jpg')
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/python.md').read_text('utf-8'),
+                        flags=re.S)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, 'docs/python.md', 'exec'), names)
+    assert len(blocks) == 2 and names['table']['id'].tolist() == ['new/0.png', 'new/1.jpg']
+    assert len(names['features']) == 2
 
 
 def test_a_class_called_like_a_column_is_said(run, some):
