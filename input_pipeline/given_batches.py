@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from input_pipeline.curriculum import Stage
-from input_pipeline.given_pictures import Given, GivenPictures
+from input_pipeline.given_pictures import Given, GivenPictures, Reading
 from input_pipeline.pictures import PreprocessSpec
-from input_pipeline.sixteen_bits import FULL, Range
 
 _AHEAD = 3  # batches that are read while another one is used
 _PART = 8  # pictures that a thread reads in one piece
@@ -21,7 +20,7 @@ _SMALLER = 4
 
 
 def given_batches(given: Iterable[Given], spec: PreprocessSpec, views: Sequence[Stage], *,
-                  batch_size: int, multiple: int = 1, range16: Range = FULL,
+                  batch_size: int, multiple: int = 1, reading: Reading | None = None,
                   threads: int | None = None) -> Iterator[dict]:
     """Reads pictures by threads, a few batches ahead, and no further.
 
@@ -33,7 +32,7 @@ def given_batches(given: Iterable[Given], spec: PreprocessSpec, views: Sequence[
             compiled: this one, or for a shorter list one of a few smaller ones, whose pictures
             cost less than the rest of a large batch.
         multiple: sizes are rounded up to a multiple of it.
-        range16: which values of 16-bit pictures become black and white.
+        reading: what the training knew about its pictures; None for nothing.
         threads: None for one per processor.
 
     Yields:
@@ -55,7 +54,7 @@ def given_batches(given: Iterable[Given], spec: PreprocessSpec, views: Sequence[
         while block:
             # Room for what several views share, which has at most twice the input's sides.
             kept = 4 * len(block) * bytes_of_one / 2**20 if len(views) > 1 else 0
-            pictures = GivenPictures(block, spec, range16, kept)
+            pictures = GivenPictures(block, spec, reading or Reading(), kept)
             for view in views:
                 ahead.append(_start(pool, pictures, view, size, first))
                 if len(ahead) > _AHEAD:

@@ -4,9 +4,10 @@ They are read as those of a manifest are: a file by the same decoder, and pixels
 drawn. So orientation, transparency, 16-bit values and resizing are those of the training.
 """
 
+import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,13 +15,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from input_pipeline import decode
+from input_pipeline import decode, sources
 from input_pipeline.decode import NoTransparency, UnreadableImage
+from input_pipeline.encode import encode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.pictures import Pictures, PreprocessSpec
 from input_pipeline.pull_maps import Size
-from input_pipeline.sixteen_bits import Range
+from input_pipeline.sixteen_bits import FULL, Range
 
 _SINGLE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 _KINDS = 'a path, the bytes of a file, a Pillow picture or a uint8 array [H, W, 3]'
@@ -97,24 +99,40 @@ def _kind(thing: object) -> str:
     return f'{"an" if name[0] in "aeiouAEIOU" else "a"} {name}'
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a training knew about its pictures besides how they become the model's input.
+
+    Attributes:
+        range16: which values of 16-bit pictures become black and white.
+        repack: (bytes of a file, name) -> the bytes that it was packed as, see
+            `packing.repack_like`; None if the training read the files themselves.
+    """
+
+    range16: Range = FULL
+    repack: Callable[[bytes, str], bytes] | None = None
+
+
 class GivenPictures(Pictures):
     """Pictures of a program by their place among the given ones; otherwise as `Pictures`.
 
     Args:
         given: the pictures.
         spec, cache_mb: as in `Pictures`.
-        range16: which values of 16-bit pictures become black and white.
+        reading: what the training knew about its pictures.
     """
 
-    def __init__(self, given: Sequence[Given], spec: PreprocessSpec, range16: Range,
+    def __init__(self, given: Sequence[Given], spec: PreprocessSpec, reading: Reading,
                  cache_mb: float = 0):
         names = pd.DataFrame({'location': pd.Series([one.name for one in given], dtype=object)})
-        super().__init__(Manifest(names, {}, range16=range16), spec, cache_mb)
-        self._contents = [one.content for one in given]
+        super().__init__(Manifest(names, {}, range16=reading.range16), spec, cache_mb)
+        self._given = [one.content for one in given]
+        self._contents: dict[int, str | bytes | np.ndarray] = {}
+        self._repack = reading.repack
         self._alpha = spec.channels == 4
 
     def __len__(self) -> int:
-        return len(self._contents)
+        return len(self._given)
 
     def augmented(self, row: int, *args, **options) -> np.ndarray:
         """As in `Pictures`.
@@ -126,31 +144,42 @@ class GivenPictures(Pictures):
             return super().augmented(row, *args, **options)
         except UnreadableImage as error:
             name = self.location(row)
-            content = self._contents[row]
+            content = self._given[row]
             if isinstance(content, str) and os.path.isdir(content):
                 raise DataError(f'{name!r} is a folder: give its pictures, such as '
                                 f'sorted(Path({name!r}).rglob("*.jpg")).') from None
             raise DataError(f'Image {name!r} {error.reason}: restore it or leave it '
                             f'out.') from None
 
+    def _content(self, row: int) -> str | bytes | np.ndarray:
+        """A picture as it is read; one that is used again is not made again."""
+        found = self._contents.get(row)
+        if found is None:
+            given = self._given[row]
+            found = self._from_pillow(row, given) if isinstance(given, Image.Image) else given
+            if self._repack is not None:
+                if isinstance(found, np.ndarray):
+                    found = encode(self._in_colour(row, found), 'lossless')
+                data = sources.read_bytes('', found) if isinstance(found, str) else found
+                found = self._repack(data, self.location(row))
+            self._contents[row] = found
+        return found
+
     def _is_drawn(self, row: int) -> bool:
-        content = self._contents[row]
-        if isinstance(content, Image.Image):
-            self._contents[row] = content = self._from_pillow(row, content)
+        content = self._content(row)
         return isinstance(content, np.ndarray) or (isinstance(content, str)
                                                    and super()._is_drawn(row))
 
     def _pixels(self, row: int, min_size: Size | None = None) -> np.ndarray:
-        drawn = self._is_drawn(row)
-        content = self._contents[row]
+        content = self._content(row)
         if isinstance(content, bytes):
             return self._decode(content, name=self.location(row), min_size=min_size)
-        if drawn and isinstance(content, np.ndarray):
+        if isinstance(content, np.ndarray):
             return self._in_colour(row, content)
         return super()._pixels(row, min_size)
 
     def _bytes(self, row: int) -> bytes:
-        content = self._contents[row]
+        content = self._content(row)
         return content if isinstance(content, bytes) else super()._bytes(row)
 
     def _in_colour(self, row: int, picture: np.ndarray) -> np.ndarray:

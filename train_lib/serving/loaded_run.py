@@ -24,20 +24,29 @@ from ml_collections import ConfigDict
 
 import models
 from input_pipeline.curriculum import Stage
+from input_pipeline.errors import DataError
 from input_pipeline.given_batches import given_batches
-from input_pipeline.given_pictures import Given, each_given
+from input_pipeline.given_pictures import Given, Reading, each_given
+from input_pipeline.packing import repack_like
 from input_pipeline.sixteen_bits import FULL
+from input_pipeline.sources.array_records import load as load_packed
+from input_pipeline.sources.array_records import packed_as
 from train_lib.predictions.answers import answers, class_probabilities, columns_of, log_mean
 from train_lib.predictions.views import make_views
 from train_lib.run_dir import workdirs
+from train_lib.run_dir.json_files import read_json
+from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.compile_cache import use_compile_cache
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import make_mesh
+from train_lib.serving.probed_models import JointModel, ProbedModel, read_probe
 from train_lib.serving.trained_models import TrainedModel, read_models
 from train_lib.training.evaluate import logits_of
 from train_lib.training.preprocess_spec import DTYPES
 from train_lib.training.state import Weights
 from train_lib.training.step import make_eval_step, make_normalise, split_model
+
+log = logging.getLogger(__name__)
 
 
 class LoadedRun:
@@ -50,7 +59,7 @@ class LoadedRun:
         models: the models of the folds, or one; see `model`.
     """
 
-    def __init__(self, workdir: Path, trained: Sequence[TrainedModel]):
+    def __init__(self, workdir: Path, trained: Sequence[TrainedModel], reading: Reading):
         first = trained[0]
         self.workdir = workdir
         self._config = first.config
@@ -60,14 +69,22 @@ class LoadedRun:
             dict(self._heads) if len(self._heads) > 1 else next(iter(self._heads.values())))
         self._offsets = [one.offsets for one in trained]
         self._spec = first.preprocess
-        self._range16 = workdirs.range16_of(first.workdir) or FULL
+        self._reading = reading
         self._mesh = make_mesh(first.config.mesh)
         split = [split_model(one.model) for one in trained]
         self._weights = [Weights(params, {}, others) for _, params, others in split]
         normalise = make_normalise(self._spec.mean, self._spec.std, DTYPES[first.config.precision])
-        # One program for all folds, which differ only in their weights.
-        self._eval_step = make_eval_step(split[0][0], normalise, tuple(self._heads))
         self._embed = _make_embed(split[0][0], normalise)
+        probed = [one.model for one in trained if isinstance(one.model, ProbedModel)]
+        self._one_backbone = bool(probed)
+        if probed:
+            joint = models.eval_view(JointModel(probed, tuple(self._heads)))
+            graphdef, params, others = split_model(joint)
+            self._joint_weights = Weights(params, {}, others)
+            self._eval_step = make_eval_step(graphdef, normalise, tuple(
+                f'{fold}/{head}' for fold in range(len(probed)) for head in self._heads))
+        else:  # one program for all folds, which differ only in their weights
+            self._eval_step = make_eval_step(split[0][0], normalise, tuple(self._heads))
 
     def __repr__(self) -> str:
         heads = ', '.join(f'{head}: {len(names)} classes' for head, names in self._heads.items())
@@ -90,7 +107,8 @@ class LoadedRun:
         """
         if len(self.models) > 1:
             raise ConfigError(f'{self.workdir} has {len(self.models)} models, one per fold: use '
-                              f'run.models, or load one fold, such as {self._one_fold()}.')
+                              f'run.models' + ('.' if self._one_backbone else
+                                             f', or load one fold, such as {self._one_fold()}.'))
         return self.models[0]
 
     def predict(self, images: Any, views: str | Sequence[str] = ('identity',),
@@ -142,7 +160,7 @@ class LoadedRun:
             ConfigError: the run has folds, whose features are not comparable. DataError: as in
                 `predict`.
         """
-        if len(self.models) > 1:
+        if len(self.models) > 1 and not self._one_backbone:
             raise ConfigError(f'{self.workdir} has {len(self.models)} models, one per fold, whose '
                               f'features mean different things and cannot be averaged: load one '
                               f'fold, such as {self._one_fold()}.')
@@ -158,6 +176,8 @@ class LoadedRun:
 
     def _logits_step(self, _, images: jax.Array) -> dict[str, jax.Array]:
         """{'<fold>/<head>': logits [B, C]}"""
+        if self._one_backbone:
+            return self._eval_step(self._joint_weights, images)
         return {f'{fold}/{head}': logits for fold, weights in enumerate(self._weights)
                 for head, logits in self._eval_step(weights, images).items()}
 
@@ -171,7 +191,7 @@ class LoadedRun:
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ConfigError(f'batch_size = {size!r}: give a whole number above 0, or None.')
         batches = given_batches(given, self._spec, views, batch_size=int(size),
-                                multiple=self._mesh.size, range16=self._range16)
+                                multiple=self._mesh.size, reading=self._reading)
         for _, found in logits_of(step, self._weights[0], batches, self._mesh):
             yield found
 
@@ -222,13 +242,31 @@ def load(workdir: str | os.PathLike) -> LoadedRun:
     level = absl.level
     absl.setLevel(logging.CRITICAL)  # Orbax warns of files that these checkpoints never have
     try:
-        trained = read_models(folder)
+        probes = (folder / 'config.json').exists() and config_of_run(folder).probe.heads
+        trained = (read_probe(folder, config_of_run(folder)) if probes else read_models(folder))
     finally:
         absl.setLevel(level)
     # A program may have chosen a place of its own.
     if jax.config.values['jax_compilation_cache_dir'] is None:
         use_compile_cache(trained[0].config.compile_cache)
-    return LoadedRun(folder, trained)
+    run = folder if probes else trained[0].workdir
+    return LoadedRun(folder, trained, reading_of(run, trained[0].config))
+
+
+def reading_of(workdir: Path, config: ConfigDict) -> Reading:
+    """What a run, or a fold, knows about its pictures; says so where that is not known."""
+    try:
+        result = read_json(workdir / 'result.json')
+    except (OSError, ValueError):
+        result = {}
+    about = result.get('packed_as')
+    if about is None and config.data.source == 'packed':  # an older run, which did not record it
+        try:
+            about = packed_as(load_packed(config.data.packed))
+        except DataError:
+            log.warning('pictures the training saw packed ones, which are gone; if they were')
+            log.warning('         preprocessed, give pictures that were prepared in the same way')
+    return Reading(workdirs.range16_of(workdir) or FULL, repack_like(about) if about else None)
 
 
 def _noting(given: Iterator[Given], ids: list) -> Iterator[Given]:

@@ -1,6 +1,7 @@
 """train_lib.load: a run answers for any picture as for its own, and from its workdir alone."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -336,6 +337,40 @@ def test_folds_and_heads(two_heads):
         assert list(table) == ['id', *(f'{what}/{head}' for what in
                                        ('label', 'prediction', 'probability')
                                        for head in ('shape', 'tone'))]
+
+
+def test_pictures_go_through_what_the_packed_ones_went_through(tmp_path, capsys):
+    """Steps such as face or denoise, resizing and encoding, from the workdir alone."""
+    data = make_folder(tmp_path / 'data', 36)
+    source = f'--config=configs/sketch_cnn.py:folder={data}'
+    assert main(['pack', source, f'--config.pack.folder={tmp_path / "packed"}',
+                 '--config.pack.preprocess=denoise', '--config.pack.size=28',
+                 '--config.pack.quality=80']) == 0
+    workdir = train(tmp_path / 'run', f'configs/sketch_cnn.py:packed={tmp_path / "packed"}',
+                    '--config.image.size=16')
+    shutil.rmtree(tmp_path / 'packed')
+    own, run = stored(workdir, 'train'), train_lib.load(workdir)
+    paths = [data / name for name in own['ids'].tolist()]
+    wanted = softmax(own['logits']).astype(np.float32)
+    size = max(len(stored(workdir, name)['ids']) for name in ('val', 'test'))
+    classes = list(run.classes)
+    for images in (paths, [path.read_bytes() for path in paths]):
+        found = run.predict(images, probabilities=True, batch_size=size)[classes]
+        np.testing.assert_array_equal(found.to_numpy(), wanted)
+    png = [row for row, path in enumerate(paths) if path.suffix == '.png']
+    opened = run.predict([Image.open(paths[row]) for row in png], probabilities=True)
+    np.testing.assert_allclose(opened[classes], wanted[png], atol=1e-6)
+    result = json.loads((workdir / 'result.json').read_text())
+    del result['packed_as']
+    (workdir / 'result.json').write_text(json.dumps(result))
+    train_lib.load(workdir)  # of an older version
+    said = [line for line in capsys.readouterr().err.splitlines() if 'gone' in line]
+    assert len(said) == 1 and len(said[0]) <= 80
+    result['packed_as'] = dict(size=0, side='', quality=80,
+                               preprocess=[dict(kind='denoise', version=99)])
+    (workdir / 'result.json').write_text(json.dumps(result))
+    with pytest.raises(DataError, match=r'preprocessed \(denoise\)'):
+        train_lib.load(workdir)
 
 
 def test_a_fresh_process_needs_nothing_else(moved, some, tmp_path):
