@@ -145,6 +145,28 @@ def pack(manifest: Manifest, read_bytes: Callable[[str, str], bytes], folder: st
     return packed
 
 
+def repack_like(about: Mapping) -> Callable[[bytes, str], bytes]:
+    """A function (bytes of a file, its name) -> the bytes that the file would be packed as.
+
+    Args:
+        about: see `array_records.packed_as`.
+
+    Raises:
+        DataError: a preprocessing step is another one today, or its detector is missing.
+    """
+    described = ('version', 'detector_sha256')
+    steps = preprocessing.make_steps([{key: value for key, value in step.items()
+                                       if key not in described} for step in about['preprocess']])
+    if preprocessing.describe(steps) != about['preprocess']:
+        names = ', '.join(step.name for step in steps)
+        raise DataError(f'The pictures of the training were preprocessed ({names}) by another '
+                        f'version of the steps, or with another detector: install that version, '
+                        f'or train again.')
+    spec = PackSpec(size=about['size'], side=about['side'] or 'longest', quality=about['quality'])
+    low, high = about.get('range16', FULL)
+    return lambda data, name: _repack(data, name, spec, steps, (low, high))[0]
+
+
 def _check(spec: PackSpec) -> None:
     if spec.side not in SIDES:
         raise DataError(f'pack.side={spec.side!r} is unknown: use {" or ".join(SIDES)}.')

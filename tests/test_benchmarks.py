@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import start_up, train_loop, train_step
+from benchmarks import load_predict, start_up, train_loop, train_step
 
 
 def test_a_training_step_is_measured(capsys):
@@ -68,3 +68,11 @@ def test_both_loops_are_measured():
 def test_a_start_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match='no such file'):
         start_up.seconds_to_first_step(['--config=nowhere.py'], str(tmp_path))
+
+
+@pytest.mark.slow
+def test_predict_is_measured_beside_the_evaluation(capsys):
+    load_predict.main(['--pictures=40', '--size=16', '--batch=16', '--repeats=2'])
+    evaluation, predict, ratio = capsys.readouterr().out.splitlines()[-3:]
+    assert evaluation.startswith('evaluation') and predict.startswith('load.predict')
+    assert 0.1 < float(ratio.split()[3]) < 10 and '2 pairs' in ratio

@@ -140,6 +140,17 @@ def verify(folder: str, progress: Callable[[int, int], None] | None = None) -> M
     return manifest
 
 
+def packed_as(manifest: Manifest) -> dict | None:
+    """How the pictures of a manifest were changed when they were packed, as JSON for
+    `packing.repack_like`: {} if they were packed as they were, None if they are not packed."""
+    locations = manifest.table['location']
+    if not len(locations) or not locations.iloc[0].startswith('packed:'):
+        return None
+    index = read_json(os.path.join(manifest.root, INDEX))
+    keys = ('size', 'side', 'quality', 'preprocess', 'range16')
+    return {key: index[key] for key in keys if key in index} if index.get('quality') else {}
+
+
 def load_records(folder: str) -> pd.DataFrame:
     """What preprocessing found: one row per picture, in the manifest's order, with `id` and the
     columns '<step>/<what>', such as 'face/score'.

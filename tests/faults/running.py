@@ -132,6 +132,9 @@ def assert_same_predictions(left: Path, right: Path) -> None:
     files = sorted(path.name for path in (left / 'predictions').iterdir())
     assert files == sorted(path.name for path in (right / 'predictions').iterdir())
     for name in files:
+        if name.endswith('.csv'):
+            assert (left / 'predictions' / name).read_bytes() == (
+                right / 'predictions' / name).read_bytes()
         if not name.endswith('.npz'):
             continue  # made_by.json: which checkpoint they are of
         with np.load(left / 'predictions' / name) as x, np.load(right / 'predictions' / name) as y:

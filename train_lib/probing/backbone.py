@@ -26,6 +26,7 @@ class Backbone:
         weights: the first argument of `embed`, on all devices.
         preprocess: how images are prepared for it.
         mesh: of the devices that share a batch.
+        graphdef: of the model, which `nnx.merge(graphdef, *weights)` makes again.
         key: what the features depend on besides weights and pixels: model, its settings,
             preparation and precision; JSON values.
     """
@@ -34,6 +35,7 @@ class Backbone:
     weights: tuple
     preprocess: PreprocessSpec
     mesh: jax.sharding.Mesh
+    graphdef: nnx.GraphDef
     key: dict
 
 
@@ -64,4 +66,4 @@ def make_backbone(config: ConfigDict, run: Path | None = None) -> Backbone:
 
     key = dict(model=config.model.name, settings=repr(sorted(settings.items())),
                prepared=input_record(preprocess), precision=config.precision)
-    return Backbone(embed, replicate(tuple(trees), mesh), preprocess, mesh, key)
+    return Backbone(embed, replicate(tuple(trees), mesh), preprocess, mesh, graphdef, key)

@@ -21,8 +21,8 @@ from safetensors.numpy import load_file
 
 from input_pipeline import loader
 from input_pipeline.curriculum import Stage
-from train_lib.metrics.scores import log_softmax
 from train_lib.predictions import store
+from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of
 from train_lib.probing.backbone import Backbone, make_backbone
@@ -47,7 +47,7 @@ Logits = dict[str, np.ndarray]  # by label head, float32 [N, C]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Probe:
+class Probe:
     """A finished probing run.
 
     Attributes:
@@ -95,7 +95,7 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) -
     own = overlay(config.copy_and_resolve_references(), workdirs.saved_config(workdir).to_dict())
     with own.ignore_type():
         own.mesh = config.mesh
-    probe = _open(own, workdir)
+    probe = open_probe(own, workdir)
     rows_of = rows_of_runs(asked, config, own, probe.backbone.preprocess, probe.folds[0].parent,
                            whole=workdir)
     loading = loader_spec(config)
@@ -114,7 +114,16 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) -
     _save_whole(probe, asked, done)
 
 
-def _open(own: ConfigDict, workdir: Path) -> _Probe:
+def open_probe(own: ConfigDict, workdir: Path) -> Probe:
+    """The chosen setting of a finished probing run, with its backbone.
+
+    Args:
+        own: the config of the run.
+        workdir: of the run.
+
+    Raises:
+        ConfigError: the run is not finished, or its backbone is another one today.
+    """
     try:
         result = read_json(workdir / 'result.json')
         name = result['chosen']
@@ -134,10 +143,10 @@ def _open(own: ConfigDict, workdir: Path) -> _Probe:
     if result.get('backbone', weights) != weights:
         raise ConfigError(f'The backbone of {workdir} has other weights than when its heads were '
                           f'trained: restore what config.init names.')
-    return _Probe(workdir, folds, kinds[kind], backbone, own.probe.dtype, own.seed, weights)
+    return Probe(workdir, folds, kinds[kind], backbone, own.probe.dtype, own.seed, weights)
 
 
-def _features(probe: _Probe, asked: PredictSpec, rows: Rows, stage: Stage,
+def _features(probe: Probe, asked: PredictSpec, rows: Rows, stage: Stage,
               loading: loader.LoaderSpec, stop: Callable[[], bool]) -> np.ndarray:
     """The features of the rows in one view, float32 [N, D], rounded as the heads were trained."""
     backbone, count = probe.backbone, len(rows.manifest)
@@ -160,7 +169,7 @@ def _features(probe: _Probe, asked: PredictSpec, rows: Rows, stage: Stage,
     return found
 
 
-def _predict_fold(probe: _Probe, asked: PredictSpec, fold: Path, rows: Rows,
+def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
                   features: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Logits]:
     """Writes the logits of the head of one fold, {view: logits}."""
     file = fold / 'head.safetensors'
@@ -168,7 +177,7 @@ def _predict_fold(probe: _Probe, asked: PredictSpec, fold: Path, rows: Rows,
     sizes = {head: len(names) for head, names in classes.items()}
     one = next(iter(features.values()))
     graphdef, like, _ = split_model(new_head(probe.kind, one.shape[1], sizes, probe.seed))
-    params = _read_head(file, like)
+    params = read_head(file, like)
     digest = hashlib.sha256(file.read_bytes() + probe.weights.encode()).hexdigest()
     found = {}
     for view, stage in asked.views.items():
@@ -181,8 +190,12 @@ def _predict_fold(probe: _Probe, asked: PredictSpec, fold: Path, rows: Rows,
     return found
 
 
-def _read_head(file: Path, like: dict) -> dict:
-    """The parameters of a head, of the names and shapes of `like`."""
+def read_head(file: Path, like: dict) -> dict:
+    """The parameters of a head, of the names and shapes of `like`.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
     try:
         stored = load_file(file)
         params = jax.tree_util.tree_map_with_path(
@@ -193,7 +206,7 @@ def _read_head(file: Path, like: dict) -> dict:
     return params
 
 
-def _about(probe: _Probe, rows: Rows, view: str, stage: Stage, digest: str, fold: int | None
+def _about(probe: Probe, rows: Rows, view: str, stage: Stage, digest: str, fold: int | None
            ) -> dict:
     """What logits are made from, for meta.json."""
     return dict(probe.backbone.key, head=probe.kind.name, fold=fold, step=None, data=rows.digest,
@@ -215,7 +228,7 @@ def _read(folder: Path, asked: PredictSpec) -> Logits:
     return mean_of_views([store.open_member(folder / view) for view in asked.views])
 
 
-def _save_whole(probe: _Probe, asked: PredictSpec,
+def _save_whole(probe: Probe, asked: PredictSpec,
                 done: Sequence[tuple[Rows, dict[str, Logits]]]) -> None:
     """Writes what all folds say together: the mean of their probabilities where they share their
     rows, and for the validation the rows of one after another."""
@@ -237,18 +250,10 @@ def _save_whole(probe: _Probe, asked: PredictSpec,
         hashlib.sha256((fold / 'head.safetensors').read_bytes()).hexdigest()
         for fold in probe.folds).encode() + probe.weights.encode()).hexdigest()
     for view, stage in asked.views.items():
-        mean = {head: _log_mean([logits[view][head] for _, logits in done])
+        mean = {head: log_mean([logits[view][head] for _, logits in done])
                 for head in rows.manifest.heads}
         _write(folder / asked.folder / view, _about(probe, rows, view, stage, digest, None), rows,
                mean, asked)
     logits = _read(folder / asked.folder, asked)
     save_predictions(folder / f'{asked.folder}.npz', rows.manifest, logits)
     log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits)
-
-
-def _log_mean(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """The log of the mean probability, float32 [N, C]; the logits themselves if they are alone."""
-    if len(logits) == 1:
-        return logits[0]
-    logs = np.stack([log_softmax(one) for one in logits])
-    return (np.logaddexp.reduce(logs, axis=0) - np.log(len(logits))).astype(np.float32)

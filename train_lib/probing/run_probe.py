@@ -25,6 +25,7 @@ from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.curriculum import stage_at
 from input_pipeline.manifest import Manifest, digest
+from input_pipeline.sources.array_records import packed_as
 from train_lib.probing.backbone import make_backbone
 from train_lib.probing.feature_cache import Features, cached_features
 from train_lib.probing.head_scores import score_heads
@@ -88,6 +89,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
                   model=config.model.name, seconds=clock.seconds(), version=train_lib.__version__,
                   versions=dict(jax=jax.__version__, flax=flax.__version__),
                   **seen_rows.facts_of_rows(ancestry, parts, grouped=config.split.grouped))
+    packed = packed_as(data.manifest)
+    if packed is not None:
+        result['packed_as'] = packed
     write_json(workdir / 'result.json', result)
     with clock('report'):
         from train_lib.reporting.run_page import write_report  # loads matplotlib

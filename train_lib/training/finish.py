@@ -14,6 +14,7 @@ import train_lib
 from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.manifest import Manifest
+from input_pipeline.sources.array_records import packed_as
 from train_lib.reporting.inputs import errors_per_head, shown_split
 from train_lib.run_dir import seen_rows
 from train_lib.run_dir.code_digest import code_digest
@@ -78,6 +79,9 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         device=describe_devices(run.programs.mesh), version=train_lib.__version__,
         versions=dict(jax=jax.__version__, flax=flax.__version__),
         **seen_rows.facts(run.workdir))
+    packed = packed_as(data.manifest)
+    if packed is not None:  # what other pictures have to go through as well
+        result['packed_as'] = packed
     if distributed.is_first():
         made_with = run.workdir / 'checkpoints' / str(result['best_step'])
         result['checkpoint'] = identity(made_with) if made_with.exists() else ''

@@ -92,6 +92,8 @@ def assert_same_run(left: Path, right: Path) -> None:
                 np.load(right / f'predictions/{split}.npz') as y:
             for name in x.files:
                 np.testing.assert_array_equal(x[name], y[name])
+        tables = [(folder / f'predictions/{split}.csv').read_bytes() for folder in (left, right)]
+        assert tables[0] == tables[1]
     results = [json.loads((folder / 'result.json').read_text()) for folder in (left, right)]
     for key in ('val', 'test', 'best_step', 'steps', 'stopped_early', 'steps_skipped', 'rollbacks'):
         assert results[0][key] == results[1][key], key
