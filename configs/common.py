@@ -12,10 +12,10 @@ reads it, and run `python docs/make_config_md.py`.
 from ml_collections import ConfigDict, FieldReference
 
 # Configs use these as common.parse_arg, ...
-from configs.arguments import choose, choose_data, parse_arg, split_arg
+from configs.arguments import choose, choose_data, number, parse_arg, split_arg
 from configs.sections.other_verbs import add_verb_sections
 
-__all__ = ['choose', 'choose_data', 'get_config', 'parse_arg', 'split_arg']
+__all__ = ['choose', 'choose_data', 'get_config', 'number', 'parse_arg', 'split_arg']
 
 
 def _anything(default) -> FieldReference:

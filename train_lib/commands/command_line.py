@@ -24,6 +24,7 @@ USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
 # Flags that some verbs alone have.
 _OWN = tuple(dict.fromkeys(flag for verb in VERBS.values() for flag in verb.flags))
 _FLAGS = ('config', 'workdir', *_OWN)
+_WRAPPED = 'Error whilst parsing config file'  # and a traceback, in the text of an error
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -175,8 +176,10 @@ def find_config(spec: str) -> str:
                       f'{did_you_mean(path, known, cutoff=0.4, show=str)}')
 
 
-def _first_sentence(spec: str, error: Exception) -> str:
+def _first_sentence(spec: str, error: BaseException) -> str:
     """What a config file raised, as one line."""
+    while _WRAPPED in str(error) and error.__context__ is not None:  # by ml_collections and absl
+        error = error.__context__
     if isinstance(error, AttributeError) and 'does not exist' in str(error):
         key = re.search(r'Key "(.*?)"', str(error))
         return (f'{shown(spec)}: it sets the key {key[1] if key else "?"!r}, which '
