@@ -221,7 +221,7 @@ def get_config() -> ConfigDict:
     config.schedule = dict(  # the learning rate over the run
         name='cosine',  # 'constant' | 'step' | 'multi_step' | 'exponential' | 'polynomial' |
                         # 'cosine' | 'cosine_restarts' | 'triangular' | 'triangular2' | 'one_cycle'
-        lr=1e-3,  # the peak
+        lr=1e-3,  # the peak of the learning rate
         scale_with_batch=0,  # batch size that lr is meant for; lr grows with batch_size (0: fixed)
         warmup=dict(percent=5),  # linear, from near 0; not for one_cycle and triangular(2)
         # 2: plateau and early stopping count from the end of the warm-up on, schedules that rise by
