@@ -17,6 +17,7 @@ from train_lib.studies.identity import differences
 from train_lib.studies.naming import describe_changes, short
 from train_lib.studies.stopping import Verdict, judge
 
+TABLES = ('table.md', 'table.tex', 'table.csv', 'times.csv')  # report.html comes at the end
 _HEADINGS = ('arm', 'what differs', 'mean', 'sd', 'n', 'difference', '95 % interval', 'p', 'notes')
 
 
@@ -26,10 +27,10 @@ def write_tables(study: Study, workdir: Path, page: bool = True) -> None:
     table = summarise(study, cells)
     given_up = judge(study, cells)[0]
     changes = changed_knobs(study)
-    for name, text in (('table.md', markdown(study, table, given_up, changes)),
-                       ('table.tex', latex(study, table, given_up, changes)),
-                       ('table.csv', as_csv(table, given_up, changes)),
-                       ('times.csv', times(cells).to_csv(index=False, lineterminator='\n'))):
+    texts = (markdown(study, table, given_up, changes), latex(study, table, given_up, changes),
+             as_csv(table, given_up, changes),
+             times(cells).to_csv(index=False, lineterminator='\n'))
+    for name, text in zip(TABLES, texts):
         # Other machines may write the same file at the same time.
         write_text(workdir / name, text, shared=True, durable=False)
     if page:
