@@ -3,10 +3,13 @@
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
+
+LONG = 5.0  # seconds of compiling after which a log without a terminal says so
 
 
 def setup_logging() -> None:
@@ -49,6 +52,39 @@ def counting_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             shown.update(min(done, total) - shown.n)
 
         yield progress
+
+
+@contextlib.contextmanager
+def compiling(enabled: bool = True) -> Iterator[None]:
+    """Says that the block compiles, which may take minutes, and in the end how long it took. On a
+    terminal its seconds are counted meanwhile; elsewhere a line says so once it takes long.
+
+    Args:
+        enabled: False shows nothing.
+    """
+    log, began, over = logging.getLogger(__name__), time.perf_counter(), threading.Event()
+
+    def wait() -> None:
+        if not sys.stderr.isatty():
+            if not over.wait(LONG):
+                log.info('compile  the training step, before the first one')
+            return
+        with bar(bar_format='compiling {elapsed}') as shown:
+            while not over.wait(0.5):
+                shown.refresh()
+
+    thread = threading.Thread(target=wait, name='compiling', daemon=True)
+    if enabled:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if enabled:
+            thread.join()
+    seconds = time.perf_counter() - began
+    if enabled:
+        log.info('compile  %.*f s', seconds < 9.95, seconds)
 
 
 class Progress:

@@ -1,5 +1,4 @@
-"""A start that is refused leaves nothing behind, neither a workdir nor `runs`, whatever the verb and
-whatever is wrong."""
+"""A start that is refused leaves nothing behind, neither a workdir nor `runs`, in every verb."""
 
 from pathlib import Path
 
@@ -92,8 +91,9 @@ def test_nothing_is_left_of_a_refused_vote(place, capsys):
     ['--config.split.kind=given'],
     ['--config.split.kind=kfold', '--config.split.fold=9'],
     ['--config.split.kind=kfold', '--config.split.fold=all', '--config.split.folds=99'],
-    ['--config.split.kind=kfold', '--config.split.fold=all',
-     '--config.model=dict(name="small_cnn", width=8, stages=2, in_channels=4)'],
+    pytest.param(['--config.split.kind=kfold', '--config.split.fold=all',
+                  '--config.model=dict(name="small_cnn", width=8, stages=2, in_channels=4)'],
+                 marks=pytest.mark.slow),
     ['--config.schedule.name=nonsense'], ['--config.model=dict(name="nonsense")'],
     ['--config.curriculum=[dict(transforms=["nonsense"])]'], ['--config.mesh.data=99'],
     ['--config.probe.heads=[dict(name="a", head="nonsense")]', '--config.split.kind=kfold',
