@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from input_pipeline.errors import counted
 from train_lib.commands.command import Command
 from train_lib.run_dir import made_folders, workdirs
 from train_lib.runtime.signals import STOPPED, StopSignal
@@ -37,9 +38,10 @@ def study_command(command: Command) -> int:
     if parent:
         return _work(study, workdir, int(parent))
     log.info('workdir  %s', workdir)
-    log.info('study    %d arms x %d seeds%s: %d cells; metric %s', len(study.arms),
-             len(study.seeds), f' x {len(study.folds)} folds' if study.folds[0] is not None else '',
-             len(study.cells()), study.metric)
+    folds = f' x {counted(len(study.folds), "fold")}' if study.folds[0] is not None else ''
+    log.info('study    %s x %s%s: %s; metric %s', counted(len(study.arms), 'arm'),
+             counted(len(study.seeds), 'seed'), folds, counted(len(study.cells()), 'cell'),
+             study.metric)
     with StopSignal() as stop:
         code = supervise(study, workdir, worker_command(command, workdir), stop)
     if code == 2 and not begun and not any((workdir / arm.folder).exists() for arm in study.arms):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.class_names import nfc
-from input_pipeline.errors import listed
+from input_pipeline.errors import counted, listed
 from train_lib.predictions.provenance import not_checked
 from train_lib.predictions.run_folders import folds_of, missing_folds, natural, run_of
 from train_lib.predictions.stacked_arrays import StackedArrays
@@ -119,7 +119,7 @@ def join(members: Sequence[Member], ids: Sequence[str] | None = None) -> list[np
             others = np.flatnonzero(member.labels[head][rows] != labels[joined[0]])
             if len(others):
                 raise ConfigError(f'The member {member.name} has other labels of {head!r} than '
-                                  f'{first.name} for {len(others)} rows '
+                                  f'{first.name} for {counted(len(others), "row")} '
                                   f'({_some(wanted[others])}): predict both from the same data.')
     return joined
 
@@ -146,7 +146,8 @@ def _refuse_other_classes(member: Member, first: Member) -> None:
                                   f'the same config.data.classes in the same order.')
         if len(names) != len(others):
             longer = names if len(names) > len(others) else others
-            raise ConfigError(f'The member {member.name} has {len(others)} classes of {head!r}, '
+            raise ConfigError(f'The member {member.name} has '
+                              f'{counted(len(others), "class", "classes")} of {head!r}, '
                               f'and {first.name} {len(names)} (the first that differs is '
                               f'{longer[min(len(names), len(others))]!r}): train with the same '
                               f'config.data.classes.')

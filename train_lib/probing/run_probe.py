@@ -24,7 +24,7 @@ import train_lib
 from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.curriculum import stage_at
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest, digest
 from models.errors import ModelError
 from train_lib.probing.backbone import make_backbone
@@ -86,9 +86,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
                 made_folders.withdraw(workdir, before)
             raise
     metrics.close()
-    log.info('heads    %d heads of %d steps: %.1f s',
-             len(spec.heads) * len(spec.rates) * len(data.folds), trained.steps,
-             clock.seconds()['step'])
+    heads = len(spec.heads) * len(spec.rates) * len(data.folds)
+    log.info('heads    %s of %s: %.1f s', counted(heads, 'head'),
+             counted(trained.steps, 'step'), clock.seconds()['step'])
     with clock('eval'):
         table, chosen = score_heads(data, trained, features, workdir)
     result = dict(status='done', **chosen, heads=table.to_dict('records'),

@@ -2,14 +2,37 @@
 
 import contextlib
 import logging
+import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+COLUMNS = 80
+_WORD = 9  # columns of the word by which a line of the log begins, and of the blanks behind it
 LONG = 5.0  # seconds of compiling after which a log without a terminal says so
+
+
+class InColumns(logging.Formatter):
+    """The message in lines of at most 80 columns. A path is not broken: one that stands alone
+    behind the word of its line stays there, however long it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return '\n'.join(part for line in super().format(record).split('\n')
+                         for part in in_columns(line))
+
+
+def in_columns(line: str) -> list[str]:
+    """A line of the log as lines of at most 80 columns, where no word is longer."""
+    word, rest = line[:_WORD], line[_WORD:]
+    is_path = os.sep in rest.split(' ')[0] and ' ' not in word.strip() and word[-1:] == ' '
+    if len(line) <= COLUMNS or is_path:
+        return [line]
+    return textwrap.wrap(line, COLUMNS, subsequent_indent=' ' * _WORD, break_long_words=False,
+                         break_on_hyphens=False)
 
 
 def setup_logging() -> None:
@@ -21,7 +44,7 @@ def setup_logging() -> None:
             tqdm.write(self.format(record), file=sys.stderr)
 
     handler = Handler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.setFormatter(InColumns('%(message)s'))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -35,6 +58,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def epochs(value: float) -> str:
+    """A number of epochs as text, such as 20.0; two digits of less than a tenth of one."""
+    return f'{value:.1f}' if value >= 0.1 or not value else f'{value:.2g}'
 
 
 def bar(iterable=None, **settings) -> tqdm:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from input_pipeline.atomic_files import atomic_path, write_text
+from input_pipeline.errors import counted
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.comparison import FIXED, ONE_GROUP, REDRAWN, SEEDS, summarise
 from train_lib.studies.definition import Study
@@ -58,7 +59,7 @@ def notes(row, given_up: Mapping[str, Verdict]) -> list[str]:
         found.append(f'{row.failed} failed')
     verdict = given_up.get(row.arm)
     if verdict:
-        found.append(f'stopped after {verdict.seeds} seeds: {verdict.difference:+.4f} '
+        found.append(f'stopped after {counted(verdict.seeds, "seed")}: {verdict.difference:+.4f} '
                      f'({verdict.low:+.4f} to {verdict.high:+.4f}) to {verdict.best}')
     if row.other_code:
         found.append('other code')
@@ -96,9 +97,9 @@ def number(value: float, sign: str = '') -> str:
 
 def caption(study: Study, table: pd.DataFrame) -> str:
     """A sentence on what the numbers are."""
-    seeds = f'{len(study.seeds)} seed{"s" * (len(study.seeds) > 1)}'
+    seeds = counted(len(study.seeds), 'seed')
     folds = '' if study.folds[0] is None else (
-        f' and {len(study.folds)} of {study.total_folds} folds')
+        f' and {len(study.folds)} of {counted(study.total_folds, "fold")}')
     return (f'{study.metric} on the same {seeds}{folds} for all arms: mean and standard '
             f'deviation (sd) of n runs. Differences to {study.baseline} are paired by seed'
             f'{" and fold" if folds else ""}, with 95 % intervals (Student); p is two-sided, after '

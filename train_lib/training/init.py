@@ -223,8 +223,9 @@ def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total
         if step > total:
             raise ConfigError(f'{found} is beyond the end of this run ({total} steps): give a '
                               f'longer config.duration, or a new --workdir.')
-        log.info('start    resume: from step %d of %d (%s)%s', step, total, found,
+        log.info('start    resume: from step %d of %d%s', step, total,
                  '; already finished, only evaluating' if step == total else '')
+        log.info('         %s', found)
         return Begun(state, host, step)
     if spec.source:
         source = best_of(Path(spec.source))
