@@ -51,5 +51,6 @@ def split_rows(config: ConfigDict, manifest: Manifest, run: Path | None) -> Mani
     elif config.data.changed == 'accept':
         ids = set(kept.table['id'])
         log.info('split    %s new, %s gone; the others stay where they were',
-                 counted(len(ids - known.keys()), 'picture'), f'{len(known.keys() - ids):,}')
+                 counted(len(ids - known.keys()), 'picture is', 'pictures are'),
+                 counted(len(known.keys() - ids), 'is', 'are'))
     return kept
