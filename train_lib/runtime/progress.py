@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import textwrap
 import threading
@@ -17,8 +18,8 @@ LONG = 5.0  # seconds of compiling after which a log without a terminal says so
 
 
 class InColumns(logging.Formatter):
-    """The message in lines of at most 80 columns. A path is not broken: one that stands alone
-    behind the word of its line stays there, however long it is."""
+    """The message in lines of at most 80 columns. A path is not broken: one that a line ends with,
+    behind a few words, stays there, however long it is."""
 
     def format(self, record: logging.LogRecord) -> str:
         return '\n'.join(part for line in super().format(record).split('\n')
@@ -27,9 +28,9 @@ class InColumns(logging.Formatter):
 
 def in_columns(line: str) -> list[str]:
     """A line of the log as lines of at most 80 columns, where no word is longer."""
-    word, rest = line[:_WORD], line[_WORD:]
-    is_path = os.sep in rest.split(' ')[0] and ' ' not in word.strip() and word[-1:] == ' '
-    if len(line) <= COLUMNS or is_path:
+    words, _, last = line.rpartition(' ')
+    ends_with_path = os.sep in last and len(words) <= COLUMNS // 2
+    if len(line) <= COLUMNS or ends_with_path or re.match(r'\w+ {2,}/', line):
         return [line]
     return textwrap.wrap(line, COLUMNS, subsequent_indent=' ' * _WORD, break_long_words=False,
                          break_on_hyphens=False)
