@@ -20,16 +20,22 @@ def read(arg: str | None, known: Mapping[str, str]) -> dict[str, str]:
         known: the keys of this config, with their defaults.
 
     Raises:
-        ValueError: an unknown key, or a word without `=`.
+        ValueError: an unknown key, a word without `=`, a key that is given twice, or nothing behind
+            a key that has no value by default.
     """
     values = dict(known)
-    for part in _parts(arg):
+    for part in parts(arg):
         key, equals, value = part.partition('=')
-        if not equals or key not in known:
+        if not equals and key in known:
+            raise ValueError(f'The config argument {key} has no value: write {key}=...')
+        if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = (f'did you mean {near[0]}=...?' if near else
+            hint = (f'did you mean {near[0]}={value or "..."}?' if near else
                     f'the known ones are {", ".join(known)}.')
             raise ValueError(f'The config argument {part!r} is not known: {hint}')
+        if not value and not known[key]:  # as of a variable of the shell that is not set
+            raise ValueError(f'The config argument {key}= is empty: give {key}=..., or leave it '
+                             f'out.')
         values[key] = value
     return values
 
@@ -46,14 +52,22 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
 
 def split_arg(arg: str | None, *keys: str) -> tuple[dict[str, str], str]:
     """The values given for these keys, and the rest of the text, which a study passes on to the
-    config that it starts from."""
+    config that it starts from.
+
+    Raises:
+        ValueError: a key that is nearly one of these, is given twice, or has no value.
+    """
     found, rest = {}, []
-    for part in _parts(arg):
+    for part in parts(arg):
         key, _, value = part.partition('=')
         if key in keys:
-            found[key] = value
-        else:
-            rest.append(part)
+            found[key] = read(part, {key: ''})[key]
+            continue
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+        if near:  # the other config would not know it either, nor name this one
+            raise ValueError(f'The config argument {part!r} is not known: did you mean '
+                             f'{near[0]}={value or "..."}?')
+        rest.append(part)
     return found, ','.join(rest)
 
 
@@ -67,6 +81,24 @@ def choose(key: str, value: str, allowed: Collection[str]) -> str:
         near = difflib.get_close_matches(value, allowed, n=1) or list(allowed)
         raise ValueError(f'{key}={value} is not known: did you mean {" or ".join(near)}?')
     return value
+
+
+def number(key: str, value: str, kind: type = int, otherwise: str = '') -> float:
+    """The value of a config argument that is a number, as an int or, with kind=float, a float.
+
+    Args:
+        key, value: as in `key=value`.
+        kind: int or float.
+        otherwise: a word that the argument takes as well, for the error.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f'{key}={value} is not a {"whole " if kind is int else ""}number: give '
+                         f'{key}=NUMBER{f" or {key}={otherwise}" if otherwise else ""}.') from None
 
 
 def choose_data(config: ConfigDict, args: Mapping[str, str]) -> ConfigDict:
@@ -91,5 +123,15 @@ def choose_data(config: ConfigDict, args: Mapping[str, str]) -> ConfigDict:
     return config
 
 
-def _parts(arg: str | None) -> list[str]:
-    return re.split(r',(?=[A-Za-z_]+=)', arg) if arg else []
+def parts(arg: str | None) -> list[str]:
+    """`key=value` of each argument.
+
+    Raises:
+        ValueError: a key is given twice.
+    """
+    found = re.split(r',(?=[A-Za-z_]+=)', arg) if arg else []
+    keys = [part.partition('=')[0] for part in found]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f'The config argument {twice[0]}= is given twice: leave one of them out.')
+    return found

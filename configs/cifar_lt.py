@@ -54,11 +54,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, imbalance='100', method='ce', epochs='200', **{'from': ''})
     config = common.choose_data(common.get_config(), args)
-    method, epochs = common.choose('method', args['method'], METHODS), float(args['epochs'])
+    method = common.choose('method', args['method'], METHODS)
+    epochs = common.number('epochs', args['epochs'], float)
     if (method == 'crt') != bool(args['from']):
         raise ValueError('from=WORKDIR (a trained method=ce) belongs to method=crt: give both or '
                          'neither.')
-    config.data.long_tail.imbalance = float(args['imbalance'])
+    config.data.long_tail.imbalance = common.number('imbalance', args['imbalance'], float)
     config.init['from'] = args['from']
     config.model = dict(name='resnet32')
     config.image.size = 32

@@ -12,10 +12,10 @@ reads it, and run `python docs/make_config_md.py`.
 from ml_collections import ConfigDict, FieldReference
 
 # Configs use these as common.parse_arg, ...
-from configs.arguments import choose, choose_data, parse_arg, split_arg
+from configs.arguments import choose, choose_data, number, parse_arg, split_arg
 from configs.sections.other_verbs import add_verb_sections
 
-__all__ = ['choose', 'choose_data', 'get_config', 'parse_arg', 'split_arg']
+__all__ = ['choose', 'choose_data', 'get_config', 'number', 'parse_arg', 'split_arg']
 
 
 def _anything(default) -> FieldReference:
@@ -221,7 +221,7 @@ def get_config() -> ConfigDict:
     config.schedule = dict(  # the learning rate over the run
         name='cosine',  # 'constant' | 'step' | 'multi_step' | 'exponential' | 'polynomial' |
                         # 'cosine' | 'cosine_restarts' | 'triangular' | 'triangular2' | 'one_cycle'
-        lr=1e-3,  # the peak
+        lr=1e-3,  # the peak of the learning rate
         scale_with_batch=0,  # batch size that lr is meant for; lr grows with batch_size (0: fixed)
         warmup=dict(percent=5),  # linear, from near 0; not for one_cycle and triangular(2)
         # 2: plateau and early stopping count from the end of the warm-up on, schedules that rise by

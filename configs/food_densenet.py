@@ -44,5 +44,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args['size'] == 'tiny':
         config.data.doodles.imbalance = 4.0
         return tiny.make_tiny(config)
-    config.image.size = int(args['size'])
+    config.image.size = common.number('size', args['size'], otherwise='tiny')
     return config

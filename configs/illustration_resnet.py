@@ -63,5 +63,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 config.resample.n = 8
         config.resample.k = 2
         return tiny.make_tiny(config)
-    config.image.size = int(args['size'])
+    config.image.size = common.number('size', args['size'], otherwise='tiny')
     return config

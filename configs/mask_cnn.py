@@ -55,5 +55,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.early_stopping.patience = dict(epochs=5)
     if args['size'] == 'tiny':
         return tiny.make_tiny(config)
-    config.image.size = int(args['size'])
+    config.image.size = common.number('size', args['size'], otherwise='tiny')
     return config

@@ -116,5 +116,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.schedule.plateau.patience = dict(epochs=2)
     if args['size'] == 'tiny':
         return tiny.make_tiny(config, head=MODELS[kind])
-    config.image.size = int(args['size'])
+    config.image.size = common.number('size', args['size'], otherwise='tiny')
     return config

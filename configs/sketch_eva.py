@@ -63,5 +63,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.update_from_flattened_dict(TRAINS[common.choose('train', args['train'], TRAINS)])
     if args['size'] == 'tiny':
         return tiny.make_tiny(config, name='eva02_tiny_patch14_224', depth=2, patch_size=8, **head)
-    config.image.size = int(args['size'])
+    config.image.size = common.number('size', args['size'], otherwise='tiny')
     return config

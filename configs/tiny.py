@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.common import split_arg
+from configs.arguments import parts
 
 SIZE = 32
 SMALL = dict(name='small_cnn', width=8, stages=3)
@@ -41,7 +41,7 @@ def is_tiny(arg: str | None) -> bool:
     The arguments decide, and not a value in the config: an override may set any value, and a real
     study may have 32 px too.
     """
-    return split_arg(arg, 'size')[0].get('size') == 'tiny'
+    return 'size=tiny' in parts(arg)
 
 
 def stand_ins(config: ConfigDict, arg: str | None, models: dict[str, dict]) -> dict[str, dict]:

@@ -17,7 +17,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from input_pipeline.errors import DataError, did_you_mean, listed, perhaps
+from input_pipeline.errors import DataError, counted, did_you_mean, listed, perhaps
 from input_pipeline.manifest import Manifest
 
 RULES = (1, 2)
@@ -172,9 +172,9 @@ def groups_of_cells(values: Sequence[str], where: str, rules: int) -> list[str]:
         return found
     odd = collections.Counter(value for value in found if value and value.lower() in _MISSING)
     if odd:
-        _log.warning('%s: the groups %s count as none, in %d rows; give a group another name if '
+        _log.warning('%s: the groups %s count as none, in %s; give a group another name if '
                      'it is really called so.', where, ', '.join(map(repr, sorted(odd))),
-                     odd.total())
+                     counted(odd.total(), 'row'))
     return ['' if value in odd else value for value in found]
 
 

@@ -43,6 +43,16 @@ def listed(names: Iterable) -> str:
     return ', '.join(name if name.isprintable() else repr(name) for name in map(str, names))
 
 
+def counted(count: int, one: str, several: str = '') -> str:
+    """A number and its noun, such as '1 image' and '1,200 images'.
+
+    Args:
+        count: 0 or more.
+        one, several: the noun in the singular and the plural ('': with an s).
+    """
+    return f'{count:,} {one if count == 1 else several or one + "s"}'
+
+
 def in_one_line(text: object) -> str:
     """The text of another program's error, without its line breaks and other wide blanks."""
     return ' '.join(str(text).split())

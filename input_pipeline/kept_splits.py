@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest
 
 
@@ -44,7 +44,8 @@ def keep_sides(manifest: Manifest, given: np.ndarray, known: Mapping[str, str], 
     moved = np.flatnonzero((before != '') & (given != '') & (before != given))
     if len(moved):
         first = moved[0]
-        raise DataError(f'{len(moved)} pictures are on another side than when the run was started '
+        raise DataError(f'{counted(len(moved), "picture is", "pictures are")} on another side '
+                        f'than when the run was started '
                         f'({table["id"].iloc[first]!r} was in {before[first]}, and is now in '
                         f'{given[first]}): put them back, or start a new run.')
     side = np.where(before != '', before, given)

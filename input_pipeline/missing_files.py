@@ -58,8 +58,10 @@ def refuse_all_missing(root: str, locations: Sequence[str]) -> None:
         DataError: always.
     """
     why = why_missing(root, locations)
-    raise DataError(f'All {len(locations)} images are missing in {root!r} ({locations[0]!r} is the '
-                    f'first): {why or "correct data.images or the paths in the table"}.')
+    what = f'All {len(locations):,} images are missing in {root!r} ({locations[0]!r} is the first)'
+    if len(locations) == 1:
+        what = f'The only image, {locations[0]!r}, is missing in {root!r}'
+    raise DataError(f'{what}: {why or "correct data.images or the paths in the table"}.')
 
 
 def _places(listing: Listing, in_archive: bool, longest: int) -> Iterator[tuple[str, int]]:

@@ -9,7 +9,7 @@ import logging
 import numpy as np
 import pandas as pd
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.groups import join_groups
 from input_pipeline.manifest import CONTENT, Manifest
 
@@ -46,9 +46,9 @@ def join_same_files(manifest: Manifest, *, refuse: bool = True) -> Manifest:
                                                          key.where(again, '').to_numpy(object)))
     first = manifest.table['id'][again].iloc[0]
     twin = manifest.table['id'][(key == key[again].iloc[0]).to_numpy()].iloc[1]
-    _log.warning('%s rows show %s pictures (%r and %r are the same one, such as by another path or '
+    _log.warning('%s rows show %s (%r and %r are the same one, such as by another path or '
                  'as a copy): the rows of a picture are one group%s.', f'{again.sum():,}',
-                 f'{key[again].nunique():,}', first, twin,
+                 counted(key[again].nunique(), 'picture'), first, twin,
                  '' if before is None else ', joined with the groups that the rows have')
     return manifest
 
@@ -69,5 +69,5 @@ def _conflicts(manifest: Manifest, head: str, key: pd.Series, again: np.ndarray)
         firsts = sorted({labels[row]: row for row in reversed(mine)}.values())  # one per label
         shown.append(' and '.join(f'{ids[row]!r} is {names[labels[row]]!r}' for row in firsts[:3]))
     more = f'; and {len(several) - _SHOWN} more' if len(several) > _SHOWN else ''
-    return (f'{len(several)} pictures are in several rows with different labels of the head '
-            f'{head!r} ({"; ".join(shown)}{more})')
+    return (f'{counted(len(several), "picture is", "pictures are")} in several rows with different '
+            f'labels of the head {head!r} ({"; ".join(shown)}{more})')

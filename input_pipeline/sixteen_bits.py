@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import cv2
 import numpy as np
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.image_headers import probe
 
 Range = tuple[int, int]  # (low, high): the values that become black and white
@@ -123,7 +123,7 @@ def choose(wanted: str | Range, peaks: Collection[int]) -> Chosen:
     if not peaks:
         return Chosen(limits)
     low, high = limits
-    several = f'{len(peaks):,} pictures have 16 bits per value'
+    several = f'{counted(len(peaks), "picture has", "pictures have")} 16 bits per value'
     above = sum(one > high for one in peaks)
     slight = sum(one - low < (high - low) / _SLIGHT for one in peaks)
     if not largest:

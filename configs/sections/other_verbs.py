@@ -41,7 +41,7 @@ def add_verb_sections(config: ConfigDict) -> None:
             correlation=0.975,  # of two pictures laid upon each other, at least
             residual=1.5,  # their largest difference, at most, in standard deviations
         ),
-        detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),  # which run
+        detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),  # that run
         most=0.1,  # share of the pictures up to which a detector drops; more describe the data
         features='descriptor',  # 'descriptor': gradients and colours | 'model': config.model
                                 # without its head, with the weights of config.init

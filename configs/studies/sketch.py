@@ -11,15 +11,18 @@ their vote. All layers of the ResNets train, at 224 px. It needs a GPU, except w
 
 from ml_collections import ConfigDict
 
-from configs import sketch_eva, tiny
+from configs import common, sketch_eva, tiny
 
 MLP = {f'model.{key}': value for key, value in sketch_eva.HEADS['mlp'].items()}
+BASE = {'head': 'linear', 'curriculum': 'none'}  # arguments of the config, unless given
 RESNETS = ('resnet18', 'resnet50', 'wide_resnet50_2')
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The base of all arms; arg is the text after the colon of --config=FILE:..."""
-    config = sketch_eva.get_config(f'head=linear,curriculum=none{"," + arg if arg else ""}')
+    given, rest = common.split_arg(arg, *BASE)
+    config = sketch_eva.get_config(','.join([*filter(None, [rest]), *(
+        f'{key}={value}' for key, value in {**BASE, **given}.items())]))
     config.study.seeds = (0,)
     config.study.folds = (0,) if tiny.is_tiny(arg) else tuple(range(config.split.folds))
     return config

@@ -21,7 +21,7 @@ import pandas as pd
 
 from input_pipeline import manifest_files
 from input_pipeline.decode import UnreadableImage
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.sources import missing_path
 
@@ -134,7 +134,8 @@ def verify(folder: str, progress: Callable[[int, int], None] | None = None) -> M
     if 'records' in index and intact_records(manifest.root) is None:
         damaged.append(RECORDS)
     if damaged:
-        raise DataError(f'{len(damaged)} files in {manifest.root!r} are damaged '
+        raise DataError(f'{counted(len(damaged), "file")} in {manifest.root!r} '
+                        f'{"is" if len(damaged) == 1 else "are"} damaged '
                         f'({", ".join(damaged[:5])}): delete them and run pack again with the '
                         f'same settings, it writes what is missing.')
     return manifest

@@ -14,7 +14,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 
 from input_pipeline import class_names
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest, make_manifest
 from input_pipeline.sources import (
     groups_from_paths,
@@ -239,9 +239,9 @@ def _refuse_loose(root: str, names: list[str], top: str) -> None:
     if names:
         where = os.path.normpath(os.path.join(root, top))
         raise DataError(
-            f'{len(names)} images lie in {where!r} without a class folder '
-            f'(the first is {names[0]!r}): move them to {where}/<class>/, or predict them with '
-            f'config.predict.labelled=False.')
+            f'{counted(len(names), "image lies", "images lie")} in {where!r} without a class '
+            f'folder (the first is {names[0]!r}): move them to {where}/<class>/, or predict them '
+            f'with config.predict.labelled=False.')
 
 
 def _refuse_undecodable(folder: str, names: list[str]) -> None:
@@ -268,5 +268,5 @@ def _report_others(root: str, folders, extensions: tuple[str, ...]) -> None:
         if _extension(name) not in extensions and name.lower() not in _SKIPPED_FILES)
     if others:
         kinds = ', '.join(f'{count} {kind}' for kind, count in others.most_common(5))
-        _log.warning('%s: %d files whose names are not those of images were left out (%s).',
-                     root, others.total(), kinds)
+        _log.warning('%s: %s left out, not named as images are (%s).', root,
+                     counted(others.total(), 'file was', 'files were'), kinds)

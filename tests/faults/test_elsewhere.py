@@ -90,7 +90,7 @@ def test_other_data_are_accepted_when_told_and_nothing_changes_sides(home, tmp_p
     accept = '--config.data.changed=accept'
     assert main.main([*settings(tmp_path, 8), accept, f'--workdir={run}']) == 0
     log = capfd.readouterr().err
-    assert 'changed  the data' in log and 'split    10 pictures are new, 1 are gone' in log
+    assert 'changed  the data' in log and 'split    10 pictures are new, 1 is gone' in log
     assert 'resume: from step 4 of 8' in log
     after = sides(run)
     assert len(after) == 50

@@ -13,17 +13,20 @@ from ml_collections import ConfigDict, config_flags
 
 import train_lib
 from input_pipeline.errors import did_you_mean
+from train_lib.commands import verb_help
 from train_lib.commands.command import Command
+from train_lib.commands.misplaced_words import meant
+from train_lib.commands.verb_help import USAGE
 from train_lib.commands.verbs import VERBS, Verb
 from train_lib.run_dir.overrides import apply_overrides, shown
 from train_lib.run_dir.run_config import keep_rules, reset_row_settings, take_over
 from train_lib.runtime.errors import ConfigError
 
-USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
-         '[--config.key=value ...]')
+HELP = 'help'  # a word that is no verb: it needs neither a config nor a function
 # Flags that some verbs alone have.
 _OWN = tuple(dict.fromkeys(flag for verb in VERBS.values() for flag in verb.flags))
 _FLAGS = ('config', 'workdir', *_OWN)
+_WRAPPED = 'Error whilst parsing config file'  # and a traceback, in the text of an error
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -35,19 +38,25 @@ def parse(argv: Sequence[str]) -> Command:
         SystemExit: --help or --version was printed.
     """
     words, overrides, plain = _sort(list(argv))
-    name, words = (words[0], words[1:]) if words else ('train', [])
-    if name not in VERBS:
-        raise ConfigError(f'There is no verb {name!r}; {did_you_mean(name, VERBS)}')
-    verb = VERBS[name]
-    if verb.words is not None and len(words) > verb.words:
-        raise ConfigError(f'{words[-1]!r} is one word too many: {USAGE}.')
-    if '--help' in plain or '-h' in plain:
-        _exit_with(_help())
-    if '--version' in plain:
-        _exit_with(train_lib.__version__)
-
     given = [flag.partition('=')[2] for flag in plain if flag.startswith('--config=')]
     spec = given[-1] if given else None
+    asked = bool({'--help', '-h'} & set(plain)) or words[:1] == [HELP]
+    if words[:1] == [HELP]:
+        words = words[1:]
+    if asked and not words:
+        _exit_with(verb_help.general())
+    name, words = (words[0], words[1:]) if words else ('train', [])
+    if name not in VERBS:
+        raise ConfigError(meant([name, *words], 'train', VERBS['train'], spec) or
+                          f'There is no verb {name!r}; {did_you_mean(name, [*VERBS, HELP])}')
+    verb = VERBS[name]
+    if asked:
+        _exit_with(verb_help.of_verb(name))
+    if '--version' in plain:
+        _exit_with(train_lib.__version__)
+    if verb.words is not None and len(words) > verb.words:
+        raise ConfigError(meant(words, name, verb, spec) or
+                          f'{words[-1]!r} is one word too many: {USAGE}.')
     own, plain = _own_flags(name, verb, plain)
     config, found, values = _read_flags(verb, plain, spec)
     workdir = Path(values.workdir) if values.workdir else None
@@ -70,11 +79,6 @@ def parse(argv: Sequence[str]) -> Command:
 def _exit_with(text: str) -> NoReturn:
     print(text)
     raise SystemExit(0)
-
-
-def _help() -> str:
-    verbs = '\n'.join(f'  {name:9}{verb.help}' for name, verb in VERBS.items())
-    return f'{USAGE}\n\nVerbs:\n{verbs}\n\nconfigs/common.py lists every key of the config.'
 
 
 def _own_flags(name: str, verb: Verb, plain: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -123,7 +127,8 @@ def _check(name: str, verb: Verb, config: ConfigDict | None, spec: str | None, w
            ) -> None:
     """Refuses a verb without the config or the workdir that it needs."""
     if verb.config == 'required' and config is None:
-        raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/{verb.example}.')
+        raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/{verb.example}; '
+                          f'`python main.py help` shows the verbs.')
     if config is not None and ('members' in config) != verb.votes:
         raise ConfigError(f'--config={shown(spec or "")}: the verb {name} takes '
                           f'{"a config of a vote, as in" if verb.votes else "no config from"} '
@@ -175,8 +180,10 @@ def find_config(spec: str) -> str:
                       f'{did_you_mean(path, known, cutoff=0.4, show=str)}')
 
 
-def _first_sentence(spec: str, error: Exception) -> str:
+def _first_sentence(spec: str, error: BaseException) -> str:
     """What a config file raised, as one line."""
+    while _WRAPPED in str(error) and error.__context__ is not None:  # by ml_collections and absl
+        error = error.__context__
     if isinstance(error, AttributeError) and 'does not exist' in str(error):
         key = re.search(r'Key "(.*?)"', str(error))
         return (f'{shown(spec)}: it sets the key {key[1] if key else "?"!r}, which '

@@ -74,8 +74,9 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
             log.warning('%-8s %s', found.detector, found.note)
     for line in summary(findings, table).splitlines():
         log.info('%s', line)
-    log.info('decisions %s; correct them, and train with --config.data.decisions=%s',
-             workdir / 'decisions.csv', workdir / 'decisions.csv')
+    log.info('written  %s', workdir / 'decisions.csv')
+    log.info('         correct them, and train with')
+    log.info('         --config.data.decisions=%s', workdir / 'decisions.csv')
     log.info('gallery  %s', page)
 
 

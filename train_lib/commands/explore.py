@@ -14,7 +14,7 @@ from input_pipeline.curation.exploration import (
     explore_pictures,
     save_exploration,
 )
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources import second_set
 from train_lib.commands.command import Command
@@ -66,8 +66,8 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
         *([f'{suspicious:,} suspicious'] if suspicious or not common else []), *common]))
     if found.range_note:
         log.warning('values   %s', found.range_note)
-    log.info('copies   %s groups of duplicates, %s of them with different labels',
-             f'{len(found.conflicts):,}', f'{found.conflicts.sum():,}')
+    log.info('copies   %s of duplicates, %s of them with different labels',
+             counted(len(found.conflicts), 'group'), f'{found.conflicts.sum():,}')
     if beside:
         _say(beside)
     log.info('explored %s', page)
@@ -86,9 +86,9 @@ def _look_beside(config: ConfigDict, found: Exploration, manifest: Manifest) -> 
 
 def _say(beside: Beside) -> None:
     second, told = beside.second, beside.told
-    log.info('beside   %s pictures, %s unreadable, %s copies of the data',
-             f'{len(second.manifest):,}', f'{np.count_nonzero(second.problems != ""):,}',
-             f'{np.count_nonzero(beside.copies.of >= 0):,}')
+    log.info('beside   %s, %s unreadable, %s of the data', counted(len(second.manifest), 'picture'),
+             f'{np.count_nonzero(second.problems != ""):,}',
+             counted(np.count_nonzero(beside.copies.of >= 0), 'copy', 'copies'))
     if second.range_note:
         log.warning('values   of the second set: %s', second.range_note)
     if told.auc != told.auc:

@@ -29,7 +29,7 @@ def predict_missing(workdir: Path, source: str, views: Sequence[str]) -> None:
     with config.ignore_type():
         config.predict.update(source='val' if source == OUT_OF_FOLD else source,
                               views=tuple(views))
-    log.info('%s has no predictions of %s in the views %s yet: making them', workdir, source,
-             ', '.join(views))
+    log.info('missing  predictions of %s (%s), which are made now: %s', source, ', '.join(views),
+             workdir)
     with StopSignal() as stop, lock.held(workdir):
         predict_any(config, workdir, stop)

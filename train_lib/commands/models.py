@@ -2,7 +2,7 @@
 
 import fnmatch
 
-from input_pipeline.errors import did_you_mean
+from input_pipeline.errors import counted, did_you_mean
 from models import list_models
 from models.costs import costs, measure
 from models.tags import STATISTICS, Tag, tags_of
@@ -64,6 +64,6 @@ def _lines(name: str, full: bool) -> list[str]:
 
 
 def _describe(tag: Tag) -> str:
-    classes = f'{tag.classes:,} classes' if tag.classes else 'no classifier'
+    classes = counted(tag.classes, 'class', 'classes') if tag.classes else 'no classifier'
     return (f'  {tag.tag:28} {tag.image_size:>4} px, {tag.crop_mode} {tag.crop_pct:g}, '
             f'{tag.statistics}, {classes}')

@@ -3,6 +3,7 @@
 import logging
 
 from input_pipeline import packing, sources
+from input_pipeline.errors import counted
 from input_pipeline.preprocessing import fallback_by_class
 from input_pipeline.sources import array_records
 from train_lib.commands.command import Command
@@ -33,9 +34,11 @@ def pack(command: Command) -> int:
     if options['preprocess']:
         failed = fallback_by_class(packed, array_records.load_records(folder), packed.heads[0])
         if len(failed.columns):
-            log.info('Share of pictures that a step could not process (if it differs much between '
-                     'classes, it gives them away):\n%s',
-                     failed.to_string(float_format='{:.3f}'.format))
-    log.info('packed   %s images into %s, verified; to train from it, set data.source=packed and '
-             'data.packed=%s', f'{len(packed):,}', packed.root, folder)
+            log.info('failed   share of pictures that a step could not process (if it differs '
+                     'much between classes, it gives them away):')
+            log.info('%s', failed.to_string(float_format='{:.3f}'.format))
+    log.info('packed   %s, verified', counted(len(packed), 'image'))
+    log.info('folder   %s', packed.root)
+    log.info('         train with --config.data.source=packed')
+    log.info('         --config.data.packed=%s', folder)
     return 0

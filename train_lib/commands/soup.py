@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.errors import listed
+from input_pipeline.errors import counted, listed
 from input_pipeline.manifest import SPLITS
 from train_lib.commands.missing_predictions import predict_missing
 from train_lib.ensembles.aligned import AlignedPredictions
@@ -64,8 +64,9 @@ def make_soup(config: Mapping, aligned: AlignedPredictions, folder: Path) -> dic
     members_in = [members[i] for i in chosen]
     write_run(folder, _with_statistics(folder, soup, members_in, pictures), members_in)
     found = _score(_predict(folder, source), head)
-    log.info('soup     %s of %d members: accuracy %.4f  (%s)', kind, len(chosen),
-             found['accuracy'], folder)
+    log.info('soup     %s of %s: accuracy %.4f', kind, counted(len(chosen), 'member'),
+             found['accuracy'])
+    log.info('         %s', folder)
     return dict(kind=kind, members=[names[i] for i in chosen], workdir=str(folder), **found)
 
 

@@ -11,17 +11,19 @@ the tables. Exit codes: 0 all cells done, 1 some failed, 75 stopped, 2 a mistake
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from input_pipeline.errors import counted
 from train_lib.commands.command import Command
-from train_lib.run_dir import workdirs
+from train_lib.run_dir import made_folders, workdirs
 from train_lib.runtime.signals import STOPPED, StopSignal
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.definition import Study, read_study
 from train_lib.studies.stopping import unfinished
 from train_lib.studies.study_file import STUDY, claim
-from train_lib.studies.supervisor import PARENT, supervise
-from train_lib.studies.tables import write_tables
+from train_lib.studies.supervisor import LOGS, PARENT, of_this_process, supervise
+from train_lib.studies.tables import TABLES, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +33,19 @@ def study_command(command: Command) -> int:
     study = study_of(command)
     workdir = command.workdir or workdirs.new(command.config_file, 'study')
     begun = (workdir / STUDY).exists()
-    claim(study, workdir)
+    made = claim(study, workdir)
     parent = os.environ.get(PARENT)
     if parent:
         return _work(study, workdir, int(parent))
     log.info('workdir  %s', workdir)
-    log.info('study    %d arms x %d seeds%s: %d cells; metric %s', len(study.arms),
-             len(study.seeds), f' x {len(study.folds)} folds' if study.folds[0] is not None else '',
-             len(study.cells()), study.metric)
+    folds = f' x {counted(len(study.folds), "fold")}' if study.folds[0] is not None else ''
+    log.info('study    %s x %s%s: %s; metric %s', counted(len(study.arms), 'arm'),
+             counted(len(study.seeds), 'seed'), folds, counted(len(study.cells()), 'cell'),
+             study.metric)
     with StopSignal() as stop:
         code = supervise(study, workdir, worker_command(command, workdir), stop)
     if code == 2 and not begun and not any((workdir / arm.folder).exists() for arm in study.arms):
-        (workdir / STUDY).unlink(missing_ok=True)  # so that the corrected command may use it
+        _withdraw(workdir, made)
     if code:
         return code
     write_tables(study, workdir)
@@ -52,6 +55,15 @@ def study_command(command: Command) -> int:
         return STOPPED
     log.info('report   %s', Path(workdir) / 'report.html')
     return 1 if failed else 0
+
+
+def _withdraw(workdir: Path, made: Sequence[Path]) -> None:
+    """Takes away what a refused start wrote, so that the corrected command may use the workdir."""
+    logs = workdir / LOGS
+    for path in (workdir / STUDY, *(workdir / name for name in TABLES),
+                 *logs.glob(f'{of_this_process()}-*.log')):
+        path.unlink(missing_ok=True)
+    made_folders.remove_empty([logs, *made])
 
 
 def study_of(command: Command) -> Study:

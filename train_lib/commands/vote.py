@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_json
+from input_pipeline.errors import counted
 from train_lib.commands.command import Command
 from train_lib.commands.missing_predictions import predict_missing
 from train_lib.ensembles import vote_files
@@ -36,7 +37,7 @@ def vote(command: Command) -> int:
         with lock.held(workdir):
             run_vote(command.config.to_dict(), workdir)
     except Interrupted:
-        log.info('Stopped. The same command with --workdir=%s continues.', workdir)
+        log.info('Stopped. The same command with --workdir=%s goes on.', workdir)
         return STOPPED
     return 0
 
@@ -60,9 +61,9 @@ def run_vote(config: Mapping, workdir: Path,
     predict = predict_missing if config['predict'] else None
     aligned = align(config, find_voters(config, config['source'], predict))
     specs = read_specs(config, aligned)
-    log.info('members  %s of %s; %s rows of %s, %d classes', len(aligned.members),
-             ', '.join(dict.fromkeys(aligned.models)), f'{len(aligned):,}', config['source'],
-             len(aligned.classes))
+    log.info('members  %s of %s; %s of %s, %s', len(aligned.members),
+             ', '.join(dict.fromkeys(aligned.models)), counted(len(aligned), 'row'),
+             config['source'], counted(len(aligned.classes), 'class', 'classes'))
     fit, why_not = fit_if_asked(config, aligned, specs, predict)
     specs = fit.specs if fit else specs
     votes = count_votes(aligned, specs, fit.decision.chosen if fit else specs[0].name,

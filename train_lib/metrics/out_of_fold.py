@@ -12,6 +12,7 @@ from train_lib.metrics.scores import softmax
 from train_lib.run_dir.ancestors import ancestry_of
 from train_lib.run_dir.npz import read_npz
 from train_lib.run_dir.seen_rows import seen_of
+from train_lib.run_dir.unknown_workdir import neighbours
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ def read_probabilities(path: Path, manifest: Manifest, head: str) -> np.ndarray:
         logits = arrays[f'logits{tail}'].astype(np.float64)
         names = arrays[f'classes{tail}'].astype(str)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f'{_KEY} = {str(path)!r} cannot be used ({error}): give the workdir of '
-                          f'a finished k-fold run.') from None
+        hint = 'give the workdir of a finished k-fold run.'
+        if not path.exists():
+            hint = neighbours(path, hint)
+        raise ConfigError(f'{_KEY} = {str(path)!r} cannot be used ({error}): {hint}') from None
     _check_ancestors(path if path.is_dir() else path.parent.parent, path)
     wanted = manifest.classes[head]
     places = np.array([-1 if k is None else k for k in number_labels(names.tolist(), wanted)])

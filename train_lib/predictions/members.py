@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from input_pipeline.class_names import nfc
-from input_pipeline.errors import listed
+from input_pipeline.errors import counted, listed
 from train_lib.predictions.provenance import not_checked
 from train_lib.predictions.run_folders import folds_of, missing_folds, natural, run_of
 from train_lib.predictions.stacked_arrays import StackedArrays
 from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
 from train_lib.run_dir.seen_rows import connected, related
+from train_lib.run_dir.unknown_workdir import neighbours
 from train_lib.runtime.errors import ConfigError
 
 
@@ -53,13 +54,19 @@ def workdirs_of(pattern: str) -> list[Path]:
     pattern = os.path.expanduser(str(pattern))
     if not glob.has_magic(pattern):
         if not os.path.isdir(pattern):
-            raise ConfigError(f'The member {pattern!r} is not a folder: give the workdir of a run.')
-        return [Path(pattern)]
+            raise ConfigError(f'The member {pattern!r} is not a folder: {neighbours(pattern)}')
+        path = Path(pattern)
+        if not (folds_of(path) or any((path / name).exists()
+                                      for name in ('config.json', 'predictions'))):
+            raise ConfigError(f'The member {pattern!r} holds no run: {neighbours(pattern)}')
+        return [path]
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True), key=natural)]
     found = [path for path in found if (path / 'predictions').is_dir() or folds_of(path)]
     if not found:
-        raise ConfigError(f'The pattern {pattern!r} matches no folders with predictions: correct '
-                          f'it, or train and predict first.')
+        plain = pattern.rstrip('*?')
+        hint = '' if glob.has_magic(plain) else neighbours(plain, '')
+        raise ConfigError(f'The pattern {pattern!r} matches no folders with predictions: '
+                          f'{hint or "correct it, or train and predict first."}')
     return found
 
 
@@ -112,7 +119,7 @@ def join(members: Sequence[Member], ids: Sequence[str] | None = None) -> list[np
             others = np.flatnonzero(member.labels[head][rows] != labels[joined[0]])
             if len(others):
                 raise ConfigError(f'The member {member.name} has other labels of {head!r} than '
-                                  f'{first.name} for {len(others)} rows '
+                                  f'{first.name} for {counted(len(others), "row")} '
                                   f'({_some(wanted[others])}): predict both from the same data.')
     return joined
 
@@ -139,7 +146,8 @@ def _refuse_other_classes(member: Member, first: Member) -> None:
                                   f'the same config.data.classes in the same order.')
         if len(names) != len(others):
             longer = names if len(names) > len(others) else others
-            raise ConfigError(f'The member {member.name} has {len(others)} classes of {head!r}, '
+            raise ConfigError(f'The member {member.name} has '
+                              f'{counted(len(others), "class", "classes")} of {head!r}, '
                               f'and {first.name} {len(names)} (the first that differs is '
                               f'{longer[min(len(names), len(others))]!r}): train with the same '
                               f'config.data.classes.')

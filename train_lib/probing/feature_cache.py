@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from input_pipeline import loader
 from input_pipeline.atomic_files import write_json
 from input_pipeline.curriculum import Stage
+from input_pipeline.errors import counted
 from input_pipeline.manifest import Manifest
 from input_pipeline.pictures import Pictures
 from input_pipeline.sixteen_bits import FULL
@@ -121,8 +122,9 @@ def cached_features(manifest: Manifest, backbone: Backbone, views: Sequence[Stag
     folder = spec.folder / name
     files = _open_files(folder, about, manifest, backbone, spec)
     missing = int(files.done.size - np.count_nonzero(files.done))
-    log.info('features %s: %s of %s batches are cached (%.1f GB in total)', folder,
-             f'{files.done.size - missing:,}', f'{files.done.size:,}', files.views.nbytes / 1e9)
+    log.info('features %s of %s are cached, %.1f GB in total', f'{files.done.size - missing:,}',
+             counted(files.done.size, 'batch', 'batches'), files.views.nbytes / 1e9)
+    log.info('         %s', folder)
     progress = bar(total=missing, unit='batch')
     pictures = Pictures(manifest, backbone.preprocess, spec.loading.cache_mb)
     for view, stage in enumerate((*views, _PLAIN)):

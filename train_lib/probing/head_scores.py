@@ -11,6 +11,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from input_pipeline.atomic_files import atomic_open
+from input_pipeline.errors import counted
 from input_pipeline.manifest import Manifest
 from input_pipeline.splits import save_splits
 from train_lib.metrics.scores import log_softmax
@@ -122,8 +123,8 @@ def _score_test(data: FoldedData, best: _Setting, workdir: Path) -> dict:
         logits[head] = np.log(probabilities + 1e-12).astype(np.float32)
     scores = score_split(logits, test)
     save_predictions(workdir / 'predictions' / 'test.npz', test, logits)
-    log.info('test     accuracy %.4f  (%s, mean probability of %d folds, n %d)',
-             scores['accuracy'], best.name, len(data.folds), len(test))
+    log.info('test     accuracy %.4f  (%s, mean probability of %s, n %d)',
+             scores['accuracy'], best.name, counted(len(data.folds), 'fold'), len(test))
     return scores
 
 

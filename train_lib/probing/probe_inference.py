@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from input_pipeline import loader
 from input_pipeline.curriculum import Stage
+from input_pipeline.errors import counted
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
@@ -158,7 +159,7 @@ def _features(probe: Probe, asked: PredictSpec, rows: Rows, stage: Stage,
     def embed(weights, images):
         return dict(features=backbone.embed(weights, images))
 
-    log.info('predict  features of %s pictures', f'{count:,}')
+    log.info('predict  features of %s', counted(count, 'picture'))
     found = None
     for places, of_batch in logits_of(embed, backbone.weights, batches(), backbone.mesh, stop):
         values = of_batch['features']

@@ -24,18 +24,21 @@ import train_lib
 from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.curriculum import stage_at
+from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.sources.array_records import packed_as
+from models.errors import ModelError
 from train_lib.probing.backbone import make_backbone
 from train_lib.probing.feature_cache import Features, cached_features
 from train_lib.probing.head_scores import score_heads
 from train_lib.probing.head_training import run_length, train_heads
 from train_lib.probing.probe_folds import FoldedData, make_folds
 from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
-from train_lib.run_dir import ancestors, seen_rows, workdirs
+from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.metrics_log import MetricsLog
+from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
@@ -70,16 +73,23 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     with StopSignal() as stop:
         clock.resume({})
         features = load_features(config, spec, data, clock, stop, workdir)
+        before = made_folders.names_in(workdir)
         workdirs.claim(workdir, config, digest(data.manifest), rows=data.manifest,
                        range16=data.manifest.range16, prepared=prepared, compared=True)
         ancestors.save(workdir, ancestry)
         metrics = MetricsLog(workdir, size=0, step=0, tensorboard=False)
-        with clock('step'):
-            trained = train_heads(config, spec, data, features, metrics, stop)
+        try:
+            with clock('step'):
+                trained = train_heads(config, spec, data, features, metrics, stop)
+        except (ConfigError, DataError, ModelError):  # of a head, which are built there
+            metrics.close()
+            if 'config.json' not in before:
+                made_folders.withdraw(workdir, before)
+            raise
     metrics.close()
-    log.info('heads    %d heads of %d steps: %.1f s',
-             len(spec.heads) * len(spec.rates) * len(data.folds), trained.steps,
-             clock.seconds()['step'])
+    heads = len(spec.heads) * len(spec.rates) * len(data.folds)
+    log.info('heads    %s of %s: %.1f s', counted(heads, 'head'),
+             counted(trained.steps, 'step'), clock.seconds()['step'])
     with clock('eval'):
         table, chosen = score_heads(data, trained, features, workdir)
     result = dict(status='done', **chosen, heads=table.to_dict('records'),

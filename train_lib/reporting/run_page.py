@@ -12,6 +12,7 @@ from train_lib.reporting.page import Section, duration, number, whole, write_pag
 from train_lib.reporting.score_table import headline, scores_section
 from train_lib.reporting.thumbnails import thumbnailer
 from train_lib.run_dir.seen_rows import marks
+from train_lib.runtime.progress import epochs
 
 # In the order of the page. To add a section, write a function that returns it (several, or none
 # where the run has nothing to show) and add its name here.
@@ -61,6 +62,6 @@ def _facts(result: dict) -> list[tuple[str, str]]:
     for label, key in [('epochs', 'epochs'), ('steps', 'steps'), ('best step', 'best_step'),
                        ('parameters', 'parameters')]:
         value = number(result.get(key))
-        text = f'{value:g}' if key == 'epochs' and value is not None else whole(value)
+        text = epochs(value) if key == 'epochs' and value is not None else whole(value)
         facts.append((label, text))
     return [(label, text) for label, text in facts if text != '–']

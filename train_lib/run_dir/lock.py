@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from train_lib.run_dir import made_folders
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
     """Makes the folder if needed, and holds its lock in the block; with several processes the
-    first one does. A folder that was made for it and is still empty is removed at the end. The
+    first one does. Folders that were made for it and are still empty are removed at the end. The
     folds of a run share the lock of the run.
 
     Raises:
@@ -57,9 +58,8 @@ class _Lock:
     def __init__(self, workdir: Path):
         workdir = _home(workdir)
         self._path = workdir / NAME
-        self._made = not workdir.exists()
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
+            self._made = made_folders.make(workdir)
         except OSError as error:
             raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): '
                               f'give another --workdir.') from None
@@ -99,8 +99,7 @@ class _Lock:
         with contextlib.suppress(OSError):
             if self._path.read_bytes() == self._owner:
                 self._path.unlink()
-            if self._made:
-                self._path.parent.rmdir()
+        made_folders.remove_empty(self._made)
         os.close(self._descriptor)
 
 

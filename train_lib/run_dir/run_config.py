@@ -67,7 +67,7 @@ def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] 
             value = _value_of(place, name, older)
             if value == older != config[section][key]:
                 config[section][key] = value
-                log.info('rules    config.%s = %r, as %s was started', name, value, place)
+                log.info('rules    config.%s = %r, as in %s', name, value, place)
 
 
 def _value_of(workdir: Path, name: str, older):

@@ -237,7 +237,8 @@ def marks(result: Mapping) -> list[str]:
         if isinstance(count, int) and count:
             size = scores.get('n') if isinstance(scores, Mapping) else None
             found.append(f'{count:,}{f" of the {size:,}" if isinstance(size, int) else ""} '
-                         f'{name.replace("_", "-")} pictures were trained on by an ancestor of '
+                         f'{name.replace("_", "-")} picture'
+                         f'{"s were" if count > 1 else " was"} trained on by an ancestor of '
                          f'this run{" (init.seen=accept)" if result.get("seen_accepted") else ""}, '
                          f'so their scores are not those of new pictures.')
     unknown = result.get('not_checked')

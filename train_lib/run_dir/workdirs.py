@@ -24,6 +24,7 @@ from train_lib.run_dir.code_digest import code_digest
 from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.overrides import OPEN_SECTIONS
+from train_lib.run_dir.unknown_workdir import neighbours
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 
@@ -283,7 +284,8 @@ def saved_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / 'config.json'
     if not path.exists():
-        raise ConfigError(f'{workdir} holds no run (config.json is missing): check --workdir.')
+        raise ConfigError(f'{workdir} holds no run (config.json is missing): '
+                          f'{neighbours(workdir, "check --workdir.")}')
     config = _settings(workdir, read_config(workdir))
     try:
         return ConfigDict(config)

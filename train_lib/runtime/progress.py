@@ -2,11 +2,38 @@
 
 import contextlib
 import logging
+import os
+import re
 import sys
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
+
+COLUMNS = 80
+_WORD = 9  # columns of the word by which a line of the log begins, and of the blanks behind it
+LONG = 5.0  # seconds of compiling after which a log without a terminal says so
+
+
+class InColumns(logging.Formatter):
+    """The message in lines of at most 80 columns. A path is not broken: one that a line ends with,
+    behind a few words, stays there, however long it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return '\n'.join(part for line in super().format(record).split('\n')
+                         for part in in_columns(line))
+
+
+def in_columns(line: str) -> list[str]:
+    """A line of the log as lines of at most 80 columns, where no word is longer."""
+    words, _, last = line.rpartition(' ')
+    ends_with_path = os.sep in last and len(words) <= COLUMNS // 2
+    if len(line) <= COLUMNS or ends_with_path or re.match(r'\w+ {2,}/', line):
+        return [line]
+    return textwrap.wrap(line, COLUMNS, subsequent_indent=' ' * _WORD, break_long_words=False,
+                         break_on_hyphens=False)
 
 
 def setup_logging() -> None:
@@ -18,7 +45,7 @@ def setup_logging() -> None:
             tqdm.write(self.format(record), file=sys.stderr)
 
     handler = Handler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.setFormatter(InColumns('%(message)s'))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -32,6 +59,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def epochs(value: float) -> str:
+    """A number of epochs as text, such as 20.0; two digits of less than a tenth of one."""
+    return f'{value:.1f}' if value >= 0.1 or not value else f'{value:.2g}'
 
 
 def bar(iterable=None, **settings) -> tqdm:
@@ -49,6 +81,39 @@ def counting_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             shown.update(min(done, total) - shown.n)
 
         yield progress
+
+
+@contextlib.contextmanager
+def compiling(enabled: bool = True) -> Iterator[None]:
+    """Says that the block compiles, which may take minutes, and in the end how long it took. On a
+    terminal its seconds are counted meanwhile; elsewhere a line says so once it takes long.
+
+    Args:
+        enabled: False shows nothing.
+    """
+    log, began, over = logging.getLogger(__name__), time.perf_counter(), threading.Event()
+
+    def wait() -> None:
+        if not sys.stderr.isatty():
+            if not over.wait(LONG):
+                log.info('compile  the training step, before the first one')
+            return
+        with bar(bar_format='compiling {elapsed}') as shown:
+            while not over.wait(0.5):
+                shown.refresh()
+
+    thread = threading.Thread(target=wait, name='compiling', daemon=True)
+    if enabled:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if enabled:
+            thread.join()
+    seconds = time.perf_counter() - began
+    if enabled:
+        log.info('compile  %.*f s', seconds < 9.95, seconds)
 
 
 class Progress:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from input_pipeline.errors import counted
 from train_lib.studies import ledger
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.definition import Study
@@ -44,7 +45,8 @@ class Screen:
         over = cells[cells['status'] != '']
         first, self._reported = self._reported is None, self._reported or set()
         if first and len(over):
-            log.info('ledger   %d of %d cells are over already', len(over), len(cells))
+            log.info('ledger   %d of %s over already', len(over),
+                     counted(len(cells), 'cell is', 'cells are'))
         for row in over.itertuples():
             if row.folder not in self._reported and not first:
                 text = f'{row.value:.4f}' if row.status == 'done' else f'failed: {row.error}'

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_text
+from train_lib.run_dir import made_folders
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies.definition import Study
 from train_lib.studies.identity import identity_of
@@ -11,20 +12,24 @@ from train_lib.studies.identity import identity_of
 STUDY = 'study.json'
 
 
-def claim(study: Study, workdir: Path) -> None:
+def claim(study: Study, workdir: Path) -> list[Path]:
     """Makes the workdir and writes study.json. Where there is one already, from an earlier start
     or another process, compares with it first; arms, seeds and folds may be added.
+
+    Returns:
+        The folders that were made, for `made_folders.remove_empty`.
 
     Raises:
         ConfigError: an arm was changed or removed, the folder holds a run, or cannot be made.
     """
     path = workdir / STUDY
+    made: list[Path] = []
     now = {arm.name: identity_of(arm.config) for arm in study.arms}
     if path.exists():
         _compare(json.loads(path.read_text())['arms'], now, workdir)
     else:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
+            made = made_folders.make(workdir)
         except OSError as error:
             raise ConfigError(f'The workdir {workdir} cannot be made ({error.strerror}): give '
                               f'another --workdir.') from None
@@ -36,6 +41,7 @@ def claim(study: Study, workdir: Path) -> None:
     if not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(content)):
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n', shared=True,
                    durable=False)
+    return made
 
 
 def _compare(before: dict[str, dict], now: dict[str, dict], workdir: Path) -> None:

@@ -22,6 +22,7 @@ from train_lib.studies.tables import write_tables
 
 log = logging.getLogger(__name__)
 PARENT = 'STUDY_PARENT'  # in the environment of a worker: the pid of the process that started it
+LOGS = 'logs'  # folder of what workers say outside of a cell
 POLL = 1.0  # seconds
 DEATHS = 3  # after so many of a worker in one cell without a new checkpoint, the cell has failed
 
@@ -139,8 +140,13 @@ def reopen_failed(study: Study, workdir: Path) -> None:
                 lease.give_back()
 
 
+def of_this_process() -> str:
+    """How the names of its logs begin."""
+    return f'{os.uname().nodename}-{os.getpid()}'
+
+
 def _start(number: int, study: Study, workdir: Path, worker_command: Sequence[str]) -> Worker:
-    path = workdir / 'logs' / f'{os.uname().nodename}-{os.getpid()}-{number}.log'
+    path = workdir / LOGS / f'{of_this_process()}-{number}.log'
     path.parent.mkdir(exist_ok=True)
     environment = (os.environ | {PARENT: str(os.getpid()), 'PYTHONFAULTHANDLER': '1'}
                    | share_of_devices(number, study.settings.workers))

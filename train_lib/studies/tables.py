@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from input_pipeline.atomic_files import atomic_path, write_text
+from input_pipeline.errors import counted
 from train_lib.metrics.p_values import p_text
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.comparison import FIXED, ONE_GROUP, REDRAWN, SEEDS, summarise
@@ -18,6 +19,7 @@ from train_lib.studies.identity import differences
 from train_lib.studies.naming import describe_changes, short
 from train_lib.studies.stopping import Verdict, judge
 
+TABLES = ('table.md', 'table.tex', 'table.csv', 'times.csv')  # report.html comes at the end
 _HEADINGS = ('arm', 'what differs', 'mean', 'sd', 'n', 'difference', '95 % interval', 'p', 'notes')
 
 
@@ -27,10 +29,10 @@ def write_tables(study: Study, workdir: Path, page: bool = True) -> None:
     table = summarise(study, cells)
     given_up = judge(study, cells)[0]
     changes = changed_knobs(study)
-    for name, text in (('table.md', markdown(study, table, given_up, changes)),
-                       ('table.tex', latex(study, table, given_up, changes)),
-                       ('table.csv', as_csv(table, given_up, changes)),
-                       ('times.csv', times(cells).to_csv(index=False, lineterminator='\n'))):
+    texts = (markdown(study, table, given_up, changes), latex(study, table, given_up, changes),
+             as_csv(table, given_up, changes),
+             times(cells).to_csv(index=False, lineterminator='\n'))
+    for name, text in zip(TABLES, texts):
         # Other machines may write the same file at the same time.
         write_text(workdir / name, text, shared=True, durable=False)
     if page:
@@ -58,7 +60,7 @@ def notes(row, given_up: Mapping[str, Verdict]) -> list[str]:
         found.append(f'{row.failed} failed')
     verdict = given_up.get(row.arm)
     if verdict:
-        found.append(f'stopped after {verdict.seeds} seeds: {verdict.difference:+.4f} '
+        found.append(f'stopped after {counted(verdict.seeds, "seed")}: {verdict.difference:+.4f} '
                      f'({verdict.low:+.4f} to {verdict.high:+.4f}) to {verdict.best}')
     if row.other_code:
         found.append('other code')
@@ -96,9 +98,9 @@ def number(value: float, sign: str = '') -> str:
 
 def caption(study: Study, table: pd.DataFrame) -> str:
     """A sentence on what the numbers are."""
-    seeds = f'{len(study.seeds)} seed{"s" * (len(study.seeds) > 1)}'
+    seeds = counted(len(study.seeds), 'seed')
     folds = '' if study.folds[0] is None else (
-        f' and {len(study.folds)} of {study.total_folds} folds')
+        f' and {len(study.folds)} of {counted(study.total_folds, "fold")}')
     return (f'{study.metric} on the same {seeds}{folds} for all arms: mean and standard '
             f'deviation (sd) of n runs. Differences to {study.baseline} are paired by seed'
             f'{" and fold" if folds else ""}, with 95 % intervals (Student); p is two-sided, after '

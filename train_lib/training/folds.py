@@ -12,10 +12,12 @@ from ml_collections import ConfigDict
 import train_lib
 from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
+from input_pipeline.errors import DataError
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.splits import several_folds
-from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
+from models.errors import ModelError
+from train_lib.run_dir import ancestors, checkpoints, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import goodput, together
 from train_lib.run_dir.json_files import read_json
 from train_lib.runtime import distributed
@@ -49,6 +51,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     claim = lambda: workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16,
                                    rows=manifest, prepared=prepared, compared=True)
     finished: list[Finished] = []
+    before = made_folders.names_in(workdir)
     numbers = _numbers(config)
     for place, fold in enumerate(numbers):
         of_fold = _of_fold(config, fold)
@@ -60,8 +63,14 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
                 of_fold.init.resume_from = str(source) if begun else ''
         log.info('fold %d of %d%s', place + 1, len(numbers),
                  '' if fold == place else f': number {fold}')
-        finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began,
-                                  None if finished else claim))
+        try:
+            finished.append(train_one(of_fold, manifest, workdir / f'fold_{fold}', began,
+                                      None if finished else claim))
+        except (ConfigError, DataError, ModelError):
+            if not finished and 'config.json' not in before and not distributed.several() \
+                    and not any(workdir.glob('fold_*')):
+                made_folders.withdraw(workdir, before)
+            raise
         began = time.perf_counter()
     results = [each.result for each in finished]
     whole = dataclasses.replace(manifest, table=pd.concat([each.val.table for each in finished],

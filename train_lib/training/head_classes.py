@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.class_names import number_labels
+from input_pipeline.errors import counted
 from train_lib.runtime.sharding import gather
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,9 @@ def _one_head(stored: Arrays, here: Mapping[str, Any], ours: tuple[str, Sequence
                 rows[..., i] = weights[name][..., place]
             weights[name] = rows
     moved = sum(i != place for i, place in known)
-    log.info('init     head %s: %d classes kept, %d moved, %d new, %d left out', head,
-             len(known) - moved, moved, len(names) - len(known), len(there) - len(known))
+    log.info('init     head %s: %s kept, %d moved, %d new, %d left out', head,
+             counted(len(known) - moved, 'class', 'classes'), moved, len(names) - len(known),
+             len(there) - len(known))
     new = [name for name, place in zip(names, places) if place is None]
     if new:
         log.info('         new: %s', textwrap.shorten(', '.join(new), 60, placeholder=' ...'))

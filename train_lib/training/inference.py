@@ -17,6 +17,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from input_pipeline import loader
+from input_pipeline.errors import counted
 from input_pipeline.manifest import Manifest
 from input_pipeline.pictures import PreprocessSpec
 from train_lib.losses.objectives import adjust
@@ -159,8 +160,8 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
             continue
         if weights is None:  # only read where a view is missing
             weights = init.weights_for_inference(checkpoint, model.like)
-        log.info('predict  %s: %s pictures, step %s', folder / view, f'{len(manifest):,}',
-                 checkpoint.name)
+        log.info('predict  %s, step %s', counted(len(manifest), 'picture'), checkpoint.name)
+        log.info('         %s', folder / view)
         batches = loader.eval_dataset(
             manifest, model.spec, batch_size=batch_size,
             shard=loader.Shard(jax.process_index(), jax.process_count()),

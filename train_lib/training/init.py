@@ -27,6 +27,7 @@ from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
 from train_lib.run_dir.digests import identity
 from train_lib.run_dir.frozen_weights import FROZEN, place_frozen
 from train_lib.run_dir.metrics_log import METRICS
+from train_lib.run_dir.unknown_workdir import neighbours
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.data import Data
 from train_lib.training.head_classes import Classes
@@ -113,7 +114,7 @@ def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
     known = workdir if (workdir / 'config.json').exists() else Path(config.init.resume_from)
     if not (known / 'config.json').exists():
         raise ConfigError(f'config.init.resume_from = {str(known)!r} holds no run (config.json is '
-                          f'missing): give the workdir of a run.')
+                          f'missing): {neighbours(known)}')
     theirs = workdirs.saved_config(known).init
     for key in ('from', 'pretrained'):
         # The same command with resume_from added does not contradict itself.
@@ -222,8 +223,9 @@ def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total
         if step > total:
             raise ConfigError(f'{found} is beyond the end of this run ({total} steps): give a '
                               f'longer config.duration, or a new --workdir.')
-        log.info('start    resume: from step %d of %d (%s)%s', step, total, found,
+        log.info('start    resume: from step %d of %d%s', step, total,
                  '; already finished, only evaluating' if step == total else '')
+        log.info('         %s', found)
         return Begun(state, host, step)
     if spec.source:
         source = best_of(Path(spec.source))
@@ -286,8 +288,10 @@ def best_of(workdir: Path) -> Path:
     """
     best = best_checkpoint(workdir)
     if best is None:
-        raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: '
-                          f'give the workdir of a trained run.')
+        hint = 'give the workdir of a trained run.'
+        if not workdir.exists():
+            hint = neighbours(workdir, hint)
+        raise ConfigError(f'config.init.from = {str(workdir)!r} has no checkpoints: {hint}')
     return best
 
 

@@ -5,6 +5,8 @@ import logging
 import jax
 
 from input_pipeline.atomic_files import write_text
+from input_pipeline.errors import counted
+from train_lib.runtime.progress import epochs
 from train_lib.training import parameter_table
 from train_lib.training.data import Data
 from train_lib.training.setup import Job
@@ -16,15 +18,19 @@ def announce(data: Data, job: Job) -> None:
     """Logs data, model, devices and length of a run."""
     manifest, parts = data.manifest, data.parts
     timing, outputs = job.run.timing, job.run.outputs
-    classes = ', '.join(f'{len(names)} {head}' if len(manifest.heads) > 1 else f'{len(names)}'
-                        for head, names in manifest.classes.items())
-    log.info('data     %s train, %s val, %s test images; %s classes%s',
+    if len(manifest.heads) > 1:
+        classes = ', '.join(f'{len(names)} {head}' for head, names in manifest.classes.items())
+        classes += ' classes'
+    else:
+        classes = counted(len(manifest.classes[manifest.heads[0]]), 'class', 'classes')
+    groups = manifest.table['group'].nunique() if 'group' in manifest.table else None
+    log.info('data     %s train, %s val, %s test images; %s%s',
              *(f'{len(parts[name]):,}' for name in ('train', 'val', 'test')), classes,
-             f'; {manifest.table["group"].nunique()} groups' if 'group' in manifest.table else '')
+             '' if groups is None else f'; {counted(groups, "group")}')
     log.info('model    %s, %s, %s, %s', outputs.model, job.parameters.description,
              outputs.precision, describe_devices(job.run.programs.mesh))
-    log.info('plan     %s steps of %d, %.4g epochs', f'{timing.total_steps:,}', timing.batch_size,
-             timing.epoch(timing.total_steps))
+    log.info('plan     %s of %d, %s epochs', counted(timing.total_steps, 'step'),
+             timing.batch_size, epochs(timing.epoch(timing.total_steps)))
     for line in parameter_table.summary(_parameters(job)):
         log.info('         %s', line)
 

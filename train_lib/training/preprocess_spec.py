@@ -17,6 +17,7 @@ from input_pipeline.splits import several_folds
 from models.tags import Tag, find_tag
 from train_lib.predictions.run_folders import fold_of
 from train_lib.run_dir import workdirs
+from train_lib.run_dir.unknown_workdir import neighbours
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -159,8 +160,9 @@ def _of_weights(config: ConfigDict, run: Path | None) -> tuple[dict[str, Any], s
         return {}, ''  # nothing is recorded, and whoever reads the weights refuses this
     if source:
         if not (Path(source) / 'config.json').exists():
+            hint = neighbours(source, 'give the workdir of a trained run.')
             raise ConfigError(f'config.init.from = {source!r} holds no run (config.json is '
-                              f'missing): give the workdir of a trained run.')
+                              f'missing): {hint}')
         return input_of_run(Path(source)), f'as in {source}'
     tag = find_tag(config.model.name, config.init.pretrained) if config.init.pretrained else None
     return (_of_tag(tag), f'as {tag.model}.{tag.tag} asks for') if tag else ({}, '')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, counted
 from input_pipeline.kept_splits import split_digest
 from input_pipeline.long_tail import cut_tail
 from input_pipeline.manifest import Manifest, digest
@@ -50,6 +50,7 @@ def split_rows(config: ConfigDict, manifest: Manifest, run: Path | None) -> Mani
             log.info('split    as the run was started with; today it would be cut differently')
     elif config.data.changed == 'accept':
         ids = set(kept.table['id'])
-        log.info('split    %d pictures are new, %d are gone; the others stay where they were',
-                 len(ids - known.keys()), len(known.keys() - ids))
+        log.info('split    %s new, %s gone; the others stay where they were',
+                 counted(len(ids - known.keys()), 'picture is', 'pictures are'),
+                 counted(len(known.keys() - ids), 'is', 'are'))
     return kept

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
+from models.errors import ModelError
 from train_lib.reporting.stages import write_stages
-from train_lib.run_dir import ancestors, seen_rows, workdirs
-from train_lib.run_dir.checkpoints import Checkpointer, latest_good
+from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
+from train_lib.run_dir.checkpoints import Checkpointer, committed_steps, latest_good
 from train_lib.run_dir.goodput import Clock
 from train_lib.run_dir.metrics_log import METRICS, MetricsLog, NullMetricsLog
 from train_lib.runtime import distributed
 from train_lib.runtime.distributed import StopTogether
-from train_lib.runtime.errors import CheckpointError
+from train_lib.runtime.errors import CheckpointError, ConfigError
 from train_lib.runtime.sharding import make_mesh
 from train_lib.runtime.signals import Stopped, StopSignal
 from train_lib.training import init
@@ -60,7 +62,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
     own = latest_good(workdir / 'checkpoints')
     copied = own is None and bool(config.init.resume_from)
     found = init.source_checkpoint(config, data) if copied else own
-    claimed = (workdir / 'config.json').exists()
+    claimed = begun_before = (workdir / 'config.json').exists()
+    before = made_folders.names_in(workdir)
     workdirs.compare(workdir, config, data.digest, data.manifest, range16=data.manifest.range16)
     length = find_new_length(config, data, found.parent.parent, int(found.name)) if found else None
     prepared = input_record(preprocess_spec(config, workdir, say=True))
@@ -84,6 +87,12 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
             own = latest_good(workdir / 'checkpoints')
         with clock.kept(workdir if distributed.is_first() else None, saved=Stopped):
             return _train(begun, data, job, own, clock)
+    except (ConfigError, DataError, ModelError):
+        # Of a picture that only the first batches show to be wrong, for instance.
+        if not begun_before and not distributed.several() \
+                and not committed_steps(workdir / 'checkpoints'):
+            made_folders.withdraw(workdir, before)
+        raise
     except Exception as error:
         if isinstance(error, FileNotFoundError):
             time.sleep(1)  # whoever removes the workdir may not be done yet

@@ -22,7 +22,9 @@ from train_lib.losses.objectives import Shown, adjust, example_weights_end, obje
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
 from train_lib.run_dir.goodput import Clock
+from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.progress import compiling
 from train_lib.runtime.sharding import (
     batch_sharding,
     keep_layout,
@@ -253,7 +255,7 @@ def _eval_splits(most: int, parts: Mapping[str, Manifest], inputs: Inputs, devic
 def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest], clock: Clock
                  ) -> RunSpec:
     """The run with its training step compiled before its first batch, so that the time is known."""
-    with clock('compile'):
+    with clock('compile'), compiling(distributed.is_first()):
         compiled = lower_step(run, state, parts).compile()
     return dataclasses.replace(run, programs=dataclasses.replace(run.programs,
                                                                  train_step=compiled))

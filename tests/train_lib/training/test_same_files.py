@@ -60,7 +60,7 @@ def test_its_rows_are_one_group(pictures, caplog, form):
     found = load_data(config_of(pictures, f'x,{path},a,', f'y,{path},,', f'z,{path},a,'))
     assert {name for name, group in groups(found).items() if group} == {'0', 'x', 'y', 'z'}
     assert len(set(groups(found).values())) == 2 and 'content' not in found.table
-    assert "4 rows show 1 pictures ('0' and 'x' are the same one" in caplog.text
+    assert "4 rows show 1 picture ('0' and 'x' are the same one" in caplog.text
     config = config_of(pictures, f'x,{path},a,')
     for seed in range(5):
         config.seed = seed
