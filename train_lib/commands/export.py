@@ -19,7 +19,8 @@ from train_lib.serving.trained_models import TrainedModel, read_models
 log = logging.getLogger(__name__)
 
 # 'module:function' of each format, loaded only when it is asked for. The function takes a
-# TrainedModel and an empty folder, writes its files there, and returns {file name: what it is}.
+# TrainedModel and an empty folder, writes its files there, and returns {file name: what it is},
+# where the name of a folder ends with '/'.
 FORMATS = {'stablehlo': 'train_lib.serving.export_stablehlo:write',
            'timm': 'train_lib.serving.export_timm:write',
            'onnx': 'train_lib.serving.export_onnx:write'}
@@ -51,17 +52,16 @@ def export(command: Command) -> int:
         folder.mkdir()
         files = _write(trained, write, folder)
         write_text(folder / model_card.NAME, model_card.card(workdir, trained, form, files))
-        names = sorted([*files, model_card.NAME, RECORD])
         write_json(folder / RECORD, dict(format=form, run=workdir.absolute().name,
                                          checkpoints=[one.digest for one in trained],
-                                         files=names))
+                                         files=sorted([*_files(folder), RECORD])))
         if earlier:
             os.rename(out, old)
         os.rename(folder, out)
         shutil.rmtree(old, ignore_errors=True)
     log.info('export   %s%s', out, ' (replaced)' if earlier else '')
-    for name in names:
-        log.info('         %-24s %9s', name, _size(out / name))
+    for path in sorted(out.iterdir()):
+        log.info('         %-24s %12s', f'{path.name}{"/" if path.is_dir() else ""}', _size(path))
     return 0
 
 
@@ -89,7 +89,7 @@ def _earlier(out: Path) -> bool:
         return False
     if not out.is_dir():
         raise ConfigError(f'--out={out} is a file: give a folder, which is made.')
-    found = {path.relative_to(out).as_posix() for path in out.rglob('*') if not path.is_dir()}
+    found = _files(out)
     if not found:
         return False
     try:
@@ -125,6 +125,12 @@ def _write(trained: list[TrainedModel], write: Callable, folder: Path) -> Mappin
     return files
 
 
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob('*')
+            if not path.is_dir() and path.suffix != '.pyc'}
+
+
 def _size(path: Path) -> str:
-    size = path.stat().st_size
+    size = sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob('*'))
+               if one.is_file())
     return f'{size / 1e6:,.1f} MB' if size >= 1e5 else f'{size / 1e3:,.1f} kB'
