@@ -1,6 +1,7 @@
 """The verb export: a trained run as files that work without this project, with a model card."""
 
 import importlib
+import inspect
 import logging
 import os
 import shutil
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 # 'module:function' of each format, loaded only when it is asked for. The function takes a
 # TrainedModel and an empty folder, writes its files there, and returns {file name: what it is},
-# where the name of a folder ends with '/'.
+# where the name of a folder ends with '/'. LOADING of its module says in the model card how the
+# files are loaded.
 FORMATS = {'stablehlo': 'train_lib.serving.export_stablehlo:write',
            'timm': 'train_lib.serving.export_timm:write',
            'onnx': 'train_lib.serving.export_onnx:write'}
@@ -51,7 +53,8 @@ def export(command: Command) -> int:
             shutil.rmtree(leftover, ignore_errors=True)
         folder.mkdir()
         files = _write(trained, write, folder)
-        write_text(folder / model_card.NAME, model_card.card(workdir, trained, form, files))
+        write_text(folder / model_card.NAME, model_card.card(
+            workdir, trained, files, getattr(inspect.getmodule(write), 'LOADING', '')))
         write_json(folder / RECORD, dict(format=form, run=workdir.absolute().name,
                                          checkpoints=[one.digest for one in trained],
                                          files=sorted([*_files(folder), RECORD])))
@@ -114,14 +117,14 @@ def _make(folder: Path) -> None:
 
 
 def _write(trained: list[TrainedModel], write: Callable, folder: Path) -> Mapping[str, str]:
-    """{path below the folder: what it is}; each fold of a k-fold run has a folder of its own."""
+    """{file name: what it is}; each fold of a k-fold run has a folder of its own."""
     if len(trained) == 1:
         return write(trained[0], folder)
-    files = {}
+    files: dict[str, str] = {}
     for one in trained:
         own = folder / one.workdir.name
         own.mkdir()
-        files.update({f'{own.name}/{name}': about for name, about in write(one, own).items()})
+        files |= write(one, own)
     return files
 
 

@@ -19,6 +19,17 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.serving import exported_program, preparing
 from train_lib.serving.trained_models import TrainedModel
 
+LOADING = """`load.py` shows all of it; it needs jax, flatbuffers, numpy, pillow and
+opencv-python-headless:
+
+```python
+program = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read()))
+logits = program.call(dict(numpy.load('weights.npz')), pictures)  # uint8 [b, height, width, channels]
+```
+
+The program runs on CPU, CUDA and TPU for any batch size b. Normalisation is inside. Probabilities
+are the softmax of the logits. JAX promises to read such files for six months after they were
+written, and mostly does for longer."""
 PICTURES = 'pictures'  # the folder of the modules that read and resize pictures
 _MODULES = (decode, diagnosis, errors, image_headers, preparing, resize, sixteen_bits)
 
