@@ -54,13 +54,7 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
     write_json(folder / 'preparation.json', preparation(trained))
     write_json(folder / 'classes.json', {head: list(names)
                                          for head, names in trained.classes.items()})
-    (folder / 'load.py').write_text(_example(), 'utf-8')
-    (folder / PICTURES).mkdir()
-    (folder / PICTURES / '__init__.py').write_text(
-        '"""How the training run read and resized pictures."""\n', 'utf-8')
-    for module in _MODULES:
-        name = f'{module.__name__.rpartition(".")[2]}.py'
-        (folder / PICTURES / name).write_text(_standalone(module), 'utf-8')
+    write_script(folder, 'load_exported.py')
     many = len(trained.classes) > 1
     platforms = ', '.join(exported_program.PLATFORMS)
     return {
@@ -87,9 +81,18 @@ def preparation(trained: TrainedModel) -> dict:
                 std=list(spec.std))
 
 
-def _example() -> str:
-    text = Path(__file__).with_name('load_exported.py').read_text('utf-8')
-    return text.replace(f'from {preparing.__name__} import', f'from {PICTURES}.preparing import')
+def write_script(folder: Path, name: str) -> None:
+    """Writes load.py, a copy of the script of that name in this room, and the folder of modules by
+    which it reads and resizes pictures."""
+    text = Path(__file__).with_name(name).read_text('utf-8')
+    text = text.replace(f'from {preparing.__name__} import', f'from {PICTURES}.preparing import')
+    (folder / 'load.py').write_text(text, 'utf-8')
+    (folder / PICTURES).mkdir()
+    (folder / PICTURES / '__init__.py').write_text(
+        '"""How the training run read and resized pictures."""\n', 'utf-8')
+    for module in _MODULES:
+        own = f'{module.__name__.rpartition(".")[2]}.py'
+        (folder / PICTURES / own).write_text(_standalone(module), 'utf-8')
 
 
 def _standalone(module: ModuleType) -> str:

@@ -16,12 +16,24 @@ from models.errors import ModelError
 from models.heads import Classifier
 from models.pretrained import to_timm
 from models.timm_settings import timm_arguments
+from train_lib.predictions.run_folders import run_of
 from train_lib.run_dir.workdirs import range16_of
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving.trained_models import TrainedModel
 from train_lib.training.network import model_settings_of
 from train_lib.training.preprocess_spec import input_record
 
+LOADING = """With torch and timm installed:
+
+```python
+model = timm.create_model('local-dir:FOLDER', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(transform(PIL.Image.open('picture.jpg').convert('RGB'))[None])
+classes = model.pretrained_cfg['label_names']  # in the order of the logits
+```
+
+`safetensors.torch.load_file` reads the weights alone. Probabilities are the softmax of the
+logits."""
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 _CROP_MODES = {'squash': 'squash', 'crop': 'center', 'pad': 'border'}
 # Pillow's 'box' is within 1.1 grey levels of 'area' where a picture shrinks to a half or less, and
@@ -106,7 +118,7 @@ def differences(trained: TrainedModel) -> list[str]:
     if spec.channels == 4:
         found.append("open pictures with Pillow's convert('RGBA'); this run resizes colours and "
                      "transparency apart, Pillow weighs one by the other")
-    limits = range16_of(trained.workdir) or range16_of(trained.workdir.parent)
+    limits = range16_of(trained.workdir) or range16_of(run_of(trained.workdir))
     if limits and limits != FULL:
         found.append(f'this run reads 16-bit pictures from {limits[0]} (black) to {limits[1]} '
                      f'(white), which timm does not')
