@@ -3,6 +3,7 @@
 The names of models are timm's, so only settings that differ from the model's defaults are said.
 """
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,8 @@ def timm_arguments(name: str, settings: Mapping[str, Any]) -> tuple[str, dict[st
                if key not in _WITHOUT_EFFECT and not _equal(value, defaults[key])}
     for key, value in changed.items():
         if key not in names:
-            raise ModelError(f'timm has no setting for {key}={value!r} of {name}.')
+            said = textwrap.shorten(repr(value), 60, placeholder=' ...')
+            raise ModelError(f'timm has no setting for {key}={said} of {name}.')
     _check(name, whole)
     architecture = name
     if 'block' in changed:  # a class, which JSON cannot hold: the name of a model that has it

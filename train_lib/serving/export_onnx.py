@@ -14,14 +14,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from input_pipeline.atomic_files import write_json
+from models import eval_view
 from models.errors import ModelError
+from models.pretrained import load_timm
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving.export_stablehlo import PICTURES, preparation, write_script
 from train_lib.serving.export_timm import timm_config, timm_weights
 from train_lib.serving.trained_models import TrainedModel
-from train_lib.training.preprocess_spec import DTYPES
+from train_lib.training.network import make_model
 from train_lib.training.step import make_normalise
 
 LOADING = """`load.py` shows all of it; it needs onnxruntime, numpy, pillow and
@@ -82,15 +85,30 @@ def compare(trained: TrainedModel, path: Path) -> float:
     two batches of noise, in standard deviations of the latter."""
     spec, runtime = trained.preprocess, _load('onnxruntime')
     session = runtime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    normalise = make_normalise(spec.mean, spec.std, DTYPES[trained.config.precision])
+    normalise = make_normalise(spec.mean, spec.std, np.float32)
+    model, offset = _in_float32(trained)
     images = np.random.default_rng(0).integers(
         0, 256, (4, *spec.frame, spec.channels), np.uint8)
     with jax.default_matmul_precision('highest'):
-        ours = np.asarray(jax.jit(lambda x: trained.model(normalise(x)))(images), np.float32)
-    ours = ours + trained.offsets[next(iter(trained.classes))]
+        ours = np.asarray(jax.jit(lambda x: model(normalise(x)))(images)) + offset
     found = np.concatenate([session.run(None, {'images': part})[0]
                             for part in (images[:1], images[1:])])
     return float(np.abs(found - ours).max() / max(ours.std(), 1e-30))
+
+
+def _in_float32(trained: TrainedModel) -> tuple[Any, np.ndarray]:
+    """The model and its offset; of one that computes in bfloat16 a new one with the weights that
+    are exported, whose bias holds the offset already."""
+    offset, = trained.offsets.values()
+    if all(getattr(module, 'dtype', None) in (None, np.float32)
+           for _, module in nnx.iter_modules(trained.model)):
+        return trained.model, offset
+    config = trained.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.precision = config.model.dtype = 'float32'
+    model = nnx.eval_shape(lambda: make_model(config, trained.classes, jax.devices()[0]))
+    load_timm(model, timm_weights(trained), grid=getattr(model, 'grid', None))
+    return eval_view(model), np.zeros_like(offset)
 
 
 def _load(name: str) -> Any:
@@ -105,8 +123,9 @@ def _prepared(trained: TrainedModel, about: dict, weights: dict[str, np.ndarray]
     """timm's model behind the normalisation: uint8 [b, H, W, C] -> float32 [b, classes]."""
     torch, timm = _load('torch'), _load('timm')
     spec = trained.preprocess
+    base: Any = torch.nn.Module  # torch is there only where this format is used
 
-    class Prepared(torch.nn.Module):
+    class Prepared(base):
         def __init__(self):
             super().__init__()
             self.model = timm.create_model(
@@ -114,9 +133,9 @@ def _prepared(trained: TrainedModel, about: dict, weights: dict[str, np.ndarray]
                 **dict(in_chans=spec.channels) | about.get('model_args', {}))
             self.model.load_state_dict({key: torch.from_numpy(np.array(value))
                                         for key, value in weights.items()})
-            deviation = np.float32(spec.std)
-            self.register_buffer('scale', torch.from_numpy(1 / (255 * deviation)))
-            self.register_buffer('offset', torch.from_numpy(-np.float32(spec.mean) / deviation))
+            mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
+            self.register_buffer('scale', torch.from_numpy(1 / (255 * std)))
+            self.register_buffer('offset', torch.from_numpy(-mean / std))
 
         def forward(self, images):
             images = images.to(torch.float32) * self.scale + self.offset

@@ -88,7 +88,8 @@ def timm_config(trained: TrainedModel) -> dict[str, Any]:
     if fixed:
         arguments['img_size'] = list(spec.frame)
     about = dict(
-        architecture=name, num_classes=len(classes), num_features=model.num_features,
+        architecture=name, num_classes=len(classes),
+        num_features=getattr(model, 'map_features', model.num_features),  # for information
         label_names=list(classes))
     if arguments:
         about['model_args'] = arguments

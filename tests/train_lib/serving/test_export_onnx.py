@@ -86,6 +86,13 @@ def test_weights_of_large_models_are_in_a_file_of_their_own(needs_torch, tmp_pat
     assert export_onnx.compare(trained, tmp_path / 'model.onnx') <= export_onnx.BOUND
 
 
+def test_a_run_in_bfloat16_is_compared_in_float32(needs_torch, tmp_path):
+    trained = by_recipe('vit_tiny_patch16_224', depth=1, embed_dim=48, size=(32, 64),
+                        precision='bfloat16', offsets={'class': np.float32([.1, 0, -.2, .3, 1])})
+    export_onnx.write(trained, tmp_path)
+    assert export_onnx.compare(trained, tmp_path / 'model.onnx') <= 2e-5
+
+
 def test_a_file_with_other_logits_is_refused(needs_torch, tmp_path, monkeypatch):
     right = export_onnx.timm_weights
     def wrong(trained):

@@ -14,6 +14,7 @@ from input_pipeline.resize import resize
 from main import main
 from models import create_model
 from models.lora import add_lora
+from models.mobilenet import V2
 from models.pretrained import load_timm
 from models.timm_settings import in_timm, timm_arguments
 from train_lib.runtime.errors import ConfigError
@@ -105,21 +106,23 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow  # a training and its report
-def test_adapters_averages_and_offsets_of_a_run_are_in_the_file(run, tmp_path):
+def test_adapters_averages_and_offsets_of_a_run_are_in_the_file(run):
+    assert main(['export', f'--workdir={run}', '--format=timm']) == 0
+    folder = run / 'export' / 'timm'
+    card = (folder / 'README.md').read_text('utf-8')
+    assert 'adapters merged, moving average, the logit adjustment' in card
+    assert "timm has no 'area'" in card
     trained, = read_models(run)
-    files = export_timm.write(trained, tmp_path)
-    assert set(files) == {'model.safetensors', 'config.json'}
-    assert 'adapters merged, moving average, the logit adjustment' in files['model.safetensors']
     assert np.abs(trained.offsets['class']).max() > 0
     model = nnx.eval_shape(lambda: create_model(
         'vit_tiny_patch16_224', len(trained.classes['class']), rngs=nnx.Rngs(0), img_size=32,
-        depth=2, embed_dim=48, num_heads=3))
-    load_timm(model, tmp_path / 'model.safetensors')
+        depth=2, embed_dim=48))
+    load_timm(model, folder / 'model.safetensors')
     images = make_normalise(trained.preprocess.mean, trained.preprocess.std,
                             np.float32)(pictures(trained, 3))
     expected = trained.model(images) + trained.offsets['class']
     np.testing.assert_allclose(models.eval_view(model)(images), expected, atol=1e-5)
-    about = json.loads((tmp_path / 'config.json').read_text())
+    about = json.loads((folder / 'config.json').read_text())
     assert about['architecture'] == 'vit_tiny_patch16_224'
     assert about['label_names'] == list(trained.classes['class'])
     assert about['model_args'] == dict(depth=2, embed_dim=48, img_size=[32, 32])
@@ -146,6 +149,7 @@ def test_preparation_that_timm_lacks_is_said(tmp_path):
     ('resnet20_cifar', {}, "timm has no model 'resnet20_cifar'"),
     ('resnet18', dict(layers=(1, 1, 1, 1), head='mlp'), "head='mlp'"),
     ('resnet18', dict(layers=(1, 1, 1, 1), stem='3x3'), "stem='3x3'"),
+    ('efficientnet_b0', dict(stages=V2[:2]), r'stages=.{40,60} of'),
     ('resnet18', dict(layers=(1, 1, 1), channels=(64, 64, 64)), 'four stages'),
     ('resnet18', dict(layers=(1, 1, 1, 1), channels=(32, 64, 64, 64)), '64 channels'),
     ('vit_tiny_patch16_224', dict(depth=1, stem='conv'), "stem='conv'"),

@@ -32,8 +32,8 @@ def random_values(model, seed: int = 0) -> None:
         variable.set_value(jax.numpy.asarray(value))
 
 
-def by_recipe(name: str, *, size=64, offsets=None, prepare=None, classes=None, **settings
-              ) -> TrainedModel:
+def by_recipe(name: str, *, size=64, precision='float32', offsets=None, prepare=None,
+              classes=None, **settings) -> TrainedModel:
     """The TrainedModel of `create_model(name, **settings)` for pictures of `size`.
 
     Args:
@@ -42,7 +42,7 @@ def by_recipe(name: str, *, size=64, offsets=None, prepare=None, classes=None, *
         classes: {head: names}.
     """
     config = common.get_config()
-    config.image.size = size
+    config.image.size, config.precision = size, precision
     config.model = dict(name=name, **settings)
     classes = classes or {'class': CLASSES}
     model = nnx.eval_shape(lambda: make_model(config, classes, jax.devices()[0]))
