@@ -173,11 +173,13 @@ def _preparation(model: TrainedModel) -> list[str]:
            'pad': 'the aspect ratio stays, and the median colour of the border fills the rest',
            'crop': 'the aspect ratio stays, and the centre is cut out'}
     channels = {1: 'grey', 3: 'red, green, blue', 4: 'red, green, blue, transparency'}
+    packed = ['- The pictures came from `main.py pack`. What it did to them before (size, faces, '
+              'backgrounds) is not in this export.'] if model.config.data.source == 'packed' else []
     return [f'- {height} x {width} pixels, {channels[spec.channels]}',
             f'- resized by `{spec.resize}` ({how[spec.resize]}), `{spec.interpolation}`, '
             f'share kept {spec.crop_pct:g}',
             f'- (x / 255 - mean) / std with mean {numbers(spec.mean)} and std '
-            f'{numbers(spec.std)}']
+            f'{numbers(spec.std)}', *packed]
 
 
 def _settings(config: Mapping) -> list[str]:
