@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import start_up, train_loop, train_step
+from benchmarks import export_table, start_up, train_loop, train_step
 
 
 def test_a_training_step_is_measured(capsys):
@@ -68,3 +68,18 @@ def test_both_loops_are_measured():
 def test_a_start_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match='no such file'):
         start_up.seconds_to_first_step(['--config=nowhere.py'], str(tmp_path))
+
+
+def test_an_export_is_compared_with_its_evaluation(capsys, monkeypatch):
+    load, packages = export_table.FORMATS['stablehlo']
+    wrong = lambda folder: lambda images: load(folder)(images) + 1
+    monkeypatch.setattr(export_table, 'FORMATS', {
+        'stablehlo': (load, packages), 'wrong': (wrong, ()), 'absent': (load, ('no_such_one',))})
+    monkeypatch.setitem(export_table.WRITERS, 'wrong', export_table.WRITERS['stablehlo'])
+    assert export_table.main(['--models=small_cnn', '--size=16', '--batch=2',
+                              '--formats=stablehlo,wrong,absent']) == 0
+    missing, _, _, right, wrong = capsys.readouterr().out.splitlines()
+    assert missing == 'absent is left out: no_such_one is not installed.'
+    _, name, form, difference, size, *_ = (cell.strip() for cell in right.split('|'))
+    assert (name, form, difference) == ('small_cnn', 'stablehlo', 'none') and float(size) > 1
+    assert float(wrong.split('|')[3]) > 0.01

@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_json, write_text
@@ -40,28 +40,22 @@ def export(command: Command) -> int:
         raise ConfigError('export takes the model and the preparation of its --workdir: leave out '
                           '--config.')
     form = _format(command.flags.get('format', ''))
-    workdir = command.workdir
-    out = Path(command.flags.get('out') or workdir / 'export' / form)
+    out = Path(command.flags.get('out') or command.workdir / 'export' / form)
     earlier = _earlier(out)
-    trained = read_models(workdir)
-    write = _load(FORMATS[form])
+    trained = read_models(command.workdir)
     unfinished = out.with_name(f'{out.name}.tmp')
     _make(out.parent)
     with lock.held(unfinished):  # a killed export leaves only this folder
         folder, old = unfinished / 'new', unfinished / 'old'
-        for leftover in (folder, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        folder.mkdir()
-        files = _write(trained, write, folder)
-        write_text(folder / model_card.NAME, model_card.card(
-            workdir, trained, files, getattr(inspect.getmodule(write), 'LOADING', '')))
-        write_json(folder / RECORD, dict(format=form, run=workdir.absolute().name,
-                                         checkpoints=[one.digest for one in trained],
-                                         files=sorted([*_files(folder), RECORD])))
-        if earlier:
-            os.rename(out, old)
-        os.rename(folder, out)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(folder, old)
+        try:
+            folder.mkdir()
+            _fill(folder, command.workdir, form, trained)
+            if earlier:
+                os.rename(out, old)
+            os.rename(folder, out)
+        finally:
+            _remove(folder, old)
     log.info('export   %s%s', out, ' (replaced)' if earlier else '')
     for path in sorted(out.iterdir()):
         log.info('         %-24s %12s', f'{path.name}{"/" if path.is_dir() else ""}', _size(path))
@@ -116,16 +110,24 @@ def _make(folder: Path) -> None:
         raise ConfigError(f'{folder} cannot be written to: give another --out.')
 
 
-def _write(trained: list[TrainedModel], write: Callable, folder: Path) -> Mapping[str, str]:
-    """{file name: what it is}; each fold of a k-fold run has a folder of its own."""
-    if len(trained) == 1:
-        return write(trained[0], folder)
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(folder: Path, workdir: Path, form: str, trained: list[TrainedModel]) -> None:
+    """Writes everything. Each fold of a k-fold run has a folder of its own."""
+    write = _load(FORMATS[form])
     files: dict[str, str] = {}
     for one in trained:
-        own = folder / one.workdir.name
-        own.mkdir()
+        own = folder / one.workdir.name if len(trained) > 1 else folder
+        own.mkdir(exist_ok=True)
         files |= write(one, own)
-    return files
+    loading = getattr(inspect.getmodule(write), 'LOADING', '')
+    write_text(folder / model_card.NAME, model_card.card(workdir, trained, files, loading))
+    write_json(folder / RECORD, dict(
+        format=form, run=workdir.absolute().name, checkpoints=[one.digest for one in trained],
+        files=sorted([*_files(folder), RECORD])))
 
 
 def _files(folder: Path) -> set[str]:

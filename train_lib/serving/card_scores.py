@@ -79,7 +79,8 @@ def _of_split(split: str, values: Mapping, heads: Sequence[str], path: Path,
     found = []
     for head, own in _by_head(values, heads).items():
         score = Score(split, head, int(own.get('n', values.get('n', 0))),
-                      *(number(own.get(key)) for key in ('accuracy', 'f1_macro', 'nll', 'ece')))
+                      number(own.get('accuracy')), number(own.get('f1_macro')),
+                      number(own.get('nll')), number(own.get('ece')))
         found.append(_with_intervals(score, member, head or heads[0], groups))
     return found
 
@@ -114,9 +115,13 @@ def _means(tests: Sequence[Mapping], heads: Sequence[str]) -> list[Score]:
     parts = [_by_head(values, heads) for values in tests]
     found = []
     for head in parts[0]:
-        values = {key: [number(part[head].get(key)) for part in parts if head in part]
-                  for key in ('accuracy', 'f1_macro', 'nll', 'ece')}
-        means = [float(np.mean(ones)) if ones and None not in ones else None  # type: ignore
-                 for ones in values.values()]
-        found.append(Score(name, head, int(parts[0][head].get('n', tests[0].get('n', 0))), *means))
+        accuracy, f1, nll, ece = (_mean([part.get(head, {}).get(key) for part in parts])
+                                  for key in ('accuracy', 'f1_macro', 'nll', 'ece'))
+        found.append(Score(name, head, int(parts[0][head].get('n', tests[0].get('n', 0))),
+                           accuracy, f1, nll, ece))
     return found
+
+
+def _mean(values: Sequence) -> float | None:
+    known = [one for one in map(number, values) if one is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None

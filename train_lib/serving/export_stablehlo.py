@@ -1,4 +1,4 @@
-"""The export format stablehlo: a program for CPU, CUDA and TPU, which JAX runs without this project.
+"""The export format stablehlo: a program for CPU, CUDA and TPU, for JAX without this project.
 
 The program takes uint8 pictures as `preparing.prepare` makes them and gives logits: those of the
 run's own scores, with its logit adjustment. Probabilities are their softmax.
@@ -24,12 +24,14 @@ opencv-python-headless:
 
 ```python
 program = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read()))
-logits = program.call(dict(numpy.load('weights.npz')), pictures)  # uint8 [b, height, width, channels]
+# pictures: uint8 [b, height, width, channels]
+logits = program.call(dict(numpy.load('weights.npz')), pictures)
 ```
 
 The program runs on CPU, CUDA and TPU for any batch size b. Normalisation is inside. Probabilities
-are the softmax of the logits. JAX promises to read such files for six months after they were
-written, and mostly does for longer."""
+are the softmax of the logits. JAX promises to read such a file for six months after it was
+written, and refuses older ones from version 0.11.1 on: keep the version of JAX that is named below,
+or export again."""
 PICTURES = 'pictures'  # the folder of the modules that read and resize pictures
 _MODULES = (decode, diagnosis, errors, image_headers, preparing, resize, sixteen_bits)
 

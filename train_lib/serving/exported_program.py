@@ -82,7 +82,7 @@ def _for_any_platform(model: nnx.Module) -> nnx.Module:
     model = nnx.merge(*nnx.split(model))
     for _, module in nnx.iter_modules(model):
         if getattr(module, 'impl', None) in IMPLEMENTATIONS:
-            module.impl = 'xla'
+            module.impl = 'xla'  # type: ignore[attr-defined]
     return model
 
 

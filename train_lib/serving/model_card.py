@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+
 import train_lib
 from train_lib.predictions.run_folders import splits_of
 from train_lib.reporting.about import changed_settings
@@ -171,10 +173,13 @@ def _preparation(model: TrainedModel) -> list[str]:
            'pad': 'the aspect ratio stays, and the median colour of the border fills the rest',
            'crop': 'the aspect ratio stays, and the centre is cut out'}
     channels = {1: 'grey', 3: 'red, green, blue', 4: 'red, green, blue, transparency'}
+    packed = ['- The pictures came from `main.py pack`. What it did to them before (size, faces, '
+              'backgrounds) is not in this export.'] if model.config.data.source == 'packed' else []
     return [f'- {height} x {width} pixels, {channels[spec.channels]}',
-            f'- resized by `{spec.resize}` ({how[spec.resize]}), `{spec.interpolation}`, share kept '
-            f'{spec.crop_pct:g}',
-            f'- (x / 255 - mean) / std with mean {numbers(spec.mean)} and std {numbers(spec.std)}']
+            f'- resized by `{spec.resize}` ({how[spec.resize]}), `{spec.interpolation}`, '
+            f'share kept {spec.crop_pct:g}',
+            f'- (x / 255 - mean) / std with mean {numbers(spec.mean)} and std '
+            f'{numbers(spec.std)}', *packed]
 
 
 def _settings(config: Mapping) -> list[str]:
@@ -208,7 +213,7 @@ def _versions(trained: Sequence[TrainedModel], result: Mapping) -> list[str]:
     lines += [f'- step of the checkpoint: {steps}',
               *(f'- digest of the checkpoint{f" of {one.workdir.name}" * (len(trained) > 1)}: '
                 f'`{one.digest}`' for one in trained),
-              f'- exported by version {train_lib.__version__}']
+              f'- exported by version {train_lib.__version__} with jax {jax.__version__}']
     return lines
 
 

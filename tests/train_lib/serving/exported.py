@@ -29,8 +29,9 @@ SMALL: dict[str, tuple[str, dict, int]] = {
     'vit, scan, sine positions, mean': ('vit_tiny_patch16_224', dict(
         **_TOKENS, scan=True, class_token=False, global_pool='avg', pos_embed='sincos2d'), 32),
     'vit, deep branches': ('vit_tiny_patch16_224', dict(**_TOKENS, head='deep'), 32),
-    'small_cnn, shallow branches, pooled': ('small_cnn', dict(
-        width=8, stages=2, head='shallow', head_pool='own'), 16),
+    'small_cnn, shallow branches': ('small_cnn', dict(width=8, stages=2, head='shallow'), 16),
+    'small_cnn, own pooling': ('small_cnn', dict(
+        width=8, stages=2, head='mlp', head_pool='separate'), 16),
     'eva02, packed': ('eva02_tiny_patch14_224', _TOKENS, 32),
     'eva02, apart': ('eva02_base_patch14_224', _TOKENS, 32),
     'tf_efficientnetv2': ('tf_efficientnetv2_s', _EFFICIENT, 33),
