@@ -1,11 +1,12 @@
 """The verb export: a trained run as files that work without this project, with a model card."""
 
+import contextlib
 import importlib
 import inspect
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_json, write_text
@@ -46,7 +47,7 @@ def export(command: Command) -> int:
     trained = read_models(command.workdir)
     unfinished = out.with_name(f'{out.name}.tmp')
     _make(out.parent)
-    with lock.held(unfinished):  # a killed export leaves only this folder
+    with _held(unfinished):  # a killed export leaves only this folder
         new, old = unfinished / 'new', unfinished / 'old'
         _remove(new)
         if old.exists() and not out.exists():  # killed between the two renames
@@ -110,6 +111,16 @@ def _make(folder: Path) -> None:
                           ) from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f'{folder} cannot be written to: give another --out.')
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    try:
+        with lock.held(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # a killed export made it, or another one holds it
+            folder.rmdir()
 
 
 def _remove(folder: Path) -> None:
