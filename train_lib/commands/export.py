@@ -1,11 +1,12 @@
 """The verb export: a trained run as files that work without this project, with a model card."""
 
+import contextlib
 import importlib
 import inspect
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_json, write_text
@@ -40,23 +41,25 @@ def export(command: Command) -> int:
         raise ConfigError('export takes the model and the preparation of its --workdir: leave out '
                           '--config.')
     form = _format(command.flags.get('format', ''))
-    out = Path(command.flags.get('out') or command.workdir / 'export' / form)
-    earlier = _earlier(out)
+    given = command.flags.get('out') or command.workdir / 'export' / form
+    out = Path(os.path.realpath(given))  # not a link to it, whose place the folder would take
+    _earlier(out)
     trained = read_models(command.workdir)
     unfinished = out.with_name(f'{out.name}.tmp')
     _make(out.parent)
-    with lock.held(unfinished):  # a killed export leaves only this folder
-        folder, old = unfinished / 'new', unfinished / 'old'
-        _remove(folder, old)
+    with _held(unfinished):  # a killed export leaves only this folder
+        new, old = unfinished / 'new', unfinished / 'old'
+        _remove(new)
+        if old.exists() and not out.exists():  # killed between the two renames
+            os.rename(old, out)
+        earlier = _earlier(out)
         try:
-            folder.mkdir()
-            _fill(folder, command.workdir, form, trained)
-            if earlier:
-                os.rename(out, old)
-            os.rename(folder, out)
+            new.mkdir()
+            _fill(new, command.workdir, form, trained)
+            _replace(out, new, old, earlier)
         finally:
-            _remove(folder, old)
-    log.info('export   %s%s', out, ' (replaced)' if earlier else '')
+            _remove(new)
+    log.info('export   %s%s', given, ' (replaced)' if earlier else '')
     for path in sorted(out.iterdir()):
         log.info('         %-24s %12s', f'{path.name}{"/" if path.is_dir() else ""}', _size(path))
     return 0
@@ -110,9 +113,32 @@ def _make(folder: Path) -> None:
         raise ConfigError(f'{folder} cannot be written to: give another --out.')
 
 
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    try:
+        with lock.held(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # a killed export made it, or another one holds it
+            folder.rmdir()
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(out: Path, new: Path, old: Path, earlier: bool) -> None:
+    """Puts the new folder in the place of the earlier export, which stays if that fails."""
+    _remove(old)
+    if earlier:
+        os.rename(out, old)
+    try:
+        os.rename(new, out)
+    except BaseException:
+        if earlier:
+            os.rename(old, out)
+        raise
+    _remove(old)
 
 
 def _fill(folder: Path, workdir: Path, form: str, trained: list[TrainedModel]) -> None:

@@ -184,13 +184,15 @@ def test_another_export_replaces_its_own_files_only(run, tmp_path, quick, capsys
     argv = ['export', f'--workdir={run}', '--format=onnx', f'--out={out}']
     assert main(argv) == 0
     (out / 'model.bin').write_text('old')
-    assert main(argv) == 0
+    (tmp_path / 'link').symlink_to(out)
+    assert main([*argv[:-1], f'--out={tmp_path}/link']) == 0
+    assert (tmp_path / 'link').is_symlink()
     assert (out / 'model.bin').read_text() == read_models(run)[0].digest
     (out / 'thoughts.txt').write_text('mine')
     assert main(argv) == 2
     assert 'thoughts.txt' in capsys.readouterr().err
     assert (out / 'thoughts.txt').read_text() == 'mine'
-    assert {path.name for path in tmp_path.iterdir()} == {'out'}
+    assert {path.name for path in tmp_path.iterdir()} == {'out', 'link'}
 
 
 def test_an_export_that_ends_on_the_way_leaves_the_old_one(run, tmp_path, monkeypatch, quick):
@@ -209,6 +211,10 @@ def test_an_export_that_ends_on_the_way_leaves_the_old_one(run, tmp_path, monkey
     monkeypatch.setattr(verb, '_load', lambda target: fails)
     for place in (out, tmp_path / 'new'):
         assert main([*argv, f'--out={place}']) == 2
+    assert files_of(out) == before
+    (tmp_path / 'out.tmp').mkdir()
+    out.rename(tmp_path / 'out.tmp/old')  # killed while it replaced the old one
+    assert main([*argv, f'--out={out}']) == 2
     assert files_of(out) == before
     assert {path.name for path in tmp_path.iterdir()} == {'out'}
 
