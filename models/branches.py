@@ -71,6 +71,6 @@ class PooledHead(nnx.Module):
         self.drop = Dropout(drop_rate)
 
     def __call__(self, maps: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        x = maps.reshape(len(maps), -1, maps.shape[-1]).astype(jnp.float32)
+        x = maps.reshape(maps.shape[0], -1, maps.shape[-1]).astype(jnp.float32)
         weights = jax.nn.softmax((x * self.query[...]).sum(-1) * x.shape[-1] ** -0.5, axis=-1)
         return self.out(self.drop((weights[..., None] * x).sum(1), rngs), rngs)

@@ -91,9 +91,10 @@ class Conv(nnx.Conv):
         rows, columns = self.kernel_size
         height, width = x.shape[1] // rows, x.shape[2] // columns
         x = x[:, :height * rows, :width * columns]
-        patches = x.reshape(len(x), height, rows, width, columns, -1).swapaxes(2, 3)
+        patches = x.reshape(x.shape[0], height, rows, width, columns, -1).swapaxes(2, 3)
         kernel = kernel.reshape(-1, kernel.shape[-1])
-        return (patches.reshape(-1, len(kernel)) @ kernel).reshape(len(x), height, width, -1)
+        return (patches.reshape(-1, kernel.shape[0]) @ kernel).reshape(
+            x.shape[0], height, width, -1)
 
     def _grid(self, x: jax.Array) -> tuple[int, tuple]:
         """(number of output pixels, (padding, output sides) for `_shifted`)"""

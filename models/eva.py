@@ -213,8 +213,8 @@ class Eva(Transformer):
         """Images [B, H, W, C] -> tokens [B, 1 + N, D] for the blocks, the class token first."""
         check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
-        x = x.reshape(len(x), -1, self.num_features)
-        token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
+        x = x.reshape(x.shape[0], -1, self.num_features)
+        token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, self.num_features))
         x = jnp.concatenate([token.astype(x.dtype), x], 1)
         return self.pos_drop(x + self.pos_embed[...].astype(x.dtype), rngs)
 

@@ -85,7 +85,7 @@ class Classifier(nnx.Module):
         """What `forward_features` returns -> feature maps [B, h, w, D], without the class token."""
         if x.ndim == 4:
             return x
-        return x[:, -math.prod(self.grid):].reshape(len(x), *self.grid, x.shape[-1])
+        return x[:, -math.prod(self.grid):].reshape(x.shape[0], *self.grid, x.shape[-1])
 
     def forward_head(self, x: jax.Array, *, pre_logits: bool = False,
                      rngs: nnx.Rngs | None = None):

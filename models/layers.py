@@ -146,7 +146,7 @@ class Dropout(nnx.Module):
             raise ModelError(
                 f'This model uses dropout (rate {self.rate:g}) and got no random key: call '
                 f'model(x, rngs=nnx.Rngs(dropout=key)), or eval_view(model)(x) for inference.')
-        shape = (len(x),) + (1,) * (x.ndim - 1) if self.per_example else x.shape
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1) if self.per_example else x.shape
         kept = 1 - (self.rate if rate is None else rate)
         keep = jax.random.bernoulli(rngs.dropout(), kept, shape)
         return jnp.where(keep, x / kept, 0).astype(x.dtype)

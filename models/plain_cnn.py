@@ -128,7 +128,7 @@ class PlainCNN(Classifier):
 
     def pool(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Feature maps [B, h, w, D] -> the outputs of the dense layer, float32 [B, dense]."""
-        y = self.dense(x.reshape(len(x), -1), rngs).astype(jnp.float32)
+        y = self.dense(x.reshape(x.shape[0], -1), rngs).astype(jnp.float32)
         return self.act(y if self.dense_norm is None else self.dense_norm(y))
 
 

@@ -52,7 +52,7 @@ def split_batch(x: jax.Array) -> jax.Array:
     whole batch instead of the weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or len(x) % mesh.size:
+    if mesh.empty or mesh.size == 1 or x.shape[0] % mesh.size:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 

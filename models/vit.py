@@ -187,11 +187,11 @@ class VisionTransformer(Transformer):
         first."""
         check_images(x, self.img_size, self.in_channels)
         x = self.patch_embed(x.astype(self.dtype), rngs)
-        x = x.reshape(len(x), -1, self.num_features)
+        x = x.reshape(x.shape[0], -1, self.num_features)
         if self.positions == 'sincos2d':
             x = x + jnp.asarray(sincos2d(self.grid, self.num_features), x.dtype)
         if self.class_token:
-            token = jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
+            token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, self.num_features))
             x = jnp.concatenate([token.astype(x.dtype), x], 1)
         if self.positions == 'learned':
             x = x + self.pos_embed[...].astype(x.dtype)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import load_predict, start_up, train_loop, train_step
+from benchmarks import export_table, load_predict, start_up, train_loop, train_step
 
 
 def test_a_training_step_is_measured(capsys):
@@ -76,3 +76,18 @@ def test_predict_is_measured_beside_the_evaluation(capsys):
     evaluation, predict, ratio = capsys.readouterr().out.splitlines()[-3:]
     assert evaluation.startswith('evaluation') and predict.startswith('load.predict')
     assert 0.1 < float(ratio.split()[3]) < 10 and '2 pairs' in ratio
+
+
+def test_an_export_is_compared_with_its_evaluation(capsys, monkeypatch):
+    load, packages = export_table.FORMATS['stablehlo']
+    wrong = lambda folder: lambda images: load(folder)(images) + 1
+    monkeypatch.setattr(export_table, 'FORMATS', {
+        'stablehlo': (load, packages), 'wrong': (wrong, ()), 'absent': (load, ('no_such_one',))})
+    monkeypatch.setitem(export_table.WRITERS, 'wrong', export_table.WRITERS['stablehlo'])
+    assert export_table.main(['--models=small_cnn', '--size=16', '--batch=2',
+                              '--formats=stablehlo,wrong,absent']) == 0
+    missing, _, _, right, wrong = capsys.readouterr().out.splitlines()
+    assert missing == 'absent is left out: no_such_one is not installed.'
+    _, name, form, difference, size, *_ = (cell.strip() for cell in right.split('|'))
+    assert (name, form, difference) == ('small_cnn', 'stablehlo', 'none') and float(size) > 1
+    assert float(wrong.split('|')[3]) > 0.01

@@ -70,6 +70,10 @@ VERBS = {
     'study': Verb('run an ablation study', 'train_lib.commands.study:study_command',
                   example='studies/digits.py', flags=dict(workers='processes, 1 or more'),
                   keys=dict(workers='study.workers')),
+    'export': Verb('write a trained run as StableHLO, for timm, or as ONNX',
+                   'train_lib.commands.export:export', config='optional',
+                   workdir='a trained run',
+                   flags=dict(format='stablehlo, timm or onnx', out='the folder that is made')),
     'models': Verb('list the models; a word after it filters',
                    'train_lib.commands.models:print_models', config='optional', words=1),
 }
