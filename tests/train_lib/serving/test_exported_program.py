@@ -27,7 +27,7 @@ def test_every_family_answers_as_in_its_evaluation(name, precision):
     loaded, images = export.deserialize(content), pictures(trained)
     own = evaluated(trained, images)['class']
     assert np.array_equal(loaded.call(program.weights, images), own)
-    assert own.std() > 1e-3
+    assert own.std() > 1e-4
     # XLA may sum in another order for another size.
     alone = np.concatenate([loaded.call(program.weights, images[row:row + 1])
                             for row in range(len(images))])
