@@ -41,9 +41,7 @@ def read_rows(path: str, what: str = 'The file', *, edited: bool = False
                 raise DataError(f'{what} {path!r} is not UTF-8, perhaps UTF-16: save it as '
                                 f'"CSV UTF-8".')
             file.seek(0)
-            # The header decides: commas in a value would mislead a sniffer.
-            bare = re.sub('"[^"]*"', '', first)
-            reader = csv.reader(file, delimiter=max(',;\t', key=bare.count), strict=True)
+            reader = csv.reader(file, delimiter=separator_of(first), strict=True)
             for row in reader:
                 if row:
                     rows.append((line, row))
@@ -64,6 +62,12 @@ def read_rows(path: str, what: str = 'The file', *, edited: bool = False
             raise DataError(f'{what} {path!r} has the column {name!r} twice: rename one.')
         seen.add(name)
     return rows
+
+
+def separator_of(first: str) -> str:
+    """What separates the fields of a file with this first line: ',', ';' or a tab."""
+    # The header decides: commas in a value would mislead a sniffer.
+    return max(',;\t', key=re.sub('"[^"]*"', '', first).count)
 
 
 def _encoding_of(path: str) -> str:

@@ -57,9 +57,14 @@ def get_config() -> ConfigDict:
     config.groups = 'auto'  # rows of one group: 'auto': the groups of the runs | 'none' | a CSV
                             # with the columns id and group
     config.sample = ''  # a sample submission (CSV), whose rows, order and columns are taken
+    # Pictures that the sample does not ask for: 'refuse' | 'ignore', as where the pictures of the
+    # training lie in the same folder.
+    config.extra = 'refuse'
     # Columns of submission.csv: names ('ID', 'image_path', 'target'), or with what they hold:
     # dict(ID='id', image_path='id', target='class'); one of 'id', 'row' (0, 1, ...), 'class',
-    # 'index' (of the class), 'confidence', or the name of a head.
+    # 'index' (of the class), 'confidence', 'probability:CLASS', 'copy' (of the sample); of several
+    # heads also the name of one, 'index:HEAD', 'probability:HEAD' (of the second of two classes),
+    # 'names' (of all, with spaces between).
     config.columns = _anything(('ID', 'image_path', 'target'))
     # Pictures in the report that the vote got right and the best single member wrong, and as many
     # of the reverse (0: none).

@@ -1,0 +1,172 @@
+"""The verb submit: trained runs, a sample submission and pictures -> submission.csv.
+
+Runs predict what they have not predicted yet, then their folds and views vote, and then the runs.
+Everything that can be refused is refused before the first prediction.
+"""
+
+import glob
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import manifest_files
+from train_lib.commands.command import Command
+from train_lib.commands.vote import run_vote
+from train_lib.ensembles.answer_columns import PROBABILITY, decide_columns, question_of
+from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
+from train_lib.ensembles.sample_file import SampleFile, read_sample
+from train_lib.ensembles.voters import split_words
+from train_lib.ensembles.wanted_pictures import Wanted, find_wanted, list_pictures
+from train_lib.predictions.store import IDENTITY
+from train_lib.predictions.views import make_views
+from train_lib.run_dir import lock, workdirs
+from train_lib.run_dir.run_config import config_of_run
+from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.signals import STOPPED, Interrupted, StopSignal
+
+log = logging.getLogger(__name__)
+NEEDED = ('workdirs', 'sample', 'images')
+_COLUMNS = 6  # that the last line names
+_USUAL_COLUMNS = ('ID', 'image_path', 'target')  # the default of config.columns, which says nothing
+
+
+def submit(command: Command) -> int:
+    """Writes submission.csv as the flags and the config say. Returns the exit code."""
+    flags, out = _flags(command), _out(command)
+    config = command.config.to_dict()
+    if (config['members'] and not command.config_file) or config['sample']:
+        key = 'sample' if config['sample'] else 'members'
+        raise ConfigError(f'config.{key} is set, and submit takes '
+                          f'--{"sample" if key == "sample" else "workdirs"}: leave it out.')
+    views = _views(config['views'])
+    runs = finished_runs(split_words(flags['workdirs']), '--workdirs')
+    sample = read_sample(flags['sample'])
+    question = question_of(shared_classes(runs, tuple(config['heads'])))
+    data = config_of_run(runs[0]).data
+    pictures = list_pictures(flags['images'], '--images', allow_outside=data.allow_outside,
+                             zip_encoding=data.zip_encoding)
+    told = _told(config['columns'])
+    wanted = find_wanted(sample, pictures, told, config['extra'])
+    decided = decide_columns(sample.columns, wanted.key, question, told, sample.path)
+    for line in decided.why:
+        log.info('column   %s', line)
+    name = f'submit-{wanted.digest[:12]}'
+    config |= dict(members=tuple(glob.escape(str(run)) if glob.has_magic(str(run)) else str(run)
+                                 for run in runs),
+                   source=name, sample=flags['sample'], columns=dict(decided.contents), views=views,
+                   rule=_rule(command, config['rule'], runs))
+    if not any(what.startswith((PROBABILITY, 'confidence')) for what in decided.contents.values()):
+        config['temperature'] = _temperature(config, views)
+    if len(runs) > 1:
+        levels = split_words(config['rule'])
+        log.info('vote     %s', f'{levels[0]} within a run, then {levels[1]} between runs'
+                 if len(levels) == 2 else config['rule'])
+    out = out or workdirs.choose(None, command.config_file or 'submit')
+    log.info('workdir  %s', out)
+    try:
+        with lock.held(out):
+            file = out / 'pictures.csv'
+            manifest_files.save(wanted.manifest, str(file))
+            for run in runs:
+                _predict(run, name, views, file, wanted)
+            run_vote(config, out)
+    except Interrupted:
+        log.info('Stopped. The same command with --out=%s continues.', out)
+        return STOPPED
+    _say(out / 'submission.csv', sample)
+    return 0
+
+
+def _flags(command: Command) -> Mapping[str, str]:
+    """The values of the flags.
+
+    Raises:
+        ConfigError: one that is needed was not given.
+    """
+    missing = [name for name in NEEDED if not command.flags.get(name)]
+    if missing:
+        raise ConfigError(f'--{missing[0]} is missing: write python main.py submit '
+                          f"--workdirs='runs/a*' --sample=sample_submission.csv --images=PATH "
+                          f'[--out=DIR].')
+    return command.flags
+
+
+def _out(command: Command) -> Path | None:
+    """--out, or --workdir, which means the same.
+
+    Raises:
+        ConfigError: both are given, or it is the workdir of a run.
+    """
+    given = command.flags.get('out')
+    if given and command.workdir:
+        raise ConfigError('--out and --workdir both name the folder of submission.csv: give one.')
+    out = Path(given) if given else command.workdir
+    if out and (out / 'config.json').exists():
+        raise ConfigError(f'--out={out} is the workdir of a run, whose files would be replaced: '
+                          f'give another folder.')
+    return out
+
+
+def _views(given: str | Sequence[str]) -> tuple[str, ...]:
+    """config.views with the views that a set stands for; without any, the pictures as they are."""
+    try:
+        return tuple(make_views(split_words(given) or (IDENTITY,)))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace('config.predict.views', 'config.views')) from None
+
+
+def _told(columns: Any) -> dict[str, str]:
+    """{column: content} of config.columns.
+
+    Raises:
+        ConfigError: it does not say what they hold.
+    """
+    if isinstance(columns, Mapping):
+        return {str(name): str(what) for name, what in columns.items()}
+    if split_words(columns) != _USUAL_COLUMNS:
+        raise ConfigError(f'config.columns = {columns!r}: submit takes the columns of the sample; '
+                          f"say what one of them holds as in dict(target='class').")
+    return {}
+
+
+def _rule(command: Command, rule: Any, runs: Sequence[Path]) -> Any:
+    """config.rule. Where nobody chose one, several runs vote in two levels, so that one with more
+    folds or views does not count for more."""
+    chosen = command.config_file or any('config.rule' in word for word in command.argv)
+    return rule if chosen or len(runs) < 2 else ('soft', 'soft')
+
+
+def _temperature(config: Mapping, views: Sequence[str]) -> bool:
+    """Whether a temperature is fitted though no column shows how sure the answer is: if that takes
+    no predictions of the training's own data, which may not be on this machine."""
+    if config['temperature'] and any(view != IDENTITY for view in views):
+        log.info('no temperature is fitted: no column holds probabilities')
+        return False
+    return config['temperature']
+
+
+def _predict(run: Path, name: str, views: Sequence[str], file: Path, wanted: Wanted) -> None:
+    """Predicts the pictures with a run, as far as it has not done so.
+
+    Raises:
+        Interrupted: told to stop; what is finished is kept.
+    """
+    from train_lib.probing.probe_inference import predict_any  # loads JAX
+
+    config = config_of_run(run)
+    with config.unlocked(), config.ignore_type():
+        config.data.update(source='csv', csv=str(file), images=wanted.manifest.root, rules=2,
+                           columns=dict.fromkeys(config.data.columns, ''), classes=(),
+                           combine=(), separate=(), decisions=(), group_regex='',
+                           unreadable='error')
+        config.predict.update(source='data', name=name, labelled=False, views=tuple(views))
+    with StopSignal() as stop, lock.held(run):
+        predict_any(config, run, stop)
+
+
+def _say(path: Path, sample: SampleFile) -> None:
+    columns = ', '.join([*sample.columns][:_COLUMNS])
+    more = len(sample.columns) - _COLUMNS
+    log.info('submission  %s (%s rows; columns %s%s)', path, f'{len(sample):,}', columns,
+             f' and {more} more' if more > 0 else '')
