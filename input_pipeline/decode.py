@@ -127,26 +127,32 @@ def _pillow(data: bytes, limits: Range, alpha: bool) -> tuple[np.ndarray | None,
             image.load()
             if limits != FULL:
                 values = Image.fromarray(sixteen_bits.as_eight_bits(data, limits))
-                image = _upright(values, image.getexif())
+                image = upright(values, image.getexif())
             elif image.mode.startswith('I'):  # 16-bit grey; convert('RGB') would clip it
                 upper = (np.asarray(image) >> 8).astype(np.uint8)
-                image = _upright(Image.fromarray(upper), image.getexif())
+                image = upright(Image.fromarray(upper), image.getexif())
             else:
-                image = _upright(image, image.getexif())
-            if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
-                image = image.convert('RGBA')
-                if alpha:
-                    return np.array(image), ''
-                white = Image.new('RGBA', image.size, 'white')
-                image = Image.alpha_composite(white, image)
-            return np.array(image.convert('RGB')), ''
+                image = upright(image, image.getexif())
+            return flattened(image, alpha), ''
     except MemoryError:
         raise
     except Exception as error:  # the decoders raise nearly every type on damaged data
         return None, reason_of(error)
 
 
-def _upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
+def flattened(image: Image.Image, alpha: bool = False) -> np.ndarray:
+    """The pixels of an 8-bit picture, RGB uint8 [H, W, 3]: transparency is laid over white, or with
+    `alpha` kept as a fourth channel if the picture has it."""
+    if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        if alpha:
+            return np.array(image)
+        white = Image.new('RGBA', image.size, 'white')
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert('RGB'))
+
+
+def upright(image: Image.Image, exif: Image.Exif) -> Image.Image:
     if exif.get(0x0112, 1) in (None, 1):
         return image
     image.getexif().update(exif)

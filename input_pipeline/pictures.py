@@ -164,8 +164,8 @@ class Pictures:
         spec, size = self._spec, self._size
         # Pillow's filters are chosen for their exact pixels, which need the whole picture.
         reduced = spec.reduced_decode and spec.interpolation == 'area'
-        picture = self._in_channels(self._read(
-            self._locations[row], resize_target(size, spec.crop_pct) if reduced else None))
+        picture = self._in_channels(self._pixels(
+            row, resize_target(size, spec.crop_pct) if reduced else None))
         picture = resize(picture, size, spec.resize, interpolation=spec.interpolation,
                          crop_pct=spec.crop_pct)
         if self._fits:
@@ -233,6 +233,20 @@ class Pictures:
     def _size(self) -> Size:
         return self._spec.frame
 
+    # Where a picture is from; `given_pictures` has those of a program as well.
+
+    def _is_drawn(self, row: int) -> bool:
+        """Whether the picture comes as pixels, without a file that could be decoded otherwise."""
+        return sources.scheme_of(self._locations[row]) in sources.DRAWN
+
+    def _pixels(self, row: int, min_size: Size | None = None) -> np.ndarray:
+        """As it is read, see `sources.read_image`."""
+        return self._read(self._locations[row], min_size)
+
+    def _bytes(self, row: int) -> bytes:
+        """The encoded picture of a row that is not drawn."""
+        return sources.read_bytes(self._root, self._locations[row])
+
     def _in_channels(self, picture: np.ndarray) -> np.ndarray:
         """A picture as it was read with the channels of the model: itself, or [h, w] in grey."""
         return grey(picture) if self._spec.channels == 1 else picture
@@ -261,10 +275,10 @@ class Pictures:
         if kept is not None:
             return kept, self._parts.get(row, (1, 1))
         least, part = (math.ceil(size[0] * _ENOUGH), math.ceil(size[1] * _ENOUGH)), (1, 1)
-        if sources.scheme_of(self._locations[row]) in sources.DRAWN:
-            picture = self._in_channels(self._read(self._locations[row]))
+        if self._is_drawn(row):
+            picture = self._in_channels(self._pixels(row))
         else:
-            data = sources.read_bytes(self._root, self._locations[row])
+            data = self._bytes(row)
             picture, part = self._decoded(row, data, least, tight=True)
         if picture.shape[0] < least[0] or picture.shape[1] < least[1]:
             picture = resize(picture, size)
@@ -284,15 +298,14 @@ class Pictures:
         kept = self._cache.get('whole', row)
         if kept is not None:
             return b'', kept, kept.shape[:2]
-        location = self._locations[row]
-        if sources.scheme_of(location) in sources.DRAWN:
-            data, whole = b'', self._in_channels(self._read(location))
+        if self._is_drawn(row):
+            data, whole = b'', self._in_channels(self._pixels(row))
         else:
-            data = sources.read_bytes(self._root, location)
+            data = self._bytes(row)
             source = decode.size_of(data)
             if source and not self._is_small(source):
                 return data, None, source
-            whole = self._in_channels(self._decode(data, name=location))
+            whole = self._in_channels(self._decode(data, name=self._locations[row]))
         if self._is_small(whole.shape[:2]):
             self._cache.keep('whole', row, whole)
         return data, whole, whole.shape[:2]

@@ -44,15 +44,19 @@ SETS = {'crops5': ('center', 'top_left', 'top_right', 'bottom_left', 'bottom_rig
         'flips': ('identity', 'hflip', 'vflip', 'both')}
 
 
-def make_views(names: Sequence[str]) -> dict[str, Stage]:
-    """The stage of each view of config.predict.views, in their order; a set becomes its views.
+def make_views(names: Sequence[str], where: str = 'config.predict.views') -> dict[str, Stage]:
+    """The stage of each view, in their order; a set becomes its views.
+
+    Args:
+        names: of views and sets.
+        where: what names them, for errors.
 
     Raises:
         ConfigError: there are none, or one is unknown. DataError: a number out of its range.
     """
     wanted = dict.fromkeys(one for name in names for one in SETS.get(name, (name,)))
     if not wanted:
-        raise ConfigError('config.predict.views = (): give at least one view, such as identity.')
+        raise ConfigError(f'{where} = (): give at least one view, such as identity.')
     stages = {}
     for view in wanted:
         try:
@@ -60,9 +64,9 @@ def make_views(names: Sequence[str]) -> dict[str, Stage]:
         except (KeyError, TypeError):
             known = [*VIEWS, *SETS]
             listed = f'choose from {", ".join(known)} (scale takes a number, as in scale1.15).'
-            raise ConfigError(f'config.predict.views: there is no view {view!r}; '
+            raise ConfigError(f'{where}: there is no view {view!r}; '
                               f'{did_you_mean(view, known, show=str, otherwise=listed)}') from None
-        stages[view] = Stage(0, tuple(make_transform(spec, f'config.predict.views, {view}')
+        stages[view] = Stage(0, tuple(make_transform(spec, f'{where}, {view}')
                                       for spec in specs))
     return stages
 

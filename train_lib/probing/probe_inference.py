@@ -21,8 +21,8 @@ from safetensors.numpy import load_file
 
 from input_pipeline import loader
 from input_pipeline.curriculum import Stage
-from train_lib.metrics.scores import log_softmax
 from train_lib.predictions import store
+from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of
 from train_lib.probing.backbone import Backbone, make_backbone
@@ -237,18 +237,10 @@ def _save_whole(probe: _Probe, asked: PredictSpec,
         hashlib.sha256((fold / 'head.safetensors').read_bytes()).hexdigest()
         for fold in probe.folds).encode() + probe.weights.encode()).hexdigest()
     for view, stage in asked.views.items():
-        mean = {head: _log_mean([logits[view][head] for _, logits in done])
+        mean = {head: log_mean([logits[view][head] for _, logits in done])
                 for head in rows.manifest.heads}
         _write(folder / asked.folder / view, _about(probe, rows, view, stage, digest, None), rows,
                mean, asked)
     logits = _read(folder / asked.folder, asked)
     save_predictions(folder / f'{asked.folder}.npz', rows.manifest, logits)
     log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits)
-
-
-def _log_mean(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """The log of the mean probability, float32 [N, C]; the logits themselves if they are alone."""
-    if len(logits) == 1:
-        return logits[0]
-    logs = np.stack([log_softmax(one) for one in logits])
-    return (np.logaddexp.reduce(logs, axis=0) - np.log(len(logits))).astype(np.float32)

@@ -16,6 +16,7 @@ from input_pipeline.products import SEPARATOR, combine_heads, product_log_probs
 from train_lib.losses.losses import LossSpec, split_loss
 from train_lib.metrics.scores import scores
 from train_lib.predictions import provenance
+from train_lib.predictions.answers import write_answers
 from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.sharding import gather, shard_batch
 from train_lib.runtime.signals import Interrupted
@@ -133,8 +134,9 @@ def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
 
 def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray],
                      checkpoint: str = '') -> None:
-    """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several), and what
-    it was made with beside it: the digest of the checkpoint, '' if there is none."""
+    """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several); beside it
+    <split>.csv, to be read by people and spreadsheets, and what they were made with: the digest of
+    the checkpoint, '' if there is none."""
     columns: dict[str, Any] = {'ids': manifest.table['id'].to_numpy(np.str_)}
     several = len(manifest.heads) > 1
     for head in manifest.heads:
@@ -143,6 +145,9 @@ def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.nda
         columns[f'logits{suffix}'] = logits[head]
         columns[f'classes{suffix}'] = np.array(manifest.classes[head], np.str_)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_answers(path.with_suffix('.csv'), columns['ids'].tolist(),
+                  {head: manifest.labels(head) for head in manifest.heads}, logits,
+                  manifest.classes)
     with atomic_open(path, 'wb') as file:
         write_npz(file, columns)
     provenance.record(path, checkpoint)

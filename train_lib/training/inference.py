@@ -20,8 +20,8 @@ from input_pipeline import loader
 from input_pipeline.manifest import Manifest
 from input_pipeline.pictures import PreprocessSpec
 from train_lib.losses.objectives import adjust
-from train_lib.metrics.scores import log_softmax
 from train_lib.predictions import store
+from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of, splits_of
 from train_lib.run_dir import workdirs
@@ -255,8 +255,7 @@ def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
         found[head] = np.empty(values.shape, np.float32)
         for first in range(0, len(values), 4096):
             block = slice(first, first + 4096)
-            logs = np.stack([log_softmax(member.logits[head][block]) for member in members])
-            found[head][block] = np.logaddexp.reduce(logs, axis=0) - np.log(len(members))
+            found[head][block] = log_mean([member.logits[head][block] for member in members])
     return found
 
 
