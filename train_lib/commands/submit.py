@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import manifest_files
+from input_pipeline.sixteen_bits import FULL
 from train_lib.commands.command import Command
 from train_lib.commands.vote import run_vote
 from train_lib.ensembles.answer_columns import PROBABILITY, decide_columns, question_of
 from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
-from train_lib.ensembles.sample_file import SampleFile, read_sample
+from train_lib.ensembles.read_specs import check_rules
+from train_lib.ensembles.sample_file import read_sample
 from train_lib.ensembles.voters import split_words
 from train_lib.ensembles.wanted_pictures import Wanted, find_wanted, list_pictures
 from train_lib.predictions.store import IDENTITY
@@ -27,7 +29,6 @@ from train_lib.runtime.signals import STOPPED, Interrupted, StopSignal
 
 log = logging.getLogger(__name__)
 NEEDED = ('workdirs', 'sample', 'images')
-_COLUMNS = 6  # that the last line names
 _USUAL_COLUMNS = ('ID', 'image_path', 'target')  # the default of config.columns, which says nothing
 
 
@@ -40,13 +41,14 @@ def submit(command: Command) -> int:
         raise ConfigError(f'config.{key} is set, and submit takes '
                           f'--{"sample" if key == "sample" else "workdirs"}: leave it out.')
     views = _views(config['views'])
+    told = _told(config['columns'])
+    check_rules(config)
     runs = finished_runs(split_words(flags['workdirs']), '--workdirs')
     sample = read_sample(flags['sample'])
     question = question_of(shared_classes(runs, tuple(config['heads'])))
     data = config_of_run(runs[0]).data
     pictures = list_pictures(flags['images'], '--images', allow_outside=data.allow_outside,
                              zip_encoding=data.zip_encoding)
-    told = _told(config['columns'])
     wanted = find_wanted(sample, pictures, told, config['extra'])
     decided = decide_columns(sample.columns, wanted.key, question, told, sample.path)
     for line in decided.why:
@@ -70,11 +72,10 @@ def submit(command: Command) -> int:
             manifest_files.save(wanted.manifest, str(file))
             for run in runs:
                 _predict(run, name, views, file, wanted)
-            run_vote(config, out)
+            run_vote(config, out, wanted.shown(workdirs.range16_of(runs[0]) or FULL))
     except Interrupted:
         log.info('Stopped. The same command with --out=%s continues.', out)
         return STOPPED
-    _say(out / 'submission.csv', sample)
     return 0
 
 
@@ -163,10 +164,3 @@ def _predict(run: Path, name: str, views: Sequence[str], file: Path, wanted: Wan
         config.predict.update(source='data', name=name, labelled=False, views=tuple(views))
     with StopSignal() as stop, lock.held(run):
         predict_any(config, run, stop)
-
-
-def _say(path: Path, sample: SampleFile) -> None:
-    columns = ', '.join([*sample.columns][:_COLUMNS])
-    more = len(sample.columns) - _COLUMNS
-    log.info('submission  %s (%s rows; columns %s%s)', path, f'{len(sample):,}', columns,
-             f' and {more} more' if more > 0 else '')

@@ -6,7 +6,7 @@ member that trained on a row to be scored, or on its group, is refused by name.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_json
@@ -16,10 +16,11 @@ from train_lib.ensembles import vote_files
 from train_lib.ensembles.aligned import align
 from train_lib.ensembles.fit.fitting import fit_if_asked
 from train_lib.ensembles.read_specs import read_specs
+from train_lib.ensembles.unlabelled import describe_unlabelled
 from train_lib.ensembles.vote_scores import count_votes, describe, vote_json
 from train_lib.ensembles.voters import find_voters
 from train_lib.predictions.members import marks
-from train_lib.reporting.vote_table import mark_lines, vote_table
+from train_lib.reporting.vote_table import mark_lines, unlabelled_table, vote_table
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import STOPPED, Interrupted
@@ -40,8 +41,15 @@ def vote(command: Command) -> int:
     return 0
 
 
-def run_vote(config: Mapping, workdir: Path) -> dict:
+def run_vote(config: Mapping, workdir: Path,
+             pictures: tuple[Callable, Mapping[str, str]] | None = None) -> dict:
     """The whole vote. Returns the content of vote.json.
+
+    Args:
+        config: of the vote, as a dict.
+        workdir: where its files go.
+        pictures: for the report: (location -> uint8 [H, W, 3], {id: location}). None: those that
+            the members predicted, where the predictions or the runs say where they are.
 
     Raises:
         ConfigError: members that do not fit each other, leak, or do not exist; a wrong value.
@@ -64,13 +72,15 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
     fitted = fit.as_json(aligned, config['source']) if fit else None
     result = vote_json(config, aligned, votes, figures, fitted, why_not)
     result |= marks(aligned.members, aligned.ids.tolist(), shared=config['groups'] != 'none')
+    answering = next(spec for spec in specs if spec.name == votes.chosen)
+    if not labelled:
+        result['unlabelled'] = describe_unlabelled(config, aligned, answering, votes)
     workdir.mkdir(parents=True, exist_ok=True)
     if config['soup']:
         from train_lib.commands.soup import make_soup  # needs a model, and so a device
 
         result['soup'] = make_soup(config, aligned, workdir / 'soup')
-    answering = next(spec for spec in specs if spec.name == votes.chosen)
-    vote_files.write_submission(workdir / 'submission.csv', config, aligned, votes)
+    columns = vote_files.write_submission(workdir / 'submission.csv', config, aligned, votes)
     vote_files.write_predictions(workdir / 'predictions.npz', aligned, votes)
     vote_files.write_members(workdir / 'members.csv', aligned, figures,
                              answering.member_shares(aligned.models))
@@ -78,10 +88,12 @@ def run_vote(config: Mapping, workdir: Path) -> dict:
     from train_lib.reporting.vote_page import write_vote_report  # loads matplotlib
 
     path = write_vote_report(workdir / 'report.html', result, aligned, votes,
-                             title=workdir.resolve().name, most=config['pictures'])
-    for line in vote_table(result) if labelled else ():
+                             title=workdir.resolve().name, most=config['pictures'],
+                             pictures=pictures)
+    for line in vote_table(result) if labelled else unlabelled_table(result):
         log.info('%s', line)
-    for line in mark_lines(result) if labelled else ():
+    for line in mark_lines(result):
         log.warning('%s', line)
     log.info('report   %s', path)
+    log.info('submission  %s (%s)', workdir / 'submission.csv', columns)
     return result

@@ -105,7 +105,7 @@ def align(config: Mapping, members: Sequence[Member]) -> AlignedPredictions:
         classes=_product_names(first, heads), labels=_product_labels(labels, sizes),
         logits=product_of_heads(by_head) if several else by_head[heads[0]],
         by_head=by_head if several and config['combine'] == COMBINE[0] else None,
-        groups=_groups(config['groups'], members, ids))
+        groups=groups_of_rows(config['groups'], members, ids))
 
 
 def product_of_heads(by_head: Mapping[str, AlignedLogits]) -> AlignedLogits:
@@ -149,8 +149,9 @@ def _product_names(member: Member, heads: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _groups(kind: str, members: Sequence[Member], ids: np.ndarray) -> np.ndarray | None:
-    """object [N] as config.groups says; a row without a group is a group of its own."""
+def groups_of_rows(kind: str, members: Sequence[Member], ids: np.ndarray) -> np.ndarray | None:
+    """object [N] as config.groups says; a row without a group is a group of its own. None if no row
+    has one."""
     if kind == 'none':
         return None
     if kind == 'auto':

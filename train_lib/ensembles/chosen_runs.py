@@ -53,7 +53,7 @@ def _runs(pattern: str, flag: str) -> list[Path]:
     if magic and found:
         others = [path for path in paths if path.is_dir() and path not in found]
         if others:
-            log.info('left out %d folders of %s that are no runs', len(others), pattern)
+            log.info('runs     left out %d folders of %s that hold none', len(others), pattern)
         return found
     if found:
         return found
@@ -65,12 +65,14 @@ def _runs(pattern: str, flag: str) -> list[Path]:
     if os.path.isdir(pattern):
         raise ConfigError(f'{flag}: {pattern!r} is not the workdir of a run (config.json is '
                           f'missing): give that of a trained run.')
-    above = Path(glob.escape(pattern) if not magic else pattern).parent
-    while glob.has_magic(str(above)) or not above.is_dir():
+    above = Path(pattern).parent
+    while magic and glob.has_magic(str(above)):
         above = above.parent
-    near = _near(above)
+    near = _near(above) if above.is_dir() else []
     there = f' (the runs in {str(above)!r} are {_listed(near)})' if near else ''
-    what = (f'matches no run{there}' if magic else f'{missing_path(pattern)}{there}')
+    if not above.is_dir():
+        there = f': {str(above)!r} {missing_path(str(above))}'
+    what = f'matches no run{there}' if magic else f'{missing_path(pattern)}{there if near else ""}'
     raise ConfigError(f'{flag}: {pattern!r} {what}: give the workdirs of trained runs.')
 
 
@@ -125,10 +127,10 @@ def _difference(one: Path, other: Path, head: str, names: Sequence[str], others:
                 ) -> str:
     lacking = [f'{name!r}' for name in names if name not in set(others)]
     more = [f'{name!r}' for name in others if name not in set(names)]
-    clauses = [f'it {verb} {len(few)} classes of {head!r} ({_listed(few)})'
+    clauses = [f'{verb} {len(few)} classes ({_listed(few)})'
                for verb, few in (('lacks', lacking), ('adds', more)) if few]
-    what = ' and '.join(clauses) or f'its classes of {head!r} are in another order'
-    return (f'{other} has other classes than {one}: {what}: submit runs of the same '
+    what = ' and '.join(clauses) or 'has them in another order'
+    return (f'{other} has other classes of {head!r} than {one}: it {what}: submit runs of the same '
             f'config.data.classes.')
 
 

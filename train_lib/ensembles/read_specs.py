@@ -53,6 +53,17 @@ def read_specs(config: Mapping, aligned: AlignedPredictions) -> list[EnsembleSpe
     return found
 
 
+def check_rules(config: Mapping) -> None:
+    """Refuses a rule before there are members.
+
+    Raises:
+        ConfigError: it is unknown, or there are more than two levels.
+    """
+    for name, entry in {'': {}, **config['ensembles']}.items():
+        _rules(entry.get('rule', config['rule']),
+               f'config.ensembles[{name!r}].rule' if name else 'config.rule')
+
+
 def _rules(value, where: str) -> tuple[str | None, str]:
     """(inner or None, outer)"""
     levels = split_words(value)

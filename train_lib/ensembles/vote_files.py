@@ -27,6 +27,7 @@ from train_lib.ensembles.voters import split_words
 from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.errors import ConfigError
 
+_SHOWN = 6  # columns that the log names
 _COPIED = ('', 'copy', 'id')  # contents that are cells of the sample
 _MEMBER_SCORES = ('n', 'accuracy', 'f1_macro', 'nll', 'ece', 'brier', 'weight',
                   'contribution_accuracy', 'contribution_f1_macro', 'contribution_nll')
@@ -69,11 +70,14 @@ def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> 
 
 
 def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, votes: Votes
-                     ) -> None:
+                     ) -> str:
     """submission.csv, in the order of the rows, or with the rows and columns of config.sample.
 
     Args:
-        config: of the vote, as a dict; sample and columns are read.
+        config: of the vote, as a dict; sample, extra and columns are read.
+
+    Returns:
+        How many rows and which columns it has, in words.
 
     Raises:
         ConfigError: a column whose content is unknown, or a sample with other ids.
@@ -102,6 +106,9 @@ def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, v
         _write_table(path, table)
     else:
         write_text(path, sample.text_of(table))
+    more = len(columns) - _SHOWN
+    return (f'{len(table):,} rows; columns {", ".join([*columns][:_SHOWN])}'
+            + (f' and {more} more' if more > 0 else ''))
 
 
 def _content(what: str, aligned: AlignedPredictions, votes: Votes, order: np.ndarray

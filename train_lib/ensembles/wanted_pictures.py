@@ -4,14 +4,16 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline import sources
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from input_pipeline.readable import check_files
-from input_pipeline.sources import array_records, folder
+from input_pipeline.sixteen_bits import Range
+from input_pipeline.sources import array_records, folder, zip_archive
 from train_lib.ensembles.answer_columns import USUAL
 from train_lib.ensembles.matched_ids import Match, match
 from train_lib.ensembles.sample_file import SampleFile
@@ -39,6 +41,12 @@ class Wanted:
     manifest: Manifest
     digest: str
 
+    def shown(self, range16: Range) -> tuple[Callable[[str], np.ndarray], dict[str, str]]:
+        """How a report shows them: (location -> uint8 [H, W, 3], {id: location})."""
+        table = self.manifest.table
+        read = sources.reader(dataclasses.replace(self.manifest, range16=range16))
+        return read, dict(zip(table['id'], table['location']))
+
 
 def list_pictures(path: str, flag: str, *, allow_outside: bool = False, zip_encoding: str = ''
                   ) -> Manifest:
@@ -51,9 +59,12 @@ def list_pictures(path: str, flag: str, *, allow_outside: bool = False, zip_enco
         allow_outside, zip_encoding: as in `sources.folder.load`.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none. ConfigError: it is another file.
     """
     full = os.path.expanduser(path)
+    if os.path.isfile(full) and not zip_archive.split_path(full)[0]:
+        raise ConfigError(f'{flag}={path!r} is a file: give the folder of the pictures, a .zip of '
+                          f'it, or a packed folder.')
     try:
         if os.path.isfile(os.path.join(full, array_records.INDEX)):
             found = array_records.load(full)
@@ -94,7 +105,7 @@ def find_wanted(sample: SampleFile, pictures: Manifest, told: Mapping[str, str],
                               f'that the sample {sample.path!r} does not ask for ({shown}): give '
                               f'the pictures of the sample only, or leave the others out with '
                               f'--config.extra=ignore.')
-        log.info('left out %s of %s pictures that the sample does not ask for',
+        log.info('images   left out %s of %s pictures that the sample does not ask for',
                  f'{rest.sum():,}', f'{len(names):,}')
     wanted = pictures.select(found.places)
     checked = check_files(wanted, cache_dir=cache_folder())

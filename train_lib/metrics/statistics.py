@@ -185,11 +185,18 @@ def diversity(predicted: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray
     alone = right.sum(1)
     spread = np.sqrt(np.outer(alone * (n - alone), alone * (n - alone)))
     return {
-        'disagreement': np.stack([(row != predicted).mean(1) for row in predicted]),
+        'disagreement': disagreement(predicted),
         'double_fault': neither / n,
         'q_statistic': _ratio(agreeing - crossing, agreeing + crossing),
         'correlation': _ratio(agreeing - crossing, spread),
     }
+
+
+def disagreement(predicted: np.ndarray) -> np.ndarray:
+    """Share of the rows with different answers, float [M, M], from int [M, N]; 0 without rows."""
+    if not np.size(predicted):
+        return np.zeros((len(predicted), len(predicted)))
+    return np.stack([(row != predicted).mean(1) for row in predicted])
 
 
 def oracle(predicted: np.ndarray, labels: np.ndarray) -> float:

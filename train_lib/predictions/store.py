@@ -42,8 +42,9 @@ OUT_OF_FOLD = 'out_of_fold'
 IDENTITY = 'identity'
 # Keys of meta.json that do not say what the logits were made from.
 _PROGRESS_KEYS = ('rows_done', 'files', 'sha256')
+OTHER_DATA = 'other_data'  # in meta.json: where pictures are that are not those of the run
 # What may differ between two equal sets of logits, but not while one set is being written.
-_FREE = ('batch_size',)
+_FREE = ('batch_size', OTHER_DATA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +200,13 @@ def _meta(folder: Path) -> dict:
         return read_json(folder / 'meta.json')
     except (OSError, ValueError):
         return {}
+
+
+def other_data(member: Member) -> dict:
+    """{'data': config.data, 'seed': config.seed} of the pictures of a member that are not those of
+    its run; {} if they are, or where older predictions do not say."""
+    found = _meta(member.workdir / 'predictions' / member.source / member.view).get(OTHER_DATA)
+    return found if isinstance(found, dict) else {}
 
 
 def _made_from(meta: dict) -> dict:

@@ -198,7 +198,7 @@ def _about(probe: _Probe, rows: Rows, view: str, stage: Stage, digest: str, fold
     """What logits are made from, for meta.json."""
     return dict(probe.backbone.key, head=probe.kind.name, fold=fold, step=None, data=rows.digest,
                 digest=digest, view=view,
-                transforms=[dataclasses.asdict(one) for one in stage.transforms])
+                transforms=[dataclasses.asdict(one) for one in stage.transforms], **rows.place)
 
 
 def _write(folder: Path, about: dict, rows: Rows, logits: Logits, asked: PredictSpec) -> None:

@@ -175,6 +175,28 @@ def two_histograms(first: np.ndarray, second: np.ndarray, *, log: bool = False) 
         return _svg(fig)
 
 
+def shares_by_score(counts: np.ndarray, beside: np.ndarray | None = None) -> Markup:
+    """The shares of rows by a score in 0..1, as an SVG; all such figures have one axis.
+
+    Args:
+        counts: int [B], rows in B equal bins, filled.
+        beside: int [B] of other rows, drawn as a line; None for none.
+    """
+    edges = np.linspace(0, 1, len(counts) + 1)
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.1, 1.9))
+        ax = fig.add_axes((.13, .17, .84, .78))
+        ax.stairs(counts / max(counts.sum(), 1), edges, fill=True, color=ACCENT, alpha=.55,
+                  zorder=3)
+        if beside is not None:
+            ax.stairs(beside / max(beside.sum(), 1), edges, color=INK, lw=1.3, zorder=4)
+        ax.set(xlim=(0, 1), ylim=(0, None))
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{100 * v:.3g} %'))
+        return _svg(fig)
+
+
 def growth(table: pd.DataFrame) -> Markup:
     """Accuracy over the number of members, as an SVG.
 

@@ -1,9 +1,9 @@
 """Pages: each is one HTML file that needs no network and no other file.
 
 Its template in templates/ extends `base.html.jinja`, may use `macros.html.jinja`, and has the
-filters r3, r4, whole, duration, percent and soft; whatever it prints is escaped. A page has one
-script, `sort.js` or the one of SCRIPTS that its template names by `script`: its policy names the
-digest of that.
+filters r3, r4, p, p_sentence, whole, duration, percent and soft; whatever it prints is escaped. A
+page has one script, `sort.js` or the one of SCRIPTS that its template names by `script`: its policy
+names the digest of that.
 """
 
 import base64
@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from input_pipeline.atomic_files import atomic_open
+from train_lib.metrics.p_values import p_sentence, p_text
 
 TEMPLATES = Path(__file__).parent / 'templates'
 SCRIPTS = ('sort', 'decide')
@@ -57,7 +58,8 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(r3=r3, r4=r4, whole=whole, duration=duration, percent=percent, soft=soft)
+    made.filters.update(r3=r3, r4=r4, p=p_text, p_sentence=p_sentence, whole=whole,
+                        duration=duration, percent=percent, soft=soft)
     made.globals.update(scripts={name: _script(name) for name in SCRIPTS})
     return made
 

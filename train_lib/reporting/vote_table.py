@@ -3,6 +3,10 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from train_lib.metrics.class_shift import LEVEL
+
+_MOST_LINES = 12  # of runs and members whose labels are elsewhere
+
 
 def vote_table(result: Mapping) -> list[str]:
     """Lines with the accuracy of each ensemble, its ties and its paired differences.
@@ -26,6 +30,37 @@ def vote_table(result: Mapping) -> list[str]:
     return lines + (_fit_lines(result['fit']) if result['fit'] else [])
 
 
+def unlabelled_table(result: Mapping) -> list[str]:
+    """Lines on rows without labels: the scores of the members and runs on validation rows, and the
+    classes that are answered more or less often than there.
+
+    Args:
+        result: the content of vote.json, with 'unlabelled'.
+    """
+    found = result['unlabelled']
+    of_members = [(member['name'], scores) for member, scores in
+                  zip(result['members'], found['members'])]
+    rows = [(f'{name}, out of fold', scores) for name, scores in found['runs'].items()]
+    rows += [row for row in of_members if row[1]]
+    left, rows = len(rows[_MOST_LINES:]), rows[:_MOST_LINES]
+    lines = ['no row has a label; on validation rows:'] if rows else [
+        'No row has a label, and no member has predictions of validation rows.']
+    for name, scores in rows:
+        interval = '' if scores['low'] is None else \
+            f'  [{scores["low"]:.3f}, {scores["high"]:.3f}]'
+        lines.append(f'  {_cut(name, 40):40}{scores["accuracy"]:7.4f}{interval:18}'
+                     f' n {scores["n"]:,}')
+    lines += [f'  and {left} more, in the report'] if left else []
+    for head, part in found['classes'].items():
+        marked = sum(part.get('marked', ()))
+        if marked:
+            beside = 'in training' if part['reference'] == 'training' else 'on validation rows'
+            of_head = f' of {head}' if len(found['classes']) > 1 else ''
+            lines += _wrapped(f'classes  {marked} of {len(part["predicted"])}{of_head} answered '
+                              f'more or less often than {beside} (p < {LEVEL}), see the report')
+    return lines + (_fit_lines(result['fit']) if result['fit'] else [])
+
+
 def vote_marks(result: Mapping) -> list[str]:
     """Sentences on the rows that an ancestor of a member trained on, and on what is not checked,
     for the rows of the vote and for those of its fit."""
@@ -33,7 +68,8 @@ def vote_marks(result: Mapping) -> list[str]:
     for where, part, rows in (('', result, result['rows']),
                               *((f' of the fit on {fit["source"]}', fit, fit['n'])
                                 for fit in [result['fit']] if fit)):
-        for name, count in part.get('seen', {}).items():
+        for name, count in (part.get('seen', {}) if part is not result or result['labelled']
+                            else {}).items():
             found.append(f'An ancestor of {name} trained on {count:,} of the {rows:,} rows{where} '
                          f'(init.seen=accept), so its scores are not those of new pictures.')
         found += [f'Not checked{where}: {clause}.' for clause in part.get('not_checked', ())
@@ -43,8 +79,11 @@ def vote_marks(result: Mapping) -> list[str]:
 
 def mark_lines(result: Mapping) -> list[str]:
     """`vote_marks` in lines of at most 80 columns."""
-    return [line for mark in vote_marks(result)
-            for line in textwrap.wrap(mark, 80, subsequent_indent='  ', break_long_words=False)]
+    return [line for mark in vote_marks(result) for line in _wrapped(mark)]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 80, subsequent_indent='  ', break_long_words=False)
 
 
 def _fit_lines(fit: Mapping) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from input_pipeline.atomic_files import atomic_path, write_text
+from train_lib.metrics.p_values import p_text
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.comparison import FIXED, ONE_GROUP, REDRAWN, SEEDS, summarise
 from train_lib.studies.definition import Study
@@ -84,7 +85,7 @@ def _rows(study: Study, table: pd.DataFrame, given_up: Mapping[str, Verdict],
             number(row.mean), number(row.sd), count(row),
             '' if base else number(row.difference, '+'),
             '' if base or pd.isna(row.low) else f'{row.low:+.4f} to {row.high:+.4f}',
-            '' if base else number(row.p), '; '.join(notes(row, given_up))])
+            '' if base else p_text(row.p), '; '.join(notes(row, given_up))])
     return rows
 
 
@@ -162,7 +163,8 @@ def latex(study: Study, table: pd.DataFrame, given_up: Mapping[str, Verdict],
 
 def _tex(text: str) -> str:
     signs = {'\\': r'\textbackslash{}', '–': '--', '…': r'\ldots{}', '~': r'\textasciitilde{}',
-             '^': r'\textasciicircum{}', '−': '$-$', **{sign: f'\\{sign}' for sign in '&%$#_{}'}}
+             '^': r'\textasciicircum{}', '−': '$-$', '<': '$<$', '>': '$>$',
+             **{sign: f'\\{sign}' for sign in '&%$#_{}'}}
     return ''.join(signs.get(letter, letter) for letter in text)
 
 

@@ -147,7 +147,7 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     batch_size = -(-min(asked.batch_size, len(manifest)) // devices) * devices
     about = dict(model.about, fold=fold_of(run), step=int(checkpoint.name),
                  data=rows.digest, batch_size=batch_size,
-                 digest=identity(checkpoint))
+                 digest=identity(checkpoint), **rows.place)
     adjusted = adjustment(request.adjust_tau, run, manifest.classes)
     folder = run / 'predictions' / asked.folder
     weights = None

@@ -1,7 +1,8 @@
 """The rows that the verb predict works on: a split of the run's own data, or other data."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,13 @@ from train_lib.training.predict_spec import PredictSpec
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What is predicted: the rows, with the classes of the run; their digest; their pictures."""
+    """What is predicted: the rows, with the classes of the run; their digest; their pictures; and
+    for meta.json where these are, {} for the run's own."""
 
     manifest: Manifest
     digest: str
     pictures: loader.Pictures
+    place: Mapping = dataclasses.field(default_factory=dict)
 
 
 def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: PreprocessSpec,
@@ -49,10 +52,11 @@ def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: 
     """
     last: list[Rows] = []
 
-    def make(manifest: Manifest) -> Rows:
+    def make(manifest: Manifest, place: Mapping) -> Rows:
         name = digest(manifest)
         if not last or last[0].digest != name:
-            last[:] = [Rows(manifest, name, loader.Pictures(manifest, spec, config.image.cache_mb))]
+            last[:] = [Rows(manifest, name, loader.Pictures(manifest, spec, config.image.cache_mb),
+                            place)]
         return last[0]
 
     if asked.source == 'data':
@@ -60,11 +64,13 @@ def rows_of_runs(asked: PredictSpec, config: ConfigDict, own: ConfigDict, spec: 
         _refuse_name(asked.folder, runs)
         other = _other_data(config, asked.labelled, runs[0],
                             workdirs.range16_of(whole or runs[0]))
-        return lambda run: make(other)
+        data = json.loads(config.data.to_json()) | dict(labelled=asked.labelled)
+        place = {store.OTHER_DATA: dict(data=data, seed=config.seed)}
+        return lambda run: make(other, place)
     with own.ignore_type():
         own.data.unreadable = config.data.unreadable
     manifest = load_data(own, whole or workdir)
-    return lambda run: make(_part_of(manifest, run, asked.source, whole or run))
+    return lambda run: make(_part_of(manifest, run, asked.source, whole or run), {})
 
 
 def _refuse_name(name: str, runs: Sequence[Path]) -> None:

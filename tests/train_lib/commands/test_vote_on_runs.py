@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -42,6 +43,28 @@ def test_predictions_that_are_missing_are_made(trained, tmp_path, capsys):
     assert result['fit']['n'] == len(np.load(trained / 'predictions/out_of_fold.npz')['ids'])
     assert result['groups'] > 1
     assert 'data:image' in (tmp_path / 'v/report.html').read_text() or not result['repaired']
+
+
+def test_pictures_without_labels_are_shown_from_where_they_were_predicted(trained, tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for k in range(6):
+        cv2.imwrite(str(folder / f'{k}.png'), np.full((40, 40, 3), 40 * k, np.uint8))
+    argv = ['predict', f'--workdir={trained}', '--config.predict.source=data',
+            '--config.predict.labelled=False', '--config.predict.name=new',
+            '--config.data.source=folder', f'--config.data.folder={folder}']
+    assert main.main(argv) == 0
+    meta = json.loads((trained / 'fold_0/predictions/new/identity/meta.json').read_text())
+    assert meta['other_data']['data']['folder'] == str(folder)
+    (folder / '2.png').write_bytes(b'no picture any more')
+    assert vote([trained], tmp_path / 'v', '--config.source=new') == 0
+    page = (tmp_path / 'v/report.html').read_text()
+    assert page.count('src="data:image') == 5 and page.count('class="pic blank') == 1
+    assert '1 of the pictures below could not be read' in page and '0.png' in page
+    folder.rename(tmp_path / 'elsewhere')
+    assert vote([trained], tmp_path / 'w', '--config.source=new') == 0
+    page = (tmp_path / 'w/report.html').read_text()
+    assert 'No pictures are shown. The pictures cannot be read' in page and '0.png' in page
 
 
 def test_a_soup_is_a_run(trained, tmp_path, capsys):

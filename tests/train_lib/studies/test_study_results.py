@@ -155,6 +155,22 @@ def test_tables_say_what_differs_and_nothing_of_time(tmp_path):
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
 
 
+def test_a_p_of_a_table_is_never_zero(tmp_path):
+    study = make_study(['base', 'far'])
+    steps = np.array([0, 1e-5, -1e-5, 2e-5, 1e-5])
+    fill(tmp_path, study, dict(base=BASE, far=[*(np.array(BASE) - 0.3 + steps)]))
+    p = summarise(study, read_cells(study, tmp_path))['p'][1]
+    assert 0 < p < 1e-6
+    write_tables(study, tmp_path)
+    texts = {name: (tmp_path / name).read_text()
+             for name in ('table.md', 'table.tex', 'report.html', 'table.csv')}
+    assert '| < .001 |' in texts['table.md'].replace('  ', ' ')
+    assert '$<$ .001' in texts['table.tex'] and '<td>&lt; .001</td>' in texts['report.html']
+    assert all('0.0000' not in texts[name] for name in ('table.md', 'table.tex'))
+    table = pd.read_csv(io.StringIO(texts['table.csv']))
+    assert table['p'][1] == pytest.approx(p)  # numbers for programs
+
+
 def test_a_hopeless_arm_is_given_up_and_the_rest_goes_on(tmp_path):
     study = make_study(['base', 'better', 'worse'], stop=dict(after=2, margin=0.05))
     values = dict(base=BASE, better=BETTER, worse=WORSE)
