@@ -130,6 +130,15 @@ def test_the_page_leads_to_a_submission(tmp_path, monkeypatch, capsys, left_out)
         assert steps == [3, 6]
         assert (continued / 'metrics.jsonl').read_text().startswith(
             (begun / 'metrics.jsonl').read_text())
+    # A submission needs no training pictures.
+    shutil.rmtree(machines.data / 'omniglot/train')
+    for path in server.glob('runs/cnn/fold_*/predictions/submit-*'):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = [word.replace('runs/longer', 'runs/again') for word in found[-1]]
+    assert machines.run(again, monkeypatch) == 0
+    answers = [(server / 'runs' / name / 'submission.csv').read_bytes()
+               for name in ('longer', 'again')]
+    assert answers[0] == answers[1]
     if not left_out:
         assert 'accuracy ' in said.out and 'new drawers' in said.out
         for name in ('look/explore.html', 'clean/decisions.csv', 'doubtful/gallery.html',
