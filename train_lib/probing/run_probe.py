@@ -34,7 +34,8 @@ from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
 from train_lib.run_dir import ancestors, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.run_dir.json_files import read_json
-from train_lib.run_dir.metrics_log import MetricsLog
+from train_lib.run_dir.loggers import Loggers, wanted_loggers
+from train_lib.run_dir.metrics_log import METRICS, MetricsLog
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
@@ -89,6 +90,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
                   versions=dict(jax=jax.__version__, flax=flax.__version__),
                   **seen_rows.facts_of_rows(ancestry, parts, grouped=config.split.grouped))
     write_json(workdir / 'result.json', result)
+    with Loggers(wanted_loggers(config.log), workdir) as loggers:
+        loggers.replay(workdir / METRICS)
+        loggers.result(result)
     with clock('report'):
         from train_lib.reporting.run_page import write_report  # loads matplotlib
 
