@@ -20,6 +20,7 @@ FLOORS = (
     {'main'},
     {'train_lib.commands'},
     {'train_lib.studies'},
+    {'train_lib.serving'},
     {'train_lib.probing'},
     {'train_lib.training'},
     {'train_lib.reporting'},

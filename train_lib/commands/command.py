@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -16,6 +17,7 @@ class Command:
         config: with its overrides; None where the verb needs none and none was given.
         config_file: FILE or FILE:args of --config as it was given, '' without one.
         config_path: the file itself, as it was found; '' without one.
+        flags: {name: text} of those in `Verb.flags` that were given.
         workdir: of --workdir, or None.
         words: those behind the verb, as in `models FILTER`.
         argv: the whole command line as it was given.
@@ -30,3 +32,4 @@ class Command:
     argv: tuple[str, ...] = ()
     began: float = dataclasses.field(default_factory=time.perf_counter)
     config_path: str = ''
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)

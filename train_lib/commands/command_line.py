@@ -21,7 +21,9 @@ from train_lib.runtime.errors import ConfigError
 
 USAGE = ('python main.py [VERB] --config=FILE[:key=value,...] [--workdir=DIR] '
          '[--config.key=value ...]')
-_FLAGS = ('config', 'workdir', 'workers')
+# Flags that some verbs alone have.
+_OWN = tuple(dict.fromkeys(flag for verb in VERBS.values() for flag in verb.flags))
+_FLAGS = ('config', 'workdir', *_OWN)
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -37,7 +39,7 @@ def parse(argv: Sequence[str]) -> Command:
     if name not in VERBS:
         raise ConfigError(f'There is no verb {name!r}; {did_you_mean(name, VERBS)}')
     verb = VERBS[name]
-    if len(words) > verb.words:
+    if verb.words is not None and len(words) > verb.words:
         raise ConfigError(f'{words[-1]!r} is one word too many: {USAGE}.')
     if '--help' in plain or '-h' in plain:
         _exit_with(_help())
@@ -46,6 +48,7 @@ def parse(argv: Sequence[str]) -> Command:
 
     given = [flag.partition('=')[2] for flag in plain if flag.startswith('--config=')]
     spec = given[-1] if given else None
+    own, plain = _own_flags(name, verb, plain)
     config, found, values = _read_flags(verb, plain, spec)
     workdir = Path(values.workdir) if values.workdir else None
     _check(name, verb, config, spec, workdir)
@@ -53,10 +56,7 @@ def parse(argv: Sequence[str]) -> Command:
         take_over(config, workdir)
     if overrides and config is None:
         raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
-    if values.workers is not None:
-        if not verb.workers:
-            raise ConfigError(f'--workers belongs to the verb study, not to {name}: leave it out.')
-        overrides = [*overrides, ('study.workers', str(values.workers))]
+    overrides += [(key, own[flag]) for flag, key in verb.keys.items() if flag in own]
     if config is not None:
         apply_overrides(config, overrides)
         if not verb.votes:
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str]) -> Command:
     if verb.config == 'of the run' and spec is None:
         reset_row_settings(config, workdir, [key for key, _ in overrides])
     return Command(name, config, spec or '', workdir, tuple(words), tuple(argv),
-                   config_path=found.partition(':')[0] if spec else '')
+                   config_path=found.partition(':')[0] if spec else '', flags=own)
 
 
 def _exit_with(text: str) -> NoReturn:
@@ -77,18 +77,36 @@ def _help() -> str:
     return f'{USAGE}\n\nVerbs:\n{verbs}\n\nconfigs/common.py lists every key of the config.'
 
 
+def _own_flags(name: str, verb: Verb, plain: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of the flags that only some verbs have, and the other flags.
+
+    Raises:
+        ConfigError: another verb has the flag, or one that the verb needs is missing.
+    """
+    own, rest = {}, []
+    for item in plain:
+        flag, _, value = item.removeprefix('--').partition('=')
+        if flag not in _OWN:
+            rest.append(item)
+        elif flag in verb.flags:
+            own[flag] = value
+        else:
+            whose = ' and '.join(one for one, other in VERBS.items() if flag in other.flags)
+            raise ConfigError(f'--{flag} belongs to the verb {whose}, not to {name}: leave it out.')
+    return own, rest
+
+
 def _read_flags(verb: Verb, plain: Sequence[str], spec: str | None
                 ) -> tuple[ConfigDict | None, str, flags.FlagValues]:
     """The config, `FILE:args` with the file found, and the values of the other flags."""
     argv = [flag for flag in plain if not flag.startswith('--config=')]
     found = ''
-    if spec is not None or verb.config == 'of the run':
-        found = find_config('configs/common.py' if spec is None else spec)
+    if spec is not None or verb.default_config:
+        found = find_config(verb.default_config if spec is None else spec)
         argv.insert(0, f'--config={found}')
     argv.insert(0, sys.argv[0])
     values = flags.FlagValues()
     flags.DEFINE_string('workdir', '', 'where the run lives', flag_values=values)
-    flags.DEFINE_integer('workers', None, 'processes of a study', flag_values=values)
     config_flags.DEFINE_config_file('config', flag_values=values, lock_config=True, sys_argv=argv)
     try:
         values(argv)
@@ -124,7 +142,8 @@ def _sort(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]
             words.append(item)
             continue
         name, equals, value = item.partition('=')
-        takes_value = re.fullmatch(r'--?(config(\..+)?|workdir|workers)', name)
+        takes_value = (re.fullmatch(r'--?(config(\..+)?|workdir)', name)
+                       or name.lstrip('-') in _OWN)
         if takes_value and not equals:
             if not queue:
                 raise ConfigError(f'{name} has no value: write {name}=VALUE.')

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from train_lib.commands.command import Command
@@ -18,11 +18,14 @@ class Verb:
             returns the exit code.
         config: whether --config is 'required' or 'optional', or is by default that 'of the run' in
             --workdir.
+        default_config: the file that is read where --config is not given; '' for none.
         workdir: what --workdir must be, for a verb that cannot do without; '' for others.
         votes: whether it takes the configs of configs/vote, and no others.
         example: a config that it takes, in configs/.
-        words: how many words may follow the verb.
-        workers: whether it has --workers.
+        words: how many words may follow the verb; None for any number.
+        flags: {name: what it is, in a few words} of the flags that it has besides --config and
+            --workdir; their texts are in `Command.flags`.
+        keys: {flag: key of the config} of those that only set a key.
     """
 
     help: str
@@ -31,8 +34,10 @@ class Verb:
     workdir: str = ''
     votes: bool = False
     example: str = 'sketch_vit.py'
-    words: int = 0
-    workers: bool = False
+    words: int | None = 0
+    default_config: str = ''
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self) -> Callable[[Command], int]:
         """Imports the function."""
@@ -46,7 +51,8 @@ VERBS = {
     'report': Verb('write report.html of a workdir again', 'train_lib.commands.report:report',
                    config='optional', workdir='a finished run'),
     'predict': Verb('write the logits of a trained workdir', 'train_lib.commands.predict:predict',
-                    config='of the run', workdir='a trained run'),
+                    config='of the run', workdir='a trained run',
+                    default_config='configs/common.py'),
     'vote': Verb('let folds and models vote', 'train_lib.commands.vote:vote',
                  votes=True, example='vote/digits.py'),
     'explore': Verb('look at a data set', 'train_lib.commands.explore:explore'),
@@ -55,7 +61,8 @@ VERBS = {
     'pack': Verb('pack a data set into ArrayRecord files', 'train_lib.commands.pack:pack'),
     'lr_find': Verb('sweep the learning rate', 'train_lib.commands.lr_find:lr_find'),
     'study': Verb('run an ablation study', 'train_lib.commands.study:study_command',
-                  example='studies/digits.py', workers=True),
+                  example='studies/digits.py', flags=dict(workers='processes, 1 or more'),
+                  keys=dict(workers='study.workers')),
     'models': Verb('list the models; a word after it filters',
                    'train_lib.commands.models:print_models', config='optional', words=1),
 }

@@ -35,7 +35,7 @@ from train_lib.runtime.signals import Interrupted
 from train_lib.training import init
 from train_lib.training.evaluate import logits_of, save_predictions, score_split
 from train_lib.training.inference_rows import Rows, rows_of_runs
-from train_lib.training.network import make_network
+from train_lib.training.network import Network, make_network
 from train_lib.training.predict_spec import PredictSpec, predict_spec
 from train_lib.training.preprocess_spec import DTYPES, loader_spec, preprocess_spec
 from train_lib.training.state import Weights
@@ -117,14 +117,19 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) ->
 def _make_inference(own: ConfigDict, spec: PreprocessSpec, classes: Mapping[str, tuple],
                     layout: Layout) -> _Inference:
     network = make_network(own, classes, layout, pretrained=False, abstract=True)
-    like = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        network.weights, layout.of_state(network.weights))
+    like = shapes_of(network, layout)
     normalise = make_normalise(spec.mean, spec.std, DTYPES[own.precision])
     about = dict(model=own.model.name, precision=own.precision, adjust_tau=own.eval.adjust_tau,
                  input=dataclasses.asdict(spec))
     step = make_eval_step(network.graphdef, normalise, tuple(classes))
     return _Inference(step, like, spec, layout.mesh, about)
+
+
+def shapes_of(network: Network, layout: Layout) -> Weights:
+    """Shapes and shardings of the weights of an abstract network, as a checkpoint is read."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        network.weights, layout.of_state(network.weights))
 
 
 def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
@@ -143,7 +148,7 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     about = dict(model.about, fold=fold_of(run), step=int(checkpoint.name),
                  data=rows.digest, batch_size=batch_size,
                  digest=identity(checkpoint))
-    adjusted = _adjustment(request.adjust_tau, run, manifest.classes)
+    adjusted = adjustment(request.adjust_tau, run, manifest.classes)
     folder = run / 'predictions' / asked.folder
     weights = None
     for view, stage in asked.views.items():
@@ -228,7 +233,7 @@ def _write_view(writer: store.Writer | None, folder: Path, total: int, batch_siz
     distributed.barrier(str(folder))  # nobody reads before it is in its place
 
 
-def _adjustment(tau: float, run: Path, classes: Mapping[str, tuple]) -> Callable:
+def adjustment(tau: float, run: Path, classes: Mapping[str, tuple]) -> Callable:
     """The post-hoc adjustment by the training labels, as in the run's own scores."""
     if not tau:
         return lambda logits: logits

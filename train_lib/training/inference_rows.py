@@ -92,7 +92,7 @@ def _part_of(manifest: Manifest, run: Path, source: str, whole: Path) -> Manifes
 
 def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | None) -> Manifest:
     """The rows of config.data, with the classes of the run, and its labels by class name."""
-    classes = store.open_member(_trained_predictions(run)).classes
+    classes = store.open_member(trained_predictions(run)).classes
     if not labelled:
         config = config.copy_and_resolve_references()
         with config.unlocked():
@@ -120,7 +120,7 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | 
     return dataclasses.replace(found, table=table, classes=classes)
 
 
-def _trained_predictions(run: Path) -> Path:
+def trained_predictions(run: Path) -> Path:
     """What training wrote for its own rows: it holds the names of the classes in their order.
     A fold of a probing run has its head beside it, and no predictions of its training rows."""
     names = ('val', 'test') if (run / 'head.safetensors').exists() else ('train',)
