@@ -63,6 +63,10 @@ VERBS = {
     'study': Verb('run an ablation study', 'train_lib.commands.study:study_command',
                   example='studies/digits.py', flags=dict(workers='processes, 1 or more'),
                   keys=dict(workers='study.workers')),
+    'compare': Verb('put runs beside each other: compare runs/*',
+                    'train_lib.commands.compare:compare', config='optional', words=None,
+                    flags=dict(workdirs='patterns of workdirs, between commas',
+                               against='the run that differences are to (default: the first)')),
     'models': Verb('list the models; a word after it filters',
                    'train_lib.commands.models:print_models', config='optional', words=1),
 }

@@ -39,7 +39,7 @@ class Logger(Protocol):
 
     Attributes:
         run: the place's name of the run, by which a later start finds it again.
-        shown: the last step that the place has, -1 if there is none or it cannot tell.
+        shown: the last step that the place has, -1 if there is none.
     """
 
     run: str

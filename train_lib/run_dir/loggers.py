@@ -2,10 +2,10 @@
 
 The training neither waits for a logger nor changes by it. A logger gets one set of values per step,
 as soon as a later row shows that nothing else comes for that step. loggers/<name>.json of the
-workdir notes the last step that was shown and the run at the other place. A start hands over the
-rows of metrics.jsonl after that, whatever the reason: the run was killed, the server was away, or
-the logger was switched on later. No step is shown twice; where a roll-back replaces steps, the
-points stay as they were shown first.
+workdir notes the run at the other place. A start hands over the rows of metrics.jsonl that the
+place lacks, whatever the reason: the run was killed, the server was away, or the logger was
+switched on later. No step is shown twice; where a roll-back replaces steps, the points stay as
+they were shown first.
 
 A logger that fails says so once, and is tried again every minute and at the end.
 """
@@ -174,10 +174,14 @@ class _Follower(threading.Thread):
     def _take(self, step: int, values: Mapping[str, float]) -> None:
         if self._rows and self._rows[-1][0] == step:
             self._rows[-1][1].update(values)
-        elif step > self._note['step']:
+        elif self._logger is None or step > self._note['step']:
             self._rows.append((step, dict(values)))
-        if len(self._rows) > 1 and time.monotonic() >= self._not_before:
+        if self._is_new() and len(self._rows) > 1 and time.monotonic() >= self._not_before:
             self._attempt(partial(self._show_all_but, 1))
+
+    def _is_new(self) -> bool:
+        """Whether there is a row that no start has shown."""
+        return bool(self._rows) and self._rows[-1][0] > self._note['step']
 
     def _rewind(self, step: int) -> None:
         while self._rows and self._rows[-1][0] > step:
@@ -188,7 +192,7 @@ class _Follower(threading.Thread):
     def _end(self, status: str) -> None:
         # A run that was stopped may have more to say of its last step when it goes on.
         keep = 0 if status == 'done' else 1
-        if len(self._rows) > keep or self._scores:
+        if self._is_new() or self._scores:
             self._attempt(partial(self._show_all_but, keep))
             self._attempt(self._show_scores)
         if self._logger is not None:
@@ -205,8 +209,8 @@ class _Follower(threading.Thread):
         if self._logger is None:
             self._logger = LOGGERS[self.knob](self._where, self._place, self._note['run'],
                                               self._about)
-            self._write_note(run=self._logger.run,
-                             step=max(self._note['step'], self._logger.shown))
+            # The place knows best: what was handed over may have been lost in a kill.
+            self._write_note(run=self._logger.run, step=self._logger.shown)
         return self._logger
 
     def _show_all_but(self, keep: int) -> None:

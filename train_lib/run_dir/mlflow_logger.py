@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from input_pipeline.atomic_files import atomic_path
 from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.logged_run import LoggedRun, need_package
 from train_lib.runtime.errors import ConfigError
@@ -35,6 +36,7 @@ class MlflowLogger:
         for name in ('mlflow', 'alembic'):  # set to INFO by the import
             logging.getLogger(name).setLevel(logging.WARNING)
         with _alone(place):
+            _make_database(place)
             self._client = MlflowClient(tracking_uri=place)
             experiment = _experiment(self._client)
         self.run, self.shown = run, -1
@@ -107,6 +109,18 @@ def _alone(place: str) -> Iterator[None]:
     with open(f'{path}.lock', 'a') as file:  # ends with the file
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _make_database(place: str) -> None:
+    """Makes a database that is not there whole or not at all: a process that is killed between the
+    tables would leave one that MLflow can never open."""
+    path = Path(place.removeprefix(_SQLITE))
+    if place.startswith(_SQLITE) and not path.exists():
+        from mlflow import MlflowClient
+
+        with atomic_path(path) as temporary:
+            Path(temporary).unlink(missing_ok=True)  # of a process that was killed
+            MlflowClient(tracking_uri=f'{_SQLITE}{temporary}')
 
 
 def _experiment(client) -> str:

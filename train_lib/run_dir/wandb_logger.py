@@ -1,11 +1,15 @@
 """Weights & Biases: config.log.wandb names the project.
 
 Everything else is wandb's own: `wandb login`, WANDB_MODE=offline, WANDB_ENTITY, WANDB_BASE_URL. An
-offline run lies in <workdir>/wandb and is sent by `wandb sync <workdir>/wandb/offline-run-*`.
+offline run lies in <workdir>/wandb and is sent by `wandb sync <workdir>/wandb/offline-run-*`. wandb
+cannot go on with its file, and a kill may leave one without its last minutes; so each start writes
+a file with all rows, which takes the place of those before.
 """
 
+import shutil
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 
 from train_lib.run_dir.logged_run import LoggedRun, need_package
 from train_lib.runtime.errors import ConfigError
@@ -20,10 +24,13 @@ class WandbLogger:
     def __init__(self, where: str, place: str, run: str, about: LoggedRun):
         import wandb
 
+        online = place.endswith(' online')
+        if not online:
+            _forget_earlier_starts(about.workdir / 'wandb', run)
         self._wandb_run = wandb.init(
             project=where, id=run or uuid.uuid4().hex[:12], name=about.name,
             group=about.group or None, dir=str(about.workdir), config=dict(about.settings),
-            resume='allow' if place.endswith(' online') else None,
+            resume='allow' if online else None,
             reinit='create_new',  # the folds of a run follow each other in one process
             settings=wandb.Settings(console='off', silent=True, init_timeout=_INIT_SECONDS,
                                     finish_timeout=_FINISH_SECONDS))
@@ -63,3 +70,10 @@ class WandbLogger:
     def close(self, status: str) -> None:
         """Waits until all is sent, a minute at most; the rest stays in <workdir>/wandb."""
         self._wandb_run.finish(exit_code=0 if status == 'done' else 1)
+
+
+def _forget_earlier_starts(folder: Path, run: str) -> None:
+    """Removes the offline files of a run that were not sent yet."""
+    for found in folder.glob(f'offline-run-*-{run}') if run else ():
+        if not list(found.glob('*.synced')):
+            shutil.rmtree(found, ignore_errors=True)

@@ -29,10 +29,10 @@ class Recorder:
 
     calls: ClassVar[list] = []
     fails_at: ClassVar[set] = set()
-    last_known = -1
 
     def __init__(self, where, place, run, about):
-        self.run, self.shown = run or f'run of {about.name}', self.last_known
+        self.run = run or f'run of {about.name}'
+        self.shown = max(steps(self), default=-1) if run else -1
         self.calls.append(('open', place, run))
 
     @staticmethod
@@ -57,7 +57,6 @@ def recorded(monkeypatch, tmp_path):
     Recorder.calls.clear()
     Recorder.fails_at.clear()
     monkeypatch.setitem(loggers.LOGGERS, 'wandb', Recorder)
-    monkeypatch.setattr(Recorder, 'last_known', -1)
     (tmp_path / 'config.json').write_text('{"seed": 3, "format": 2}')
     return Recorder
 
@@ -131,11 +130,15 @@ def test_a_run_that_stops_within_a_step_shows_it_whole_later(recorded, tmp_path)
         (4, {'train/loss': 0.5, 'val/loss': 0.25, 'val/images_per_second': 7.0})]
 
 
-def test_what_the_place_knows_better_counts(recorded, tmp_path):
-    """A process that was killed between showing a step and noting it."""
-    recorded.last_known = 4
-    start(tmp_path, train(2), train(4), train(6))
-    assert steps(recorded) == [6]
+@pytest.mark.parametrize('noted', [-1, 2, 6])
+def test_what_the_place_has_counts(recorded, tmp_path, noted):
+    """A process was killed between showing a step and noting it, or what it had handed over was
+    lost with it."""
+    size = start(tmp_path, train(2), train(4))
+    path = tmp_path / 'loggers/wandb.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(step=noted)))
+    start(tmp_path, train(6), train(8), size=size)
+    assert steps(recorded) == [2, 4, 6, 8]
 
 
 def test_a_roll_back_shows_no_step_twice(recorded, tmp_path, caplog):
