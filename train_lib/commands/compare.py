@@ -31,8 +31,10 @@ from train_lib.studies.compared_runs import (
     find_runs,
     heads_of,
     read_runs,
+    shortened,
 )
 
+_VALUE = 80  # characters of a setting on the page
 log = logging.getLogger(__name__)
 
 
@@ -119,7 +121,8 @@ def _write_page(workdir: Path, runs: Sequence[ComparedRun], reference: ComparedR
                 why=one if isinstance(one, str) else '') for split, one in of_run.items()})
         tables.append(dict(head=head, splits=splits, rows=rows))
     return write_compare_page(
-        workdir / 'report.html', tables=tables, knobs=differing_knobs(runs),
+        workdir / 'report.html', tables=tables,
+        knobs={key: shortened(values, _VALUE) for key, values in differing_knobs(runs).items()},
         runs=[dict(name=run.name, href=_report(run, workdir), done=run.done, notes=run.notes,
                    reference=run is reference, facts=run.facts) for run in runs],
         metrics=[run.metrics for run in runs], others=[str(path) for path in others])

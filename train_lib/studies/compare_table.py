@@ -10,11 +10,13 @@ from train_lib.studies.compared_runs import (
     Difference,
     differing_knobs,
     heads_of,
+    shortened,
 )
 
 Differences = Mapping[tuple[str, str], Mapping[str, Difference | str]]
 _NAME, _VALUE = 26, 24  # columns of a name and of a value
 _COLUMNS = 80
+_KNOBS = 16  # settings that the terminal shows
 
 
 def terminal_table(runs: Sequence[ComparedRun], reference: ComparedRun, found: Differences
@@ -31,9 +33,10 @@ def terminal_table(runs: Sequence[ComparedRun], reference: ComparedRun, found: D
                               + _scores(run, head, split, run is reference, found)))
     knobs = differing_knobs(runs)
     if knobs:
-        lines += ['', 'knobs that differ']
-    for key, values in knobs.items():
-        lines += _knob_lines(key, values)
+        lines += ['', 'settings that differ']
+        lines += [_knob_line(key, values) for key, values in list(knobs.items())[:_KNOBS]]
+    if len(knobs) > _KNOBS:
+        lines.append(f'  and {len(knobs) - _KNOBS} more: see report.html')
     return lines
 
 
@@ -60,20 +63,32 @@ def _scores(run: ComparedRun, head: str, split: str, is_reference: bool, found: 
     if isinstance(own, Difference):
         p = '–' if own.p is None else '< .001' if own.p < 0.001 else f'{own.p:.3f}'
         return f'{shown[0]} {shown[1]}  {interval:14} {own.value:+7.4f} {p:>6}'
-    return f'{shown[0]} {shown[1]}  {interval:14} {"" if is_reference else own}'.rstrip()
+    return f'{shown[0]} {shown[1]}  {interval:14} {"" if is_reference else "not paired"}'
 
 
-def _knob_lines(key: str, values: Sequence[str]) -> list[str]:
-    """The key, and each value with the numbers of the runs that have it."""
-    runs: dict[str, list[str]] = {}
+def _knob_line(key: str, values: Sequence[str]) -> str:
+    """The key, and each value with the numbers of the runs that have it, as in 0.01 (1-3, 5)."""
+    runs: dict[str, list[int]] = {}
     for place, value in enumerate(values, 1):
-        runs.setdefault(value, []).append(str(place))
-    return [_cut(f'  {key}'), *(_cut(f'    {_cut(value, 44):44}  {", ".join(places)}')
-                                for value, places in runs.items())]
+        runs.setdefault(value, []).append(place)
+    return _cut(f'  {key:22} ' + ' | '.join(
+        f'{text} ({_ranges(places)})'
+        for text, places in zip(shortened(list(runs), _VALUE), runs.values())))
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """Such as 1-3, 5."""
+    parts: list[list[int]] = []
+    for place in places:
+        if parts and parts[-1][-1] == place - 1:
+            parts[-1][1:] = [place]
+        else:
+            parts.append([place])
+    return ', '.join('-'.join(map(str, part)) for part in parts)
 
 
 def _cut(text: str, most: int = _COLUMNS) -> str:
-    text = text.rstrip() if most == _COLUMNS else text
+    text = text.rstrip()
     return text if len(text) <= most else f'{text[:most - 1]}…'
 
 

@@ -240,8 +240,24 @@ def differing_knobs(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
     as_text = lambda value: json.dumps(value, sort_keys=True)
     differing = [key for key in keys
                  if len({as_text(knobs.get(key, _MISSING)) for knobs in known}) > 1]
-    return {key: [short(run.knobs.get(key, _MISSING)) for run in runs]
-            for key in sorted(differing)}
+    return {key: [short(run.knobs.get(key, _MISSING), 10 ** 6) or "''" for run in runs]
+            for key in sorted(differing, key=_order)}
+
+
+def shortened(values: Sequence[str], most: int) -> list[str]:
+    """The texts cut to so many characters, long ones from where they differ on."""
+    if max(map(len, values)) <= most:
+        return list(values)
+    same = next((k for k, letters in enumerate(zip(*values)) if len(set(letters)) > 1),
+                min(map(len, values)))
+    start = max(same - 8, 0)
+    tails = [f'…{value[start:]}' if start > 1 else value for value in values]
+    return [text if len(text) <= most else f'{text[:most - 1]}…' for text in tails]
+
+
+def _order(key: str) -> tuple[bool, str]:
+    """The settings of models, which other models lack, come last."""
+    return key.startswith('model.') and key != 'model.name', key
 
 
 def heads_of(runs: Sequence[ComparedRun]) -> list[str]:
