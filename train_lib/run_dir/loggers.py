@@ -16,7 +16,6 @@ import queue
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -138,7 +137,8 @@ class _Follower(threading.Thread):
         self._path = about.workdir / FOLDER / f'{knob}.json'
         self._note: dict[str, Any] = {}  # what is in that file
         self._logger: Logger | None = None
-        self._rows: deque[tuple[int, dict[str, float]]] = deque()  # by step, not shown yet
+        self._rows: list[tuple[int, dict[str, float]]] = []  # of the whole run, by step
+        self._next = 0  # the first that is not shown
         self._scores: tuple[int, dict[str, float]] | None = None
         self._said: set[str] = set()
         self._not_before = 0.0
@@ -174,9 +174,9 @@ class _Follower(threading.Thread):
     def _take(self, step: int, values: Mapping[str, float]) -> None:
         if self._rows and self._rows[-1][0] == step:
             self._rows[-1][1].update(values)
-        elif self._logger is None or step > self._note['step']:
+        elif not self._rows or step > self._rows[-1][0]:
             self._rows.append((step, dict(values)))
-        if self._is_new() and len(self._rows) > 1 and time.monotonic() >= self._not_before:
+        if self._is_new() and time.monotonic() >= self._not_before:
             self._attempt(partial(self._show_all_but, 1))
 
     def _is_new(self) -> bool:
@@ -184,7 +184,7 @@ class _Follower(threading.Thread):
         return bool(self._rows) and self._rows[-1][0] > self._note['step']
 
     def _rewind(self, step: int) -> None:
-        while self._rows and self._rows[-1][0] > step:
+        while len(self._rows) > self._next and self._rows[-1][0] > step:
             self._rows.pop()
         if self._note['step'] > step:
             self._say('rewind', f'steps {step + 1} to {self._note["step"]} stay as first shown')
@@ -211,16 +211,17 @@ class _Follower(threading.Thread):
                                               self._about)
             # The place knows best: what was handed over may have been lost in a kill.
             self._write_note(run=self._logger.run, step=self._logger.shown)
+            self._next = 0
         return self._logger
 
     def _show_all_but(self, keep: int) -> None:
         logger = self._opened()
-        while len(self._rows) > keep:
-            step, values = self._rows[0]
+        while self._next < len(self._rows) - keep:
+            step, values = self._rows[self._next]
             if step > self._note['step']:
                 logger.write(step, values)
                 self._write_note(step=step)
-            self._rows.popleft()
+            self._next += 1
 
     def _show_scores(self) -> None:
         if self._scores:
