@@ -195,8 +195,10 @@ class _Follower(threading.Thread):
         if self._is_new() or self._scores:
             self._attempt(partial(self._show_all_but, keep))
             self._attempt(self._show_scores)
-        if self._logger is not None:
-            self._attempt(partial(self._logger.close, status))
+        logger = self._logger
+        if logger is not None:
+            self._attempt(self._write_note)
+            self._attempt(partial(logger.close, status))
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
@@ -220,7 +222,7 @@ class _Follower(threading.Thread):
             step, values = self._rows[self._next]
             if step > self._note['step']:
                 logger.write(step, values)
-                self._write_note(step=step)
+                self._note['step'] = step  # on the disk at the end: it would take most of the time
             self._next += 1
 
     def _show_scores(self) -> None:
