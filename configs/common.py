@@ -312,6 +312,8 @@ def get_config() -> ConfigDict:
     config.log = dict(  # what is written during the training
         every=dict(steps=20),  # between two lines of metrics.jsonl
         tensorboard=True,  # write tensorboard/
+        wandb='',  # project of Weights & Biases ('': off); wandb's own WANDB_MODE and more apply
+        mlflow='',  # folder for a database of MLflow, or its tracking URI ('': off)
     )
     config.report = dict(  # the page report.html
         errors=24,  # errors shown, over all heads; at least four per head

@@ -13,6 +13,7 @@ from train_lib.commands.command import Command
 from train_lib.commands.plan import show_plan
 from train_lib.probing.run_probe import probe
 from train_lib.run_dir import lock, workdirs
+from train_lib.run_dir.loggers import check_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError, DivergedError
 from train_lib.runtime.signals import STOPPED, Interrupted, Left, Stopped, leaving_at_once
@@ -28,6 +29,7 @@ def train(command: Command) -> int:
     config = command.config
     if config.plan_only:
         return show_plan(config, load_manifest(config))
+    check_loggers(config.log)  # before the pictures are read
     distributed.start(config.distributed)
     workdir = workdirs.choose(command.workdir, command.config_file)
     log.info('workdir  %s', workdir)
@@ -54,6 +56,7 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
         Stopped or Interrupted: told to stop; the next start finds what was saved. DivergedError:
             the training is no longer finite. ConfigError, DataError, ModelError: a user's mistake.
     """
+    check_loggers(config.log)
     if config.probe.heads and distributed.several():
         raise ConfigError(f'config.probe.heads asks for heads on stored features, which '
                           f'{jax.process_count()} processes cannot share: start one.')

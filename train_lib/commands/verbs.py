@@ -74,6 +74,10 @@ VERBS = {
                    'train_lib.commands.export:export', config='optional',
                    workdir='a trained run',
                    flags=dict(format='stablehlo, timm or onnx', out='the folder that is made')),
+    'compare': Verb('put runs beside each other: compare runs/*',
+                    'train_lib.commands.compare:compare', config='optional', words=None,
+                    flags=dict(workdirs='patterns of workdirs, between commas',
+                               against='the run that differences are to (default: the first)')),
     'models': Verb('list the models; a word after it filters',
                    'train_lib.commands.models:print_models', config='optional', words=1),
 }

@@ -37,7 +37,8 @@ from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
 from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.run_dir.json_files import read_json
-from train_lib.run_dir.metrics_log import MetricsLog
+from train_lib.run_dir.loggers import Loggers, wanted_loggers
+from train_lib.run_dir.metrics_log import METRICS, MetricsLog
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
@@ -103,6 +104,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     if packed is not None:
         result['packed_as'] = packed
     write_json(workdir / 'result.json', result)
+    with Loggers(wanted_loggers(config.log), workdir) as loggers:
+        loggers.replay(workdir / METRICS)
+        loggers.result(result)
     with clock('report'):
         from train_lib.reporting.run_page import write_report  # loads matplotlib
 

@@ -36,6 +36,9 @@ _STYLE = {
     'lines.solid_capstyle': 'round', 'lines.solid_joinstyle': 'round',
 }
 _POINTS = 300
+# Of runs beside each other: apart in hue, and legible on white and on near black.
+RUN_COLOURS = ('#3e76ef', '#d9732b', '#2f9e6e', '#c2459b', '#8a63d2', '#a9891f', '#1c9cb5',
+               '#d64545')
 _BLUE, _GREY = (239, 118, 62), (150, 143, 136)  # BGR, legible on white and on near black
 
 
@@ -82,6 +85,33 @@ def curve(lines: dict[str, pd.DataFrame], column: str, x: str, *, stages=(), bes
         ax.set_xlim(left, right)
         if best is not None:
             ax.axvline(best, color=ACCENT, lw=1, ls=(0, (1, 3)), zorder=2)
+        return _svg(fig)
+
+
+def overlaid(lines: list[tuple[str, pd.DataFrame]], column: str, x: str, *,
+             unit_range: bool = False) -> Markup:
+    """The curves of several runs in one panel, as an SVG.
+
+    Args:
+        lines: (colour as in `RUN_COLOURS`, table with the columns `x` and `column`, sorted by x);
+            more than 300 points are averaged in 300 equal parts.
+        column, x, unit_range: as in `curve`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(4.1, 2.7))
+        ax = fig.add_axes((.13, .17, .86, .78))
+        lowest = 0.0
+        for colour, table in lines:
+            xs, ys = _thin(table[x].to_numpy(float), table[column].to_numpy(float))
+            ax.plot(xs, ys, color=colour, lw=1.6, marker='o' if len(xs) <= 30 else None, ms=3,
+                    clip_on=False, zorder=3)
+            lowest = min(lowest, ys.min())
+        ax.set_ylim(lowest, 1.0 if unit_range else None)
+        if not unit_range:
+            ax.yaxis.set_major_formatter(FuncFormatter(_tick))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set_xlabel(x)
         return _svg(fig)
 
 

@@ -1,7 +1,8 @@
-"""The metrics log of a run: metrics.jsonl and TensorBoard.
+"""The metrics log of a run: metrics.jsonl, TensorBoard, and the loggers that follow.
 
 metrics.jsonl holds nothing that depends on the clock, so that a run that was killed and
-resumed writes the same bytes as one that was not. Speed goes to TensorBoard and the screen.
+resumed writes the same bytes as one that was not. Speed goes to TensorBoard, the loggers and the
+screen.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline.atomic_files import write_text
+from train_lib.run_dir.loggers import Loggers, numbers
 from train_lib.runtime.errors import CheckpointError
 
 METRICS = 'metrics.jsonl'
@@ -34,13 +36,14 @@ class MetricsLog:
         tensorboard: whether to write for TensorBoard too.
         kept: the checkpoint's own copy of those bytes, from which a damaged file is restored;
             older checkpoints have none.
+        loggers: which get the rows too, also those that are there already.
 
     Raises:
         CheckpointError: the file is shorter than `size`.
     """
 
     def __init__(self, workdir: Path, *, size: int, step: int, tensorboard: bool,
-                 kept: Path | None = None):
+                 kept: Path | None = None, loggers: Loggers | None = None):
         self._path = Path(workdir) / METRICS
         if kept is not None and kept.exists():
             _restore(self._path, kept, step)
@@ -54,6 +57,9 @@ class MetricsLog:
         self._board_folder = str(Path(workdir) / 'tensorboard') if tensorboard else ''
         self._board: _Board | None = None
         self._purge_step = step + 1 if step else None
+        self._loggers = loggers
+        if loggers:
+            loggers.replay(self._path)
 
     def _open_board(self) -> None:
         """At the first row: tensorboardX loads torch if it is installed, which takes a second, and
@@ -66,14 +72,15 @@ class MetricsLog:
 
         Args:
             row: step, epoch, split and metrics; floats are rounded to seven digits.
-            clocked: what depends on the clock, by name; it goes to TensorBoard only.
+            clocked: what depends on the clock, by name; it stays out of the file.
         """
         self._file.write(json.dumps({key: _rounded(value) for key, value in row.items()}) + '\n')
         self._open_board()
+        values = numbers({**row, **clocked})
         if self._board:
-            self._board.write(row['step'], {
-                f'{row["split"]}/{key}': value for key, value in {**row, **clocked}.items()
-                if isinstance(value, (int, float)) and key != 'step'})
+            self._board.write(row['step'], values)
+        if self._loggers:
+            self._loggers.write(row['step'], values)
 
     def rewind(self, size: int, step: int) -> None:
         """Cuts off what was written after the first `size` bytes, which belong to `step`."""
@@ -82,6 +89,8 @@ class MetricsLog:
         if self._board:
             self._board.close()
         self._board, self._purge_step = None, step + 1
+        if self._loggers:
+            self._loggers.rewind(step)
 
     def flush(self) -> int:
         """Makes all rows durable and returns the size of the file in bytes."""

@@ -28,12 +28,14 @@ class CellRows:
         values: float [N], whose mean is the metric.
         groups: str [N], the group of each; None if no row shares its group.
         train: how many rows the run trained on; 0 if unknown.
+        labels: str [N], the class of each by name; None if unknown.
     """
 
     ids: np.ndarray
     values: np.ndarray
     groups: np.ndarray | None
     train: int
+    labels: np.ndarray | None = None
 
 
 def read_cell_rows(folder: Path, metric: str) -> CellRows | None:
@@ -57,6 +59,7 @@ def _read(folder: Path, path: Path, head: str, name: str, _: tuple) -> CellRows 
         known = labels >= 0
         ids, labels = arrays['ids'].astype(str)[known], labels[known]
         logits = arrays[f'logits{tail}'][known]
+        names = arrays[f'classes{tail}'].astype(str)[labels]
     except Exception:  # NumPy and zipfile raise nearly every type on damaged files
         return None
     if not len(ids) or not np.isfinite(logits).all():
@@ -68,7 +71,7 @@ def _read(folder: Path, path: Path, head: str, name: str, _: tuple) -> CellRows 
               'nll': lambda: rows['nll'], 'brier': lambda: rows['brier']}[name]()
     order = np.argsort(ids)
     groups, train = _split_of(folder, ids[order])
-    return CellRows(ids[order], values[order], groups, train)
+    return CellRows(ids[order], values[order], groups, train, names[order])
 
 
 def _split_of(folder: Path, ids: np.ndarray) -> tuple[np.ndarray | None, int]:

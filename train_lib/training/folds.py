@@ -20,6 +20,7 @@ from models.errors import ModelError
 from train_lib.run_dir import ancestors, checkpoints, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import goodput, together
 from train_lib.run_dir.json_files import read_json
+from train_lib.run_dir.loggers import Loggers, wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
@@ -84,11 +85,14 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
         seconds = together([*(result['seconds'] for result in results),
                             dict(eval=time.perf_counter() - ended)])
-        write_json(workdir / 'result.json', dict(
+        result = dict(
             status='done', out_of_fold=out_of_fold, folds=results,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
             seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__,
-            **seen_rows.facts_of_folds(results)))
+            **seen_rows.facts_of_folds(results))
+        write_json(workdir / 'result.json', result)
+        with Loggers(wanted_loggers(config.log), workdir) as loggers:
+            loggers.result(result)
         report = _write_report(config, manifest, workdir)
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
     if distributed.is_first():

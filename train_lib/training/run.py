@@ -15,6 +15,7 @@ from train_lib.reporting.stages import write_stages
 from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
 from train_lib.run_dir.checkpoints import Checkpointer, committed_steps, latest_good
 from train_lib.run_dir.goodput import Clock
+from train_lib.run_dir.loggers import Loggers
 from train_lib.run_dir.metrics_log import METRICS, MetricsLog, NullMetricsLog
 from train_lib.runtime import distributed
 from train_lib.runtime.distributed import StopTogether
@@ -121,13 +122,14 @@ def _train(begun: init.Begun, data: Data, job: Job, own: Path | None, clock: Clo
                      run.outputs.seed)
         save_parameters(job)
 
-    with StopTogether() if distributed.several() else StopSignal() as stop:
+    with (Loggers(run.outputs.loggers if distributed.is_first() else {}, workdir) as loggers,
+          StopTogether() if distributed.several() else StopSignal() as stop):
         checkpointer = Checkpointer(workdir / 'checkpoints', run.outputs.kept_checkpoints)
         clock.resume(begun.host.seconds)
         open_log = MetricsLog if distributed.is_first() else NullMetricsLog
         metrics_log = open_log(workdir, size=begun.host.metrics_bytes, step=begun.step,
                                tensorboard=run.outputs.tensorboard,
-                               kept=own / METRICS if own else None)
+                               kept=own / METRICS if own else None, loggers=loggers)
         # Whatever happens, nothing is written here once this is over.
         with closing(checkpointer), closing(metrics_log), closing(job.iterator):
             if not run.is_over(begun.host, begun.step):
@@ -138,4 +140,6 @@ def _train(begun: init.Begun, data: Data, job: Job, own: Path | None, clock: Clo
         del state
         if host.best_step not in (None, end):
             weights, host = init.best_weights(checkpointer.folder, host, weights)
-        return finish(data, job, FinalWeights(weights, host, end), clock, stop)
+        finished = finish(data, job, FinalWeights(weights, host, end), clock, stop)
+        loggers.result(finished.result)
+        return finished

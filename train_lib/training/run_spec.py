@@ -110,6 +110,7 @@ class Outputs:
     Attributes:
         model, precision, seed: as in the config, for the log and result.json.
         tensorboard: write event files too.
+        loggers: {name: value of its knob} of the others.
         kept_checkpoints: newest checkpoints kept, besides the best.
         shown_errors: in the report, over all heads.
         heat_maps: show where in them the model looked.
@@ -119,6 +120,7 @@ class Outputs:
     precision: str
     seed: int
     tensorboard: bool
+    loggers: Mapping[str, str]
     kept_checkpoints: int
     shown_errors: int
     heat_maps: bool

@@ -22,6 +22,7 @@ from train_lib.losses.objectives import Shown, adjust, example_weights_end, obje
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
 from train_lib.run_dir.goodput import Clock
+from train_lib.run_dir.loggers import wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.progress import compiling
@@ -197,7 +198,8 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
 def _outputs(config: ConfigDict) -> Outputs:
     return Outputs(
         model=config.model.name, precision=config.precision, seed=config.seed,
-        tensorboard=config.log.tensorboard, kept_checkpoints=config.checkpoint.keep,
+        tensorboard=config.log.tensorboard, loggers=wanted_loggers(config.log),
+        kept_checkpoints=config.checkpoint.keep,
         shown_errors=config.report.errors, heat_maps=config.report.heat_maps)
 
 
