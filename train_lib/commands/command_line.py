@@ -126,6 +126,9 @@ def _read_flags(verb: Verb, plain: Sequence[str], spec: str | None
 def _check(name: str, verb: Verb, config: ConfigDict | None, spec: str | None, workdir: Path | None
            ) -> None:
     """Refuses a verb without the config or the workdir that it needs."""
+    if verb.config == 'refused' and spec is not None:
+        raise ConfigError(f'--config={shown(spec)}: the verb {name} takes what it needs from '
+                          f'workdirs: leave out --config.')
     if verb.config == 'required' and config is None:
         raise ConfigError(f'--config is missing: {USAGE}, e.g. --config=configs/{verb.example}; '
                           f'`python main.py help` shows the verbs.')

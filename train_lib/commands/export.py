@@ -37,9 +37,6 @@ def export(command: Command) -> int:
         ConfigError, ModelError: a flag is wrong, the run cannot be read, or the format cannot hold
             its model.
     """
-    if command.config is not None:
-        raise ConfigError('export takes the model and the preparation of its --workdir: leave out '
-                          '--config.')
     form = _format(command.flags.get('format', ''))
     given = command.flags.get('out') or command.workdir / 'export' / form
     out = Path(os.path.realpath(given))  # not a link to it, whose place the folder would take

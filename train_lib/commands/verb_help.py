@@ -32,6 +32,7 @@ class Help:
         knobs: the most used keys of the config; their comments are those of the config files.
         page: of the manual, in docs/.
         word: how its usage calls the words that may follow the verb.
+        needed: flags of its own that it cannot do without.
     """
 
     sentence: str
@@ -39,6 +40,7 @@ class Help:
     knobs: Sequence[str]
     page: str
     word: str = 'WORD'
+    needed: Sequence[str] = ()
 
 
 HELPS = {
@@ -63,6 +65,12 @@ HELPS = {
         ['python main.py vote --config=configs/vote/digits.py:members=runs/a,runs/b \\',
          '    --workdir=runs/vote'],
         ('rule', 'source', 'sample'), 'voting.md'),
+    'submit': Help(
+        'Lets trained runs predict the pictures that a sample submission asks for, lets their folds '
+        'and then the runs vote, and writes submission.csv with the columns of the sample.',
+        ["python main.py submit --workdirs='runs/a*' --sample=sample_submission.csv \\",
+         '    --images=PATH --out=runs/submission'],
+        ('views', 'rule', 'columns'), 'competition.md', needed=('workdirs', 'sample', 'images')),
     'explore': Help(
         'Looks at a data set: explore.html has counts, sizes, suspicious pictures and copies.',
         ['python main.py explore --config=configs/sketch_vit.py:folder=PATH \\',
@@ -91,6 +99,16 @@ HELPS = {
         ['python main.py study --config=configs/studies/digits.py \\',
          '    --workdir=runs/digits --workers=2'],
         ('study.seeds', 'study.metric', 'study.baseline'), 'studies.md'),
+    'export': Help(
+        'Writes a trained run for other programs: as one program for CPU, CUDA and TPU '
+        '(stablehlo), with the names of timm, or as ONNX; with a model card.',
+        ['python main.py export --workdir=runs/mine --format=stablehlo'],
+        (), 'exporting.md', needed=('format',)),
+    'compare': Help(
+        'Puts runs beside each other: settings that differ, scores with intervals, paired '
+        'differences, curves and time, in the terminal, as a page and as CSV.',
+        ['python main.py compare runs/*', 'python main.py compare runs/a runs/b --against=runs/b'],
+        (), 'studies.md', word='WORKDIR'),
     'models': Help(
         'Lists the models with their parameters, FLOPs and published weights.',
         ["python main.py models 'resnet*'"],
@@ -118,7 +136,7 @@ def of_verb(name: str) -> str:
     verb = VERBS[name]
     known = HELPS.get(name) or _made(name, verb)
     lines = [*_wrapped(known.sentence), '', 'Usage:',
-             *_usage_lines(f'python main.py {name}', _parts(verb, known.word))]
+             *_usage_lines(f'python main.py {name}', _parts(verb, known))]
     if verb.flags:
         lines += ['', 'Flags of this verb:', *(
             line for flag, what in verb.flags.items()
@@ -156,12 +174,13 @@ def _made(name: str, verb: Verb) -> Help:
                 [' '.join(example)], [*verb.keys.values(), *own][:SHOWN], 'config.md')
 
 
-def _parts(verb: Verb, word: str) -> list[str]:
+def _parts(verb: Verb, known: Help) -> list[str]:
     """What follows the verb in its usage."""
-    words = {0: [], 1: [f'[{word}]']}.get(verb.words, [f'[{word} ...]'])
-    return [*words, _CONFIG if verb.config == 'required' else f'[{_CONFIG}]',
-            _WORKDIR if verb.workdir else f'[{_WORKDIR}]',
-            *(f'[--{flag}=VALUE]' for flag in verb.flags), _KEYS]
+    words = {0: [], 1: [f'[{known.word}]']}.get(verb.words, [f'[{known.word} ...]'])
+    config = {'required': [_CONFIG], 'refused': []}.get(verb.config, [f'[{_CONFIG}]'])
+    return [*words, *config, _WORKDIR if verb.workdir else f'[{_WORKDIR}]',
+            *(f'--{flag}=VALUE' if flag in known.needed else f'[--{flag}=VALUE]'
+              for flag in verb.flags), *([_KEYS] if config else [])]
 
 
 def _usage_lines(command: str, parts: Sequence[str]) -> list[str]:

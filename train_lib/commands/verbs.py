@@ -16,8 +16,8 @@ class Verb:
         help: one line of `main.py --help`.
         function: 'module:name', loaded only when the verb is asked for; it takes a Command and
             returns the exit code.
-        config: whether --config is 'required' or 'optional', or is by default that 'of the run' in
-            --workdir.
+        config: whether --config is 'required', 'optional' or 'refused', or is by default that 'of
+            the run' in --workdir.
         default_config: the file that is read where --config is not given; '' for none.
         workdir: what --workdir must be, for a verb that cannot do without; '' for others.
         votes: whether it takes the configs of configs/vote, and no others.
@@ -30,7 +30,7 @@ class Verb:
 
     help: str
     function: str
-    config: Literal['required', 'optional', 'of the run'] = 'required'
+    config: Literal['required', 'optional', 'refused', 'of the run'] = 'required'
     workdir: str = ''
     votes: bool = False
     example: str = 'sketch_vit.py'
@@ -71,11 +71,11 @@ VERBS = {
                   example='studies/digits.py', flags=dict(workers='processes, 1 or more'),
                   keys=dict(workers='study.workers')),
     'export': Verb('write a trained run as StableHLO, for timm, or as ONNX',
-                   'train_lib.commands.export:export', config='optional',
+                   'train_lib.commands.export:export', config='refused',
                    workdir='a trained run',
                    flags=dict(format='stablehlo, timm or onnx', out='the folder that is made')),
     'compare': Verb('put runs beside each other: compare runs/*',
-                    'train_lib.commands.compare:compare', config='optional', words=None,
+                    'train_lib.commands.compare:compare', config='refused', words=None,
                     flags=dict(workdirs='patterns of workdirs, between commas',
                                against='the run that differences are to (default: the first)')),
     'models': Verb('list the models; a word after it filters',
