@@ -66,8 +66,8 @@ HELPS = {
          '    --workdir=runs/vote'],
         ('rule', 'source', 'sample'), 'voting.md'),
     'submit': Help(
-        'Lets trained runs predict the pictures that a sample submission asks for, lets their folds '
-        'and then the runs vote, and writes submission.csv with the columns of the sample.',
+        'Lets trained runs predict the pictures that a sample submission asks for, lets their '
+        'folds and then the runs vote, and writes submission.csv with the columns of the sample.',
         ["python main.py submit --workdirs='runs/a*' --sample=sample_submission.csv \\",
          '    --images=PATH --out=runs/submission'],
         ('views', 'rule', 'columns'), 'competition.md', needed=('workdirs', 'sample', 'images')),
