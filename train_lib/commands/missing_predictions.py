@@ -32,4 +32,4 @@ def predict_missing(workdir: Path, source: str, views: Sequence[str]) -> None:
     log.info('missing  predictions of %s (%s), which are made now: %s', source, ', '.join(views),
              workdir)
     with StopSignal() as stop, lock.held(workdir):
-        predict_any(config, workdir, stop)
+        predict_any(config, workdir, stop, replace=False)

@@ -36,8 +36,8 @@ from train_lib.run_dir.overrides import overlay
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import path_name
-from train_lib.training.evaluate import logits_of, save_predictions
-from train_lib.training.inference import log_scores, mean_of_views, predict_runs
+from train_lib.training.evaluate import logits_of
+from train_lib.training.inference import log_scores, mean_of_views, predict_runs, save_together
 from train_lib.training.inference_rows import Rows, rows_of_runs
 from train_lib.training.predict_spec import PredictSpec, predict_spec
 from train_lib.training.preprocess_spec import loader_spec, preprocess_spec
@@ -68,22 +68,25 @@ class Probe:
     weights: str
 
 
-def predict_any(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) -> None:
+def predict_any(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
+                replace: bool = True) -> None:
     """Predicts with a run, every fold of one, or the heads of a probing run; see `predict_runs`."""
     known = (workdir / 'config.json').exists()
     if known and workdirs.saved_config(workdir).probe.heads:
-        predict_probe(config, workdir, stop)
+        predict_probe(config, workdir, stop, replace)
     else:
-        predict_runs(config, workdir, stop)
+        predict_runs(config, workdir, stop, replace)
 
 
-def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) -> None:
+def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
+                  replace: bool = True) -> None:
     """Predicts with the setting that a probing run has chosen.
 
     Args:
         config: as in `predict_runs`.
         workdir: of the probing run.
         stop: true ends the work; what is finished is kept.
+        replace: see `PredictSpec`.
 
     Raises:
         ConfigError: the run is not finished, its backbone is another one today, or a value is
@@ -92,7 +95,7 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) -
     if distributed.several():
         raise ConfigError(f'{workdir} is a probing run, which {jax.process_count()} processes '
                           f'cannot share: start one.')
-    asked = predict_spec(config)
+    asked = dataclasses.replace(predict_spec(config), replace=replace)
     own = overlay(config.copy_and_resolve_references(), workdirs.saved_config(workdir).to_dict())
     with own.ignore_type():
         own.mesh = config.mesh
@@ -187,7 +190,7 @@ def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
         _write(fold / 'predictions' / asked.folder / view,
                _about(probe, rows, view, stage, digest, fold_of(fold)), rows, found[view], asked)
     logits = _read(fold / 'predictions' / asked.folder, asked)
-    save_predictions(fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits)
+    save_together(asked, fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits)
     return found
 
 
@@ -242,7 +245,7 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         out_of_fold(probe.folds[0].parent, view)  # no fold scores rows that it trained on
         pooled = {head: np.concatenate([logits[view][head] for _, logits in done])
                   for head in whole.heads}
-        save_predictions(folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled)
+        save_together(asked, folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled)
         log_scores(f'{probe.workdir.name} out of fold', whole, pooled)
         return
     if any(of_fold.digest != rows.digest for of_fold, _ in done):
@@ -256,5 +259,5 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         _write(folder / asked.folder / view, _about(probe, rows, view, stage, digest, None), rows,
                mean, asked)
     logits = _read(folder / asked.folder, asked)
-    save_predictions(folder / f'{asked.folder}.npz', rows.manifest, logits)
+    save_together(asked, folder / f'{asked.folder}.npz', rows.manifest, logits)
     log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits)

@@ -82,7 +82,8 @@ class _Request:
     stop: Callable[[], bool]
 
 
-def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) -> None:
+def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
+                 replace: bool = True) -> None:
     """Predicts with one run, or with every fold of a k-fold run, one after another.
 
     Args:
@@ -90,12 +91,13 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) ->
             the model and the preparation of the pictures are the run's own.
         workdir: of the run.
         stop: true ends the work; what is finished is kept.
+        replace: see `PredictSpec`.
 
     Raises:
         ConfigError: there is no run or no checkpoint, or a value is wrong. Interrupted: told to
             stop.
     """
-    asked = predict_spec(config)
+    asked = dataclasses.replace(predict_spec(config), replace=replace)
     runs = folds_of(workdir) or [workdir]
     own = overlay(config.copy_and_resolve_references(), workdirs.saved_config(runs[0]).to_dict())
     mesh, spec = make_mesh(config.mesh), preprocess_spec(own, runs[0], say=True)
@@ -112,7 +114,7 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool]) ->
             validation.append((rows.manifest, logits))
         log_scores(f'{run.name} {asked.folder}', rows.manifest, logits)
     if len(validation) > 1:
-        _save_out_of_fold(workdir, validation, next(iter(asked.views)))
+        _save_out_of_fold(asked, workdir, validation)
 
 
 def _make_inference(own: ConfigDict, spec: PreprocessSpec, classes: Mapping[str, tuple],
@@ -176,8 +178,8 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
                     len(manifest), batch_size, logits_from)
     logits = mean_of_views([store.open_member(folder / view) for view in asked.views])
     if distributed.is_first():
-        save_predictions(folder.with_name(f'{asked.folder}.npz'), manifest, logits,
-                         about['digest'])
+        save_together(asked, folder.with_name(f'{asked.folder}.npz'), manifest, logits,
+                      about['digest'])
     return logits
 
 
@@ -260,15 +262,23 @@ def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
     return found
 
 
-def _save_out_of_fold(workdir: Path, folds: Sequence[tuple[Manifest, dict[str, np.ndarray]]],
-                      view: str) -> None:
+def save_together(asked: PredictSpec, path: Path, manifest: Manifest,
+                  logits: Mapping[str, np.ndarray], digest: str = '') -> None:
+    """`save_predictions` of all views together, unless a file that is there has to stay."""
+    if asked.replace or not path.exists():
+        save_predictions(path, manifest, logits, digest)
+
+
+def _save_out_of_fold(asked: PredictSpec, workdir: Path,
+                      folds: Sequence[tuple[Manifest, dict[str, np.ndarray]]]) -> None:
     """Writes predictions/out_of_fold.npz: the validation rows of all folds, with their logits."""
     whole = dataclasses.replace(folds[-1][0], table=pd.concat(
         [manifest.table for manifest, _ in folds], ignore_index=True))
     pooled = {head: np.concatenate([logits[head] for _, logits in folds]) for head in whole.heads}
     if distributed.is_first():
-        out_of_fold(workdir, view)  # complete, and no fold scores rows that it trained on
-        save_predictions(workdir / 'predictions/out_of_fold.npz', whole, pooled)
+        # Complete, and no fold scores rows that it trained on.
+        out_of_fold(workdir, next(iter(asked.views)))
+        save_together(asked, workdir / 'predictions/out_of_fold.npz', whole, pooled)
     log_scores(f'{workdir.name} out of fold', whole, pooled)
 
 

@@ -24,6 +24,8 @@ class PredictSpec:
         views: {name: the stage that shows a picture that way}.
         dtype: of the stored logits, one of `store.DTYPES`.
         batch_size: rows per step at most, over all devices.
+        replace: whether predictions/<folder>.npz, which holds all views together, is written where
+            there is one. A vote asks for more views of its members without that.
     """
 
     source: str
@@ -32,6 +34,7 @@ class PredictSpec:
     views: Mapping[str, Stage]
     dtype: str
     batch_size: int
+    replace: bool = True
 
 
 def predict_spec(config: ConfigDict) -> PredictSpec:

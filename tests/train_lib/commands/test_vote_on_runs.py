@@ -36,7 +36,11 @@ def test_predictions_that_are_missing_are_made(trained, tmp_path, capsys):
         (trained / f'fold_{k}/predictions/test.npz').unlink()
     line = refused(capsys, [trained], tmp_path / 'v', '--config.predict=False')
     assert f'main.py predict --workdir={trained}/fold_0' in line
+    own = {path: path.read_bytes() for path in trained.rglob('predictions/*.*')
+           if path.stem != 'test'}
+    assert {path.name for path in own} >= {'val.npz', 'val.csv', 'out_of_fold.npz'}
     assert vote([trained], tmp_path / 'v', '--config.views=identity,hflip') == 0
+    assert {path: path.read_bytes() for path in own} == own  # those of a run stay as they were
     result = result_of(tmp_path / 'v')
     assert [one['name'] for one in result['members']] == [
         'run/fold_0', 'run/fold_0:hflip', 'run/fold_1', 'run/fold_1:hflip']
