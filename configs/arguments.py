@@ -30,7 +30,9 @@ def read(arg: str | None, known: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f'The config argument {key} has no value: write {key}=...')
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = (f'did you mean {near[0]}={value or "..."}?' if near else
+            meant = '' if equals else _key_of(part)
+            hint = (f'did you mean {meant}={part}?' if meant in known else
+                    f'did you mean {near[0]}={value or "..."}?' if near else
                     f'the known ones are {", ".join(known)}.')
             raise ValueError(f'The config argument {part!r} is not known: {hint}')
         if not value and not known[key]:  # as of a variable of the shell that is not set
@@ -38,6 +40,14 @@ def read(arg: str | None, known: Mapping[str, str]) -> dict[str, str]:
                              f'out.')
         values[key] = value
     return values
+
+
+def _key_of(word: str) -> str:
+    """The data key that a word alone was likely meant for, '' for none."""
+    if word in SOURCES:
+        return 'data'
+    ending = word.rpartition('.')[2].lower()
+    return 'csv' if ending in ('csv', 'parquet') else 'folder' if '/' in word else ''
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import csv
 import logging
 import os
 import re
+import zipfile
 
 import pandas as pd
 
@@ -27,13 +28,15 @@ def read_rows(path: str, what: str = 'The file', *, edited: bool = False
             ones write, is read too.
 
     Raises:
-        DataError: the file is absent, empty, not UTF-8 or not a valid CSV, or has two columns of
-            the same name.
+        DataError: the file is absent, empty, packed, not UTF-8 or not a valid CSV, or has two
+            columns of the same name.
     """
     rows, line = [], 1
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f'{what} {path!r} is a folder, a pipe or a device: give a CSV file.')
+        if zipfile.is_zipfile(path):  # as competitions give them
+            raise DataError(f'{what} {path!r} is a zip archive: unpack it.')
         encoding = _encoding_of(path) if edited else 'utf-8-sig'
         with open(path, encoding=encoding, newline='') as file:
             first = file.readline()

@@ -53,6 +53,8 @@ def each_given(images: Any) -> Iterator[Given]:
     if isinstance(images, (Mapping, pd.DataFrame)):
         raise DataError(f'images is {_kind(images)}: give a list whose items are each {_KINDS}; '
                         f'of a table, the column with the paths.')
+    if hasattr(images, 'read'):  # it would be iterated line by line
+        raise DataError(f'images is {_kind(images)}: give its bytes, as in images.read().')
     single = isinstance(images, _SINGLE) or (isinstance(images, np.ndarray)
                                              and images.dtype.kind in 'uifb' and images.ndim < 4)
     if not single and not isinstance(images, Iterable):

@@ -68,6 +68,9 @@ def test_the_examples_of_a_hurry():
     assert refused(sketch, 'flip=no').endswith('did you mean flips=no?')
     assert refused(sketch, 'folder').endswith('write folder=...')
     assert 'data, folder, csv' in refused(sketch, 'siez=tiny')
+    assert refused(sketch, 'digits').endswith('did you mean data=digits?')
+    assert refused(sketch, 'data/cats').endswith('did you mean folder=data/cats?')
+    assert refused(sketch, 'train.csv').endswith('did you mean csv=train.csv?')
     assert refused(FOLDER / 'mask_cnn.py', 'siez=tiny').endswith('did you mean size=tiny?')
     assert refused(FOLDER / 'mask_cnn.py', 'size=big').endswith(
         'size=big is not a whole number: give size=NUMBER or size=tiny.')

@@ -44,7 +44,8 @@ def get_config() -> ConfigDict:
     # What is fitted on: 'out_of_fold' | 'val' | 'auto': out_of_fold of k-fold runs, val of others.
     config.fit_source = 'auto'
     config.folds = 5  # of the fitted rows, for their nested (honest) scores; 2 or more
-    config.views = ()  # views that vote, as in config.predict.views ((): all that a run has)
+    # Views that vote, as in config.predict.views ((): all that a run has; submit: identity).
+    config.views = ()
     config.predict = True  # make predictions that a run lacks, if it has a checkpoint
     config.soup = ''  # 'uniform' | 'greedy': also average the weights of the members, which must
                       # share their start, and score that one model

@@ -42,7 +42,7 @@ def test_a_given_side_is_kept_and_must_not_change():
     today = manifest(groups=[''] * 6)
     given = ['', '', 'val', 'test', 'test', '']
     assert kept(today, given, dict(zip('abcd', SIDES))) == 'train train val test test train'
-    with pytest.raises(DataError, match=r"1 pictures .*'e' was in train, and is now in test"):
+    with pytest.raises(DataError, match=r"1 picture .*'e' was in train, and is now in test"):
         kept(today, given, KNOWN)
 
 

@@ -150,7 +150,7 @@ def test_damage_is_found_and_repaired(source, tmp_path):
     packed_source(tmp_path / 'p')  # the size is the same, so reading finds it
     with pytest.raises(DataError, match=r"'packed:2:\d' in .*images-00002.*damaged"):
         [read_bytes(packed.root, f'packed:2:{row}') for row in range(5)]
-    with pytest.raises(DataError, match=r'1 files .*damaged \(images-00002'):
+    with pytest.raises(DataError, match=r'1 file .*damaged \(images-00002'):
         verify(packed.root)
     shard.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=r'images-00002.* bytes: copy it again'):

@@ -113,7 +113,7 @@ def test_names_with_dots_and_second_slashes(tmp_path):
 
 
 def test_the_name_of_an_archive_has_no_slash_behind_it(tmp_path):
-    with pytest.raises(DataError, match=r"lie in '.*a.zip' without .* to .*a.zip/<class>/"):
+    with pytest.raises(DataError, match=r"lies in '.*a.zip' without .* to .*a.zip/<class>/"):
         load(archive(tmp_path / 'a.zip', {'0.png': picture(0)}))
 
 

@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> Command:
     given = [flag.partition('=')[2] for flag in plain if flag.startswith('--config=')]
     spec = given[-1] if given else None
     asked = bool({'--help', '-h'} & set(plain)) or words[:1] == [HELP]
-    if words[:1] == [HELP]:
+    while words[:1] == [HELP]:
         words = words[1:]
     if asked and not words:
         _exit_with(verb_help.general())
@@ -63,6 +63,9 @@ def parse(argv: Sequence[str]) -> Command:
     _check(name, verb, config, spec, workdir)
     if verb.config == 'of the run' and spec is None:
         take_over(config, workdir)
+    if overrides and verb.config == 'refused':
+        raise ConfigError(f'--config.{overrides[0][0]}: the verb {name} takes no config: leave it '
+                          f'out.')
     if overrides and config is None:
         raise ConfigError(f'--config.{overrides[0][0]} needs a config: give --config=FILE too.')
     overrides += [(key, own[flag]) for flag, key in verb.keys.items() if flag in own]
@@ -194,6 +197,8 @@ def _first_sentence(spec: str, error: BaseException) -> str:
     text = ' '.join(str(error).split())
     if isinstance(error, AttributeError) and text.endswith("has no attribute 'get_config'"):
         text = 'it has no function get_config, so it is not a config: give another file.'
+    elif isinstance(error, TypeError) and 'get_config() takes 0 positional' in text:
+        text = f'this config takes nothing after its colon: leave out {spec.partition(":")[2]!r}.'
     elif not isinstance(error, (ValueError, flags.Error)):
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
                  if Path(frame.filename).name == Path(spec.partition(':')[0]).name]

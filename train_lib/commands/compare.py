@@ -33,6 +33,7 @@ from train_lib.studies.compared_runs import (
     read_runs,
     shortened,
 )
+from train_lib.studies.study_file import STUDY
 
 _VALUE = 80  # characters of a setting on the page
 log = logging.getLogger(__name__)
@@ -42,8 +43,12 @@ def compare(command: Command) -> int:
     """Prints a table, and writes the page and the CSV. Returns the exit code.
 
     Raises:
-        ConfigError: a path does not exist, or fewer than two of them hold a run.
+        ConfigError: a path does not exist, fewer than two of them hold a run, or --workdir holds
+            another report.
     """
+    if command.workdir and not _is_ours(command.workdir):
+        raise ConfigError(f'--workdir={command.workdir} holds the report of something else: give '
+                          f'a new folder for the comparison, or leave --workdir out.')
     paths = _paths(command)
     found, others = find_runs(paths)
     if len(found) < 2:
@@ -66,6 +71,12 @@ def compare(command: Command) -> int:
         page = _write_page(workdir, runs, reference, pairs, others)
     log.info('report   %s', page)
     return 0
+
+
+def _is_ours(workdir: Path) -> bool:
+    """Whether a comparison may be written there: into an earlier one, or where no report is."""
+    return (workdir / 'compare.csv').exists() or not any(
+        (workdir / name).exists() for name in ('report.html', 'config.json', STUDY))
 
 
 def _counted(number: int) -> str:

@@ -30,7 +30,7 @@ from train_lib.run_dir.ancestors import of_start
 from train_lib.run_dir.seen_rows import related
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.progress import counting_bar
+from train_lib.runtime.progress import counting_bar, in_columns
 from train_lib.training.data import load_data
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
                                 read_image=sources.reader(manifest))
     for found in findings:
         if found.note:
-            log.warning('%-8s %s', found.detector, found.note)
+            # A sentence without a path, which needs no whole line to be found in a file.
+            for line in in_columns(f'{found.detector:8} {found.note}'):
+                log.warning('%s', line)
     for line in summary(findings, table).splitlines():
         log.info('%s', line)
     log.info('written  %s', workdir / 'decisions.csv')

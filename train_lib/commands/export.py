@@ -86,14 +86,14 @@ def _earlier(out: Path) -> bool:
         return False
     if not out.is_dir():
         raise ConfigError(f'--out={out} is a file: give a folder, which is made.')
-    found = _files(out)
-    if not found:
+    if next(out.iterdir(), None) is None:
         return False
     try:
         known = {str(name) for name in read_json(out / RECORD)['files']}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f'--out={out} is not empty and is no export: give another folder, which '
                           f'is made.') from None
+    found = _files(out)
     if found - known:
         raise ConfigError(f'--out={out} holds {listed(sorted(found - known))}, which the export '
                           f'there did not write: move it away, or give another folder.')
@@ -112,8 +112,13 @@ def _make(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
+    _make(folder)
     try:
-        with lock.held(folder):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.held(folder))
+            except ConfigError as error:
+                raise ConfigError(str(error).replace('--workdir', '--out')) from None
             yield
     finally:
         with contextlib.suppress(OSError):  # a killed export made it, or another one holds it

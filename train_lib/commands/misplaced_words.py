@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train_lib.commands.verbs import Verb
+from train_lib.predictions.run_folders import folds_of
 from train_lib.run_dir.overrides import shown
 
 _TABLES = ('.csv', '.parquet')
@@ -30,6 +31,8 @@ def meant(words: Sequence[str], name: str, verb: Verb, spec: str | None) -> str:
     elif name == 'predict' and path.is_dir() and not _is_run(path):
         flag = (f'--config.predict.source=data --config.data.source=folder '
                 f'--config.data.folder={shown(word)}')
+    elif name == 'submit':
+        flag = _of_submit(words, path)
     elif verb.workdir or (_is_run(path) and not verb.votes):
         flag = f'--workdir={shown(word)}'
     else:
@@ -37,6 +40,15 @@ def meant(words: Sequence[str], name: str, verb: Verb, spec: str | None) -> str:
         source = f'members={",".join(map(shown, words))}' if verb.votes else _source(path)
         flag = f'--config={config}{"," if ":" in config else ":"}{source}'
     return f'{shown(word)!r} is a path, which needs a flag: did you mean {flag}?'
+
+
+def _of_submit(words: Sequence[str], path: Path) -> str:
+    """The flag of submit that takes the first of the words, which is this path."""
+    if path.suffix.lower() in _TABLES:
+        return f'--sample={shown(words[0])}'
+    if path.suffix.lower() == '.zip' or (path.is_dir() and not (_is_run(path) or folds_of(path))):
+        return f'--images={shown(words[0])}'
+    return f'--workdirs={",".join(map(shown, words))}'
 
 
 def _is_run(path: Path) -> bool:

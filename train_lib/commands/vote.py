@@ -96,5 +96,6 @@ def run_vote(config: Mapping, workdir: Path,
     for line in mark_lines(result):
         log.warning('%s', line)
     log.info('report   %s', path)
-    log.info('submission  %s (%s)', workdir / 'submission.csv', columns)
+    log.info('answers  %s', columns)
+    log.info('submission  %s', workdir / 'submission.csv')
     return result

@@ -220,10 +220,13 @@ def _single(free: Mapping[str, Sequence[str]], question: Question, where: str
     free = {name: cells for name, cells in free.items() if name.casefold() != 'confidence'}
     likely = named or list(free) if len(free) < 2 or named else [
         name for name, cells in free.items() if set(map(nfc, cells)) <= {*map(nfc, classes), ''}]
+    if not free:
+        raise ConfigError(f'The sample {where!r} has no column besides the ids: add an empty one '
+                          f'for the answer, such as target.')
     if len(likely) != 1:
         what = (f'several columns for the answer ({_first(likely)})' if likely else
-                'no column for the answer' if free else 'no column besides the ids')
-        name = next(iter(likely or free), 'target')
+                'no column for the answer')
+        name = next(iter(likely or free))
         raise ConfigError(f'The sample {where!r} has {what}: say what its columns hold, as in '
                           f"--config.columns=\"{{{name!r}: 'class'}}\".")
     name = likely[0]

@@ -13,8 +13,8 @@ from train_lib.ensembles.aligned import AlignedPredictions, groups_of_rows
 from train_lib.metrics.intervals import accuracy_interval, f1_interval, f1_rows
 from train_lib.metrics.scores import top_probability, wilson_interval
 from train_lib.predictions.members import inherited, out_of_fold
-from train_lib.predictions.run_folders import folds_of, run_of
-from train_lib.predictions.store import IDENTITY, Member, members_of
+from train_lib.predictions.run_folders import folds_of, run_of, splits_of
+from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member, members_of
 from train_lib.run_dir.json_files import read_json
 from train_lib.runtime.errors import ConfigError
 
@@ -97,18 +97,22 @@ def validated_runs(aligned: AlignedPredictions) -> tuple[dict[str, Validated], l
 
 
 def written_scores(member: Member) -> dict | None:
-    """Scores of the validation rows as result.json has them, with Wilson's interval, for a run
-    whose predictions of them are gone; None without."""
+    """Scores of the validation rows as result.json has them, for a run whose predictions of them
+    are gone; None without. The interval is Wilson's; there is none for pictures in groups, of which
+    result.json does not say who was right."""
     try:
-        values = read_json(member.workdir / 'result.json')['val']
+        result = read_json(member.workdir / 'result.json')
+        rows = 'val' if 'val' in result else OUT_OF_FOLD
+        values = result[rows]
         accuracy, n = float(values.get('accuracy_product', values['accuracy'])), int(values['n'])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not (0 <= accuracy <= 1 and n > 0):
         return None
-    low, high = wilson_interval(accuracy, n)
+    grouped = bool(splits_of(member.workdir).known_groups)
+    low, high = (None, None) if grouped else wilson_interval(accuracy, n)
     return dict(n=n, accuracy=accuracy, low=low, high=high, f1_macro=None, f1_low=None,
-                f1_high=None, groups=None, heads={}, seen=0, view=IDENTITY, rows='val')
+                f1_high=None, groups=None, heads={}, seen=0, view=IDENTITY, rows=rows)
 
 
 def even_rows(count: int) -> np.ndarray:
@@ -117,12 +121,13 @@ def even_rows(count: int) -> np.ndarray:
 
 
 def _of_member(member: Member, aligned: AlignedPredictions) -> Validated | None:
-    for view in dict.fromkeys((member.view, IDENTITY)):
-        try:
-            rows, = members_of(member.workdir, 'val', [view])
-            return _answers(rows, aligned)
-        except (ConfigError, ValueError):
-            continue
+    for source in ('val', OUT_OF_FOLD):  # a probing run over folds has the latter only
+        for view in dict.fromkeys((member.view, IDENTITY)):
+            try:
+                rows, = members_of(member.workdir, source, [view])
+                return _answers(rows, aligned)
+            except (ConfigError, ValueError):
+                continue
     return None
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from input_pipeline.atomic_files import atomic_open, write_text
 from input_pipeline.class_names import nfc, places_of
 from input_pipeline.csv_table import quoting_for
-from input_pipeline.errors import did_you_mean, listed, nearest
+from input_pipeline.errors import counted, did_you_mean, listed, nearest
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.answer_columns import (
     INDEX,
@@ -107,7 +107,7 @@ def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, v
     else:
         write_text(path, sample.text_of(table))
     more = len(columns) - _SHOWN
-    return (f'{len(table):,} rows; columns {", ".join([*columns][:_SHOWN])}'
+    return (f'{counted(len(table), "row")}; columns {", ".join([*columns][:_SHOWN])}'
             + (f' and {more} more' if more > 0 else ''))
 
 

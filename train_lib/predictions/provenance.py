@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from input_pipeline.atomic_files import write_json
-from train_lib.predictions.run_folders import config_json
+from train_lib.predictions.run_folders import config_json, folds_of
 from train_lib.run_dir.digests import identity
 from train_lib.run_dir.json_files import read_json
 
@@ -61,12 +61,33 @@ def doubt_of_digest(digest: str, step: int | None, workdir: Path) -> str:
            if path.name.isdigit() and step in (None, int(path.name))}
     own.add(_read(workdir / 'result.json').get('checkpoint', ''))  # an older run does not say
     own.discard('')
-    if digest in own:
+    if digest in own or digest in _of_heads(workdir):
         return ''
     if own:
         raise ValueError('they were made with a checkpoint that is not one of this run, as if '
                          'they had been copied from another workdir')
     return 'the checkpoint that they were made with is gone'
+
+
+def digest_of_heads(files: Sequence[Path], backbone: str) -> str:
+    """What stands for a checkpoint of the mean of heads on one backbone.
+
+    Args:
+        files: the head of each fold.
+        backbone: digest of its weights.
+    """
+    heads = ''.join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    return hashlib.sha256(heads.encode() + backbone.encode()).hexdigest()
+
+
+def _of_heads(workdir: Path) -> list[str]:
+    """The digest of the heads that a probing run chose; [] of another run, or of an older one."""
+    result = _read(workdir / 'result.json')
+    if not {'chosen', 'backbone'} <= result.keys():
+        return []
+    files = [fold / 'head.safetensors' for fold in folds_of(workdir / str(result['chosen']))]
+    return [digest_of_heads(files, str(result['backbone']))] if all(
+        path.is_file() for path in files) else []
 
 
 def not_checked(members: Sequence, *, shared: bool = True) -> list[str]:

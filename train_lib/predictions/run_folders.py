@@ -59,11 +59,14 @@ class Splits:
         roles: {id: 'train' | 'val' | 'test'}.
         groups: {id: group} of the rows that have one; {} if the run allowed groups on two sides.
         labels: {head: class name of each row, '' for none}, in the order of `roles`.
+        known_groups: as `groups`, and also there if the run allowed them on two sides; by them
+            scores get their intervals, as in the report of the run.
     """
 
     roles: Mapping[str, str]
     groups: Mapping[str, str]
     labels: Mapping[str, tuple[str, ...]]
+    known_groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def training_labels(self, head: str) -> list[str]:
         """The class names of the training rows."""
@@ -87,11 +90,10 @@ def splits_of(workdir: Path) -> Splits:
         raise ConfigError(f'{path} is damaged (each id must appear once, with train, val or '
                           f'test): restore it.')
     grouped = config_json(workdir).get('split', {}).get('grouped', True)
-    groups = zip(columns['id'], columns['group']) if 'group' in columns and grouped else ()
-    return Splits(dict(zip(columns['id'], columns['split'])),
-                  {name: group for name, group in groups if group},
+    groups = {name: group for name, group in zip(columns['id'], columns.get('group', ())) if group}
+    return Splits(dict(zip(columns['id'], columns['split'])), groups if grouped else {},
                   {name.removeprefix('label/'): values for name, values in columns.items()
-                   if name.startswith('label/')})
+                   if name.startswith('label/')}, groups)
 
 
 def config_json(workdir: Path) -> dict:

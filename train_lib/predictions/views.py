@@ -54,6 +54,9 @@ def make_views(names: Sequence[str], where: str = 'config.predict.views') -> dic
     Raises:
         ConfigError: there are none, or one is unknown. DataError: a number out of its range.
     """
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(f'{where}: {name!r} is not the name of a view, such as identity.')
     wanted = dict.fromkeys(one for name in names for one in SETS.get(name, (name,)))
     if not wanted:
         raise ConfigError(f'{where} = (): give at least one view, such as identity.')

@@ -25,6 +25,7 @@ from input_pipeline.errors import counted
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
+from train_lib.predictions.provenance import digest_of_heads
 from train_lib.predictions.run_folders import fold_of, folds_of
 from train_lib.probing.backbone import Backbone, make_backbone
 from train_lib.probing.feature_cache import digest_weights
@@ -250,9 +251,7 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         return
     if any(of_fold.digest != rows.digest for of_fold, _ in done):
         return  # each fold trained on other rows
-    digest = hashlib.sha256(''.join(
-        hashlib.sha256((fold / 'head.safetensors').read_bytes()).hexdigest()
-        for fold in probe.folds).encode() + probe.weights.encode()).hexdigest()
+    digest = digest_of_heads([fold / 'head.safetensors' for fold in probe.folds], probe.weights)
     for view, stage in asked.views.items():
         mean = {head: log_mean([logits[view][head] for _, logits in done])
                 for head in rows.manifest.heads}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from input_pipeline.csv_table import separator_of
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.metrics.class_shift import FACTOR, LEVEL
@@ -37,6 +38,7 @@ def unlabelled_values(result: Mapping, aligned: AlignedPredictions, votes: Votes
         members=[dict(name=member.name, weight=weight, scores=scores) for member, weight, scores in
                  zip(aligned.members[:_ROWS], found['weights'], found['members'])],
         others=max(0, len(aligned.members) - _ROWS), runs=found['runs'], without=found['without'],
+        models=len(set(aligned.models)),
         heads=_score_heads(found), seen=_seen(aligned, found),
         grouped=any(one and one['groups'] for one in (*found['members'],
                                                       *found['runs'].values())),
@@ -51,7 +53,9 @@ def preview(path: Path) -> dict:
     """The first rows of submission.csv: path, columns, rows, and how many columns there are more.
     """
     with open(path, newline='', encoding='utf-8') as file:
-        lines = list(itertools.islice(csv.reader(file), _PREVIEW + 1))
+        separator = separator_of(file.readline())
+        file.seek(0)
+        lines = list(itertools.islice(csv.reader(file, delimiter=separator), _PREVIEW + 1))
     header = lines[0] if lines else []
     return dict(path=str(path), columns=header[:_COLUMNS], rows=[row[:_COLUMNS]
                                                                  for row in lines[1:]],

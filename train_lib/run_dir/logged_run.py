@@ -38,10 +38,12 @@ class Logger(Protocol):
     """A run at one place. Every method may raise; the training does not notice.
 
     Attributes:
+        WHERE: what the knob takes, for errors.
         run: the place's name of the run, by which a later start finds it again.
         shown: the last step that the place has, -1 if there is none.
     """
 
+    WHERE: str
     run: str
     shown: int
 

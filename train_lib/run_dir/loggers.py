@@ -30,6 +30,7 @@ from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.logged_run import LoggedRun, Logger, describe_run
 from train_lib.run_dir.mlflow_logger import MlflowLogger
 from train_lib.run_dir.wandb_logger import WandbLogger
+from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import Interrupted, Stopped
 
 # The knob config.log.<name> -> its logger.
@@ -39,6 +40,7 @@ RETRY_SECONDS = 60.0
 # Seconds that loggers are given at the end. Whoever stops a run may kill it soon.
 GRACE = {'done': 60.0, 'stopped': 10.0, 'failed': 10.0}
 _COLUMNS = 80
+_SWITCHES = ('true', 'false', 'yes', 'no', 'on', 'off', 'none', '0', '1')
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +56,9 @@ def check_loggers(section: ConfigDict) -> None:
         ConfigError: a package is missing, or what a logger needs.
     """
     for name, where in wanted_loggers(section).items():
+        if where.lower() in _SWITCHES:
+            raise ConfigError(f'config.log.{name} = {where!r} is no switch: give '
+                              f'{LOGGERS[name].WHERE}, or leave it empty for none.')
         LOGGERS[name].check(where)
 
 

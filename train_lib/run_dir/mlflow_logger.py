@@ -30,6 +30,8 @@ class MlflowLogger:
     """A run of an experiment. Parameters are the config as it was at the first start; a value that
     a later start changes becomes a tag."""
 
+    WHERE = 'a folder or a tracking URI'
+
     def __init__(self, where: str, place: str, run: str, about: LoggedRun):
         from mlflow import MlflowClient
 

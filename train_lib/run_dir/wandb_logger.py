@@ -21,6 +21,8 @@ _INIT_SECONDS, _FINISH_SECONDS = 45.0, 60.0  # until a server that does not answ
 class WandbLogger:
     """A run of a project. Its history is by training step, which wandb wants in order."""
 
+    WHERE = 'the name of a project'
+
     def __init__(self, where: str, place: str, run: str, about: LoggedRun):
         import wandb
 

@@ -18,12 +18,20 @@ LONG = 5.0  # seconds of compiling after which a log without a terminal says so
 
 
 class InColumns(logging.Formatter):
-    """The message in lines of at most 80 columns. A path is not broken: one that a line ends with,
-    behind a few words, stays there, however long it is."""
+    """The message, on a terminal in lines of at most 80 columns. A path is not broken: one that a
+    line ends with, behind a few words, stays there, however long it is. In a file or a pipe a
+    message stays whole, so that it can be found."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return '\n'.join(part for line in super().format(record).split('\n')
-                         for part in in_columns(line))
+        text = super().format(record)
+        if not to_terminal():
+            return text
+        return '\n'.join(part for line in text.split('\n') for part in in_columns(line))
+
+
+def to_terminal() -> bool:
+    """Whether somebody reads the log as it is written."""
+    return sys.stderr.isatty()
 
 
 def in_columns(line: str) -> list[str]:

@@ -51,7 +51,7 @@ def scores_of_run(workdir: Path, trained: Sequence[TrainedModel], result: Mappin
         trained: its models.
         result: the content of its result.json.
     """
-    groups = splits_of(trained[0].workdir).groups
+    groups = splits_of(trained[0].workdir).known_groups
     heads = tuple(trained[0].classes)
     if len(trained) == 1:
         return [score for split in ('val', 'test') for score in

@@ -32,6 +32,9 @@ logits = model(transform(PIL.Image.open('picture.jpg').convert('RGB'))[None])
 classes = model.pretrained_cfg['label_names']  # in the order of the logits
 ```
 
+The run turns pictures by their EXIF orientation, lays transparent ones over white and scales
+values of 16 bits; timm does not, so do it before `transform`.
+
 `safetensors.torch.load_file` reads the weights alone. Probabilities are the softmax of the
 logits."""
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'

@@ -26,4 +26,4 @@ def main(paths: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main(sys.argv[1:] or sys.exit(__doc__))

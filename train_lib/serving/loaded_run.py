@@ -11,7 +11,7 @@ not grow with their number, and nothing is compiled anew for the last block.
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,9 @@ class LoadedRun:
             DataError: a picture cannot be read, or is of another type or shape. ConfigError: a view
                 is unknown, the batch size is not positive, or a class is called like a column.
         """
-        stages = make_views((views,) if isinstance(views, str) else tuple(views), 'views')
+        several = isinstance(views, Iterable) and not isinstance(views, str)
+        names: Any = views if several else (views,)
+        stages = make_views(tuple(names), 'views')
         per_class = self._class_columns() if probabilities else {}
         ids: list[str | int] = []
         outputs = self._outputs(_noting(each_given(images), ids), list(stages.values()),
@@ -200,12 +202,6 @@ class LoadedRun:
         return {head: log_mean([view[f'{fold}/{head}'] + offsets[head] for view in views
                                 for fold, offsets in enumerate(self._offsets)])
                 for head in self._heads}
-
-    def _batch_size(self, given: int | None) -> int:
-        wanted = self._config.eval.batch_size if given is None else given
-        if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or wanted < 1:
-            raise ConfigError(f'batch_size = {given!r}: give a whole number above 0, or None.')
-        return int(wanted)
 
     def _class_columns(self) -> dict[str, list[str]]:
         several = len(self._heads) > 1

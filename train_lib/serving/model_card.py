@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 import train_lib
+from input_pipeline.errors import counted
 from train_lib.predictions.run_folders import splits_of
 from train_lib.reporting.about import changed_settings
 from train_lib.reporting.inputs import read_json
@@ -86,7 +87,7 @@ def _counted(model: TrainedModel) -> str:
 def _about(workdir: Path, trained: Sequence[TrainedModel]) -> list[str]:
     first, (height, width) = trained[0], trained[0].preprocess.frame
     lines = [f'A classifier of pictures, `{first.config.model.name}`, for {height} x {width} '
-             f'pixels and {first.preprocess.channels} channels, computed in '
+             f'pixels and {counted(first.preprocess.channels, "channel")}, computed in '
              f'{first.config.precision}. It was trained in the run `{workdir.absolute().name}`.']
     if len(trained) > 1:
         lines += ['', f'The run has {len(trained)} folds, each of which is a model in a folder of '

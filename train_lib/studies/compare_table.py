@@ -16,6 +16,7 @@ from train_lib.studies.compared_runs import (
 Differences = Mapping[tuple[str, str], Mapping[str, Difference | str]]
 _NAME, _VALUE = 26, 24  # columns of a name and of a value
 _COLUMNS = 80
+_FEWER = ' *'  # behind a difference on a part of the pictures that one of the runs held out
 _KNOBS = 16  # settings that the terminal shows
 
 
@@ -31,6 +32,8 @@ def terminal_table(runs: Sequence[ComparedRun], reference: ComparedRun, found: D
         for place, run in enumerate(runs, 1):
             lines.append(_cut(f'{place:3} {_ended(run.name, _NAME):{_NAME}} '
                               + _scores(run, head, split, run is reference, found)))
+    if any(line.endswith(_FEWER) for line in lines):
+        lines.append('* only on the pictures that both runs held out: see report.html')
     knobs = differing_knobs(runs)
     if knobs:
         lines += ['', 'settings that differ']
@@ -57,12 +60,15 @@ def _scores(run: ComparedRun, head: str, split: str, is_reference: bool, found: 
     values = [run.scores.get((name, head)) for name in SPLITS]
     shown = [f'{"–":>6}' if one is None else f'{one.accuracy:6.4f}' for one in values]
     score = run.scores.get((split, head))
-    interval = '' if score is None or score.interval is None else \
+    if score is None:
+        return f'{shown[0]} {shown[1]}'
+    interval = '' if score.interval is None else \
         f'{score.interval[0]:.4f}-{score.interval[1]:.4f}'
     own = found.get((split, head), {}).get(run.name, '')
     if isinstance(own, Difference):
         p = '–' if own.p is None else '< .001' if own.p < 0.001 else f'{own.p:.3f}'
-        return f'{shown[0]} {shown[1]}  {interval:14} {own.value:+7.4f} {p:>6}'
+        return (f'{shown[0]} {shown[1]}  {interval:14} {own.value:+7.4f} {p:>6}'
+                f'{_FEWER if own.n < max(own.of) else ""}')
     return f'{shown[0]} {shown[1]}  {interval:14} {"" if is_reference else "not paired"}'
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from input_pipeline.errors import DataError
 from train_lib.metrics.intervals import accuracy_interval, difference_interval
 from train_lib.metrics.scores import wilson_interval
 from train_lib.metrics.statistics import holm, paired_test
-from train_lib.predictions.run_folders import folds_of
+from train_lib.predictions.run_folders import folds_of, splits_of
 from train_lib.reporting.inputs import as_dict, read_json, read_metrics
 from train_lib.reporting.page import number
 from train_lib.run_dir import workdirs
@@ -42,7 +43,7 @@ class Score:
         n: labelled pictures; None if unknown.
         interval: of the accuracy, 95 %; None if nothing says how much it varies.
         rows: what each picture adds to it; None where predictions and result.json do not agree.
-        about: 'out of fold' or 'mean of 5 folds' of a k-fold run, else ''.
+        about: 'out of fold' (also of a probing run) or 'mean of 5 folds' of a k-fold run, else ''.
     """
 
     accuracy: float
@@ -171,10 +172,10 @@ def _mean_of_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _scores(path: Path, result: Mapping, folds: Sequence[Path], notes: list[str]
             ) -> dict[tuple[str, str], Score]:
-    found = {}
+    found, has_groups = {}, _has_groups((*folds, path)[0])
     for split in SPLITS:
         stored, about = split, ''
-        if folds and split == 'val':
+        if split == 'val' and (folds or ('val' not in result and 'out_of_fold' in result)):
             stored, about = 'out_of_fold', 'out of fold'
         of_split = [as_dict(result.get(stored))]
         if folds and split == 'test':
@@ -197,7 +198,8 @@ def _scores(path: Path, result: Mapping, folds: Sequence[Path], notes: list[str]
                              f'views, or older): its {split} pictures are not paired.')
             found[split, head] = Score(
                 accuracy, mean('f1_macro'), mean('nll'), None if n is None else int(n),
-                _interval(accuracy, n, rows) if len(of_split) == 1 else None, rows, about)
+                _interval(accuracy, n, rows, has_groups) if len(of_split) == 1 else None, rows,
+                about)
     return found
 
 
@@ -206,13 +208,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _interval(accuracy: float, n: float | None, rows: CellRows | None
+def _has_groups(workdir: Path) -> bool:
+    """Whether pictures of a run may share a group."""
+    try:
+        return bool(splits_of(workdir).known_groups)
+    except (ConfigError, DataError):
+        return True
+
+
+def _interval(accuracy: float, n: float | None, rows: CellRows | None, has_groups: bool
               ) -> tuple[float, float] | None:
+    """By the predictions; without them only where no picture shares a group."""
     if rows is not None:
         if rows.groups is not None and len(np.unique(rows.groups)) < 2:
             return None
         return accuracy_interval(rows.values > 0.5, rows.groups)
-    return wilson_interval(accuracy, int(n)) if n else None
+    return wilson_interval(accuracy, int(n)) if n and not has_groups else None
 
 
 def _facts(path: Path, result: Mapping, knobs: Mapping) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 import main
 from input_pipeline.errors import counted
 from input_pipeline.missing_files import refuse_all_missing
+from train_lib.runtime import progress
 from train_lib.runtime.progress import COLUMNS, InColumns, epochs, in_columns
 
 HOME = Path(__file__).parents[3]
@@ -43,8 +44,20 @@ def test_a_line_of_the_log_is_broken_between_words_and_never_inside_a_path():
     assert max(len(line) for line in lines[2:]) <= COLUMNS < sum(map(len, lines[2:]))
     spaced = '/home/My Pictures/' + 'a long name ' * 9
     assert in_columns(f'report   {spaced}') == [f'report   {spaced}']
-    record = logging.makeLogRecord(dict(msg='model    ' + 'resnet_inception, ' * 6))
+
+
+def test_a_message_is_broken_on_a_terminal_only(monkeypatch):
+    """In a file it stays in one line, where `grep` finds it."""
+    text = 'model    ' + 'resnet_inception, ' * 6
+    record = logging.makeLogRecord(dict(msg=text))
+    assert InColumns('%(message)s').format(record) == text
+    monkeypatch.setattr(progress, 'to_terminal', lambda: True)
     assert too_wide(InColumns('%(message)s').format(record)) == []
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setattr(progress, 'to_terminal', lambda: True)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +80,7 @@ def said(capfd, *argv, code=0):
     return out + err
 
 
-def test_the_verbs_keep_to_the_columns(place, capfd):
+def test_the_verbs_keep_to_the_columns(place, capfd, terminal):
     config = f'--config={HOME}/configs/sketch_vit.py:folder={place}/data'
     run = f'--workdir={place}/runs/train'
     text = said(capfd, config, run, *TINY)
@@ -86,7 +99,7 @@ def test_the_verbs_keep_to_the_columns(place, capfd):
     said(capfd, 'models', 'resnet*')
 
 
-def test_looking_and_packing_keep_to_the_columns(place, capfd):
+def test_looking_and_packing_keep_to_the_columns(place, capfd, terminal):
     config = f'--config={HOME}/configs/sketch_vit.py:folder={place}/data'
     said(capfd, 'explore', config, f'--workdir={place}/runs/look',
          f'--config.explore.beside={place}/data/cat')

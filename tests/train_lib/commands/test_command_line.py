@@ -49,6 +49,7 @@ def test_model_settings_may_be_added():
 @pytest.mark.parametrize('argv, words', [
     (['trian', SKETCH], ["'trian'", 'train']),
     (['train', SKETCH, '--workers=2'], ['--workers', 'study']),
+    (['--config=configs/common.py:folder=x'], ['nothing after its colon', "'folder=x'"]),
     (['vote', SKETCH], ['config of a vote', 'configs/vote/']),
     (['train', '--config=configs/vote/digits.py'], ['verb train', 'configs/vote/']),
     ([SKETCH, '--config.schedul.lr=1'], ["'schedul'", 'schedule.lr']),

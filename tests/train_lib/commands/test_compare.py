@@ -14,6 +14,8 @@ from input_pipeline.csv_table import read_csv
 from train_lib.metrics.intervals import accuracy_interval, difference_interval
 from train_lib.metrics.statistics import holm, paired_test
 from train_lib.run_dir import workdirs
+from train_lib.serving.card_scores import scores_of_run
+from train_lib.serving.trained_models import TrainedModel
 from train_lib.studies import compare_table
 from train_lib.studies.compared_runs import shortened
 
@@ -124,7 +126,31 @@ def test_groups_widen_the_interval(tmp_path):
     assert float(rows['b']['test_p']) == pytest.approx(paired_test(b, a, np.array(groups))['p'])
 
 
-def test_runs_with_other_splits_are_paired_on_what_both_held_out(tmp_path):
+@pytest.mark.parametrize('grouped', [True, False])
+def test_the_card_of_a_run_has_the_interval_of_the_comparison(tmp_path, grouped):
+    groups = [f'g{k // 10}' for k in range(100)]
+    runs = [store(tmp_path / name, dict(test=hits(name)), groups=groups,
+                  changes={'split.grouped': grouped}) for name in 'ab']
+    rows, _ = compare(tmp_path, *runs)
+    trained = TrainedModel(runs[0], None, {'class': CLASSES}, None, None, {}, 1, '')
+    score, = scores_of_run(runs[0], [trained], json.loads((runs[0] / 'result.json').read_text()))
+    assert score.groups == 10
+    assert score.accuracy_interval == pytest.approx(
+        [float(rows['a'][f'test_{end}']) for end in ('low', 'high')])
+
+
+@pytest.mark.parametrize('groups', [None, [f'g{k // 10}' for k in range(100)]])
+def test_without_predictions_only_single_pictures_have_an_interval(tmp_path, groups):
+    for name in 'ab':
+        run = store(tmp_path / name, dict(test=hits(name)), groups=groups)
+        (run / 'predictions/test.npz').unlink()
+    rows, _ = compare(tmp_path, tmp_path / 'a', tmp_path / 'b')
+    found = [rows['b'][f'test_{end}'] for end in ('low', 'high')]
+    assert found == ['', ''] if groups else \
+        [float(edge) for edge in found] == pytest.approx(accuracy_interval(hits('b')), abs=1e-6)
+
+
+def test_runs_with_other_splits_are_paired_on_what_both_held_out(tmp_path, capsys):
     runs = tmp_path / 'runs'
     store(runs / 'a', dict(test=hits('a')))
     store(runs / 'b', dict(test=hits('b')), first=40)
@@ -133,6 +159,8 @@ def test_runs_with_other_splits_are_paired_on_what_both_held_out(tmp_path):
     assert float(rows['b']['test_difference']) == pytest.approx(
         hits('b')[:60].mean() - hits('a')[40:].mean())
     assert 'on 60 in common' in page
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith(' *') and 'only on the pictures that both runs held out' in lines[3]
 
 
 @pytest.mark.parametrize(('more', 'why'), [
@@ -157,8 +185,9 @@ def test_unfinished_runs_and_other_folders_are_named(three, tmp_path, capfd):
     rows, page = compare(tmp_path, *sorted(three.iterdir()))
     assert rows['b']['status'] == 'unfinished' and 'step 20' in rows['b']['notes']
     said = capfd.readouterr()
-    assert f'{three / "notes"} holds no run' in said.err and 'text.txt holds no run' in said.err
-    assert 'b is not finished' in said.err and 'not finished' in said.out
+    err = ' '.join(said.err.split())  # long lines are broken
+    assert f'{three / "notes"} holds no run' in err and 'text.txt holds no run' in err
+    assert 'b is not finished' in err and 'not finished' in said.out
     assert str(three / 'notes') in page and 'Not finished' in page
 
 
@@ -171,6 +200,18 @@ def test_several_heads_have_a_table_each(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if 'val' in line] == ['kind', 'age']
     assert '<h3 class="part name">kind</h3>' in page
+    store(runs / 'c', dict(test=hits('c')))
+    compare(tmp_path, runs / 'a', runs / 'c')
+    assert capsys.readouterr().out.count('not paired') == 1  # c, whose head is another
+
+
+def test_a_probing_run_is_scored_out_of_fold(tmp_path):
+    store(tmp_path / 'a', dict(val=hits('a')))
+    store(tmp_path / 'p', dict(out_of_fold=hits('b'), test=hits('b', 40)))
+    rows, page = compare(tmp_path, tmp_path / 'a', tmp_path / 'p')
+    assert float(rows['p']['val_accuracy']) == pytest.approx(0.6)
+    assert float(rows['p']['test_accuracy']) == pytest.approx(0.6)
+    assert 'out of fold' in page
 
 
 def test_folds_are_scored_out_of_fold(tmp_path):
@@ -221,6 +262,19 @@ def test_refused_in_one_sentence(three, tmp_path, monkeypatch, capsys, argv, wor
     said = capsys.readouterr().err
     assert words in said and said.count('\n') == 1
     assert sorted(path.name for path in (tmp_path / 'runs').iterdir()) == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('place', ['runs/c', 'study'])
+def test_another_report_is_not_overwritten(three, tmp_path, capsys, place):
+    (tmp_path / 'study').mkdir()
+    (tmp_path / 'study/study.json').write_text('{}')
+    argv = ['compare', f'{three}/a', f'{three}/b', f'--workdir={tmp_path / place}']
+    before = sorted((tmp_path / place).iterdir())
+    assert main.main(argv) == 2
+    assert 'holds the report of something else' in capsys.readouterr().err
+    assert sorted((tmp_path / place).iterdir()) == before
+    for _ in range(2):  # into an earlier comparison
+        assert main.main([*argv[:3], f'--workdir={tmp_path}/comparison']) == 0
 
 
 def test_a_new_folder_by_default(three, tmp_path, monkeypatch):

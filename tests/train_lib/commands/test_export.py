@@ -18,6 +18,7 @@ from input_pipeline.resize import resize
 from main import main
 from train_lib.commands import export as verb
 from train_lib.predictions import store
+from train_lib.run_dir import lock
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving import exported_program
 from train_lib.serving.trained_models import read_models
@@ -159,14 +160,16 @@ def test_folds_have_folders_and_one_card(run, tmp_path, quick):
     (['--format=timm', '--config=configs/sketch_cnn.py'], ['leave out --config']),
     (['--format=timm', '--out=FILE'], ['is a file']),
     (['--format=timm', '--out=FULL'], ['not empty', 'no export']),
+    (['--format=timm', '--out=NESTED'], ['not empty', 'no export']),
     (['--format=timm', '--out=FILE/deeper'], ['cannot be made']),
 ])
 def test_a_wrong_start_is_one_sentence(run, tmp_path, quick, capsys, argv, wanted):
     (tmp_path / 'file').write_text('')
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/notes.txt').write_text('mine')
+    (tmp_path / 'nested/empty').mkdir(parents=True)
     argv = [arg.replace('FILE', f'{tmp_path}/file').replace('FULL', f'{tmp_path}/full')
-            for arg in argv]
+            .replace('NESTED', f'{tmp_path}/nested') for arg in argv]
     assert main(['export', f'--workdir={run}', *argv]) == 2
     said, = capsys.readouterr().err.strip().splitlines()
     assert all(word in said for word in wanted), said
@@ -227,3 +230,18 @@ def test_a_missing_package_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exported_program, 'PLATFORMS', ('cpu',))
     assert main(['export', f'--workdir={run}', '--format=stablehlo', f'--out={tmp_path}/out']) == 2
     assert 'pip install flatbuffers' in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_made_is_named_by_its_own_flag(run, tmp_path, capsys):
+    (tmp_path / 'out.tmp').write_text('')
+    assert main(['export', f'--workdir={run}', '--format=stablehlo', f'--out={tmp_path}/out']) == 2
+    said = capsys.readouterr().err
+    assert f'{tmp_path}/out.tmp cannot be made' in said and 'give another --out' in said
+    assert '--workdir' not in said
+
+
+def test_two_exports_into_one_place_are_one_after_the_other(run, tmp_path, capsys):
+    with lock.held(tmp_path / 'out.tmp'):
+        assert main(['export', f'--workdir={run}', '--format=timm', f'--out={tmp_path}/out']) == 2
+    said = capsys.readouterr().err
+    assert 'is in use by' in said and 'give another --out' in said and '--workdir' not in said

@@ -88,8 +88,8 @@ def test_names_in_the_order_and_columns_of_the_sample(runs, pictures, tmp_path, 
     assert [(row['ID'], row['image_path'], row['target']) for row in found] == [
         (f'{k:03}', f'test/{k:03}.png', truth(k)) for k in order]
     said = capsys.readouterr().err.splitlines()
-    assert said[-1] == (f'submission  {tmp_path}/out/submission.csv '
-                        f'(9 rows; columns ID, image_path, target)')
+    assert said[-2:] == ['answers  9 rows; columns ID, image_path, target',
+                         f'submission  {tmp_path}/out/submission.csv']
     assert "ids      column image_path, by path without 'test/'" in said
     assert 'column   target: class names' in said
     vote = json.loads((tmp_path / 'out/vote.json').read_text())
@@ -162,6 +162,21 @@ def test_probabilities_per_class_and_views(runs, pictures, tmp_path):
     exp = np.exp(np.float64(logits))
     mean = (exp / exp.sum(2, keepdims=True)).mean(0)
     np.testing.assert_allclose(values, mean, atol=2e-3)
+
+
+def test_without_the_training_pictures_the_temperature_may_be_left_out(runs, pictures, tmp_path,
+                                                                       capsys):
+    shutil.copytree(runs / 'b', tmp_path / 'runs/b')
+    config = json.loads((tmp_path / 'runs/b/config.json').read_text())
+    config['data']['folder'] = str(tmp_path / 'elsewhere')
+    del config['sha256']
+    (tmp_path / 'runs/b/config.json').write_text(json.dumps(config))
+    sample = sample_of(tmp_path / 's.csv', [(f'{k:03}.png', 0, 0, 0) for k in range(9)],
+                       ('ID', *CLASSES))
+    given = (tmp_path / 'runs/b', sample, pictures, tmp_path / 'out', '--config.views=vflip')
+    sentence = refused(capsys, *given)
+    assert 'elsewhere' in sentence and sentence.endswith('by --config.temperature=False.')
+    assert submit(*given, '--config.temperature=False') == 0
 
 
 def test_shares_of_votes_are_called_so(runs, pictures, tmp_path, capsys):

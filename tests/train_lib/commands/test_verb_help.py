@@ -52,7 +52,7 @@ def test_every_verb_has_its_help(name, capsys):
 def test_the_keys_that_a_help_names_are_keys_with_comments(name):
     assert name in VERBS
     known, named = knobs(VERBS[name]), HELPS[name].knobs
-    assert len(named) == verb_help.SHOWN
+    assert len(named) == (0 if VERBS[name].config == 'refused' else verb_help.SHOWN)
     for key in named:
         default, comment = known[key]
         assert default and comment
@@ -65,7 +65,8 @@ def test_the_example_of_a_verb_is_understood(name):
     words = shlex.split(' '.join(line.removesuffix('\\') for line in HELPS[name].example))
     assert words[:2] == ['python', 'main.py']
     verb = VERBS[name]
-    if verb.workdir and not any(word.startswith('--config=') for word in words):
+    given = any(word.startswith('--config=') for word in words)
+    if verb.workdir and verb.config != 'refused' and not given:
         words.append('--config=configs/sketch_vit.py')  # instead of that of the run
     assert parse(words[2:]).verb == name
 
@@ -85,6 +86,8 @@ def test_a_verb_that_is_nearly_help():
         parse(['hlep'])
     with pytest.raises(ConfigError, match=r"no verb 'trian'; did you mean 'train'[?]"):
         parse(['help', 'trian'])
+    with pytest.raises(SystemExit):
+        parse(['help', 'help'])
     with pytest.raises(ConfigError, match=r'`python main[.]py help` shows'):
         parse([])
 
@@ -116,6 +119,11 @@ SKETCH = '--config=configs/sketch_vit.py:'
     (['configs/mask_cnn.py:size=tiny'], '--config=configs/mask_cnn.py:size=tiny'),
     (['study', 'pictures'], '--config=configs/studies/digits.py:folder=pictures'),
     (['vote', 'runs/a', 'runs/b'], '--config=configs/vote/digits.py:members=runs/a,runs/b'),
+    (['submit', 'runs/a', 'runs/b'], '--workdirs=runs/a,runs/b'),
+    (['submit', '--workdirs', 'runs/a', 'runs/b'], '--workdirs=runs/b'),
+    (['submit', 'sample.csv'], '--sample=sample.csv'),
+    (['submit', 'pictures'], '--images=pictures'),
+    (['submit', 'test.zip'], '--images=test.zip'),
     (['report', 'runs/a'], '--workdir=runs/a'),
     (['train', 'runs/a'], '--workdir=runs/a'),
     (['predict', 'runs/a'], '--workdir=runs/a'),
@@ -133,3 +141,9 @@ def test_a_word_that_is_no_path_is_none(places):
         assert meant([word], 'train', VERBS['train'], None) == ''
     both = dataclasses.replace(VERBS['train'], workdir='a trained run')
     assert meant(['pictures'], 'train', both, None).endswith('--workdir=pictures?')
+
+
+@pytest.mark.parametrize('argv', [['compare', 'runs/a'], ['export', '--workdir=runs/a']])
+def test_a_verb_without_a_config_does_not_ask_for_one(argv):
+    with pytest.raises(ConfigError, match=r'--config.rule: the verb .* takes no config: leave it'):
+        parse([*argv, '--config.rule=hard'])

@@ -27,6 +27,7 @@ from train_lib.metrics.p_values import p_text
 from train_lib.metrics.scores import softmax
 from train_lib.metrics.statistics import disagreement
 from train_lib.predictions import members, store
+from train_lib.reporting.unlabelled_vote import preview
 
 NEW = [f'new/{k:03d}.png' for k in range(90)]
 
@@ -170,6 +171,24 @@ def test_the_log_and_the_page_say_where_the_submission_is(runs, tmp_path, capsys
     assert 'ID image_path target new/000.png new/000.png' in text
 
 
+@pytest.mark.parametrize('separator', [',', ';', '\t'])
+def test_the_preview_of_a_submission_with_another_separator(separator, tmp_path):
+    with open(tmp_path / 's.csv', 'w', newline='', encoding='utf-8') as file:
+        csv.writer(file, delimiter=separator).writerows([['id', 'a b'], ['x', '1,5; "y"\t']])
+    found = preview(tmp_path / 's.csv')
+    assert found['columns'] == ['id', 'a b'] and found['rows'] == [['x', '1,5; "y"\t']]
+
+
+def test_of_several_runs_the_score_in_the_head_has_the_name_of_its_run(runs, tmp_path):
+    """Also where only one of them has folds."""
+    unlabelled(tmp_path / 'alone', seed=7)
+    flags = ['--config.source=new', '--config.temperature=False']
+    assert vote([runs / 'weak', tmp_path / 'alone'], tmp_path / 'v', *flags) == 0
+    assert 'weak , accuracy out of fold' in text_of(tmp_path / 'v/report.html')
+    assert vote([runs / 'weak'], tmp_path / 'w', *flags) == 0
+    assert 'weak , accuracy' not in text_of(tmp_path / 'w/report.html')
+
+
 def test_pictures_that_are_given_are_shown_and_one_that_cannot_be_read_is_counted(runs, tmp_path):
     asked = []
 
@@ -243,12 +262,18 @@ def test_the_page_stands_without_validation_rows(tmp_path, capsys):
     assert found['members'] == [None] and found['classes']['class']['reference'] == ''
     text = text_of(tmp_path / 'v/report.html')
     assert 'nothing to compare with' in text and 'There is only one member' in text
+    assert f'1 member votes on {len(NEW)} pictures of' in text
     assert 'no member has predictions of validation rows' in capsys.readouterr().err
     (tmp_path / 'alone/result.json').write_text(json.dumps(dict(
         best_step=5, val=dict(accuracy=0.75, n=40))))
     assert vote([tmp_path / 'alone'], tmp_path / 'w', *flags) == 0
     scores, = result_of(tmp_path / 'w')['unlabelled']['members']
     assert scores['accuracy'] == 0.75 and 0.59 < scores['low'] < 0.75 < scores['high'] < 0.9
+    # Of pictures in groups result.json does not say who was right.
+    (tmp_path / 'alone/split.csv').write_text('id,split,group\nx,val,ann\ny,val,bob\n')
+    assert vote([tmp_path / 'alone'], tmp_path / 'w', *flags) == 0
+    scores, = result_of(tmp_path / 'w')['unlabelled']['members']
+    assert scores['accuracy'] == 0.75 and scores['low'] is None is scores['high']
 
 
 def test_rows_are_spread_evenly():

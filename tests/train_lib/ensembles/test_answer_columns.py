@@ -99,7 +99,8 @@ def test_what_the_user_says_counts():
     (dict(hat=['0'] * 3), TAGS, "1 of 2 heads, and none for 'coat'"),
     (dict(hat=['0'] * 3, coat=['0'] * 3, shoe=['0'] * 3), TAGS, "row of the column 'shoe'"),
     (dict(tags=['hat shoe', 'hat', 'hat']), TAGS, "lack ('shoe')"),
-    (dict(), ANIMALS, 'no column besides the ids'),
+    (dict(), ANIMALS, 'no column besides the ids: add an empty one'),
+    (dict(confidence=['1', '1']), ANIMALS, 'no column besides the ids'),
     (dict(label=['0'] * 3, target=['0'] * 3), ANIMALS, "several columns for the answer ('label', "),
 ])
 def test_what_is_refused(columns, heads, words):

@@ -1,8 +1,11 @@
 """A sample submission is read as text and written again in its own form."""
 
+import zipfile
+
 import pandas as pd
 import pytest
 
+from input_pipeline.errors import DataError
 from train_lib.ensembles.sample_file import read_sample
 from train_lib.runtime.errors import ConfigError
 
@@ -31,3 +34,10 @@ def test_a_sample_without_rows_is_refused(tmp_path):
     path.write_text('ID,target\n')
     with pytest.raises(ConfigError, match='no rows'):
         read_sample(str(path))
+
+
+def test_a_packed_sample_is_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'sample.csv.zip', 'w') as archive:
+        archive.writestr('sample.csv', 'ID,target\na,0\n')
+    with pytest.raises(DataError, match='is a zip archive: unpack it'):
+        read_sample(str(tmp_path / 'sample.csv.zip'))

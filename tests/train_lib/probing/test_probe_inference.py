@@ -95,8 +95,29 @@ def test_a_submission(run, tmp_path, capsys):
     assert main.main(argv) == 0
     rows = (tmp_path / 'out/submission.csv').read_text().splitlines()
     assert [row.split(',')[0] for row in rows] == ['id', 'z', 'x', 'y']
-    fit = json.loads((tmp_path / 'out/vote.json').read_text())['fit']
-    assert fit['source'] == 'out_of_fold' and fit['n'] == len(
-        stored(run / 'predictions/out_of_fold.npz')['ids'])
+    vote = json.loads((tmp_path / 'out/vote.json').read_text())
+    fit, whole = vote['fit'], stored(run / 'predictions/out_of_fold.npz')
+    assert fit['source'] == 'out_of_fold' and fit['n'] == len(whole['ids'])
+    scores, = vote['unlabelled']['members']
+    assert (scores['rows'], scores['n']) == ('out_of_fold', len(whole['ids']))
+    assert scores['accuracy'] == (whole['logits'].argmax(1) == whole['labels']).mean()
+    assert vote['not_checked'] == []  # the heads and the backbone are those of the run
+    assert 'Out of fold:' in (tmp_path / 'out/report.html').read_text()
     assert main.main([*argv, '--config.views=hflip']) == 0
-    assert 'has out-of-fold predictions of the view identity only' in capsys.readouterr().err
+    said = ' '.join(capsys.readouterr().err.split())  # lines end where the path is long
+    assert 'has out-of-fold predictions of the view identity only' in said
+
+
+def test_predictions_of_other_heads_are_marked(run, tmp_path):
+    cv2.imwrite(str(tmp_path / 'x.png'), np.full((32, 32, 3), 90, np.uint8))
+    copy = shutil.copytree(run, tmp_path / 'copy')
+    assert predict(copy, '--config.predict.source=data', '--config.predict.labelled=false',
+                   '--config.data.source=folder', f'--config.data.folder={tmp_path}',
+                   '--config.predict.name=new') == 0
+    one, = members.find_members([copy], 'new')
+    assert one.doubt == ''
+    name = json.loads((copy / 'result.json').read_text())['chosen']
+    head = copy / name / 'fold_0/head.safetensors'
+    head.write_bytes(head.read_bytes()[:-1] + b'\1')  # as if trained again
+    one, = members.find_members([copy], 'new')
+    assert 'is gone' in one.doubt

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from ml_collections import ConfigDict
 
 import main
 from tests.faults.running import QUICK, SMALL
 from train_lib.run_dir import loggers
 from train_lib.run_dir.logged_run import describe_run
 from train_lib.run_dir.metrics_log import METRICS, MetricsLog
+from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import Stopped
 
 SHORT = [*SMALL, *QUICK, '--config.duration.steps=4', '--config.log.every.steps=2',
@@ -292,3 +294,11 @@ def test_a_run_with_wandb_calls_it_in_order(fake_wandb, tmp_path):
     assert calls[4][1][0]['result/test/accuracy'] == json.loads(
         (run / 'result.json').read_text())['test']['accuracy']
     assert calls[5][2] == dict(exit_code=0)
+
+
+@pytest.mark.parametrize(('name', 'word'), [('wandb', 'True'), ('mlflow', 'False'),
+                                            ('mlflow', 'off')])
+def test_a_switch_is_neither_a_project_nor_a_folder(name, word):
+    section = ConfigDict(dict(wandb='', mlflow='') | {name: word})
+    with pytest.raises(ConfigError, match=f"config.log.{name} = '{word}' is no switch: give"):
+        loggers.check_loggers(section)

@@ -75,6 +75,8 @@ def test_the_script_beside_it_reads_pictures_without_this_project(needs_torch, t
     first, second = np.argsort(-odds)[:2]
     assert said.startswith(f'a.png: {CLASSES[first]} {odds[first]:.3f}, {CLASSES[second]} ')
     assert json.loads((tmp_path / 'preparation.json').read_text())['resize'] == 'crop'
+    bare = subprocess.run([sys.executable, 'load.py'], cwd=tmp_path, capture_output=True, text=True)
+    assert bare.returncode == 1 and bare.stderr.startswith('python load.py PICTURE')
 
 
 def test_weights_of_large_models_are_in_a_file_of_their_own(needs_torch, tmp_path, monkeypatch):

@@ -142,6 +142,7 @@ def test_preparation_that_timm_lacks_is_said(tmp_path):
     assert about['pretrained_cfg']['input_size'] == [4, 64, 64]
     plain = by_recipe('resnet18', layers=(1, 1, 1, 1), prepare=dict(interpolation='bicubic'))
     assert export_timm.differences(plain) == []
+    assert all(word in export_timm.LOADING for word in ('EXIF', 'transparent', '16 bits'))
 
 
 @pytest.mark.parametrize(('name', 'settings', 'words'), [

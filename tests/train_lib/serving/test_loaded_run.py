@@ -217,6 +217,7 @@ def test_features_are_what_the_head_sees(run, some):
     ([np.zeros((0, 4, 3), np.uint8)], r'shape \(0, 4, 3\).*at least one pixel'),
     (np.zeros((2, 4, 4, 2), np.uint8), r'images\[0\].*\(4, 4, 2\)'),
     ([None], r'images\[0\] is None: give a path'),
+    (io.BytesIO(b'\xff\xd8\n\n'), r'images is a BytesIO: give its bytes, as in images.read\(\)'),
     (None, 'images is None'), (3, 'images is an int'),
     (pd.DataFrame({'path': ['x']}), 'the column with the paths'),
     ([Image.new('F', (4, 4))], r'images\[0\].*floating-point'),
@@ -230,6 +231,8 @@ def test_what_is_no_picture_is_named(run, images, words):
 
 @pytest.mark.parametrize(('options', 'words'), [
     (dict(views='hflop'), "views: there is no view 'hflop'; did you mean hflip"),
+    (dict(views=[3]), 'views: 3 is not the name of a view'),
+    (dict(views=None), 'views: None is not the name of a view'),
     (dict(views=()), r'views = \(\)'), (dict(batch_size=0), 'batch_size = 0'),
     (dict(batch_size=2.5), 'batch_size = 2.5')])
 def test_wrong_options_are_one_sentence(run, options, words):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.errors import DataError
 from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.candidates import find_candidates
 from train_lib.ensembles.fit.fit_rows import align_runs, fit_source, run_and_view, runs_of
@@ -77,6 +78,7 @@ def fit_if_asked(config: Mapping, aligned: AlignedPredictions, specs: Sequence[E
 
     Raises:
         ConfigError: weights or config.choose need a fit, and there are no rows to fit on.
+        DataError: predictions are missing, and so are their pictures.
     """
     needed = [f'the weights of {spec.name!r}' for spec in specs if spec.fitted]
     needed += ['config.choose'] if config['choose'] else []
@@ -87,7 +89,14 @@ def fit_if_asked(config: Mapping, aligned: AlignedPredictions, specs: Sequence[E
         raise ConfigError(f'{needed[0]} cannot be fitted: {why_not}; give members that are all '
                           f'k-fold runs, or all single runs with the same validation rows.')
     if source:
-        runs = align_runs(config, aligned, source, predict)
+        try:
+            runs = align_runs(config, aligned, source, predict)
+        except DataError as error:  # as on a machine that has only the pictures of a test
+            if needed:
+                raise
+            raise DataError(f'{str(error).removesuffix(".")}, or leave out the temperature, which '
+                            f"is fitted on the run's own pictures, by "
+                            f'--config.temperature=False.') from None
         if runs.known.any() or needed:
             return fit(config, aligned, runs, specs, source), ''
         why_not = f'the rows of {source} have no labels'
