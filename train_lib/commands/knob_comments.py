@@ -6,6 +6,7 @@ the lines below, aligned; or above its line. A section's comment stands above it
 
 import ast
 import dataclasses
+import functools
 import io
 import tokenize
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ class _Comments:
         return column if alone else None
 
 
+@functools.cache
 def sections(path: Path) -> list[Section]:
     """The sections of a file of knobs, in their order; the config's own knobs first."""
     source = path.read_text(encoding='utf-8')
