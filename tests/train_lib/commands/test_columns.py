@@ -80,6 +80,7 @@ def said(capfd, *argv, code=0):
     return out + err
 
 
+@pytest.mark.slow  # nine commands
 def test_the_verbs_keep_to_the_columns(place, capfd, terminal):
     config = f'--config={HOME}/configs/sketch_vit.py:folder={place}/data'
     run = f'--workdir={place}/runs/train'
