@@ -22,7 +22,7 @@ from train_lib.run_dir.overrides import apply_overrides, shown
 from train_lib.run_dir.run_config import keep_rules, reset_row_settings, take_over
 from train_lib.runtime.errors import ConfigError
 
-HELP = 'help'  # a word that is no verb: it needs neither a config nor a function
+HELP = 'help'  # not one of VERBS: it needs neither a config nor a function
 # Flags that some verbs alone have.
 _OWN = tuple(dict.fromkeys(flag for verb in VERBS.values() for flag in verb.flags))
 _FLAGS = ('config', 'workdir', *_OWN)

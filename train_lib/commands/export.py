@@ -12,7 +12,7 @@ from pathlib import Path
 from input_pipeline.atomic_files import write_json, write_text
 from input_pipeline.errors import did_you_mean, listed
 from train_lib.commands.command import Command
-from train_lib.run_dir import lock
+from train_lib.run_dir import lock, made_folders
 from train_lib.run_dir.json_files import read_json
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving import model_card
@@ -43,19 +43,22 @@ def export(command: Command) -> int:
     _earlier(out)
     trained = read_models(command.workdir)
     unfinished = out.with_name(f'{out.name}.tmp')
-    _make(out.parent)
-    with _held(unfinished):  # a killed export leaves only this folder
-        new, old = unfinished / 'new', unfinished / 'old'
-        _remove(new)
-        if old.exists() and not out.exists():  # killed between the two renames
-            os.rename(old, out)
-        earlier = _earlier(out)
-        try:
-            new.mkdir()
-            _fill(new, command.workdir, form, trained)
-            _replace(out, new, old, earlier)
-        finally:
+    made = _make(out.parent)
+    try:
+        with _held(unfinished):  # a killed export leaves only this folder
+            new, old = unfinished / 'new', unfinished / 'old'
             _remove(new)
+            if old.exists() and not out.exists():  # killed between the two renames
+                os.rename(old, out)
+            earlier = _earlier(out)
+            try:
+                new.mkdir()
+                _fill(new, command.workdir, form, trained)
+                _replace(out, new, old, earlier)
+            finally:
+                _remove(new)
+    finally:
+        made_folders.remove_empty(made)  # of an export that was refused
     log.info('export   %s%s', given, ' (replaced)' if earlier else '')
     for path in sorted(out.iterdir()):
         log.info('         %-24s %12s', f'{path.name}{"/" if path.is_dir() else ""}', _size(path))
@@ -91,7 +94,7 @@ def _earlier(out: Path) -> bool:
     try:
         known = {str(name) for name in read_json(out / RECORD)['files']}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f'--out={out} is not empty and is no export: give another folder, which '
+        raise ConfigError(f'--out={out} is neither empty nor an export: give another folder, which '
                           f'is made.') from None
     found = _files(out)
     if found - known:
@@ -100,14 +103,16 @@ def _earlier(out: Path) -> bool:
     return True
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path) -> list[Path]:
+    """As `made_folders.make`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = made_folders.make(folder)
     except OSError as error:
         raise ConfigError(f'{folder} cannot be made ({error.strerror}): give another --out.'
                           ) from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f'{folder} cannot be written to: give another --out.')
+    return made
 
 
 @contextlib.contextmanager

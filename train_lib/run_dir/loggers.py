@@ -57,7 +57,7 @@ def check_loggers(section: ConfigDict) -> None:
     """
     for name, where in wanted_loggers(section).items():
         if where.lower() in _SWITCHES:
-            raise ConfigError(f'config.log.{name} = {where!r} is no switch: give '
+            raise ConfigError(f'config.log.{name} = {where!r} is not a valid value: give '
                               f'{LOGGERS[name].WHERE}, or leave it empty for none.')
         LOGGERS[name].check(where)
 

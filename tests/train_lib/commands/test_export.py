@@ -159,8 +159,8 @@ def test_folds_have_folders_and_one_card(run, tmp_path, quick):
     (['--format=stablhlo'], ['stablhlo', "did you mean stablehlo"]),
     (['--format=timm', '--config=configs/sketch_cnn.py'], ['leave out --config']),
     (['--format=timm', '--out=FILE'], ['is a file']),
-    (['--format=timm', '--out=FULL'], ['not empty', 'no export']),
-    (['--format=timm', '--out=NESTED'], ['not empty', 'no export']),
+    (['--format=timm', '--out=FULL'], ['neither empty', 'nor an export']),
+    (['--format=timm', '--out=NESTED'], ['neither empty', 'nor an export']),
     (['--format=timm', '--out=FILE/deeper'], ['cannot be made']),
 ])
 def test_a_wrong_start_is_one_sentence(run, tmp_path, quick, capsys, argv, wanted):
@@ -245,3 +245,9 @@ def test_two_exports_into_one_place_are_one_after_the_other(run, tmp_path, capsy
         assert main(['export', f'--workdir={run}', '--format=timm', f'--out={tmp_path}/out']) == 2
     said = capsys.readouterr().err
     assert 'is in use by' in said and 'give another --out' in said and '--workdir' not in said
+
+
+def test_nothing_is_left_of_a_model_that_a_format_cannot_hold(run, tmp_path, capsys):
+    assert main(['export', f'--workdir={run}', '--format=timm',
+                 f'--out={tmp_path}/deep/er/out']) == 2
+    assert 'stablehlo' in capsys.readouterr().err and not (tmp_path / 'deep').exists()

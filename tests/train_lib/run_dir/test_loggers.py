@@ -300,5 +300,6 @@ def test_a_run_with_wandb_calls_it_in_order(fake_wandb, tmp_path):
                                             ('mlflow', 'off')])
 def test_a_switch_is_neither_a_project_nor_a_folder(name, word):
     section = ConfigDict(dict(wandb='', mlflow='') | {name: word})
-    with pytest.raises(ConfigError, match=f"config.log.{name} = '{word}' is no switch: give"):
+    said = f"config.log.{name} = '{word}' is not a valid value: give"
+    with pytest.raises(ConfigError, match=said):
         loggers.check_loggers(section)
