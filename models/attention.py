@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.cudnn import ANY_GPU, flash_attention
 from models.errors import ModelError, unknown
 from models.layers import Dropout, Linear, linear_init
+from models.target import Target
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
-# JAX passes more channels per head to cuDNN on some GPUs; this many work on all since Ampere.
-_SURE_DIM = 128
 
 
-def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None,
-           rngs: nnx.Rngs | None = None) -> jax.Array:
+def attend(query, key, value, *, impl: str = 'auto', target: Target | None = None,
+           drop: Dropout | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v: three arrays [B, N, H, d] -> [B, N, H, d].
 
     The softmax is computed in float32. Dropout of the weights needs the weights themselves: where
@@ -29,10 +29,11 @@ def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None
     Args:
         query, key, value: of one shape and floating-point dtype.
         impl: 'xla'; 'cudnn', which runs on NVIDIA GPUs only and never falls back to XLA; or 'auto',
-            which is cuDNN in programs for NVIDIA GPUs if it takes such arrays (half precision, d a
-            multiple of 8 up to 128) and XLA otherwise. The choice depends on the platform that a
-            program is lowered for, not on this process. GPUs before Ampere need 'xla', and so does
-            a single program for several platforms.
+            which is cuDNN in programs for NVIDIA GPUs if it takes such arrays there (half
+            precision, d a multiple of 8 up to 128, from Hopper on up to 256; no GPU before Ampere)
+            and XLA otherwise. A single program for several platforms needs 'xla'.
+        target: what the program is for; None: what it is lowered for, GPUs of any kind since
+            Ampere. This process is never asked.
         drop: dropout of the attention weights.
         rngs: for `drop`.
 
@@ -46,16 +47,16 @@ def attend(query, key, value, *, impl: str = 'auto', drop: Dropout | None = None
         return jnp.einsum('bhqk,bkhd->bqhd', drop(weights, rngs), value)
     if impl == 'xla':
         return xla_attention(query, key, value)
-    refusal = cudnn_refusal(query)
+    refusal = cudnn_refusal(query, target or ANY_GPU)
     if impl == 'cudnn' and refusal:
         raise ModelError(f"attn_impl='cudnn' cannot work here ({refusal}): use attn_impl='auto', "
                          f"which takes cuDNN where it can.")
+    by_cudnn = functools.partial(cudnn_attention, target=target or ANY_GPU)
     if impl == 'cudnn':
-        return cudnn_attention(query, key, value)
-    if refusal or query.shape[-1] > _SURE_DIM:
+        return by_cudnn(query, key, value)
+    if refusal:
         return xla_attention(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, cuda=cudnn_attention,
-                                      default=xla_attention)
+    return jax.lax.platform_dependent(query, key, value, cuda=by_cudnn, default=xla_attention)
 
 
 def attention_weights(query, key) -> jax.Array:
@@ -67,7 +68,8 @@ def attention_weights(query, key) -> jax.Array:
 xla_attention = functools.partial(jax.nn.dot_product_attention, implementation='xla')
 
 
-def cudnn_attention(query, key, value, *, implementation: str = 'cudnn') -> jax.Array:
+def cudnn_attention(query, key, value, *, target: Target = ANY_GPU, implementation: str = 'cudnn'
+                    ) -> jax.Array:
     """Attention by cuDNN, [B, N, H, d] -> same; an odd N is padded by one token and cut again.
 
     Values and gradients are those of the N tokens. As a key the padding is masked by the length
@@ -76,33 +78,43 @@ def cudnn_attention(query, key, value, *, implementation: str = 'cudnn') -> jax.
 
     `implementation='xla'` computes the same on any platform, for tests.
     """
-    attention = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
-    batch, tokens = query.shape[:2]
+    attention = functools.partial(flash_attention, target=target, implementation=implementation)
+    tokens = query.shape[1]
     if tokens % 2 == 0:
         return attention(query, key, value)
     query, key, value = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in (query, key, value))
-    # Where the batch is split over devices, each may still get all lengths: they are equal, so
-    # it does not matter which of them cuDNN reads.
-    lengths = jnp.full(batch, tokens, jnp.int32)
-    return attention(query, key, value, key_value_seq_lengths=lengths)[:, :tokens]
+    return attention(query, key, value, length=tokens)[:, :tokens]
 
 
-def cudnn_refusal(query: jax.Array) -> str:
-    """Why cuDNN does not take arrays like `query` [B, N, H, d], in training and inference; '' if it
-    does."""
+def cudnn_refusal(query: jax.Array, target: Target) -> str:
+    """Why cuDNN does not take arrays like `query` [B, N, H, d] on the target, in training and
+    inference; '' if it does."""
+    refusal = target_refusal(target)
+    if refusal:
+        return refusal
     _, tokens, heads, dim = query.shape
-    return _jax_refusal((1, tokens, heads, dim), query.dtype)
+    return _jax_refusal((1, tokens, heads, dim), query.dtype, target)
+
+
+def target_refusal(target: Target) -> str:
+    """Why a target has no flash attention of cuDNN at all, or ''."""
+    if target.platform != 'cuda':
+        return f'it needs an NVIDIA GPU, and the program is for {target.platform}'
+    if target.numbers < ANY_GPU.numbers:  # JAX finds out when it compiles
+        return (f'flash attention needs a GPU of compute capability {ANY_GPU.capability} or more, '
+                f'and the program is for one of {target.capability}')
+    return ''
 
 
 @functools.lru_cache(maxsize=64)
-def _jax_refusal(shape: tuple[int, ...], dtype) -> str:
+def _jax_refusal(shape: tuple[int, ...], dtype, target: Target) -> str:
     """The error of JAX when it traces the gradient, or ''.
 
     The limits depend on the versions of JAX and cuDNN and on the GPU, so we ask JAX instead of
     repeating them. Nothing is computed.
     """
     def loss(*arrays):
-        return cudnn_attention(*arrays).sum()
+        return cudnn_attention(*arrays, target=target).sum()
 
     try:
         jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), *[jax.ShapeDtypeStruct(shape, dtype)] * 3)
@@ -113,6 +125,8 @@ def _jax_refusal(shape: tuple[int, ...], dtype) -> str:
 
 class Attention(nnx.Module):
     """Self-attention over tokens, [B, N, dim] -> same, with one projection for q, k and v."""
+
+    target: Target | None = None  # see `target.aim`
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
                  proj_drop: float = 0.0, impl: str = 'auto', weight_init: str = '', dtype=None,
@@ -138,5 +152,6 @@ class Attention(nnx.Module):
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        y = attend(*self.project(x, rngs), impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        y = attend(*self.project(x, rngs), impl=self.impl, target=self.target, drop=self.attn_drop,
+                   rngs=rngs)
         return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)

@@ -27,6 +27,7 @@ from models.layers import (
     timm_normal,
 )
 from models.scan_layers import stack_blocks
+from models.target import Target
 from models.transformer import Transformer
 from models.vit import PatchEmbed
 
@@ -61,6 +62,8 @@ def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
 
 class EvaAttention(nnx.Module):
     """Self-attention [B, N, dim] -> same, with biases for q and v only and optional RoPE."""
+
+    target: Target | None = None  # see `target.aim`
 
     def __init__(self, dim: int, num_heads: int, *, fused: bool, attn_drop: float,
                  proj_drop: float, proj_scale: float, impl: str, dtype, rngs: nnx.Rngs):
@@ -97,7 +100,8 @@ class EvaAttention(nnx.Module):
         return query, key, value
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
-        y = attend(*self.project(x, rngs, table), impl=self.impl, drop=self.attn_drop, rngs=rngs)
+        y = attend(*self.project(x, rngs, table), impl=self.impl, target=self.target,
+                   drop=self.attn_drop, rngs=rngs)
         return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)
 
 

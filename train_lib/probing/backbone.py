@@ -12,7 +12,7 @@ import models
 from input_pipeline.pictures import PreprocessSpec
 from train_lib.runtime.sharding import make_mesh, replicate
 from train_lib.training import init
-from train_lib.training.network import model_settings_of
+from train_lib.training.network import aim_at, model_settings_of
 from train_lib.training.preprocess_spec import DTYPES, input_record, preprocess_spec
 from train_lib.training.step import make_normalise, split_model
 
@@ -51,11 +51,11 @@ def make_backbone(config: ConfigDict, run: Path | None = None) -> Backbone:
     """
     preprocess = preprocess_spec(config, run)
     mesh = make_mesh(config.mesh)
-    settings = {key: value for key, value in
-                model_settings_of(config, mesh.devices.flat[0]).items()
+    settings = {key: value for key, value in model_settings_of(config).items()
                 if not key.startswith('head')}
     model = models.create_model(config.model.name, num_classes=0, rngs=nnx.Rngs(config.seed),
                                 **settings)
+    aim_at(mesh.devices.flat[0], model, config)
     init.load_backbone(config, model)
     graphdef, *trees = split_model(model)
     normalise = make_normalise(preprocess.mean, preprocess.std, DTYPES[config.precision])

@@ -96,10 +96,6 @@ def make_program(definitions: Mapping[str, nnx.GraphDef], optimizer: optax.Gradi
             losses: {kind: float32 [L, F, S]}.
     """
     heads = tuple(task.classes)
-    side_by_side = jax.default_backend() != 'cpu'
-
-    def each(function, trees):
-        return jax.vmap(function)(trees) if side_by_side else jax.lax.map(function, trees)
 
     def loss_of(params, graphdef, features, labels, weight, key):
         model = nnx.merge(graphdef, params)
@@ -123,8 +119,7 @@ def make_program(definitions: Mapping[str, nnx.GraphDef], optimizer: optax.Gradi
         (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), plan)
         return params, opt_state, losses
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def program(state, views, plan):
+    def all_heads(each, state, views, plan):
         new_state, losses = {}, {}
         for name, graphdef in definitions.items():
             def of_rate(trees, graphdef=graphdef):
@@ -136,6 +131,15 @@ def make_program(definitions: Mapping[str, nnx.GraphDef], optimizer: optax.Gradi
                 of_rate, (jnp.array(task.rates, jnp.float32), *state[name]))
             new_state[name] = (params, opt_state)
         return new_state, losses
+
+    def side_by_side(function, trees):
+        return jax.vmap(function)(trees)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def program(state, views, plan):
+        return jax.lax.platform_dependent(
+            state, views, plan, cpu=functools.partial(all_heads, jax.lax.map),
+            default=functools.partial(all_heads, side_by_side))
 
     return program
 

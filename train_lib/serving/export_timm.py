@@ -7,7 +7,6 @@ needed to write them.
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from input_pipeline.atomic_files import atomic_path, write_json
@@ -87,7 +86,7 @@ def timm_config(trained: TrainedModel) -> dict[str, Any]:
     name, arguments = _of_timm(trained)
     assert isinstance(model, Classifier)
     (_, classes), = trained.classes.items()
-    fixed = 'img_size' in model_settings_of(config, jax.devices()[0])
+    fixed = 'img_size' in model_settings_of(config)
     if fixed:
         arguments['img_size'] = list(spec.frame)
     about = dict(
@@ -139,7 +138,7 @@ def _of_timm(trained: TrainedModel) -> tuple[str, dict[str, Any]]:
                           f'({", ".join(trained.classes)}), and a model of timm has one: use '
                           f'--format=stablehlo.')
     try:
-        return timm_arguments(config.model.name, model_settings_of(config, jax.devices()[0]))
+        return timm_arguments(config.model.name, model_settings_of(config))
     except ModelError as error:
         raise ConfigError(f'{str(error).rstrip(".")}: use --format=stablehlo.') from None
 

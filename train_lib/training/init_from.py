@@ -181,7 +181,7 @@ def _adapt_stem(kernel: np.ndarray, before: int, after: int) -> np.ndarray:
 
 def _without_arrays(config: ConfigDict) -> Any:
     """The model of a config without a head, and without arrays."""
-    settings = {key: value for key, value in
-                model_settings_of(config, jax.devices()[0]).items() if not key.startswith('head')}
+    settings = {key: value for key, value in model_settings_of(config).items()
+                if not key.startswith('head')}
     return nnx.eval_shape(lambda: models.create_model(config.model.name, num_classes=0,
                                                       rngs=nnx.Rngs(0), **settings))

@@ -9,9 +9,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import models
+from models.attention import target_refusal
 from models.convolutions import Conv
 from models.heads import Classifier
 from models.layers import Linear
+from models.target import aim, target_of
 from train_lib.optim import param_groups
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
@@ -60,32 +62,16 @@ def _count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def model_settings_of(config: ConfigDict, device: jax.Device) -> dict:
+def model_settings_of(config: ConfigDict) -> dict:
     """Keyword arguments of `models.create_model` besides the classes: those of config.model, its
-    image size and precision if the model takes them, and attention that runs on the device.
-
-    Raises:
-        ConfigError: config.model.attn_impl asks for attention that the device lacks.
-    """
+    image size and precision if the model takes them."""
     settings = {key: value for key, value in config.model.to_dict().items() if key != 'name'}
     known = models.model_settings(config.model.name)
     if 'img_size' in known:
         settings.setdefault('img_size', input_size(config))
     if 'dtype' in known:
         settings.setdefault('dtype', DTYPES[config.precision])
-    if 'attn_impl' in known and _is_before_ampere(device):
-        if settings.get('attn_impl') == 'cudnn':
-            raise ConfigError(f"config.model.attn_impl = 'cudnn': flash attention needs a GPU of "
-                              f"compute capability 8.0 or more, and {device.device_kind} has "
-                              f"{device.compute_capability}; leave it out.")
-        settings['attn_impl'] = 'xla'
     return settings
-
-
-def _is_before_ampere(device: jax.Device) -> bool:
-    """Whether cuDNN lacks flash attention for a GPU, which JAX does not check."""
-    capability = str(getattr(device, 'compute_capability', ''))  # '8.0' on an A100
-    return capability[:1].isdigit() and float(capability) < 8
 
 
 def make_model(config: ConfigDict, classes: Mapping[str, tuple], device: jax.Device
@@ -93,8 +79,25 @@ def make_model(config: ConfigDict, classes: Mapping[str, tuple], device: jax.Dev
     """The model of config.model for these classes, {head: class names}, on such a device."""
     sizes = {head: len(names) for head, names in classes.items()}
     num_classes = sizes if len(sizes) > 1 else next(iter(sizes.values()))
-    return models.create_model(config.model.name, num_classes=num_classes,
-                               rngs=nnx.Rngs(config.seed), **model_settings_of(config, device))
+    model = models.create_model(config.model.name, num_classes=num_classes,
+                                rngs=nnx.Rngs(config.seed), **model_settings_of(config))
+    aim_at(device, model, config)
+    return model
+
+
+def aim_at(device: jax.Device, model: nnx.Module, config: ConfigDict) -> None:
+    """Tells a model of config.model for which device it will be traced; the device may be one of a
+    topology that is not here.
+
+    Raises:
+        ConfigError: config.model.attn_impl asks for attention that the GPU lacks.
+    """
+    target = target_of(device)
+    refusal = target_refusal(target)
+    if target.platform == 'cuda' and refusal and config.model.get('attn_impl') == 'cudnn':
+        raise ConfigError(f"config.model.attn_impl = 'cudnn': {refusal} ({device.device_kind}); "
+                          f"leave it out.")
+    aim(model, target)
 
 
 def _choose_sums(model: nnx.Module, config: ConfigDict, devices: int) -> None:

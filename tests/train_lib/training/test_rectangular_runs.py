@@ -6,7 +6,6 @@ import re
 from types import SimpleNamespace
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -182,7 +181,7 @@ def test_a_number_stays_a_number():
         config = config_with(image__size=given)
         assert input_size(config) == want and type(input_size(config)) is type(want)
         assert preprocess_spec(config).size == want
-        assert model_settings_of(config, jax.devices()[0])['img_size'] == want
+        assert model_settings_of(config)['img_size'] == want
     assert '"size": 64,' in get_config().to_json(indent=1)
     arm = apply_values(get_config(), {'image.size': (96, 160)})  # of a study
     assert identity_of(arm)['image.size'] == [96, 160]
