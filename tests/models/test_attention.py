@@ -80,34 +80,16 @@ def test_only_odd_sequences_are_padded(tokens, padded):
                for eqn in program.eqns) == padded
 
 
-def clear_caches():
-    attention._jax_refusal.cache_clear()
-
-
-@pytest.fixture
-def cudnn(monkeypatch):
-    """JAX finds cuDNN. With jax[cuda13] it asks the plugin for the version; where only JAX for CPUs
-    is installed, that version is all that is missing, so the look-up is replaced. Everything else
-    is JAX itself, which lowers programs for absent platforms too."""
-    try:
-        jax_cudnn.check_cudnn_version()
-    except RuntimeError:
-        monkeypatch.setattr(jax_cudnn, 'check_cudnn_version', lambda: 91000)
-    clear_caches()
-    yield
-    clear_caches()
-
-
 @pytest.fixture
 def no_cudnn(monkeypatch):
-    """JAX finds no cuDNN."""
+    """There is the plugin for CUDA, and JAX finds no cuDNN."""
     def fail():
         raise RuntimeError('cuDNN is not detected.')
 
     monkeypatch.setattr(jax_cudnn, 'check_cudnn_version', fail)
-    clear_caches()
+    attention._jax_refusal.cache_clear()
     yield
-    clear_caches()
+    attention._jax_refusal.cache_clear()
 
 
 def calls(function, *arguments, platform='cuda'):
@@ -142,7 +124,7 @@ MODELS = {  # name: (tokens, channels per head), as in the full model
 
 @pytest.mark.parametrize('impl', ['auto', 'cudnn'])
 @pytest.mark.parametrize('name', MODELS)
-def test_models_with_an_odd_number_of_tokens_train_with_cudnn(name, impl, cudnn, monkeypatch):
+def test_models_with_an_odd_number_of_tokens_train_with_cudnn(name, impl, monkeypatch):
     seen = set()
 
     def spy(query, *others, **settings):
@@ -161,21 +143,21 @@ def test_models_with_an_odd_number_of_tokens_train_with_cudnn(name, impl, cudnn,
 
 @pytest.mark.parametrize('settings', [dict(scan=True), dict(remat=True),
                                       dict(scan=True, remat=True)])
-def test_cudnn_serves_stacked_and_recomputed_blocks(settings, cudnn):
+def test_cudnn_serves_stacked_and_recomputed_blocks(settings):
     train, _, arguments = training_and_inference(
         'vit_tiny_patch16_224', depth=2, dtype='float16', **settings)
     assert calls(train, *arguments) == {FORWARD, BACKWARD}
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu'])
-def test_other_platforms_get_the_attention_of_xla(platform, cudnn):
+def test_other_platforms_get_the_attention_of_xla(platform):
     train, logits, arguments = training_and_inference(
         'vit_tiny_patch16_224', depth=1, dtype='bfloat16')
     assert not calls(train, *arguments, platform=platform)
     assert not calls(logits, *arguments, platform=platform)
 
 
-def test_the_choice_of_a_platform_changes_no_bit_on_a_cpu(cudnn):
+def test_the_choice_of_a_platform_changes_no_bit_on_a_cpu():
     arrays = [jax.random.normal(jax.random.key(i), (2, 7, 3, 8), jnp.bfloat16) for i in range(3)]
     gradients = [jax.jit(jax.grad(lambda *arrays, impl=impl: attend(
         *arrays, impl=impl).astype(jnp.float32).std(), argnums=(0, 1, 2)))(*arrays)
@@ -193,7 +175,7 @@ def arrays(dim=64, dtype='bfloat16'):
     (dict(dim=20), 'multiple of 8'),
     (dict(dim=264), 'got 264'),
 ])
-def test_what_cudnn_does_not_take_goes_to_xla_or_is_refused(settings, words, cudnn):
+def test_what_cudnn_does_not_take_goes_to_xla_or_is_refused(settings, words):
     assert not calls(attend, *arrays(**settings))
     with pytest.raises(ModelError, match=f"attn_impl='cudnn' cannot work here .*{words}.*'auto'"):
         attend(*arrays(**settings), impl='cudnn')
@@ -205,7 +187,3 @@ def test_without_cudnn_attention_is_xla_s_and_cudnn_by_name_is_refused(no_cudnn)
         attend(*arrays(), impl='cudnn')
 
 
-def test_heads_of_more_channels_than_all_gpus_take_need_cudnn_by_name(cudnn, monkeypatch):
-    monkeypatch.setattr(jax_cudnn, 'check_compute_capability', lambda capability: True)  # Hopper
-    assert not calls(attend, *arrays(dim=256))
-    assert calls(lambda *a: attend(*a, impl='cudnn'), *arrays(dim=256)) == {FORWARD}

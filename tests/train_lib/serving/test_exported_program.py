@@ -53,9 +53,9 @@ def test_each_platform_gets_its_own_form_of_a_convolution():
 def test_attention_calls_no_library_of_one_platform(monkeypatch):
     """attn_impl=auto may take cuDNN, in whose place stands a function that is easily seen."""
     trained = small('vit', 'bfloat16')
-    monkeypatch.setattr(attention, 'cudnn_refusal', lambda query: '')
+    monkeypatch.setattr(attention, 'cudnn_refusal', lambda query, target: '')
     monkeypatch.setattr(attention, 'cudnn_attention',
-                        lambda query, key, value: jax.lax.erf_inv(query))
+                        lambda query, key, value, target: jax.lax.erf_inv(query))
     graphdef, state = nnx.split(trained.model)
     images = jax.ShapeDtypeStruct((4, 32, 32, 3), np.float32)
     own = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images)).trace(state, images)
