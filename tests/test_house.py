@@ -24,6 +24,7 @@ FLOORS = (
     {'train_lib.studies'},
     {'train_lib.serving'},
     {'train_lib.probing'},
+    {'train_lib.planning'},
     {'train_lib.training'},
     {'train_lib.reporting'},
     {'train_lib.ensembles.fit'},

@@ -106,5 +106,11 @@ def add_verb_sections(config: ConfigDict) -> None:
             margin=0.0,  # in units of the metric, 0 or more
         ),
     )
+    config.plan = dict(  # the verb plan: what the training step takes on config.mesh
+        # Devices that need not be here: 'v5e:4x4', 'v6e:2x4', 'v5p:2x2x1' (TPU, chips per axis),
+        # 'h100:1x1x8', 'a100:1x1x8' (slices x hosts x GPUs), 'cpu', or '' for those of this
+        # machine, simulated if they are too few.
+        target='',
+    )
     config.plan_only = False  # train: only show what a run takes in memory on config.mesh
-    config.plan_memory_gb = 80.0  # GiB per device that the plan is held against
+    config.plan_memory_gb = 80.0  # GiB per device of a plan without an absent target

@@ -70,6 +70,8 @@ VERBS = {
     'study': Verb('run an ablation study', 'train_lib.commands.study:study_command',
                   example='studies/digits.py', flags=dict(workers='processes, 1 or more'),
                   keys=dict(workers='study.workers')),
+    'plan': Verb('what a run takes on devices that need not be here',
+                 'train_lib.commands.plan:plan'),
     'export': Verb('write a trained run as StableHLO, for timm, or as ONNX',
                    'train_lib.commands.export:export', config='refused',
                    workdir='a trained run',

@@ -29,7 +29,7 @@ from train_lib.studies.identity import identity_of
 from train_lib.studies.naming import describe_changes, folder_name
 from train_lib.studies.settings import StudySettings, read_settings
 
-NOT_IN_ARMS = ('study', 'seed', 'distributed', 'plan_only', 'compile_cache')
+NOT_IN_ARMS = ('study', 'seed', 'distributed', 'plan', 'plan_only', 'compile_cache')
 RESULTS = ('test', 'val', 'train', 'out_of_fold', 'test_accuracy_mean')  # of result.json
 
 

@@ -9,8 +9,9 @@ from train_lib.run_dir.dotted_keys import by_dotted_key
 
 # Keys that do not change a study's identity: they change no number, or are set for each cell.
 NOT_IDENTITY = ('study', 'seed', 'log', 'loader', 'mesh.data', 'mesh.fsdp', 'sharding',
-                'image.cache_mb', 'compile_cache', 'distributed', 'plan_only', 'plan_memory_gb',
-                'predict', 'curate', 'pack', 'lr_find', 'profile', 'checkpoint', 'init.seen')
+                'image.cache_mb', 'compile_cache', 'distributed', 'plan', 'plan_only',
+                'plan_memory_gb', 'predict', 'curate', 'pack', 'lr_find', 'profile', 'checkpoint',
+                'init.seen')
 _MISSING = '–'
 
 

@@ -266,15 +266,20 @@ def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
 def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest]
                ) -> jax.stages.Lowered:
     """The training step, traced; the state (it may be abstract) stays laid out as it is."""
-    programs, prepared = run.programs, run.inputs.preprocess
+    step: Any = keep_layout(run.programs.train_step, state)  # jitted
+    return step.lower(state, batch_shapes(run, parts))
+
+
+def batch_shapes(run: RunSpec, parts: Mapping[str, Manifest]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of a training batch."""
+    prepared = run.inputs.preprocess
 
     def spec(shape, dtype):
         return jax.ShapeDtypeStruct((run.timing.batch_size, *shape), dtype,
-                                    sharding=batch_sharding(programs.mesh))
+                                    sharding=batch_sharding(run.programs.mesh))
 
     batch = {'image': spec((*prepared.frame, prepared.channels), jnp.uint8)}
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)
-    step: Any = keep_layout(programs.train_step, state)  # jitted
-    return step.lower(state, batch)
+    return batch
