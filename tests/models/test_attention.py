@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as jax_cudnn
 
-from models import ModelError, attention, create_model, eval_view
+from models import ModelError, attention, create_model, eval_view, list_models, model_settings
 from models.attention import Attention, attend, cudnn_attention, xla_attention
+from models.target import Target
 
 infer = jax.jit(lambda model, x: eval_view(model)(x))
 FORWARD, BACKWARD = '__cudnn$fmhaSoftmax', '__cudnn$fmhaSoftmaxBackward'
@@ -106,7 +107,8 @@ def training_and_inference(name, **settings):
     images = jax.ShapeDtypeStruct((2, *model.img_size, 3), jnp.float32)
 
     def loss(params, images):
-        return jax.nn.log_softmax(nnx.merge(graphdef, params)(images))[:, 0].sum()
+        model = nnx.merge(graphdef, params)
+        return jax.nn.log_softmax(model(images, rngs=nnx.Rngs(0)))[:, 0].sum()
 
     def logits(params, images):
         return eval_view(nnx.merge(graphdef, params))(images)
@@ -139,6 +141,55 @@ def test_models_with_an_odd_number_of_tokens_train_with_cudnn(name, impl, monkey
     assert calls(train, *arguments) == {FORWARD, BACKWARD}
     assert calls(logits, *arguments) == {FORWARD}
     assert seen == {MODELS[name]}
+
+
+EVEN = {  # (name, settings): tokens
+    ('vit_base_patch16_224', (('class_token', False), ('global_pool', 'avg'))): 196,
+    ('vit_base_patch16_224', (('img_size', 240),)): 226,
+    ('eva02_tiny_patch14_224', (('img_size', 210),)): 226,
+    ('eva02_large_patch14_224', (('img_size', 210),)): 226,
+    ('eva_giant_patch14_224', (('img_size', 210),)): 226,
+}
+
+
+@pytest.mark.parametrize('name, settings', EVEN)
+def test_models_with_an_even_number_of_tokens_train_with_cudnn(name, settings):
+    train, logits, arguments = training_and_inference(
+        name, depth=1, dtype='bfloat16', **dict(settings))
+    assert calls(train, *arguments) == {FORWARD, BACKWARD}
+    assert calls(logits, *arguments) == {FORWARD}
+    inside = str(jax.make_jaxpr(logits)(*arguments))
+    assert f'[2,{EVEN[name, settings]},' in inside
+    assert f'[2,{EVEN[name, settings] + 1},' not in inside  # nothing is padded
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('tokens', [196, 197])
+def test_cudnn_takes_every_model_with_attention_on_all_gpus_since_ampere(tokens, dtype):
+    seen = set()
+    for name in list_models():
+        settings = model_settings(name)
+        if 'attn_impl' in settings:
+            heads, dim = settings['num_heads'], settings['embed_dim'] // settings['num_heads']
+            for capability in ('8.0', '8.9', '9.0', '10.0', '10.3', '12.0'):
+                query = jax.ShapeDtypeStruct((2, tokens, heads, dim), dtype)
+                assert attention.cudnn_refusal(query, Target('cuda', capability)) == '', name
+            seen.add((settings['attn_impl'], dim))
+    assert seen == {('auto', 64), ('auto', 80), ('auto', 88)}
+
+
+def test_dropout_of_the_attention_weights_writes_them_out_in_training_only():
+    train, logits, arguments = training_and_inference(
+        'vit_tiny_patch16_224', depth=1, dtype='bfloat16', attn_drop_rate=0.1)
+    assert not calls(train, *arguments)
+    assert calls(logits, *arguments) == {FORWARD}
+
+
+@pytest.mark.parametrize('heads', [16, 1])  # of 12 channels, and of 192
+def test_heads_that_cudnn_does_not_take_train_with_xla(heads):
+    train, logits, arguments = training_and_inference(
+        'vit_tiny_patch16_224', depth=1, dtype='bfloat16', num_heads=heads)
+    assert not calls(train, *arguments) and not calls(logits, *arguments)
 
 
 @pytest.mark.parametrize('settings', [dict(scan=True), dict(remat=True),
