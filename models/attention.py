@@ -17,6 +17,8 @@ from models.layers import Dropout, Linear, linear_init
 from models.target import Target
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
+# JAX passes more channels per head to cuDNN on some GPUs; this many work on all since Ampere.
+_SURE_DIM = 128
 
 
 def attend(query, key, value, *, impl: str = 'auto', target: Target | None = None,
@@ -29,11 +31,11 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
     Args:
         query, key, value: of one shape and floating-point dtype.
         impl: 'xla'; 'cudnn', which runs on NVIDIA GPUs only and never falls back to XLA; or 'auto',
-            which is cuDNN in programs for NVIDIA GPUs if it takes such arrays there (half
-            precision, d a multiple of 8 up to 128, from Hopper on up to 256; no GPU before Ampere)
-            and XLA otherwise. A single program for several platforms needs 'xla'.
-        target: what the program is for; None: what it is lowered for, GPUs of any kind since
-            Ampere. This process is never asked.
+            which is cuDNN in programs for NVIDIA GPUs since Ampere if it takes such arrays (half
+            precision, d a multiple of 8 up to 128) and XLA otherwise. A single program for several
+            platforms needs 'xla'.
+        target: what the program is for; None: the platform that it is lowered for, and any GPU
+            since Ampere. The devices of this process do not matter.
         drop: dropout of the attention weights.
         rngs: for `drop`.
 
@@ -54,7 +56,7 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
     by_cudnn = functools.partial(cudnn_attention, target=target or ANY_GPU)
     if impl == 'cudnn':
         return by_cudnn(query, key, value)
-    if refusal:
+    if refusal or query.shape[-1] > _SURE_DIM:
         return xla_attention(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cuda=by_cudnn, default=xla_attention)
 

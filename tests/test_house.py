@@ -185,8 +185,22 @@ def rooms_without_a_word(root: Path) -> list[str]:
             or not ast.get_docstring(ast.parse((folder / '__init__.py').read_text('utf-8')))]
 
 
+def backend_questions(root: Path) -> list[str]:
+    """Whoever asks JAX for the backend makes a program for this machine; models ask for no device
+    at all. What JAX asks on our behalf: tests/train_lib/serving/test_backend_questions.py."""
+    found = []
+    for name, path in modules(root).items():
+        of_model = name.split('.')[0] == 'models'
+        words = {'default_backend'} | ({'devices', 'local_devices'} if of_model else set())
+        found += [f'{name} asks for jax.{node.attr}'
+                  for node in ast.walk(ast.parse(path.read_text('utf-8')))
+                  if isinstance(node, ast.Attribute) and node.attr in words
+                  and isinstance(node.value, ast.Name) and node.value.id == 'jax']
+    return found
+
+
 RULES = (imports_upwards, circles, modules_in_the_root, twins, long_files, long_signatures,
-         rooms_without_a_word)
+         rooms_without_a_word, backend_questions)
 
 
 @pytest.mark.parametrize('rule', RULES)
@@ -258,6 +272,8 @@ UP = 'def f():\n    from train_lib.training import loop\n    return loop\n'
     (long_files, {'tests/test_x.py': 'x = 1\n' * (MOST_LINES + 1)}),
     (long_signatures, {'train_lib/training/step.py':
                        'class A:\n    def f(self, a, b, c, d, e, *, f, g, h, **more): ...\n'}),
+    (backend_questions, {'train_lib/training/step.py': "cpu = jax.default_backend() == 'cpu'\n"}),
+    (backend_questions, {'models/resnet.py': 'def f():\n    return jax.devices()[0].platform\n'}),
     (rooms_without_a_word, {'train_lib/training/__init__.py': ''}),
     (rooms_without_a_word, {'train_lib/attic/box.py': ''})])
 def test_a_planted_violation_is_found(tmp_path, rule, changes):
