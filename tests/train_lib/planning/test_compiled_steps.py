@@ -12,6 +12,7 @@ import re
 import pytest
 
 from configs import common
+from models.target import Target, target_of
 from train_lib.planning.step_plan import abstract_job
 from train_lib.planning.targets import missing, read_target, target_devices
 from train_lib.runtime.sharding import make_mesh
@@ -24,12 +25,18 @@ VIT, RESNET = 'vit_base_patch16_224', 'resnet50'
 _CALL = re.compile(r'%(\S+) = (.*) custom-call\(.*custom_call_target="(\S+?)"')
 
 
+def known(name):
+    """A target of config.plan; the test is skipped without its compiler."""
+    target = read_target(name)
+    if missing(target):
+        pytest.skip(f'{missing(target)} is not installed: pip install -r requirements-plan.txt')
+    return target
+
+
 @functools.cache
 def compiled(target, name, size, settings=(), devices=1) -> str:
     """The optimised program of a training step in bfloat16."""
-    target = read_target(target)
-    if missing(target):
-        pytest.skip(f'{missing(target)} is not installed: pip install -r requirements-plan.txt')
+    target = known(target)
     config = common.get_config()
     config.data.doodles.update(classes=4, per_class=12, writers=8)
     config.image.size, config.precision, config.batch_size = size, 'bfloat16', BATCH
@@ -47,6 +54,13 @@ def calls(text, name) -> dict[str, list[str]]:
         if target.startswith(name):
             found.setdefault(target, []).append(result)
     return found
+
+
+@pytest.mark.parametrize(('name', 'expected'), [
+    ('h100:1x1x8', Target('cuda', '9.0')), ('a100:1x1x8', Target('cuda', '8.0')),
+    ('v5e:2x2', Target('tpu'))])
+def test_absent_devices_say_what_they_are(name, expected):
+    assert {target_of(device) for device in target_devices(known(name))} == {expected}
 
 
 @pytest.mark.parametrize('target', ['h100:1x1x8', 'a100:1x1x8'])
