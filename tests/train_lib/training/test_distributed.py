@@ -12,10 +12,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import common
 from train_lib.run_dir.checkpoints import committed_steps, read_weights
+from train_lib.run_dir.digests import write_digests
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 
@@ -180,6 +182,41 @@ def test_an_error_on_one_process_ends_all(tmp_path, seed, words):
     assert all(codes)
     for process, text in enumerate(words):
         assert re.search(text, pod.log(process)), pod.log(process)
+
+
+LOOK = '''
+import sys
+from pathlib import Path
+from train_lib.run_dir import checkpoints
+from train_lib.runtime import distributed
+import main
+from train_lib.commands import train as verb
+
+def train(command):
+    distributed.start(command.config.distributed)
+    folder = command.workdir / 'checkpoints'
+    found = checkpoints.latest_good(folder)
+    print('newest', found.name, 'of', checkpoints.read_host(found)['best_step'], flush=True)
+    return 0
+
+verb.train = train
+distributed.leave(lambda: main.main(sys.argv[1:]))
+'''
+
+
+def test_two_processes_find_the_checkpoint_that_they_resume_from(tmp_path):
+    """The first one reads what it needs to find it, without waiting for the other, which waits
+    for its answer."""
+    writer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    for step in (1, 2):
+        writer.save(tmp_path / f'pod/checkpoints/{step}', args=ocp.args.Composite(
+            host=ocp.args.JsonSave({'best_step': 1})))
+        write_digests(tmp_path / f'pod/checkpoints/{step}')
+    program = tmp_path / 'program.py'
+    program.write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{LOOK}')
+    pod = Pod(2, tmp_path / 'pod', command=(str(program), *SETTINGS))
+    assert pod.wait() == [0, 0], pod.log(0) + pod.log(1)
+    assert 'newest 2 of 1' in pod.log(0) and 'newest 2 of 1' in pod.log(1)
 
 
 @pytest.mark.parametrize(('environment', 'expected'), [
