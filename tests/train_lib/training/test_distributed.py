@@ -49,7 +49,8 @@ class Pod:
                 self.processes.append(subprocess.Popen(
                     [sys.executable, *command, *more, *pod, f'--workdir={workdir}'], cwd=ROOT,
                     stdout=file, stderr=file,
-                    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS}))
+                    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS,
+                                      'SLURMD_NODENAME': f'n{i + 1}'}))
 
     def _log(self, process: int) -> Path:
         return self.workdir.with_name(f'{self.workdir.name}.{process}.log')
@@ -97,6 +98,7 @@ def test_two_processes_are_one_run(tmp_path):
     assert alone.wait() == [0], alone.log(0)
     assert_same_run(pod.workdir, alone.workdir, 20)
     assert 'step 20/20' in pod.log(0)
+    assert 'pod      2 processes, 2 devices, on n1, n2' in pod.log(0)
     assert not re.search('step|workdir|accuracy', pod.log(1))
     results = [json.loads((one.workdir / 'result.json').read_text()) for one in (pod, alone)]
     assert results[0]['test']['n'] == results[1]['test']['n'] == 270
@@ -169,9 +171,9 @@ distributed.leave(lambda: main.main(sys.argv[1:]))
 @pytest.mark.faults
 @pytest.mark.parametrize(('seed', 'words'), [
     (1, ('The number is not the same on process 1', 'The number is not the same on process 1')),
-    (2, ('ZeroDivisionError', 'lost another one|another task died')),
+    (2, ('ZeroDivisionError', 'of 2 on n2 lost another one, process 0 on n1|another task died')),
     (3, ('No data: bring some.', 'No data: bring some.')),
-    (4, ('lost another one|another task died', 'No space left'))])
+    (4, ('of 2 on n1 lost another one, process 1 on n2|another task died', 'No space left'))])
 def test_an_error_on_one_process_ends_all(tmp_path, seed, words):
     program = tmp_path / 'program.py'
     program.write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{PROGRAM}')
@@ -197,7 +199,7 @@ def train(command):
     folder = command.workdir / 'checkpoints'
     found = checkpoints.latest_good(folder)
     print('newest', found.name, 'of', checkpoints.read_host(found)['best_step'], flush=True)
-    return 0
+    distributed.check_same(str(command.config.distributed.process), 'The number')
 
 verb.train = train
 distributed.leave(lambda: main.main(sys.argv[1:]))
@@ -215,8 +217,12 @@ def test_two_processes_find_the_checkpoint_that_they_resume_from(tmp_path):
     program = tmp_path / 'program.py'
     program.write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{LOOK}')
     pod = Pod(2, tmp_path / 'pod', command=(str(program), *SETTINGS))
-    assert pod.wait() == [0, 0], pod.log(0) + pod.log(1)
-    assert 'newest 2 of 1' in pod.log(0) and 'newest 2 of 1' in pod.log(1)
+    assert pod.wait() == [2, 2], pod.log(0) + pod.log(1)
+    for process in (0, 1):
+        log = pod.log(process)
+        assert 'newest 2 of 1' in log
+        assert 'The number is not the same on process 1 on n2 as on process 0 on n1: ' in log
+        assert f'process {process} of 2 on n{process + 1} ends with code 2' in log
 
 
 @pytest.mark.parametrize(('environment', 'expected'), [
@@ -241,6 +247,28 @@ def test_mistakes(changes, words):
         distributed.start(config)
     assert words in str(error.value)
     assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(('nodes', 'error', 'words'), [
+    (['n1', 'n2'], 'Gloo AllGather', 'process 0 of 2 on n1 lost another one, process 1 on n2 (Gl'),
+    (['n1', 'n1', 'n2'], 'coordination: /job:jax_worker/replica:0/task:2 died',
+     'process 0 of 3 on n1 lost another one, process 2 on n2 (coord'),
+    (['n1', 'n2', 'n3'], 'heartbeat', 'process 0 of 3 on n1 lost another one (heartbeat)')])
+def test_a_lost_process_is_named_with_its_node(monkeypatch, capsys, nodes, error, words):
+    monkeypatch.setenv('SLURMD_NODENAME', 'n1')
+    monkeypatch.setattr(distributed, '_nodes', nodes)
+    monkeypatch.setattr('jax.process_count', lambda: len(nodes))
+    distributed._explain(RuntimeError(error))
+    assert words in capsys.readouterr().err
+
+
+def test_a_node_is_called_as_slurm_or_the_system_calls_it(monkeypatch):
+    monkeypatch.delenv('SLURMD_NODENAME', raising=False)
+    assert distributed.node() == socket.gethostname()
+    monkeypatch.setenv('SLURMD_NODENAME', 'n7')
+    assert distributed.node() == 'n7'
+    assert distributed._where([f'node-{k:03}' for k in range(100)]) == ', on node-000 to node-099'
+    assert distributed._where(['a', 'a', 'b']) == ', on a, b' and distributed._where([]) == ''
 
 
 def test_one_process_does_nothing(monkeypatch):
