@@ -17,7 +17,7 @@ from tests.train_lib.training.test_distributed import SETTINGS, assert_same_run,
 
 pytestmark = pytest.mark.slurm
 SCRIPT = ROOT / 'scripts/slurm_train.sh'
-STEPS = 400
+STEPS = 200
 LENGTH = ('--config.mesh.fsdp=2', f'--config.duration.steps={STEPS}')
 
 
