@@ -34,8 +34,12 @@ export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 srun --kill-on-bad-exit=0 "${PYTHON:-python}" main.py "$@"
 code=$?
 
+# In an array of jobs, the number of the last one may mean all of them.
+job=$SLURM_JOB_ID
+[[ -n $SLURM_ARRAY_TASK_ID ]] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
 # Nothing was cancelled as long as Slurm counts the job as running.
-if [[ $(squeue --noheader --job="$SLURM_JOB_ID" --format=%T) != RUNNING ]]; then
+if [[ $(squeue --noheader --job="$job" --format=%T) != RUNNING ]]; then
     exit $code
 fi
 
@@ -49,7 +53,7 @@ reached() {
         2>/dev/null | sort
 }
 
-note="slurm-$SLURM_JOB_ID.reached"
+note="slurm-$job.reached"
 case $code in
     75) ;;  # told to stop, and saved
     0 | 2)  # done, or a mistake that another start would repeat
@@ -64,4 +68,4 @@ case $code in
         reached "$@" > "$note" ;;
 esac
 echo "slurm_train.sh: exit code $code, requeued." >&2
-scontrol requeue "$SLURM_JOB_ID"
+scontrol requeue "$job"

@@ -37,17 +37,17 @@ def attempts(workdir: Path) -> list[int]:
 
 
 def kill_all(processes: dict[int, str]) -> None:
-    assert processes
-    for pid in processes:
+    """Kills a study and its worker, and not the srun that started it."""
+    found = [pid for pid, command in processes.items() if command.startswith(sys.executable)]
+    assert len(found) == 2
+    for pid in found:
         os.kill(pid, signal.SIGKILL)
 
 
-def wait_for_cells(workdir: Path, nodes: int) -> None:
-    """Until so many nodes are at work in cells."""
-    def holders() -> set[str]:
-        return {json.loads(path.read_text() or '{}').get('machine', '').split(' ')[0]
-                for path in workdir.glob('*/*/lease.*') if (path.parent / 'metrics.jsonl').exists()}
-    wait_for(lambda: len(holders()) == nodes, 300)
+def wait_for_cells(workdir: Path, workers: int) -> None:
+    """Until so many workers are in cells that have begun to train."""
+    wait_for(lambda: sum((path.parent / 'metrics.jsonl').exists() for path in
+                         workdir.glob('*/*/lease.*')) == workers, 300)
 
 
 def test_an_array_of_jobs_shares_a_study_though_one_is_killed(cluster, undisturbed, tmp_path):
@@ -59,8 +59,8 @@ def test_an_array_of_jobs_shares_a_study_though_one_is_killed(cluster, undisturb
     wait_for_cells(workdir, 2)
     known = over(workdir)
     kill_all(cluster.processes('main.py', 'SLURM_ARRAY_TASK_ID=1', f'--workdir={workdir}'))
-    numbers = {line.split()[1]: line.split()[0] for line in
-               cluster.call('squeue', '-h', '-r', '-o', '%A %a').splitlines()}
+    numbers = dict(line.split() for line in
+                   cluster.call('squeue', '-h', '-r', '-o', '%a %i').splitlines())
     # The killed one is queued again, and here it begins too late: the other finishes the study. For
     # another node it counts as dead after 120 s without a sign of life.
     cluster.wait_until(numbers['1'], 'PENDING')
@@ -134,7 +134,7 @@ def test_a_stopped_launcher_cancels_its_jobs_and_a_killed_one_leaves_them(
     wait_for_cells(command.workdir, 1)
     command.process.send_signal(signal.SIGTERM)
     assert command.process.wait(200) == 75, command.log
-    assert '1 job: cancelled, those that run save first' in command.log
+    assert '1 job is cancelled; those that run save first' in command.log
     assert command.queue() == []
 
     first = Command(cluster, tmp_path / 'study', '--workers=1')

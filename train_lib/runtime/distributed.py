@@ -53,8 +53,9 @@ def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
         return count('SLURM_NTASKS') > 1
     if 'OMPI_MCA_orte_hnp_uri' in environment:
         return count('OMPI_COMM_WORLD_SIZE') > 1
-    if 'TPU_WORKER_HOSTNAMES' in environment:  # GKE
-        return ',' in environment['TPU_WORKER_HOSTNAMES'] or 'MEGASCALE_NUM_SLICES' in environment
+    hosts = environment.get('TPU_PROCESS_ADDRESSES', environment.get('TPU_WORKER_HOSTNAMES'))
+    if hosts is not None:  # GKE
+        return ',' in hosts or 'MEGASCALE_NUM_SLICES' in environment
     if 'KUBERNETES_SERVICE_HOST' in environment:
         return ('JOB_COMPLETION_INDEX' in environment
                 and importlib.util.find_spec('kubernetes') is not None)

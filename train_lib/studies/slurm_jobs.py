@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -198,19 +198,22 @@ def supervise_jobs(study: Study, workdir: Path, queue: Queue, stop: Callable[[],
             while time.monotonic() < end and not stop():
                 time.sleep(min(1.0, poll))
     finally:
-        _end_all(queue, jobs)
+        _end_all(queue, jobs, done=not unfinished(study, workdir))
         screen.show()
     return 0
 
 
-def _end_all(queue: Queue, jobs: Iterable[str]) -> None:
-    """Cancels what is in the queue, and waits until the jobs have saved. When all cells are over
-    this concerns jobs that have not begun, or are about to leave."""
-    left = {**dict.fromkeys(jobs, ''), **(queue.jobs() or {})}
-    if not left:
-        return
-    log.info('slurm    %s: cancelled, those that run save first', counted(len(left), 'job'))
-    queue.cancel(left)
+def _end_all(queue: Queue, jobs: Mapping[str, str], done: bool) -> None:
+    """Cancels what is in the queue, and waits until the jobs have saved. If all cells are over,
+    those that run leave by themselves."""
+    found = queue.jobs()
+    left = dict(jobs) if found is None else found
+    cancelled = [job for job, state in left.items() if not done or state == 'PENDING']
+    if cancelled:
+        if not done:
+            log.info('slurm    %s cancelled; those that run save first',
+                     counted(len(cancelled), 'job is', 'jobs are'))
+        queue.cancel(cancelled)
     end = time.monotonic() + SAVING
     while queue.jobs() and time.monotonic() < end:
         time.sleep(1)
