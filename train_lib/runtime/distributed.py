@@ -80,7 +80,11 @@ def start(config: Mapping) -> None:
                               f'need config.distributed.coordinator: give it as HOST:PORT, the '
                               f'address of process 0.')
         if not coordinator or not in_cluster():
+            if coordinator and left_out():
+                log.info('pod      %s', left_out())
             return
+        if 'SLURM_STEP_NODELIST' in os.environ:
+            os.environ.setdefault('JAX_COORDINATOR_PORT', slurm_port())
         given: dict[str, Any] = {}
     else:
         if not coordinator.rpartition(':')[0] or not coordinator.rpartition(':')[2].isdigit():
@@ -104,6 +108,34 @@ def start(config: Mapping) -> None:
             logging.getLogger(ours).setLevel(logging.WARNING)
     log.info('pod      %d processes, %d devices%s', jax.process_count(), jax.device_count(),
              _where(_nodes))
+    if coordinator == 'auto' and idle_gpus():
+        log.info('         %s', idle_gpus())
+
+
+def left_out(environment: Mapping[str, str] = os.environ) -> str:
+    """What a process that runs alone leaves out, by its environment; '' for nothing."""
+    tasks = environment.get('SLURM_NTASKS', '')
+    if tasks.isdigit() and int(tasks) > 1 and 'SLURM_STEP_NODELIST' not in environment:
+        return f'1 process, in a job of {tasks} tasks; srun starts one for each'
+    if 'JOB_COMPLETION_INDEX' in environment and 'KUBERNETES_SERVICE_HOST' in environment:
+        return '1 process; `pip install kubernetes` joins the pods of a Job'
+    return ''
+
+
+def idle_gpus(environment: Mapping[str, str] = os.environ) -> str:
+    """Says if a step of Slurm has fewer tasks on its nodes than GPUs: JAX gives one to each."""
+    gpus = environment.get('SLURM_GPUS_ON_NODE', '')
+    tasks = re.match(r'\d+', environment.get('SLURM_STEP_TASKS_PER_NODE', ''))
+    if not gpus.isdigit() or not tasks or int(tasks[0]) >= int(gpus):
+        return ''
+    return f'JAX uses {tasks[0]} of {gpus} GPUs per node: give --ntasks-per-node={gpus}'
+
+
+def slurm_port(environment: Mapping[str, str] = os.environ) -> str:
+    """The port of process 0: JAX's own for the first step of a job. Those of other steps are not
+    the same, as with JAX 0.10.2, where a second one would meet the first on their common node."""
+    job, step = (int(environment.get(key, '0')) for key in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
+    return str((job + 1021 * step) % 2**12 + 65536 - 2**12)
 
 
 def node() -> str:

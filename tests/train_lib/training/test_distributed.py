@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax._src.clusters.slurm_cluster import SlurmCluster
 
 from configs import common
 from train_lib.run_dir.checkpoints import committed_steps, read_weights
@@ -235,6 +236,45 @@ def test_two_processes_find_the_checkpoint_that_they_resume_from(tmp_path):
     (dict(KUBERNETES_SERVICE_HOST='10.0.0.1'), False)])
 def test_clusters(environment, expected):
     assert distributed.in_cluster(environment) is expected
+
+
+def test_steps_of_one_job_meet_at_different_ports(monkeypatch):
+    """The first one where JAX would meet by itself."""
+    environment = dict(SLURM_JOB_ID='123456', SLURM_STEP_NODELIST='n[1-2]', SLURM_NTASKS='2',
+                       SLURM_PROCID='0', SLURM_LOCALID='0')
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    ports = [distributed.slurm_port(environment | dict(SLURM_STEP_ID=str(step)))
+             for step in (0, 1, 2, 4294967290)]
+    assert len(set(ports)) == 4 and all(61440 <= int(port) < 65536 for port in ports)
+    assert SlurmCluster.get_coordinator_address(None, None) == f'n1:{ports[0]}'
+    asked = []
+    monkeypatch.setenv('SLURM_STEP_ID', '2')
+    monkeypatch.delenv('JAX_COORDINATOR_PORT', raising=False)
+    monkeypatch.setattr('jax.distributed.initialize', lambda **_: asked.append(
+        SlurmCluster.get_coordinator_address(None, os.environ['JAX_COORDINATOR_PORT'])))
+    distributed.start(common.get_config().distributed)
+    assert asked == [f'n1:{ports[2]}']
+    os.environ.pop('JAX_COORDINATOR_PORT')
+
+
+@pytest.mark.parametrize(('environment', 'words'), [
+    ({}, ''), (dict(SLURM_NTASKS='1'), ''),
+    (dict(SLURM_NTASKS='16', SLURM_JOB_ID='1'), '1 process, in a job of 16 tasks; srun starts'),
+    (dict(SLURM_NTASKS='2', SLURM_STEP_NODELIST='a'), ''),
+    (dict(KUBERNETES_SERVICE_HOST='10.0.0.1'), ''),
+    (dict(KUBERNETES_SERVICE_HOST='10.0.0.1', JOB_COMPLETION_INDEX='1'), 'pip install kubernetes')])
+def test_a_process_that_is_alone_in_a_job_says_so(environment, words):
+    found = distributed.left_out(environment)
+    assert words in found and bool(words) == bool(found) and len(found) < 70
+
+
+@pytest.mark.parametrize(('gpus', 'tasks', 'words'), [
+    ('8', '8(x2)', ''), ('8', '1(x2)', 'JAX uses 1 of 8 GPUs'), ('', '1(x2)', ''), ('4', '', ''),
+    ('4', '2,1', 'JAX uses 2 of 4 GPUs')])
+def test_gpus_that_no_task_has_are_said(gpus, tasks, words):
+    found = distributed.idle_gpus(dict(SLURM_GPUS_ON_NODE=gpus, SLURM_STEP_TASKS_PER_NODE=tasks))
+    assert words in found and bool(words) == bool(found)
 
 
 @pytest.mark.parametrize(('changes', 'words'), [
