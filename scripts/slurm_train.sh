@@ -59,8 +59,9 @@ case $code in
     0 | 2)  # done, or a mistake that another start would repeat
         rm -f "$note"
         exit $code ;;
-    *)  # A process or a node was lost, or the run failed: once more if it has got on since.
-        if [[ $(reached "$@") == "$(cat "$note" 2>/dev/null)" ]]; then
+    *)  # A process or a node was lost, or the run failed: once more, unless that happened before
+        # and nothing was reached since.
+        if [[ -e $note && $(reached "$@") == "$(cat "$note")" ]]; then
             echo "slurm_train.sh: exit code $code without a new checkpoint: not requeued." >&2
             rm -f "$note"
             exit $code

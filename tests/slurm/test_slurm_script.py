@@ -90,7 +90,7 @@ def test_a_mistake_is_not_repeated(cluster, tmp_path):
 
 
 def test_a_failure_is_repeated_only_as_long_as_it_gets_on(cluster, tmp_path):
-    job = Job(cluster, tmp_path, [(1, True), (1, True), (1, False)])
+    job = Job(cluster, tmp_path, [(1, False), (1, True), (1, False)])
     for _ in range(2):
         cluster.begin_now(job.number)
     job.ends('FAILED', 1)

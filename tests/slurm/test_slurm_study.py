@@ -15,7 +15,7 @@ from tests.train_lib.studies.test_study_kills import assert_same_study, over
 
 pytestmark = pytest.mark.slurm
 SCRIPT = ROOT / 'scripts/slurm_train.sh'
-STUDY = ('study', '--config=configs/studies/digits.py', '--config.duration.epochs=3',
+STUDY = ('study', '--config=configs/studies/digits.py', '--config.duration.epochs=15',
          '--config.study.seeds=(0,)', '--config.report.heat_maps=False')
 JOBS = ('--launcher=slurm', '--workers=2', '--config.study.slurm.gpus=0',
         '--config.study.slurm.cpus=2', '--config.study.slurm.minutes=30')
@@ -45,9 +45,12 @@ def kill_all(processes: dict[int, str]) -> None:
 
 
 def wait_for_cells(workdir: Path, workers: int) -> None:
-    """Until so many workers are in cells that have begun to train."""
-    wait_for(lambda: sum((path.parent / 'metrics.jsonl').exists() for path in
-                         workdir.glob('*/*/lease.*')) == workers, 300)
+    """Until so many workers are in cells, one of which trains already."""
+    def reached() -> bool:
+        held = [path.parent for path in workdir.glob('*/*/lease.*')]
+        return len(held) == workers and any((one / 'metrics.jsonl').exists() for one in held)
+
+    wait_for(reached, 300)
 
 
 def test_an_array_of_jobs_shares_a_study_though_one_is_killed(cluster, undisturbed, tmp_path):
