@@ -61,7 +61,7 @@ def test_an_array_of_jobs_shares_a_study_though_one_is_killed(cluster, undisturb
                    str(SCRIPT), *STUDY, f'--workdir={workdir}', cwd=tmp_path)
     wait_for_cells(workdir, 2)
     known = over(workdir)
-    kill_all(cluster.processes('main.py', 'SLURM_ARRAY_TASK_ID=1', f'--workdir={workdir}'))
+    kill_all(cluster.processes('SLURM_ARRAY_TASK_ID=1', f'--workdir={workdir}'))
     numbers = dict(line.split() for line in
                    cluster.call('squeue', '-h', '-r', '-o', '%a %i').splitlines())
     # The killed one is queued again, and here it begins too late: the other finishes the study. For
@@ -109,7 +109,7 @@ def test_the_launcher_submits_jobs_and_replaces_a_killed_one(cluster, submitit, 
     wait_for_cells(command.workdir, 2)
     assert len(command.queue()) == 2
     victim = re.findall(r'job (\d+) is submitted', command.log)[0]
-    kill_all(cluster.processes('main.py', f'SLURM_JOB_ID={victim}'))
+    kill_all(cluster.processes(f'SLURM_JOB_ID={victim}', f'--workdir={command.workdir}'))
     assert command.process.wait(900) == 0, command.log
     assert f'Job {victim} was killed' in command.log
     for words in ('cell     3/3', 'report   '):

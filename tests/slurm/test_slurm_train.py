@@ -118,6 +118,33 @@ def test_a_killed_task_ends_the_other_and_the_job_goes_on(cluster, undisturbed, 
     assert_same_bits(workdir, undisturbed)
 
 
+TOGETHER = '''
+import json, os, sys
+sys.path.insert(0, os.getcwd())
+from configs import common
+from train_lib.runtime import distributed
+import jax
+
+distributed.start(common.get_config().distributed)
+step = os.environ['SLURM_STEP_ID']
+print(json.dumps([step, distributed.on_first(lambda: step), jax.process_count()]), flush=True)
+distributed.barrier('end')
+'''
+
+
+def test_two_steps_of_one_job_do_not_meet(cluster, tmp_path):
+    (tmp_path / 'program.py').write_text(TOGETHER)
+    step = f'srun --exact -N2 -n2 $PYTHON {tmp_path}/program.py'
+    (tmp_path / 'job.sh').write_text(f'#!/bin/bash\n{step} &\n{step} &\nwait -n && wait -n\n')
+    job = cluster.sbatch('-N2', '--ntasks-per-node=2', f'--output={tmp_path}/log',
+                         str(tmp_path / 'job.sh'))
+    cluster.wait_until(job, 'COMPLETED', 'FAILED')
+    log = (tmp_path / 'log').read_text()
+    found = sorted(json.loads(line) for line in log.splitlines() if line.startswith('["'))
+    assert found == [['0', '0', 2], ['0', '0', 2], ['1', '1', 2], ['1', '1', 2]], log
+    assert cluster.state(job)['JobState'] == 'COMPLETED', log
+
+
 def test_a_step_of_one_task_in_a_larger_job_is_one_process(cluster, tmp_path):
     """The variables of a job that Slurm gives to all its steps are not those of the step."""
     program = ('import json, os; from train_lib.runtime import distributed; '
