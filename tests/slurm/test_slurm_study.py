@@ -62,8 +62,8 @@ def test_an_array_of_jobs_shares_a_study_though_one_is_killed(cluster, undisturb
     wait_for_cells(workdir, 2)
     known = over(workdir)
     kill_all(cluster.processes('SLURM_ARRAY_TASK_ID=1', f'--workdir={workdir}'))
-    numbers = dict(line.split() for line in
-                   cluster.call('squeue', '-h', '-r', '-o', '%a %i').splitlines())
+    numbers = {name.partition('_')[2]: name for name in
+               cluster.call('squeue', '-h', '-r', '-o', '%i').split()}
     # The killed one is queued again, and here it begins too late: the other finishes the study. For
     # another node it counts as dead after 120 s without a sign of life.
     cluster.wait_until(numbers['1'], 'PENDING')
