@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import ROOT, Cluster, wait_for
+from tests.slurm.cluster import ROOT, XLA, Cluster, wait_for
 from tests.train_lib.studies.test_study_kills import assert_same_study, over
 
 pytestmark = pytest.mark.slurm
 SCRIPT = ROOT / 'scripts/slurm_train.sh'
-STUDY = ('study', '--config=configs/studies/digits.py', '--config.duration.epochs=15',
+STUDY = ('study', '--config=configs/studies/digits.py', '--config.duration.epochs=10',
          '--config.study.seeds=(0,)', '--config.report.heat_maps=False')
 JOBS = ('--launcher=slurm', '--workers=2', '--config.study.slurm.gpus=0',
         '--config.study.slurm.cpus=2', '--config.study.slurm.minutes=30')
@@ -27,7 +27,7 @@ def undisturbed(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp('undisturbed') / 'study'
     subprocess.run([sys.executable, 'main.py', *STUDY, f'--workdir={workdir}'], cwd=ROOT,
                    check=True, capture_output=True,
-                   env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+                   env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': XLA})
     return workdir
 
 
