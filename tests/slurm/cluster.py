@@ -155,6 +155,7 @@ class Cluster:
         """Slurm waits two minutes before a requeued job begins again; the tests do not."""
         self.wait_until(job, 'PENDING')
         self.call('scontrol', 'update', f'JobId={job}', 'StartTime=now')
+        wait_for(lambda: self.state(job)['JobState'] != 'PENDING', 120)
 
     def processes(self, *words: str) -> dict[int, str]:
         """{process: its command} of everything that runs in this cluster, if `words` are among
