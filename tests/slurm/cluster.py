@@ -152,8 +152,12 @@ class Cluster:
                  lambda: f'{self.state(job)}')
 
     def begin_now(self, job: str) -> None:
-        """Slurm waits two minutes before a requeued job begins again; the tests do not."""
-        self.wait_until(job, 'PENDING')
+        """Slurm waits two minutes before a requeued job begins again; the tests wait for three
+        seconds, because a job that begins in the second in which it was requeued is refused
+        ("Job credential revoked")."""
+        wait_for(lambda: self.state(job).get('Reason') == 'BeginTime', 400,
+                 lambda: f'{self.state(job)}')
+        time.sleep(3)
         self.call('scontrol', 'update', f'JobId={job}', 'StartTime=now')
         wait_for(lambda: self.state(job)['JobState'] != 'PENDING', 120)
 
