@@ -97,6 +97,17 @@ def add_verb_sections(config: ConfigDict) -> None:
         metric='test.accuracy',  # a number of result.json
         baseline='',  # arm that all others are compared with ('': the first)
         workers=1,  # processes that share devices and cores; --workers=N says the same
+        launcher='local',  # where the workers run: 'local' | 'slurm', each as a job of its own;
+                           # --launcher=slurm says the same
+        slurm=dict(  # launcher='slurm': what a job asks for
+            partition='',  # name ('': that of the cluster by default)
+            account='',  # name ('': that of the user by default)
+            minutes=1440,  # limit of a job; two before its end it saves, and it is queued again
+            gpus=1,  # per job, that is per worker
+            cpus=4,  # cores per job
+            memory_gb=0,  # GB per job (0: what the partition gives)
+            extra=(),  # further options of sbatch: ('qos=high', 'constraint=a100', 'exclusive')
+        ),
         retry=False,  # run failed cells again
         keep_checkpoints=False,  # of finished cells; else only predictions, scores and reports stay
         # Give up an arm when the interval of its paired difference to the best arm lies beyond the

@@ -5,19 +5,23 @@
 The same command resumes a study that was stopped or killed. It may be started on several machines
 at the same time, for instance as the jobs of a Slurm array, if they share DIR. Worker processes run
 the cells (studies/worker.py); this process replaces workers that die, shows what is done and writes
-the tables. Exit codes: 0 all cells done, 1 some failed, 75 stopped, 2 a mistake of the user.
+the tables. With --launcher=slurm the workers are jobs (studies/slurm_jobs.py). Exit codes: 0 all
+cells done, 1 some failed, 75 stopped, 2 a mistake of the user.
 """
 
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from input_pipeline.errors import counted
 from train_lib.commands.command import Command
 from train_lib.run_dir import made_folders, workdirs
+from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import STOPPED, StopSignal
+from train_lib.studies import slurm_jobs
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.definition import Study, read_study
 from train_lib.studies.stopping import unfinished
@@ -31,6 +35,9 @@ log = logging.getLogger(__name__)
 def study_command(command: Command) -> int:
     """The verb study. Returns the exit code."""
     study = study_of(command)
+    on_slurm = study.settings.launcher == 'slurm'
+    if on_slurm:
+        slurm_jobs.check_launcher()
     workdir = command.workdir or workdirs.new(command.config_file, 'study')
     begun = (workdir / STUDY).exists()
     made = claim(study, workdir)
@@ -42,8 +49,15 @@ def study_command(command: Command) -> int:
     log.info('study    %s x %s%s: %s; metric %s', counted(len(study.arms), 'arm'),
              counted(len(study.seeds), 'seed'), folds, counted(len(study.cells()), 'cell'),
              study.metric)
+    in_job = slurm_jobs.JOB in os.environ
+    if in_job:
+        slurm_jobs.note_begin()
     with StopSignal() as stop:
-        code = supervise(study, workdir, worker_command(command, workdir), stop)
+        code = (_supervise_jobs(study, command, workdir, stop) if on_slurm else
+                supervise(study, workdir, worker_command(command, workdir), stop, leave=in_job))
+        stopped = stop()
+    if in_job:
+        return _leave_job(study, workdir, code, stopped)
     if code == 2 and not begun and not any((workdir / arm.folder).exists() for arm in study.arms):
         _withdraw(workdir, made)
     if code:
@@ -57,9 +71,30 @@ def study_command(command: Command) -> int:
     return 1 if failed else 0
 
 
+def _supervise_jobs(study: Study, command: Command, workdir: Path, stop: Callable[[], bool]) -> int:
+    queue = slurm_jobs.SlurmQueue(study.settings.slurm, workdir, [
+        *worker_command(command, workdir.absolute()), '--workers=1', '--launcher=local'])
+    try:
+        return slurm_jobs.supervise_jobs(study, workdir, queue, stop)
+    except ConfigError as error:  # returned as a code, so that a refused start is withdrawn
+        print(f'main.py: {error}', file=sys.stderr)
+        return 2
+
+
+def _leave_job(study: Study, workdir: Path, code: int, stopped: bool) -> int:
+    """The end of a job: what is left is done by others, or by this one after another start."""
+    if not code and stopped and unfinished(study, workdir):
+        code = STOPPED
+    slurm_jobs.note_end(code)
+    if code == STOPPED:
+        slurm_jobs.requeue()
+    return code
+
+
 def _withdraw(workdir: Path, made: Sequence[Path]) -> None:
     """Takes away what a refused start wrote, so that the corrected command may use the workdir."""
     logs = workdir / LOGS
+    shutil.rmtree(logs / 'slurm', ignore_errors=True)
     for path in (workdir / STUDY, *(workdir / name for name in TABLES),
                  *logs.glob(f'{of_this_process()}-*.log')):
         path.unlink(missing_ok=True)

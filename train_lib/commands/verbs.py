@@ -68,8 +68,10 @@ VERBS = {
     'pack': Verb('pack a data set into ArrayRecord files', 'train_lib.commands.pack:pack'),
     'lr_find': Verb('sweep the learning rate', 'train_lib.commands.lr_find:lr_find'),
     'study': Verb('run an ablation study', 'train_lib.commands.study:study_command',
-                  example='studies/digits.py', flags=dict(workers='processes, 1 or more'),
-                  keys=dict(workers='study.workers')),
+                  example='studies/digits.py', flags=dict(
+                      workers='processes, or jobs of Slurm; 1 or more',
+                      launcher='local or slurm'),
+                  keys=dict(workers='study.workers', launcher='study.launcher')),
     'plan': Verb('what a run takes on devices that need not be here',
                  'train_lib.commands.plan:plan'),
     'export': Verb('write a trained run as StableHLO, for timm, or as ONNX',

@@ -315,9 +315,9 @@ def read_host(folder: Path) -> dict[str, Any]:
 
 
 def _read_host(folder: Path) -> dict[str, Any]:
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        return reader.restore(folder.absolute(), args=ocp.args.Composite(
-            host=ocp.args.JsonRestore())).host
+    # The handler alone: a Checkpointer waits after reading until all processes of a pod have read,
+    # and here it may be the first one that looks for the others.
+    return dict(ocp.JsonCheckpointHandler().restore(folder / 'host'))
 
 
 def _refuse_damaged(folder: Path) -> None:

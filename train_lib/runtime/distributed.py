@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -35,6 +36,9 @@ _USER_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ModelEr
                                                  CheckpointError)}
 # What XLA, Gloo, NCCL and JAX's coordinator say when a process is gone.
 _LOST = re.compile('gloo|nccl|coordination|unavailable|deadline.exceeded|barrier|heartbeat', re.I)
+_TASK = re.compile(r'/task:(\d+)')  # a process, as the coordinator calls it
+_NAME_BYTES = 64  # the longest name of a machine that Linux allows
+_nodes: list[str] = []  # of the processes, by their numbers; empty before they have met
 
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
@@ -49,8 +53,9 @@ def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
         return count('SLURM_NTASKS') > 1
     if 'OMPI_MCA_orte_hnp_uri' in environment:
         return count('OMPI_COMM_WORLD_SIZE') > 1
-    if 'TPU_WORKER_HOSTNAMES' in environment:  # GKE
-        return ',' in environment['TPU_WORKER_HOSTNAMES'] or 'MEGASCALE_NUM_SLICES' in environment
+    hosts = environment.get('TPU_PROCESS_ADDRESSES', environment.get('TPU_WORKER_HOSTNAMES'))
+    if hosts is not None:  # GKE
+        return ',' in hosts or 'MEGASCALE_NUM_SLICES' in environment
     if 'KUBERNETES_SERVICE_HOST' in environment:
         return ('JOB_COMPLETION_INDEX' in environment
                 and importlib.util.find_spec('kubernetes') is not None)
@@ -75,7 +80,11 @@ def start(config: Mapping) -> None:
                               f'need config.distributed.coordinator: give it as HOST:PORT, the '
                               f'address of process 0.')
         if not coordinator or not in_cluster():
+            if coordinator and left_out():
+                log.info('pod      %s', left_out())
             return
+        if 'SLURM_STEP_NODELIST' in os.environ:
+            os.environ.setdefault('JAX_COORDINATOR_PORT', slurm_port())
         given: dict[str, Any] = {}
     else:
         if not coordinator.rpartition(':')[0] or not coordinator.rpartition(':')[2].isdigit():
@@ -91,12 +100,76 @@ def start(config: Mapping) -> None:
                                    heartbeat_timeout_seconds=config['timeout'])
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f'config.distributed.coordinator = {coordinator!r}: the processes did '
-                          f'not find each other ({_first_line(error)}); check the address, and '
-                          f'that all of them were started.') from None
+                          f'not find each other (on {node()}: {_first_line(error)}); check the '
+                          f'address, and that all of them were started.') from None
+    _meet()
     if not is_first():
         for ours in ('train_lib', 'input_pipeline', 'models', 'main'):
             logging.getLogger(ours).setLevel(logging.WARNING)
-    log.info('pod      %d processes, %d devices', jax.process_count(), jax.device_count())
+    log.info('pod      %d processes, %d devices%s', jax.process_count(), jax.device_count(),
+             _where(_nodes))
+    if coordinator == 'auto' and idle_gpus():
+        log.info('         %s', idle_gpus())
+
+
+def left_out(environment: Mapping[str, str] = os.environ) -> str:
+    """What a process that runs alone leaves out, by its environment; '' for nothing."""
+    tasks = environment.get('SLURM_NTASKS', '')
+    if tasks.isdigit() and int(tasks) > 1 and 'SLURM_STEP_NODELIST' not in environment:
+        return f'1 process, in a job of {tasks} tasks; srun starts one for each'
+    if 'JOB_COMPLETION_INDEX' in environment and 'KUBERNETES_SERVICE_HOST' in environment:
+        return '1 process; `pip install kubernetes` joins the pods of a Job'
+    return ''
+
+
+def idle_gpus(environment: Mapping[str, str] = os.environ) -> str:
+    """Says if a step of Slurm has fewer tasks on its nodes than GPUs: JAX gives one to each."""
+    gpus = environment.get('SLURM_GPUS_ON_NODE', '')
+    tasks = re.match(r'\d+', environment.get('SLURM_STEP_TASKS_PER_NODE', ''))
+    if not gpus.isdigit() or not tasks or int(tasks[0]) >= int(gpus):
+        return ''
+    return f'JAX uses {tasks[0]} of {gpus} GPUs per node: give --ntasks-per-node={gpus}'
+
+
+def slurm_port(environment: Mapping[str, str] = os.environ) -> str:
+    """The port of process 0: JAX's own for the first step of a job. Those of other steps are not
+    the same, as with JAX 0.10.2, where a second one would meet the first on their common node."""
+    job, step = (int(environment.get(key, '0')) for key in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
+    return str((job + 1021 * step) % 2**12 + 65536 - 2**12)
+
+
+def node() -> str:
+    """The name of this machine: that of Slurm's node, or the system's (in Kubernetes the pod's)."""
+    return os.environ.get('SLURMD_NODENAME') or socket.gethostname()
+
+
+def _meet() -> None:
+    """Tells all processes on which nodes they are, for messages when one is lost."""
+    _nodes.clear()
+    if several():
+        own = np.frombuffer(node().encode()[:_NAME_BYTES].ljust(_NAME_BYTES), np.uint8)
+        _nodes.extend(bytes(row).decode(errors='replace').strip() for row in
+                      np.asarray(multihost_utils.process_allgather(own)).astype(np.uint8))
+
+
+def _where(nodes: list[str]) -> str:
+    """The nodes, each once, shortened to what fits behind the line of the pod."""
+    names = list(dict.fromkeys(nodes))
+    text = ', '.join(names)
+    if len(text) > 36:
+        text = f'{names[0]} to {names[-1]}'
+        text = text if len(text) <= 36 else f'{len(names)} nodes'
+    return f', on {text}' if names else ''
+
+
+def _named(process: int) -> str:
+    """A process and its node, for messages."""
+    where = f' on {_nodes[process]}' if process < len(_nodes) else ''
+    return f'process {process}{where}'
+
+
+def _this_one() -> str:
+    return f'process {jax.process_index()} of {jax.process_count()} on {node()}'
 
 
 def several() -> bool:
@@ -143,8 +216,8 @@ def check_same(value: str, what: str) -> None:
         theirs = _broadcast(value)
         same = multihost_utils.process_allgather(np.array([theirs == value]))
         if not same.all():
-            raise ConfigError(f'{what} is not the same on process '
-                              f'{int(np.flatnonzero(~same.ravel())[0])} as on process 0: give '
+            other = int(np.flatnonzero(~same.ravel())[0])
+            raise ConfigError(f'{what} is not the same on {_named(other)} as on {_named(0)}: give '
                               f'every process the same command and the same files.')
 
 
@@ -206,19 +279,27 @@ def leave(main: Callable[[], int]) -> None:
     if code in (0, STOPPED) or not jax.distributed.is_initialized():
         gc.freeze()  # the system frees all memory; Python would search it for cycles for a second
         sys.exit(code)
-    print(f'main.py: process {jax.process_index()} of {jax.process_count()} ends with code {code}, '
-          f'and so do the others.', file=sys.stderr, flush=True)
+    print(f'main.py: {_this_one()} ends with code {code}, and so do the others.',
+          file=sys.stderr, flush=True)
     os._exit(code)
 
 
 def _explain(error: Exception) -> None:
     # XLA raises ValueError for some errors of the network.
     if isinstance(error, (RuntimeError, ValueError)) and _LOST.search(str(error)):
-        print(f'main.py: process {jax.process_index()} of {jax.process_count()} lost another one '
-              f'({_first_line(error)}): see what that one printed, and start all of them again '
-              f'with the same --workdir.', file=sys.stderr, flush=True)
+        print(f'main.py: {_this_one()} lost {_lost(str(error))} ({_first_line(error)}): see what '
+              f'that one printed, and start all of them again with the same --workdir.',
+              file=sys.stderr, flush=True)
     else:
         traceback.print_exc()
+
+
+def _lost(text: str) -> str:
+    """Which process an error is about, where it tells or there is only one other."""
+    others = [number for number in range(jax.process_count()) if number != jax.process_index()]
+    found = {int(number) for number in _TASK.findall(text)} & set(others)
+    known = found if len(found) == 1 else set(others)
+    return f'another one, {_named(known.pop())}' if len(known) == 1 else 'another one'
 
 
 def _first_line(error: Exception) -> str:

@@ -60,7 +60,7 @@ class Deaths:
 
 
 def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
-              stop: Callable[[], bool]) -> int:
+              stop: Callable[[], bool], leave: bool = False) -> int:
     """Runs workers until every cell is over, whoever ran it, or until `stop()` is true.
 
     Args:
@@ -68,6 +68,7 @@ def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
         workdir: of the study.
         worker_command: program and arguments that start one worker on the same study and workdir.
         stop: asked about once per second.
+        leave: end as soon as no cell is free, and do not wait for those that others run.
 
     Returns:
         0, or 2 if a worker found a mistake of the user.
@@ -75,7 +76,7 @@ def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
     Raises:
         RuntimeError: workers die before they begin a cell.
     """
-    if study.settings.retry:
+    if study.settings.retry and not leave:  # of several that leave, each would reopen them
         reopen_failed(study, workdir)
     workers: dict[int, Worker] = {}
     deaths: dict[str, Deaths] = {}
@@ -102,6 +103,8 @@ def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
                 break
             free = [cell for cell in open_cells(study, workdir)
                     if not ledger.is_running(workdir / cell.folder)]
+            if leave and not workers and not free:
+                break
             starting = len(workers) - len(_held_by(workers.values(), study, workdir))
             for number in range(study.settings.workers):
                 if number not in workers and len(free) > starting:

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from jax._src.clusters.slurm_cluster import SlurmCluster
 
 from configs import common
 from train_lib.run_dir.checkpoints import committed_steps, read_weights
+from train_lib.run_dir.digests import write_digests
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 
@@ -47,7 +50,8 @@ class Pod:
                 self.processes.append(subprocess.Popen(
                     [sys.executable, *command, *more, *pod, f'--workdir={workdir}'], cwd=ROOT,
                     stdout=file, stderr=file,
-                    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS}))
+                    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': FLAGS,
+                                      'SLURMD_NODENAME': f'n{i + 1}'}))
 
     def _log(self, process: int) -> Path:
         return self.workdir.with_name(f'{self.workdir.name}.{process}.log')
@@ -95,6 +99,7 @@ def test_two_processes_are_one_run(tmp_path):
     assert alone.wait() == [0], alone.log(0)
     assert_same_run(pod.workdir, alone.workdir, 20)
     assert 'step 20/20' in pod.log(0)
+    assert 'pod      2 processes, 2 devices, on n1, n2' in pod.log(0)
     assert not re.search('step|workdir|accuracy', pod.log(1))
     results = [json.loads((one.workdir / 'result.json').read_text()) for one in (pod, alone)]
     assert results[0]['test']['n'] == results[1]['test']['n'] == 270
@@ -167,9 +172,9 @@ distributed.leave(lambda: main.main(sys.argv[1:]))
 @pytest.mark.faults
 @pytest.mark.parametrize(('seed', 'words'), [
     (1, ('The number is not the same on process 1', 'The number is not the same on process 1')),
-    (2, ('ZeroDivisionError', 'lost another one|another task died')),
+    (2, ('ZeroDivisionError', 'of 2 on n2 lost another one, process 0 on n1|another task died')),
     (3, ('No data: bring some.', 'No data: bring some.')),
-    (4, ('lost another one|another task died', 'No space left'))])
+    (4, ('of 2 on n1 lost another one, process 1 on n2|another task died', 'No space left'))])
 def test_an_error_on_one_process_ends_all(tmp_path, seed, words):
     program = tmp_path / 'program.py'
     program.write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{PROGRAM}')
@@ -180,6 +185,45 @@ def test_an_error_on_one_process_ends_all(tmp_path, seed, words):
     assert all(codes)
     for process, text in enumerate(words):
         assert re.search(text, pod.log(process)), pod.log(process)
+
+
+LOOK = '''
+import sys
+from pathlib import Path
+from train_lib.run_dir import checkpoints
+from train_lib.runtime import distributed
+import main
+from train_lib.commands import train as verb
+
+def train(command):
+    distributed.start(command.config.distributed)
+    folder = command.workdir / 'checkpoints'
+    found = checkpoints.latest_good(folder)
+    print('newest', found.name, 'of', checkpoints.read_host(found)['best_step'], flush=True)
+    distributed.check_same(str(command.config.distributed.process), 'The number')
+
+verb.train = train
+distributed.leave(lambda: main.main(sys.argv[1:]))
+'''
+
+
+def test_two_processes_find_the_checkpoint_that_they_resume_from(tmp_path):
+    """The first one reads what it needs to find it, without waiting for the other, which waits
+    for its answer."""
+    writer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    for step in (1, 2):
+        writer.save(tmp_path / f'pod/checkpoints/{step}', args=ocp.args.Composite(
+            host=ocp.args.JsonSave({'best_step': 1})))
+        write_digests(tmp_path / f'pod/checkpoints/{step}')
+    program = tmp_path / 'program.py'
+    program.write_text(f'import sys\nsys.path.insert(0, {str(ROOT)!r})\n{LOOK}')
+    pod = Pod(2, tmp_path / 'pod', command=(str(program), *SETTINGS))
+    assert pod.wait() == [2, 2], pod.log(0) + pod.log(1)
+    for process in (0, 1):
+        log = pod.log(process)
+        assert 'newest 2 of 1' in log
+        assert 'The number is not the same on process 1 on n2 as on process 0 on n1: ' in log
+        assert f'process {process} of 2 on n{process + 1} ends with code 2' in log
 
 
 @pytest.mark.parametrize(('environment', 'expected'), [
@@ -194,6 +238,45 @@ def test_clusters(environment, expected):
     assert distributed.in_cluster(environment) is expected
 
 
+def test_steps_of_one_job_meet_at_different_ports(monkeypatch):
+    """The first one where JAX would meet by itself."""
+    environment = dict(SLURM_JOB_ID='123456', SLURM_STEP_NODELIST='n[1-2]', SLURM_NTASKS='2',
+                       SLURM_PROCID='0', SLURM_LOCALID='0')
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    ports = [distributed.slurm_port(environment | dict(SLURM_STEP_ID=str(step)))
+             for step in (0, 1, 2, 4294967290)]
+    assert len(set(ports)) == 4 and all(61440 <= int(port) < 65536 for port in ports)
+    assert SlurmCluster.get_coordinator_address(None, None) == f'n1:{ports[0]}'
+    asked = []
+    monkeypatch.setenv('SLURM_STEP_ID', '2')
+    monkeypatch.delenv('JAX_COORDINATOR_PORT', raising=False)
+    monkeypatch.setattr('jax.distributed.initialize', lambda **_: asked.append(
+        SlurmCluster.get_coordinator_address(None, os.environ['JAX_COORDINATOR_PORT'])))
+    distributed.start(common.get_config().distributed)
+    assert asked == [f'n1:{ports[2]}']
+    os.environ.pop('JAX_COORDINATOR_PORT')
+
+
+@pytest.mark.parametrize(('environment', 'words'), [
+    ({}, ''), (dict(SLURM_NTASKS='1'), ''),
+    (dict(SLURM_NTASKS='16', SLURM_JOB_ID='1'), '1 process, in a job of 16 tasks; srun starts'),
+    (dict(SLURM_NTASKS='2', SLURM_STEP_NODELIST='a'), ''),
+    (dict(KUBERNETES_SERVICE_HOST='10.0.0.1'), ''),
+    (dict(KUBERNETES_SERVICE_HOST='10.0.0.1', JOB_COMPLETION_INDEX='1'), 'pip install kubernetes')])
+def test_a_process_that_is_alone_in_a_job_says_so(environment, words):
+    found = distributed.left_out(environment)
+    assert words in found and bool(words) == bool(found) and len(found) < 70
+
+
+@pytest.mark.parametrize(('gpus', 'tasks', 'words'), [
+    ('8', '8(x2)', ''), ('8', '1(x2)', 'JAX uses 1 of 8 GPUs'), ('', '1(x2)', ''), ('4', '', ''),
+    ('4', '2,1', 'JAX uses 2 of 4 GPUs')])
+def test_gpus_that_no_task_has_are_said(gpus, tasks, words):
+    found = distributed.idle_gpus(dict(SLURM_GPUS_ON_NODE=gpus, SLURM_STEP_TASKS_PER_NODE=tasks))
+    assert words in found and bool(words) == bool(found)
+
+
 @pytest.mark.parametrize(('changes', 'words'), [
     (dict(processes=2, process=0), 'HOST:PORT'), (dict(coordinator='here'), 'HOST:PORT'),
     (dict(coordinator='a:1', processes=2, process=2), '0 to processes - 1'),
@@ -204,6 +287,28 @@ def test_mistakes(changes, words):
         distributed.start(config)
     assert words in str(error.value)
     assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(('nodes', 'error', 'words'), [
+    (['n1', 'n2'], 'Gloo AllGather', 'process 0 of 2 on n1 lost another one, process 1 on n2 (Gl'),
+    (['n1', 'n1', 'n2'], 'coordination: /job:jax_worker/replica:0/task:2 died',
+     'process 0 of 3 on n1 lost another one, process 2 on n2 (coord'),
+    (['n1', 'n2', 'n3'], 'heartbeat', 'process 0 of 3 on n1 lost another one (heartbeat)')])
+def test_a_lost_process_is_named_with_its_node(monkeypatch, capsys, nodes, error, words):
+    monkeypatch.setenv('SLURMD_NODENAME', 'n1')
+    monkeypatch.setattr(distributed, '_nodes', nodes)
+    monkeypatch.setattr('jax.process_count', lambda: len(nodes))
+    distributed._explain(RuntimeError(error))
+    assert words in capsys.readouterr().err
+
+
+def test_a_node_is_called_as_slurm_or_the_system_calls_it(monkeypatch):
+    monkeypatch.delenv('SLURMD_NODENAME', raising=False)
+    assert distributed.node() == socket.gethostname()
+    monkeypatch.setenv('SLURMD_NODENAME', 'n7')
+    assert distributed.node() == 'n7'
+    assert distributed._where([f'node-{k:03}' for k in range(100)]) == ', on node-000 to node-099'
+    assert distributed._where(['a', 'a', 'b']) == ', on a, b' and distributed._where([]) == ''
 
 
 def test_one_process_does_nothing(monkeypatch):
