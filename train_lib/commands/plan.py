@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 def plan(command: Command) -> int:
     """The verb plan: prints the table and writes plan.json. Returns the exit code."""
-    read_target(command.config.plan.target)  # before a folder is made
+    _prepare(command.config)  # before a folder is made, and before JAX starts
     workdir = command.workdir or workdirs.new(command.config_file)
     with lock.held(workdir):
         return show_plan(command.config, load_manifest(command.config), workdir)
@@ -55,16 +55,7 @@ def show_plan(config: ConfigDict, manifest: Manifest, workdir: Path | None = Non
     Raises:
         ConfigError: a wrong value, or devices that can no longer be simulated.
     """
-    target = read_target(config.plan.target)
-    if config.probe.heads:
-        raise ConfigError('config.probe.heads trains heads on stored features, without a training '
-                          'step of the model that could be planned: set config.probe.heads=() to '
-                          'plan the training of the whole model.')
-    lacking = missing(target)
-    place = Place(target, Target('cpu') if lacking else target, lacking,
-                  memory_of(target, config.plan, config.plan_memory_gb))
-    if target.name:
-        stay_on_cpu()
+    place = _prepare(config)
     config = _settled(config)
     plans = _plans(config, split_data(config, manifest), place)
     best = best_of(plans)
@@ -75,6 +66,35 @@ def show_plan(config: ConfigDict, manifest: Manifest, workdir: Path | None = Non
         write_json(workdir / 'plan.json', as_json(best, plans if len(plans) > 1 else ()))
         log.info('wrote    %s', workdir / 'plan.json')
     return 0
+
+
+def _prepare(config: ConfigDict) -> Place:
+    """Where the step is planned to run. JAX, if it has not started, will start on the CPU where
+    the target is named, and with as many CPU devices as may have to be simulated.
+
+    Raises:
+        ConfigError: a wrong value of config.plan.
+    """
+    target = read_target(config.plan.target)
+    if config.probe.heads:
+        raise ConfigError('config.probe.heads trains heads on stored features, without a training '
+                          'step of the model that could be planned: set config.probe.heads=() to '
+                          'plan the training of the whole model.')
+    lacking = missing(target)
+    place = Place(target, Target('cpu') if lacking else target, lacking,
+                  memory_of(target, config.plan, config.plan_memory_gb))
+    if target.name:
+        stay_on_cpu()
+    if place.compiled_as.chip is None:
+        with contextlib.suppress(RuntimeError):  # too late: JAX has its devices
+            jax.config.update('jax_num_cpu_devices', _most(config, target))
+    return place
+
+
+def _most(config: ConfigDict, target: Target) -> int:
+    """Devices that the largest candidate takes."""
+    count = target.devices or _wanted(config.mesh)
+    return max(count, *(_wanted(vars(each)) for each in read_meshes(config, count)))
 
 
 def _settled(config: ConfigDict) -> ConfigDict:
@@ -96,7 +116,7 @@ def _plans(config: ConfigDict, data: Data, place: Place) -> list[StepPlan]:
     if AUTO in config.plan.meshes and not target.name:
         count = max(count, len(jax.devices()))
     candidates = read_meshes(config, count)
-    devices = _devices(place, max(count, *(_wanted(vars(each)) for each in candidates)))
+    devices = _devices(place, max(count, _most(config, target)))
     checked = []
     for each in candidates:
         mesh = _mesh(each, target, devices)
@@ -138,8 +158,6 @@ def _devices(place: Place, wanted: int) -> list[jax.Device]:
     simulated if need be."""
     if place.compiled_as.chip:
         return target_devices(place.compiled_as)
-    with contextlib.suppress(RuntimeError):  # too late: JAX has its devices
-        jax.config.update('jax_num_cpu_devices', wanted)
     found = [] if place.target.name else jax.devices()
     if len(found) < wanted:
         found = jax.devices('cpu')

@@ -19,8 +19,8 @@ from train_lib.planning.target_names import TOPOLOGIES, nearest_topology
 from train_lib.planning.targets import Target
 from train_lib.runtime.errors import ConfigError
 
-# While libtpu is loaded: else a second process cannot plan, and Cloud's metadata server, which is not
-# there, is asked for minutes.
+# While libtpu is loaded: else a second process cannot plan, and Cloud's metadata server, which is
+# not there, is asked for minutes.
 _LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
 _PACKAGES = {'tpu': ('libtpu',), 'cuda': ('jax-cuda13-plugin', 'jax-cuda12-plugin')}
 

@@ -1,9 +1,9 @@
 """Compiled programs kept between plans, in the subfolder `plans` of the cache folder.
 
 A program is two files, KEY.json with its numbers and KEY.hlo.gz with its text. Each is written
-whole or not at all, and the numbers last, so that a process that is killed leaves nothing that looks
-like a program. What is damaged counts as absent. The folder only saves time: where it cannot be
-read or written, programs are compiled again.
+whole or not at all, and the numbers last, so that a process that is killed leaves nothing that
+looks like a program. What is damaged counts as absent. The folder only saves time: where it cannot
+be read or written, programs are compiled again.
 """
 
 import contextlib

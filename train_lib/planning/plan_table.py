@@ -18,9 +18,9 @@ _INSTALL = 'pip install -r requirements-plan.txt'
 
 def table(planned: StepPlan, config: ConfigDict) -> str:
     """All of one plan."""
-    return '\n'.join([*_head(planned, config), '', *_memory(planned), '', *_program(planned, config),
-                      *_exchange(planned), *_large(planned), '', *_weights(planned), '',
-                      _verdict(planned)])
+    return '\n'.join([*_head(planned, config), '', *_memory(planned), '',
+                      *_program(planned, config), *_exchange(planned), *_large(planned), '',
+                      *_weights(planned), '', _verdict(planned)])
 
 
 def mesh_table(plans: Sequence[StepPlan], best: StepPlan) -> str:

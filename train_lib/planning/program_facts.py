@@ -1,4 +1,4 @@
-"""What a compiled program is made of: convolutions, flash attention, large arrays, memory traffic."""
+"""What a compiled program is made of: convolutions, flash attention, arrays, memory traffic."""
 
 import dataclasses
 from collections import Counter, defaultdict
