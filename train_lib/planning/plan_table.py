@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from train_lib.planning.collectives import summary
 from train_lib.planning.compiled import largest_allocations
 from train_lib.planning.step_plan import StepPlan
-from train_lib.runtime.progress import COLUMNS
+from train_lib.runtime.progress import COLUMNS, in_columns
 
 _GIB, _MIB = 1 << 30, 1 << 20
 _SHOWN = 8  # largest weights, and allocations of a program that is too large
@@ -46,17 +46,15 @@ def size_text(size: float) -> str:
 
 def _head(planned: StepPlan, config: ConfigDict) -> Iterator[str]:
     place, program = planned.place, planned.program
-    yield (f'plan     {config.model.name}, {config.precision}, a batch of {planned.batch_size} on '
-           f'{planned.devices} x {planned.device} '
-           f'({", ".join(f"{axis} {size}" for axis, size in planned.mesh.items())})')
-    if place.target.chip:
-        yield f'target   {place.target.name}'
+    named = f' ({place.target.name})' if place.target.chip else ''
+    yield f'plan     {config.model.name}, {config.precision}, a batch of {planned.batch_size}'
+    yield (f'devices  {planned.devices} x {planned.device}{named}: '
+           f'{", ".join(f"{axis} {size}" for axis, size in planned.mesh.items())}')
     if place.missing:
-        yield (f'compiler that of the CPU: {place.missing} is not installed, so memory and '
-               f'exchange')
-        yield f'         will differ on the target ({_INSTALL})'
-    yield ('compiler ' + ', '.join(map(' '.join, program.versions.items()))
-           + (f'; {program.seconds:.1f} s' + ' then, kept since' * program.cached))
+        yield from in_columns(f'compiler that of the CPU, as {place.missing} is not installed: '
+                              f'memory and exchange will differ on the target ({_INSTALL})')
+    yield from in_columns('compiler ' + ', '.join(map(' '.join, program.versions.items())) + (
+        f'; {program.seconds:.1f} s' + ' when it compiled, kept since' * program.cached))
 
 
 def _memory(planned: StepPlan) -> Iterator[str]:
@@ -76,11 +74,11 @@ def _program(planned: StepPlan, config: ConfigDict) -> Iterator[str]:
     yield (f'FLOPs per step: {planned.flops:.4g} on all devices together, '
            f'{planned.flops / planned.devices:.4g} on each')
     if planned.intensity is not None:
-        yield (f'arithmetic intensity: {planned.intensity:.0f} FLOPs per byte that its operations '
-               f'read or write')
-        yield (f'  ({size_text(facts.traffic)} per step and device, without caches'
-               + (f'; the ridge point of the chip is {chip.flops / chip.bandwidth:.0f})'
-                  if chip else ')'))
+        yield (f'memory traffic: {size_text(facts.traffic)} per step and device, each operand and '
+               f'result once')
+        yield (f'arithmetic intensity: {planned.intensity:.0f} FLOPs per byte of it'
+               + (f' (ridge point of the chip: {chip.flops / chip.bandwidth:.0f})'
+                  if chip else ''))
         kernels = ', '.join(f'{count} {kernel}' for kernel, count in facts.attention.items())
         yield f'flash attention: {f"{kernels} calls per step" if kernels else "no kernel of it"}'
         convolutions = ', '.join(f'{count} in {_PRECISIONS.get(dtype, dtype)}'
@@ -126,7 +124,7 @@ def _weights(planned: StepPlan) -> Iterator[str]:
     yield 'largest weights, and the mesh axes that split their dimensions'
     for name, leaf in planned.weights[:_SHOWN]:
         axes = tuple(leaf.sharding.spec) + (None,) * (leaf.ndim - len(leaf.sharding.spec))
-        yield f'{name:40}{leaf.shape!s:>24}  {", ".join(axis or "-" for axis in axes)}'
+        yield _cut(f'{name:40}{leaf.shape!s:>24}  {", ".join(axis or "-" for axis in axes)}')
 
 
 def _verdict(planned: StepPlan) -> str:

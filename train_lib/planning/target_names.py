@@ -97,7 +97,7 @@ def _kind_and_topology(name: str, text: str) -> tuple[str, tuple[int, ...]]:
             return kind, _of_type(kind, int(tail), head, text)
         if dash and kind in CHIPS and tail:
             return _kind_and_topology(f'{head}:{tail}', text)  # h100-8
-    if kind in ('gpu', 'cuda', 'tpu'):
+    if name.partition(':')[0] in ('gpu', 'cuda', 'tpu'):
         raise _wrong(text, f'it does not say which chip: {_HINT}')
     if kind not in CHIPS:
         raise _wrong(text, did_you_mean(name, known_names(), show=str, otherwise=_HINT))
