@@ -36,12 +36,14 @@ def kept(key: str) -> tuple[dict, str] | None:
     folder = _folder()
     try:
         numbers = json.loads((folder / f'{key}.json').read_text('utf-8'))
-        text = gzip.decompress((folder / f'{key}.hlo.gz').read_bytes()).decode()
+        packed = (folder / f'{key}.hlo.gz').read_bytes()
+        text = gzip.decompress(packed).decode()
         for end in ('.json', '.hlo.gz'):
             os.utime(folder / f'{key}{end}')  # used now
     except (OSError, EOFError, ValueError, zlib.error):
         return None
-    return (numbers, text) if isinstance(numbers, dict) else None
+    # gzip takes an empty file for an empty text
+    return (numbers, text) if packed and isinstance(numbers, dict) else None
 
 
 def _folder() -> Path:
