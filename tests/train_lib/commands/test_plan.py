@@ -75,7 +75,6 @@ def test_what_does_not_fit_is_no_error(tmp_path, capfd):
     (['--config.plan.meshes=date=4'], "'date=4': did you mean data?"),
     (['--config.plan.meshes=data=x'], "'data=x' is not a number"),
     (['--config.plan.meshes=auto,data=2'], 'auto chooses data and fsdp'),
-    (['--config.plan.target=cpu', '--config.batch_size=0'], 'config.batch_size = 0'),
     (['--config.probe.heads=[dict(kind="linear")]'], 'config.probe.heads')])
 def test_refusals_are_one_sentence(tmp_path, capfd, argv, said):
     assert main.main([*SMALL, VIT, f'--workdir={tmp_path}/run', *argv]) == 2
@@ -114,7 +113,8 @@ def test_a_target_without_its_compiler_is_answered_by_the_cpu(tmp_path):
 
 
 @pytest.mark.slow  # 10 s for CUDA, 40 s for TPU
-@pytest.mark.parametrize('name,wanted', [('h100:1x1x2', 'jax-cuda13-plugin'), ('v5e:2x2', 'libtpu')])
+@pytest.mark.parametrize('name,wanted', [
+    ('h100:1x1x2', 'jax-cuda13-plugin'), ('v5e:2x2', 'libtpu')])
 def test_a_plan_for_absent_devices(tmp_path, name, wanted):
     if missing(read_target(name)):
         pytest.skip(f'{wanted} is not installed')
