@@ -94,7 +94,8 @@ def _prepare(config: ConfigDict) -> Place:
 def _most(config: ConfigDict, target: Target) -> int:
     """Devices that the largest candidate takes."""
     count = target.devices or _wanted(config.mesh)
-    return max(count, *(_wanted(vars(each)) for each in read_meshes(config, count)))
+    candidates = read_meshes(config, count, target.slices)
+    return max(count, *(_wanted(vars(each)) for each in candidates))
 
 
 def _settled(config: ConfigDict) -> ConfigDict:
@@ -115,7 +116,7 @@ def _plans(config: ConfigDict, data: Data, place: Place) -> list[StepPlan]:
     count = target.devices or _wanted(config.mesh)
     if AUTO in config.plan.meshes and not target.name:
         count = max(count, len(jax.devices()))
-    candidates = read_meshes(config, count)
+    candidates = read_meshes(config, count, target.slices)
     devices = _devices(place, max(count, _most(config, target)))
     checked = []
     for each in candidates:

@@ -26,7 +26,7 @@ class Candidate:
     batch: int
 
 
-def read_meshes(config: ConfigDict, devices: int) -> list[Candidate]:
+def read_meshes(config: ConfigDict, devices: int, slices: int = 1) -> list[Candidate]:
     """The candidates of config.plan.meshes; that of config.mesh and config.batch_size if it is ''.
 
         auto                                      every split of the devices
@@ -36,6 +36,7 @@ def read_meshes(config: ConfigDict, devices: int) -> list[Candidate]:
     Args:
         config: of the run.
         devices: that 'auto' splits.
+        slices: of TPUs, between which 'auto' splits batches only.
 
     Raises:
         ConfigError: a word, key or number that is not valid.
@@ -59,7 +60,8 @@ def read_meshes(config: ConfigDict, devices: int) -> list[Candidate]:
             raise _wrong(text, f'{part!r}: auto chooses data and fsdp, so leave them out.')
         if automatic:
             found += [Candidate(devices // fsdp, fsdp, values['batch'])
-                      for fsdp in range(1, devices + 1) if not devices % fsdp]
+                      for fsdp in range(1, devices // slices + 1)
+                      if not devices // slices % fsdp]
         else:
             found.append(Candidate(values.get('data', -1 if values.get('fsdp') != -1 else 1),
                                    values.get('fsdp', 1), values['batch']))
