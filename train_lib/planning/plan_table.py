@@ -80,7 +80,7 @@ def _program(planned: StepPlan, config: ConfigDict) -> Iterator[str]:
                + (f' (ridge point of the chip: {chip.flops / chip.bandwidth:.0f})'
                   if chip else ''))
         kernels = ', '.join(f'{count} {kernel}' for kernel, count in facts.attention.items())
-        yield f'flash attention: {f"{kernels} calls per step" if kernels else "no kernel of it"}'
+        yield f'flash attention: {f"{kernels} calls per step" if kernels else "none"}'
         convolutions = ', '.join(f'{count} in {_PRECISIONS.get(dtype, dtype)}'
                                  for dtype, count in sorted(facts.convolutions.items()))
         yield f'convolutions: {f"{convolutions}, per step" if convolutions else "none"}'

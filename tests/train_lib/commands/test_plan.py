@@ -56,7 +56,7 @@ def test_a_plan_for_the_cpu(tmp_path, capfd):
         parts['arguments'] + parts['outputs'] - parts['aliased'] + parts['temporaries']
         + parts['code']) > 0
     assert found['collectives'] == [] and found['versions']['jax'] == jax.__version__
-    assert 'it fits' in text and 'flash attention: no kernel' in text and wide(text) == []
+    assert 'it fits' in text and 'flash attention: none' in text and wide(text) == []
     assert found['cached'] is False
     assert planned(tmp_path, '--config.plan.target=cpu')['cached'] is True
     assert planned(tmp_path, '--config.plan.target=cpu',
