@@ -70,7 +70,8 @@ def compile_for(target: Target, lowered: jax.stages.Lowered, *, cache: bool = Tr
     if found is not None:
         return found
     began = time.perf_counter()
-    memory, refusal, text = {}, '', ''
+    memory: dict[str, int] = {}
+    refusal = text = ''
     try:
         with (held_back() if target.chip else contextlib.nullcontext(),
               compiling(what=f'{what} for {target.name or "this machine"}', every=30)):

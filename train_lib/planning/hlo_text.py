@@ -198,7 +198,8 @@ def _rounds(loop: Instruction, around: Computation, computations: Mapping[str, C
     condition = computations.get(next(iter(loop.called('condition')), ''), {})
     body = computations.get(next(iter(loop.called('body')), ''), {})
     test = _root(condition.values())
-    if test is None or test.op != 'compare' or 'direction=LT' not in test.line:
+    if (test is None or test.op != 'compare' or 'direction=LT' not in test.line
+            or len(test.operands) != 2):
         return None
     counter, end = (condition.get(name) for name in test.operands)
     limit = _constant(end)

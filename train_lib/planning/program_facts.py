@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from train_lib.planning.hlo_text import Array, Computation, Instruction, Program
 
@@ -91,8 +91,7 @@ def _largest(program: Program) -> list[LargeArray]:
     for _, each in program.instructions(fused=False):
         if each.op in _FREE or each.op.endswith(('-done', '-update')):
             continue
-        parts = _parts(each, program)
-        for array, part in zip(each.arrays, parts + [None] * len(each.arrays)):
+        for array, part in zip(each.arrays, _parts(each, program)):
             if part is not None and part.op == 'dynamic-update-slice':
                 filled[str(array)].append(part.source or each.source)
             else:
@@ -104,15 +103,19 @@ def _largest(program: Program) -> list[LargeArray]:
     return sorted(rows, key=lambda row: (-row.bytes, row.shape))
 
 
-def _parts(each: Instruction, program: Program) -> list[Instruction | None]:
-    """What makes each array of the result: the instruction itself, or those inside a fusion."""
+def _parts(each: Instruction, program: Program) -> Iterator[Instruction | None]:
+    """What makes each array of the result: the instruction itself, or those inside a fusion; then
+    None for ever."""
     inside = program.computations.get(next(iter(each.called('calls')), '')) if (
         each.op == 'fusion') else None
     root = next((one for one in inside.values() if one.root), None) if inside else each
-    if root is None or inside is None:
-        return [root]
-    names = root.operands if root.op == 'tuple' else (root.name,)
-    return [_behind_bitcasts(inside[name], inside) if name in inside else None for name in names]
+    if root is not None and inside is not None:
+        for name in root.operands if root.op == 'tuple' else (root.name,):
+            yield _behind_bitcasts(inside[name], inside) if name in inside else None
+    else:
+        yield root
+    while True:
+        yield None
 
 
 def _behind_bitcasts(value: Instruction, inside: Computation) -> Instruction:
