@@ -82,6 +82,7 @@ def test_refusals_are_one_sentence(tmp_path, capfd, argv, said):
     assert said in text and text.count('\n') == 1 and not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow  # four compilations
 def test_meshes_are_compared(tmp_path):
     code, out, err = alone(tmp_path, '--config.plan.target=cpu:4',
                            '--config.plan.meshes=auto; data=2,fsdp=2,batch=32',
@@ -100,16 +101,18 @@ def test_meshes_are_compared(tmp_path):
     assert out.count('  best\n') == 1 and wide(out) == []
 
 
-def test_a_target_without_its_compiler_is_answered_by_the_cpu(tmp_path):
-    for name, package in (('v5e:2x2', 'libtpu'), ('h100:1x1x4', 'jax-cuda13-plugin')):
-        if not missing(read_target(name)):
-            pytest.skip(f'{package} is installed')
-        code, out, err = alone(tmp_path, f'--config.plan.target={name}')
-        assert code == 0, err
-        found = json.loads((tmp_path / 'plan.json').read_text())
-        assert found['target'] == name and found['devices'] == 4
-        assert found['compiler'] == 'cpu' and found['compiler_missing'] == package
-        assert found['hbm_bytes'] > 15 * 2**30 and 'requirements-plan.txt' in out
+@pytest.mark.parametrize('name,package', [
+    ('v5e:2x2', 'libtpu'),
+    pytest.param('h100:1x1x4', 'jax-cuda13-plugin', marks=pytest.mark.slow)])
+def test_a_target_without_its_compiler_is_answered_by_the_cpu(tmp_path, name, package):
+    if not missing(read_target(name)):
+        pytest.skip(f'{package} is installed')
+    code, out, err = alone(tmp_path, f'--config.plan.target={name}')
+    assert code == 0, err
+    found = json.loads((tmp_path / 'plan.json').read_text())
+    assert found['target'] == name and found['devices'] == 4
+    assert found['compiler'] == 'cpu' and found['compiler_missing'] == package
+    assert found['hbm_bytes'] > 15 * 2**30 and 'requirements-plan.txt' in out
 
 
 @pytest.mark.slow  # 10 s for CUDA, 40 s for TPU
