@@ -118,10 +118,17 @@ def add_verb_sections(config: ConfigDict) -> None:
         ),
     )
     config.plan = dict(  # the verb plan: what the training step takes on config.mesh
-        # Devices that need not be here: 'v5e:4x4', 'v6e:2x4', 'v5p:2x2x1' (TPU, chips per axis),
-        # 'h100:1x1x8', 'a100:1x1x8' (slices x hosts x GPUs), 'cpu', or '' for those of this
-        # machine, simulated if they are too few.
+        # Devices that need not be here: 'v5e:4x4', 'v5p:2x2x1' (TPU, chips per axis; '*2' behind it
+        # for two slices), 'h100:1x1x8' (slices x hosts x GPUs), 'h100:8', types of clouds
+        # ('v5litepod-16', 'a3-highgpu-8g'), 'cpu', 'cpu:8', or '' for those of this machine,
+        # simulated if they are too few.
         target='',
+        # Share of a device's memory that stays free, for the next batch, the programs of the
+        # evaluation and holes between arrays; 0 or more, below 1. Not of plan_memory_gb.
+        margin=0.05,
+        # Candidates to compare: 'auto' (every split of the devices into data x fsdp), or e.g.
+        # 'data=4,fsdp=4; data=2,fsdp=8,batch=512' ('': config.mesh with config.batch_size)
+        meshes='',
     )
     config.plan_only = False  # train: only show what a run takes in memory on config.mesh
     config.plan_memory_gb = 80.0  # GiB per device of a plan without an absent target

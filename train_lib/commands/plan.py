@@ -1,15 +1,16 @@
 """What a run needs, before it is started: the verb plan, and config.plan_only of the verb train.
 
 The training step is compiled for the mesh of the config from shapes alone. No weight is created
-and no picture is read. With config.plan.target the compiler is that of the target. Without one the
-devices are those of this machine, simulated if they are too few; then the memory that XLA needs
-besides the arrays of the state (gradients, activations, buffers of collectives) is the CPU
-compiler's answer, which differs from an accelerator's.
+and no picture is read. With config.plan.target the compiler is that of the target, if it is
+installed. Without a target the devices are those of this machine, simulated if they are too few;
+then the memory that XLA needs besides the arrays of the state (gradients, activations, buffers of
+collectives) is the CPU compiler's answer, which differs from an accelerator's.
 """
 
 import contextlib
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -19,21 +20,30 @@ from input_pipeline.atomic_files import write_json
 from input_pipeline.manifest import Manifest
 from input_pipeline.splits import several_folds
 from train_lib.commands.command import Command
-from train_lib.planning.collectives import summary
-from train_lib.planning.step_plan import StepPlan, plan_step
-from train_lib.planning.targets import Target, missing, read_target, target_devices
+from train_lib.planning.absent_devices import missing, stay_on_cpu, target_devices
+from train_lib.planning.candidate_meshes import AUTO, Candidate, read_meshes
+from train_lib.planning.plan_table import mesh_table, table
+from train_lib.planning.step_plan import (
+    Place,
+    StepPlan,
+    as_json,
+    best_of,
+    count_flops,
+    plan_step,
+)
+from train_lib.planning.targets import Target, memory_of, read_target
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import AXES, make_mesh
 from train_lib.training.checks import check_values
-from train_lib.training.data import load_manifest, split_data
+from train_lib.training.data import Data, load_manifest, split_data
 
-_GIB = 1 << 30
-_SHOWN = 8  # largest weights
+log = logging.getLogger(__name__)
 
 
 def plan(command: Command) -> int:
     """The verb plan: prints the table and writes plan.json. Returns the exit code."""
+    _prepare(command.config)  # before a folder is made, and before JAX starts
     workdir = command.workdir or workdirs.new(command.config_file)
     with lock.held(workdir):
         return show_plan(command.config, load_manifest(command.config), workdir)
@@ -45,50 +55,111 @@ def show_plan(config: ConfigDict, manifest: Manifest, workdir: Path | None = Non
     Raises:
         ConfigError: a wrong value, or devices that can no longer be simulated.
     """
+    place = _prepare(config)
+    config = _settled(config)
+    plans = _plans(config, split_data(config, manifest), place)
+    best = best_of(plans)
+    if len(plans) > 1:
+        print(mesh_table(plans, best), end='\n\n')
+    print(table(best, config))
+    if workdir is not None:
+        write_json(workdir / 'plan.json', as_json(best, plans if len(plans) > 1 else ()))
+        log.info('wrote    %s', workdir / 'plan.json')
+    return 0
+
+
+def _prepare(config: ConfigDict) -> Place:
+    """Where the step is planned to run. JAX, if it has not started, will start on the CPU where
+    the target is named, and with as many CPU devices as may have to be simulated.
+
+    Raises:
+        ConfigError: a wrong value of config.plan.
+    """
     target = read_target(config.plan.target)
-    mesh = _mesh(config.mesh, target)
-    check_values(config, mesh.size)
+    if config.probe.heads:
+        raise ConfigError('config.probe.heads trains heads on stored features, without a training '
+                          'step of the model that could be planned: set config.probe.heads=() to '
+                          'plan the training of the whole model.')
+    lacking = missing(target)
+    place = Place(target, Target('cpu') if lacking else target, lacking,
+                  memory_of(target, config.plan, config.plan_memory_gb))
+    if target.name:
+        stay_on_cpu()
+    if place.compiled_as.chip is None:
+        with contextlib.suppress(RuntimeError):  # too late: JAX has its devices
+            jax.config.update('jax_num_cpu_devices', _most(config, target))
+    return place
+
+
+def _most(config: ConfigDict, target: Target) -> int:
+    """Devices that the largest candidate takes."""
+    count = target.devices or _wanted(config.mesh)
+    candidates = read_meshes(config, count, target.slices)
+    return max(count, *(_wanted(vars(each)) for each in candidates))
+
+
+def _settled(config: ConfigDict) -> ConfigDict:
+    """The config without what changes no shape."""
     config = config.copy_and_resolve_references()
-    config.resample.kind = 'none'  # it changes no shape, and may look at pictures
-    config.init['from'] = ''  # nor does this, and that run may be on another machine
+    config.resample.kind = 'none'  # it may look at pictures
+    config.init['from'] = ''  # that run may be on another machine
     folds = several_folds(config.split)
     if folds is not None:
         with config.ignore_type():
             config.split.fold = folds[0]  # as large as any other
-    limit = target.chip.memory if target.chip else int(config.plan_memory_gb * _GIB)
-    planned = plan_step(config, split_data(config, manifest), mesh, target, limit)
-    _print(planned, config)
-    if workdir is not None:
-        write_json(workdir / 'plan.json', as_json(planned))
-    return 0
+    return config
 
 
-def as_json(planned: StepPlan) -> dict:
-    """The content of plan.json."""
-    return dict(target=planned.target.name, devices=planned.devices, mesh=planned.mesh,
-                memory_per_device_bytes=planned.program.needed, hbm_bytes=planned.limit,
-                fits=planned.fits, flops_per_step=planned.flops,
-                collectives=summary(planned.collectives),
-                compile_seconds=planned.program.seconds)
+def _plans(config: ConfigDict, data: Data, place: Place) -> list[StepPlan]:
+    """A plan per candidate of config.plan.meshes."""
+    target = place.target
+    count = target.devices or _wanted(config.mesh)
+    if AUTO in config.plan.meshes and not target.name:
+        count = max(count, len(jax.devices()))
+    candidates = read_meshes(config, count, target.slices)
+    devices = _devices(place, max(count, _most(config, target)))
+    checked = []
+    for each in candidates:
+        mesh = _mesh(each, target, devices)
+        own = config.copy_and_resolve_references()
+        own.batch_size = each.batch
+        check_values(own, mesh.size)
+        checked.append((own, mesh))
+    flops: dict[int, float] = {}
+    plans = []
+    for number, (own, mesh) in enumerate(checked, 1):
+        if len(checked) > 1:
+            log.info('mesh     %d of %d: data %d, fsdp %d, a batch of %d', number, len(checked),
+                     *mesh.shape.values(), own.batch_size)
+        if own.batch_size not in flops:
+            flops[own.batch_size] = count_flops(own, data)
+        plans.append(plan_step(own, data, mesh, place, flops[own.batch_size]))
+    return plans
 
 
-def _mesh(config: Mapping, target: Target) -> jax.sharding.Mesh:
-    if target.chip is None:
-        return make_mesh({axis: abs(config[axis]) for axis in AXES},
-                         _devices(config, simulated=bool(target.name)))
-    package = missing(target)
-    if package:
-        raise ConfigError(f'config.plan.target = {target.name!r} needs a compiler that is not '
-                          f'installed ({package}): pip install -r requirements-plan.txt.')
-    return make_mesh(config, target_devices(target))
+def _wanted(mesh: Mapping) -> int:
+    return math.prod(max(mesh[axis], 1) for axis in AXES)
 
 
-def _devices(mesh: Mapping, *, simulated: bool) -> list[jax.Device]:
-    """Accelerators if there are enough, else CPU devices, simulated if need be."""
-    wanted = math.prod(max(mesh[axis], 1) for axis in AXES)
-    with contextlib.suppress(RuntimeError):  # too late: JAX has its devices
-        jax.config.update('jax_num_cpu_devices', wanted)
-    found = [] if simulated else jax.devices()
+def _mesh(candidate: Candidate, target: Target, devices: Sequence[jax.Device]
+          ) -> jax.sharding.Mesh:
+    sizes = {axis: getattr(candidate, axis) for axis in AXES}
+    if not target.devices:
+        return make_mesh({axis: abs(size) for axis, size in sizes.items()}, devices)
+    mesh = make_mesh(sizes, devices)
+    if mesh.size != target.devices:
+        raise ConfigError(f'config.mesh.data = {candidate.data} and config.mesh.fsdp = '
+                          f'{candidate.fsdp} use {mesh.size} of the {target.devices} devices of '
+                          f'{target.name}: use all of them, or name a smaller target.')
+    return mesh
+
+
+def _devices(place: Place, wanted: int) -> list[jax.Device]:
+    """Those of the target, or of this machine: accelerators if there are enough, else CPU devices,
+    simulated if need be."""
+    if place.compiled_as.chip:
+        return target_devices(place.compiled_as)
+    found = [] if place.target.name else jax.devices()
     if len(found) < wanted:
         found = jax.devices('cpu')
     if len(found) < wanted:
@@ -96,27 +167,3 @@ def _devices(mesh: Mapping, *, simulated: bool) -> list[jax.Device]:
                           f'{len(found)} and can no longer simulate more: plan in a process of '
                           f'its own.')
     return found[:wanted]
-
-
-def _print(planned: StepPlan, config: ConfigDict) -> None:
-    print(f'plan     {config.model.name}, {config.precision}, a batch of {config.batch_size} on '
-          f'{planned.devices} x {planned.device} '
-          f'({", ".join(f"{axis} {size}" for axis, size in planned.mesh.items())})\n')
-    total = planned.program.needed
-    rows = [*planned.arrays, ('batch', 0, 0, planned.batch)]
-    rows.append(('gradients, activations', 0, 0, total - sum(row[3] for row in rows)))
-    print(f'{"":24}{"parameters":>16}{"total":>12}{"per device":>12}')
-    for name, count, size, part in [*rows, ('total', 0, 0, total)]:
-        print(f'{name:24}{f"{count:,}" if count else "":>16}{_text(size) if size else "":>12}'
-              f'{_text(part):>12}')
-    print(f'\nFLOPs per step: {planned.flops:.4g} on all devices together')
-    print('\nlargest weights, and the mesh axes that split their dimensions')
-    for name, leaf in planned.weights[:_SHOWN]:
-        axes = tuple(leaf.sharding.spec) + (None,) * (leaf.ndim - len(leaf.sharding.spec))
-        print(f'{name:40}{leaf.shape!s:>24}  {", ".join(axis or "-" for axis in axes)}')
-    print(f'\n{_text(total)} of {_text(planned.limit)}: it '
-          f'{"fits" if planned.fits else "does not fit"}.')
-
-
-def _text(size: int) -> str:
-    return f'{size / _GIB:.2f} GiB' if size >= _GIB else f'{size / (1 << 20):.2f} MiB'

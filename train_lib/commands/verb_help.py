@@ -99,6 +99,13 @@ HELPS = {
         ['python main.py study --config=configs/studies/digits.py \\',
          '    --workdir=runs/digits --workers=2'],
         ('study.seeds', 'study.metric', 'study.baseline'), 'studies.md'),
+    'plan': Help(
+        'Compiles the training step for TPUs or GPUs that need not be here and says what it takes '
+        'of their memory, what they exchange, its FLOPs, and whether it fits. No weight is made '
+        'and no picture is read.',
+        ['python main.py plan --config=configs/sketch_vit.py \\',
+         '    --config.plan.target=v5e:4x4 --config.plan.meshes=auto'],
+        ('plan.target', 'plan.meshes', 'plan.margin'), 'scaling.md'),
     'export': Help(
         'Writes a trained run for other programs: as one program for CPU, CUDA and TPU '
         '(stablehlo), with the names of timm, or as ONNX; with a model card.',

@@ -1,19 +1,16 @@
 """The exchange between devices in a compiled program, read from its HLO text."""
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+
+from train_lib.planning.hlo_text import Array, Instruction, Program, read_program
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute',
          'collective-broadcast')
-_BITS = {'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16, 'c64': 64, 'c128': 128}
-_ARRAY = re.compile(r'\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\]')
-_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{')
-_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(')
-_CALLED = re.compile(r'(?:calls|body|condition|to_apply|branch_computations|called_computations)='
-                     r'(?:%?([\w.\-]+)|\{([^}]*)\})')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,105 +20,120 @@ class Collective:
     Attributes:
         kind: one of KINDS. A TPU's fused all-reduce and slice is a reduce-scatter.
         bytes: of the larger of its operands and its results, on one device.
-        dtypes: of the arrays that are exchanged, e.g. ('bf16', 'f32').
+        sent: bytes that one device sends at least, see `_sent`.
+        by_dtype: (dtype, bytes) of the arrays that make up `bytes`, e.g. (('bf16', 512),).
         times: how often it runs per step; in a loop that is its number of rounds.
-        in_loop: whether it is within a loop.
+        loops: rounds of the loops around it, the outermost first; 0 where they are not known.
         source: the operation of the model that it belongs to, as JAX names it; '' if unknown.
     """
 
     kind: str
     bytes: int
-    dtypes: tuple[str, ...]
+    sent: int
+    by_dtype: tuple[tuple[str, int], ...]
     times: int
-    in_loop: bool
+    loops: tuple[int, ...]
     source: str
 
+    @property
+    def in_loop(self) -> bool:
+        return bool(self.loops)
 
-def read_collectives(text: str) -> list[Collective]:
-    """The collectives of an optimised HLO module in text form."""
-    lines = dict(_computations(text))
-    times, looped = _executions(lines)
-    found = []
-    for name, body in lines.items():
-        shapes = {match[1]: match[2] for line in body if (match := _INSTRUCTION.match(line))}
-        for line in body:
-            match = _INSTRUCTION.match(line)
-            if not match or match[3].removesuffix('-start') not in KINDS:
-                continue
-            kind = match[3].removesuffix('-start')
-            operands = line[match.end():].partition(')')[0]
-            given = sum(_bytes(shapes.get(operand, operand)) for operand in
-                        re.findall(r'%?([\w.\-]+)', re.sub(r'\S+\[[\d,]*\]\S* ', '', operands)))
-            result = _bytes(match[2]) - (given if match[3].endswith('-start')
-                                         and kind != 'all-reduce' else 0)
-            if kind == 'all-reduce' and 'all-reduce-scatter' in name:
-                kind = 'reduce-scatter'
-            source = re.search(r'op_name="([^"]*)"', line)
-            found.append(Collective(
-                kind, max(given, result),
-                tuple(sorted({array[1] for array in _ARRAY.finditer(match[2])})),
-                times[name], name in looped, source[1] if source else ''))
-    return found
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(dtype for dtype, _ in self.by_dtype)
 
 
-def summary(collectives: list[Collective]) -> list[dict]:
-    """By kind and place: dict(kind, in_loop, count, bytes), where count and bytes are per step."""
-    totals: Mapping = defaultdict(lambda: [0, 0])
+def read_collectives(program: Program | str, devices: int = 0) -> list[Collective]:
+    """The collectives of an optimised HLO module.
+
+    A TPU spreads one collective over several fused computations, which repeat it with its channel
+    (async collective fusion); it counts once.
+
+    Args:
+        program: the module, or its text.
+        devices: that run it; of a collective whose text names no groups.
+    """
+    program = read_program(program) if isinstance(program, str) else program
+    found: dict[tuple, Collective] = {}
+    for name, each in program.instructions():
+        kind = each.op.removesuffix('-start')
+        if kind not in KINDS:
+            continue
+        given = _data(array for operand in each.operands
+                      if operand in program.computations[name]
+                      for array in program.computations[name][operand].arrays)
+        result = _data(each.arrays)
+        if each.op.endswith('-start') and kind != 'all-reduce':
+            result = result[len(given):]  # the operands come first
+        if kind == 'all-reduce' and 'all-reduce-scatter' in name:
+            kind = 'reduce-scatter'
+        larger = max(given, result, key=_bytes)
+        by_dtype: dict[str, int] = defaultdict(int)
+        for array in larger:
+            by_dtype[array.dtype] += array.bytes
+        one = Collective(kind, _bytes(larger), _sent(kind, _bytes(larger), _group(each, devices)),
+                         tuple(sorted(by_dtype.items())), program.times[name],
+                         program.loops[name], each.source)
+        channel = _CHANNEL.search(each.line)
+        spread = channel and 'async_collective_fusion_config' in each.line
+        key = (kind, channel[1]) if channel and spread else (name, each.name)
+        if key not in found or one.times < found[key].times:  # as often as its start
+            found[key] = one
+    return list(found.values())
+
+
+def summary(collectives: Iterable[Collective]) -> list[dict]:
+    """By kind and place: dict(kind, in_loop, loops, count, bytes, bytes_sent, dtypes), where all
+    numbers are per step, and `dtypes` is {dtype: bytes}."""
+    totals: Mapping = defaultdict(lambda: [0, 0, 0, defaultdict(int)])
     for each in collectives:
-        total = totals[each.kind, each.in_loop]
+        total = totals[each.kind, each.loops]
         total[0] += each.times
         total[1] += each.times * each.bytes
-    return [dict(kind=kind, in_loop=in_loop, count=count, bytes=size)
-            for (kind, in_loop), (count, size) in sorted(totals.items())]
+        total[2] += each.times * each.sent
+        for dtype, size in each.by_dtype:
+            total[3][dtype] += each.times * size
+    return [dict(kind=kind, in_loop=bool(loops), loops=list(loops), count=count, bytes=size,
+                 bytes_sent=sent, dtypes=dict(sorted(dtypes.items())))
+            for (kind, loops), (count, size, sent, dtypes) in sorted(totals.items())]
 
 
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    name, body = '', []
-    for line in text.splitlines():
-        if line.startswith('}'):
-            yield name, body
-        elif line[:1] not in ('', ' ', '}'):
-            match = _COMPUTATION.match(line)
-            if match:
-                name, body = match[1], []
-        else:
-            body.append(line)
+def _bytes(arrays: Iterable[Array]) -> int:
+    return sum(array.bytes for array in arrays)
 
 
-def _executions(lines: Mapping[str, list[str]]) -> tuple[dict[str, int], set[str]]:
-    """({computation: how often it runs per step}, computations within loops)"""
-    callers: dict[str, list[tuple[str, int, bool]]] = defaultdict(list)
-    for name, body in lines.items():
-        for line in body:
-            trips = _TRIPS.search(line)
-            loop = ' while(' in line
-            for one, several in _CALLED.findall(line):
-                for called in re.findall(r'[\w.\-]+', one or several):
-                    callers[called].append((name, int(trips[1]) if trips and loop else 1, loop))
-    times: dict[str, int] = {}
-    looped: set[str] = set()
-
-    def count(name: str) -> int:
-        if name not in times:
-            times[name] = 0  # a circle would end here
-            calls = callers.get(name)
-            times[name] = 1 if not calls else sum(count(caller) * trips
-                                                  for caller, trips, _ in calls)
-            if any(loop or caller in looped for caller, _, loop in calls or ()):
-                looped.add(name)
-        return times[name]
-
-    for name in lines:
-        count(name)
-    return times, looped
+def _data(arrays: Iterable[Array]) -> list[Array]:
+    """Without the counters by which a TPU or GPU knows that an exchange is over."""
+    arrays = list(arrays)
+    while arrays and arrays[-1].dtype == 'u32' and not arrays[-1].sizes:
+        arrays.pop()
+    return arrays
 
 
-def _bytes(shape: str) -> int:
-    total = 0
-    for dtype, sizes in _ARRAY.findall(shape):
-        bits = _BITS.get(dtype) or (8 if dtype.startswith('f8') else int(dtype[1:]))
-        count = 1
-        for size in filter(None, sizes.split(',')):
-            count *= int(size)
-        total += count * bits // 8
-    return total
+def _sent(kind: str, size: int, group: int) -> int:
+    """Bytes that each device of a group sends at least, by a ring or any other way that uses the
+    links best (Chan et al., Collective communication, 2007).
+
+    Args:
+        size: of the whole array: the operand of an all-reduce and a reduce-scatter, the result of
+            an all-gather.
+        group: devices that exchange.
+    """
+    if kind == 'collective-permute' or group < 2:
+        return size if kind == 'collective-permute' else 0
+    share = size * (group - 1) / group
+    return math.ceil(2 * share if kind == 'all-reduce' else share)
+
+
+def _group(each: Instruction, devices: int) -> int:
+    """How many devices exchange with each other."""
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", each.line)
+    if named:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    iota = re.search(r'replica_groups=\[\d+,(\d+)\]', each.line)
+    if iota:
+        return int(iota[1])
+    listed = re.search(r'replica_groups=\{\{([\d,]+)\}', each.line)
+    return len(listed[1].split(',')) if listed else devices

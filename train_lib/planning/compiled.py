@@ -1,22 +1,21 @@
-"""A program compiled for a target, as numbers and text, kept between plans."""
+"""A program compiled for a target, as numbers and text."""
 
+import contextlib
 import dataclasses
-import gzip
 import hashlib
-import importlib.metadata
-import json
 import re
 import time
-from pathlib import Path
 
 import jax
-import jaxlib
 
-from input_pipeline.atomic_files import write_json
+from train_lib.planning.absent_devices import compiler_versions, held_back
+from train_lib.planning.kept_programs import keep, kept
 from train_lib.planning.targets import Target
-from train_lib.runtime.cache_folder import cache_folder
+from train_lib.runtime.progress import compiling
 
-_UNITS = {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
+_UNITS = {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40, 'P': 1 << 50}
+_PARTS = ('arguments', 'outputs', 'aliased', 'temporaries', 'code')
+_SIZE = r'([\d.]+)([KMGTP]?)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,7 @@ class CompiledProgram:
             'temporaries', 'code'; {} where the program was too large to be compiled.
         refusal: the compiler's message where the program is too large for the target, else ''.
         seconds: that the compilation took.
+        versions: {package: version} of JAX and of the compiler.
         text: the optimised HLO, '' where there is none.
         cached: whether all that was read from the cache.
     """
@@ -35,7 +35,8 @@ class CompiledProgram:
     memory: dict[str, int]
     refusal: str
     seconds: float
-    text: str = ''
+    versions: dict[str, str]
+    text: str = dataclasses.field(default='', repr=False)
     cached: bool = False
 
     @property
@@ -46,45 +47,80 @@ class CompiledProgram:
             parts = self.memory
             return (parts['arguments'] + parts['outputs'] - parts['aliased']
                     + parts['temporaries'] + parts['code'])
-        found = re.search(r'Used ([\d.]+)([KMGT]?) of', self.refusal) or re.search(
-            r'required for HLO temporaries \(([\d.]+)([KMGT]?)\)', self.refusal)
-        return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        found = re.search(rf'Used {_SIZE} of', self.refusal) or re.search(
+            rf'required for HLO temporaries \({_SIZE}\)', self.refusal)
+        return _bytes(found[1], found[2]) if found else 0
 
 
-def compile_for(target: Target, lowered: jax.stages.Lowered) -> CompiledProgram:
-    """Compiles a lowered program with the compiler of the target, or finds it in the cache."""
-    key = hashlib.sha256('\n'.join([target.name, *_versions(target), repr(target.compiler_options),
-                                    lowered.as_text()]).encode()).hexdigest()
-    folder = Path(cache_folder()) / 'plans'
-    numbers, text = folder / f'{key}.json', folder / f'{key}.hlo.gz'
-    if numbers.exists() and text.exists():
-        return CompiledProgram(**json.loads(numbers.read_text()), cached=True,
-                               text=gzip.decompress(text.read_bytes()).decode())
+def compile_for(target: Target, lowered: jax.stages.Lowered, *, cache: bool = True,
+                what: str = 'the training step') -> CompiledProgram:
+    """Compiles a lowered program with the compiler of the target, or finds it in the cache.
+
+    Args:
+        target: where it is meant to run.
+        lowered: the program.
+        cache: whether compiled programs are kept between plans.
+        what: is compiled, for the log.
+    """
+    versions = compiler_versions(target.platform)
+    key = hashlib.sha256('\n'.join([
+        target.name, repr(target.chip), repr(versions), repr(target.compiler_options),
+        lowered.as_text()]).encode()).hexdigest()
+    found = _kept(key) if cache else None
+    if found is not None:
+        return found
     began = time.perf_counter()
+    memory: dict[str, int] = {}
+    refusal = text = ''
     try:
-        compiled = lowered.compile(target.compiler_options)
+        with (held_back() if target.chip else contextlib.nullcontext(),
+              compiling(what=f'{what} for {target.name or "this machine"}', every=30)):
+            compiled = lowered.compile(target.compiler_options)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        made = CompiledProgram({}, str(error), time.perf_counter() - began)
+        refusal = str(error)
     else:
-        found = compiled.memory_analysis()
-        memory = dict(arguments=found.argument_size_in_bytes, outputs=found.output_size_in_bytes,
-                      aliased=found.alias_size_in_bytes, temporaries=found.temp_size_in_bytes,
-                      code=found.generated_code_size_in_bytes)
-        made = CompiledProgram(memory, '', time.perf_counter() - began, compiled.as_text())
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    text.write_bytes(gzip.compress(made.text.encode(), 6))
-    write_json(numbers, dict(memory=made.memory, refusal=made.refusal, seconds=made.seconds))
+        sizes = compiled.memory_analysis()
+        memory = dict(arguments=sizes.argument_size_in_bytes, outputs=sizes.output_size_in_bytes,
+                      aliased=sizes.alias_size_in_bytes, temporaries=sizes.temp_size_in_bytes,
+                      code=sizes.generated_code_size_in_bytes)
+        text = compiled.as_text()
+    made = CompiledProgram(memory, refusal, time.perf_counter() - began, versions, text)
+    if cache:
+        keep(key, dict(memory=memory, refusal=refusal, seconds=made.seconds, versions=versions),
+             text)
     return made
 
 
-def _versions(target: Target) -> list[str]:
-    packages = {'tpu': ['libtpu'], 'cuda': ['jax-cuda13-plugin']}.get(target.platform, [])
-    found = [f'jax {jax.__version__}', f'jaxlib {jaxlib.__version__}']
-    for package in packages:
-        try:
-            found.append(f'{package} {importlib.metadata.version(package)}')
-        except importlib.metadata.PackageNotFoundError:
-            found.append(package)
+def largest_allocations(refusal: str) -> list[tuple[int, str, str]]:
+    """(bytes, shape, operation) of the largest allocations that a refusal of the TPU compiler
+    lists; [] if it lists none.
+
+    The list is that of libtpu 0.0.42.1: blocks of 'Size:', 'Operator:' and 'Shape:'."""
+    found = []
+    for block in re.split(r'\n\s*\d+\. (?=Size: )', refusal)[1:]:
+        size = re.match(rf'Size: {_SIZE}', block)
+        shape = re.search(r'Shape: (\w+\[[\d,]*\])', block)
+        name = re.search(r'op_name="([^"]*)"', block)
+        if size:
+            found.append((_bytes(size[1], size[2]), shape[1] if shape else '',
+                          name[1] if name else ''))
     return found
+
+
+def _kept(key: str) -> CompiledProgram | None:
+    found = kept(key)
+    if found is None:
+        return None
+    numbers, text = found
+    try:
+        memory = {part: int(numbers['memory'][part]) for part in _PARTS if numbers['memory']}
+        return CompiledProgram(memory, str(numbers['refusal']), float(numbers['seconds']),
+                               dict(numbers['versions']), text, cached=True)
+    except (KeyError, TypeError, ValueError):  # of another version, or damaged
+        return None
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * _UNITS[unit])

@@ -92,19 +92,24 @@ def counting_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def compiling(enabled: bool = True) -> Iterator[None]:
+def compiling(enabled: bool = True, *, what: str = 'the training step, before the first one',
+              every: float = 0.0) -> Iterator[None]:
     """Says that the block compiles, which may take minutes, and in the end how long it took. On a
     terminal its seconds are counted meanwhile; elsewhere a line says so once it takes long.
 
     Args:
         enabled: False shows nothing.
+        what: is compiled.
+        every: seconds after which the line elsewhere is said again (0: once).
     """
     log, began, over = logging.getLogger(__name__), time.perf_counter(), threading.Event()
 
     def wait() -> None:
         if not sys.stderr.isatty():
             if not over.wait(LONG):
-                log.info('compile  the training step, before the first one')
+                log.info('compile  %s', what)
+            while every and not over.wait(every):
+                log.info('compile  %s so far', duration(time.perf_counter() - began))
             return
         with bar(bar_format='compiling {elapsed}') as shown:
             while not over.wait(0.5):

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train_lib.runtime.errors import ConfigError
@@ -41,7 +41,8 @@ def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> M
         devices: to choose from; None for all that JAX has.
 
     Raises:
-        ConfigError: it asks for more devices than there are, or, with several processes, for fewer.
+        ConfigError: it asks for more devices than there are, or, with several processes, for fewer;
+            or 'data' cannot be shared by several slices of TPUs.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: config[axis] for axis in AXES}
@@ -63,8 +64,18 @@ def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> M
         raise ConfigError(f'config.mesh = {_text(sizes)} leaves out some of the '
                           f'{len(jax.devices())} devices of {jax.process_count()} processes: '
                           f'use all of them.')
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-                         devices=devices[:count])
+    slices = len({getattr(device, 'slice_index', 0) for device in devices[:count]})
+    types = (AxisType.Auto,) * len(AXES)
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types,
+                             devices=devices[:count])
+    if sizes['data'] % slices:
+        raise ConfigError(f'config.mesh.data = {sizes["data"]} cannot be shared by {slices} slices '
+                          f'of TPUs, between which only batches are split: give a multiple of '
+                          f'{slices}.')
+    inside = (sizes['data'] // slices, sizes['fsdp'])
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1), devices[:count]), AXES,
+                axis_types=types)
 
 
 def _text(sizes: Mapping) -> str:
