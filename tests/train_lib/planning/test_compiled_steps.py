@@ -13,8 +13,9 @@ import pytest
 
 from configs import common
 from models.target import Target, target_of
+from train_lib.planning.absent_devices import missing, target_devices
 from train_lib.planning.step_plan import abstract_job
-from train_lib.planning.targets import missing, read_target, target_devices
+from train_lib.planning.targets import read_target
 from train_lib.runtime.sharding import make_mesh
 from train_lib.training.data import load_data, split_data
 from train_lib.training.setup import lower_step
