@@ -66,6 +66,17 @@ def split_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
+def keep_whole(x: jax.Array) -> jax.Array:
+    """Puts all of a small array on every device of the current mesh, if there is one.
+
+    Where parts of arrays that are split are put side by side or cut, XLA otherwise moves the pieces
+    from device to device, one exchange for each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty or mesh.size == 1 else jax.lax.with_sharding_constraint(
+        x, PartitionSpec())
+
+
 def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
                rates: tuple[float, ...], scan: bool, remat: bool, saved: str = 'all') -> jax.Array:
     """Passes x through all blocks: [B, N, D] -> same.
