@@ -359,7 +359,7 @@ def _settings(workdir: Path, content: Mapping) -> dict:
     defaults = _defaults()
     for name, value in BEFORE.items():
         section, _, key = name.rpartition('.')
-        defaults[section][key] = value
+        (defaults[section] if section else defaults)[key] = value
     return _completed({key: value for key, value in content.items() if key not in START_FACTS},
                       defaults, f'{workdir}/config.json')
 
