@@ -32,6 +32,10 @@ def get_config() -> ConfigDict:
     # A batch is computed in so many parts, one after another, for one update: less memory, the
     # same gradient; only BatchNorm sees one part at a time.
     config.accumulate = 1
+    # What blocks under model.scan keep for the gradient: 'products': results of matrix products and
+    # of attention, from which the rest is computed again | 'all', as in older versions, whose runs
+    # keep it. model.remat keeps nothing of a block.
+    config.saved_activations = 'products'
     config.precision = 'float32'  # of the computation: 'float32' | 'bfloat16'; weights are float32
 
     config.data = dict(  # where the pictures and labels come from

@@ -26,7 +26,7 @@ from models.layers import (
     normal,
     timm_normal,
 )
-from models.scan_layers import stack_blocks
+from models.scan_layers import keep_whole, stack_blocks
 from models.target import Target
 from models.transformer import Transformer
 from models.vit import PatchEmbed
@@ -90,7 +90,8 @@ class EvaAttention(nnx.Module):
         batch, tokens, dim = x.shape
         parts: Sequence[jax.Array]
         if self.fused:
-            bias = jnp.concatenate([self.q_bias[...], jnp.zeros(dim), self.v_bias[...]])
+            bias = jnp.concatenate([keep_whole(self.q_bias[...]), jnp.zeros(dim),
+                                    keep_whole(self.v_bias[...])])
             parts = jnp.split(self.qkv(x, rngs) + bias.astype(x.dtype), 3, axis=-1)
         else:
             parts = self.q_proj(x, rngs), self.k_proj(x, rngs), self.v_proj(x, rngs)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models import float32_sums
+from models import batch_moments, float32_sums
 from models.errors import ModelError, unknown
 
 ACTIVATIONS = {
@@ -94,16 +94,26 @@ def layer_norm(dim: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 class BatchNorm(nnx.BatchNorm):
     """nnx.BatchNorm whose running variance follows, as in torch, the unbiased variance of the batch
-    (divided by n - 1). Both normalise with the biased one (divided by n)."""
+    (divided by n - 1). Both normalise with the biased one (divided by n). For a batch that is split
+    over devices see batch_moments.py."""
 
-    scale: nnx.Param  # ours always have one
+    scale: nnx.Param  # ours always have both
+    bias: nnx.Param
 
     # No mask: the correction below would have to know it.
     def __call__(self, x: jax.Array,  # type: ignore[override]
                  use_running_average: bool | None = None) -> jax.Array:
         old = self.var[...]
-        y = super().__call__(x, use_running_average)
-        if not (self.use_running_average if use_running_average is None else use_running_average):
+        running = self.use_running_average if use_running_average is None else use_running_average
+        devices = 1 if running else batch_moments.devices_of(x)
+        if devices > 1:
+            y, mean, var = batch_moments.normalise(x, self.scale[...], self.bias[...],
+                                                   self.epsilon, devices)
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+            self.var[...] = self.momentum * old + (1 - self.momentum) * var
+        else:
+            y = super().__call__(x, running)
+        if not running:
             moved = self.var[...] - self.momentum * old
             self.var[...] += moved / max(x.size // x.shape[-1] - 1, 1)
         return y

@@ -13,6 +13,15 @@ from jax.sharding import PartitionSpec
 
 from models.layers import run_block
 
+# What a block may keep for its gradient: 'all', or 'products', the results of these operations, and
+# what follows from them is computed again. It costs no further product, and what is left are
+# elementwise operations and sums, which read less than they would have written.
+SAVED = ('products', 'all')
+_PRODUCTS = (
+    'dot_general', 'conv_general_dilated', 'dot_product_attention_fwd_wrapper',  # cuDNN's
+    'custom_vjp_call',  # the products of float32_sums
+    'lt')  # masks of dropout, one byte each, whose random numbers are expensive
+
 
 def stack_blocks(blocks: nnx.List) -> nnx.Module:
     """One block whose variables are those of all blocks, stacked on a new first axis.
@@ -57,8 +66,19 @@ def split_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
+def keep_whole(x: jax.Array) -> jax.Array:
+    """Puts all of a small array on every device of the current mesh, if there is one.
+
+    Where parts of arrays that are split are put side by side or cut, XLA otherwise moves the pieces
+    from device to device, one exchange for each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty or mesh.size == 1 else jax.lax.with_sharding_constraint(
+        x, PartitionSpec())
+
+
 def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
-               rates: tuple[float, ...], scan: bool, remat: bool) -> jax.Array:
+               rates: tuple[float, ...], scan: bool, remat: bool, saved: str = 'all') -> jax.Array:
     """Passes x through all blocks: [B, N, D] -> same.
 
     Args:
@@ -69,6 +89,8 @@ def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
         rates: rate of drop path of each block.
         scan: whether the blocks are stacked.
         remat: recompute the activations of each block in the gradient, for less memory.
+        saved: without `remat` and under a scan, which of them are kept, see SAVED. A scan writes
+            out whatever is kept, while XLA recomputes cheap parts of blocks that are not stacked.
     """
     if not scan:
         for block in blocks:
@@ -86,5 +108,9 @@ def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
         return block(x, block_rngs, *extras, drop_path=rate if any(rates) else None), None
 
     # prevent_cse is for code outside a scan, where XLA would undo the recomputation.
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=False)
+    elif saved == 'products':
+        body = jax.checkpoint(body, prevent_cse=False,
+                              policy=lambda primitive, *_, **__: primitive.name in _PRODUCTS)
     return jax.lax.scan(body, x, (state, jnp.array(rates, jnp.float32), keys))[0]

@@ -19,6 +19,7 @@ class Transformer(Classifier):
     layer_levels = (r'patch_embed/|cls_token|pos_embed', r'blocks/(\d+)/|norm/')
     blocks: Any  # nnx.List of blocks; under a scan the result of `stack_blocks`
     remat: bool
+    saved = 'all'  # see `scan_layers.SAVED`
 
     def embed(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, N, D] for the blocks, the class token (if any)
@@ -37,7 +38,7 @@ class Transformer(Classifier):
         """Images [B, H, W, C] -> tokens [B, N, D], the class token (if any) first."""
         return self.finish(run_blocks(
             self.blocks, self.embed(x, rngs=rngs), rngs, *self.block_inputs(), rates=self.rates,
-            scan=self.scan, remat=self.remat))
+            scan=self.scan, remat=self.remat, saved=self.saved))
 
     def each_block(self) -> list[Any]:
         """The blocks as a list, even if they are stacked under a scan."""

@@ -65,8 +65,9 @@ def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] 
         section, _, key = name.rpartition('.')
         if not {name, section} & set(given):
             value = _value_of(place, name, older)
-            if value == older != config[section][key]:
-                config[section][key] = value
+            part = config[section] if section else config
+            if value == older != part[key]:
+                part[key] = value
                 log.info('rules    config.%s = %r, as in %s', name, value, place)
 
 
@@ -76,7 +77,8 @@ def _value_of(workdir: Path, name: str, older):
     section, _, key = name.rpartition('.')
     try:
         if (workdir / 'config.json').is_file():
-            value = saved_config(workdir)[section][key]
+            saved = saved_config(workdir)
+            value = (saved[section] if section else saved)[key]
         else:
             arms = read_json(workdir / 'study.json')['arms'].values()
             value = older if arms and all(arm.get(name, older) == older for arm in arms) else None

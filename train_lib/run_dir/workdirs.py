@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable', 'data.changed', 'accumulate', 'early_stopping.patience',
               'early_stopping.min_delta', 'init.resume_from', 'init.seen', 'lr_find', 'profile',
-              'compile_cache', 'sharding', 'distributed', 'plan', 'plan_only',
+              'compile_cache', 'saved_activations', 'sharding', 'distributed', 'plan', 'plan_only',
               'plan_memory_gb', 'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its
 # format, digests of data and code, the classes of each head, the digest of the split, the values
@@ -47,7 +47,8 @@ START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest'
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
 BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
           'loss.counts': 'data', 'loss.example_weights': True, 'split.tolerance': 0.0,
-          'finetune.levels': 'groups', 'optimizer.clip_first': False, 'mesh.gradients': 'compute'}
+          'finetune.levels': 'groups', 'optimizer.clip_first': False, 'mesh.gradients': 'compute',
+          'saved_activations': 'all'}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
 SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 
@@ -358,7 +359,7 @@ def _settings(workdir: Path, content: Mapping) -> dict:
     defaults = _defaults()
     for name, value in BEFORE.items():
         section, _, key = name.rpartition('.')
-        defaults[section][key] = value
+        (defaults[section] if section else defaults)[key] = value
     return _completed({key: value for key, value in content.items() if key not in START_FACTS},
                       defaults, f'{workdir}/config.json')
 

@@ -13,7 +13,9 @@ from models.attention import target_refusal
 from models.convolutions import Conv
 from models.heads import Classifier
 from models.layers import Linear
+from models.scan_layers import SAVED
 from models.target import aim, target_of
+from models.transformer import Transformer
 from train_lib.optim import param_groups
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
@@ -113,6 +115,17 @@ def _choose_sums(model: nnx.Module, config: ConfigDict, devices: int) -> None:
             module.float32_sums = True
 
 
+def _choose_saved(model: nnx.Module, config: ConfigDict) -> None:
+    """What stacked blocks keep for the gradient, by config.saved_activations."""
+    wanted = config.saved_activations
+    if wanted not in SAVED:
+        raise ConfigError(f'config.saved_activations = {wanted!r}: choose one of '
+                          f'{", ".join(SAVED)}.')
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Transformer):
+            module.saved = wanted
+
+
 def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layout, *,
                  pretrained: bool, abstract: bool) -> Network:
     """Creates the model and decides which parameters train, by config.finetune.
@@ -133,6 +146,7 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
         model = make_model(config, classes, layout.mesh.devices.flat[0])
         rules.update(param_groups.prepare(model, config.finetune.to_dict(), config.seed))
         _choose_sums(model, config, layout.mesh.size)
+        _choose_saved(model, config)
         return model
 
     model = nnx.eval_shape(build) if abstract else create(build, layout)

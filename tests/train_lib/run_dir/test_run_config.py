@@ -24,7 +24,7 @@ def older(tmp_path):
     path = tmp_path / 'older/config.json'
     saved = json.loads(path.read_text())
     del saved['sha256'], saved['data']['rules'], saved['image']['range16']
-    del saved['split']['tolerance']
+    del saved['split']['tolerance'], saved['saved_activations']
     path.write_text(json.dumps(saved))
     return tmp_path / 'older'
 
@@ -55,6 +55,14 @@ def test_an_older_run_or_study_keeps_its_splits(older, tmp_path):
                          (['study', study, f'--workdir={tmp_path}/other'], 0.3)]:
         assert parse(argv).config.split.tolerance == wanted
     assert config_of_run(older).split.tolerance == 0.0
+
+
+def test_a_key_outside_of_the_sections_is_kept_too(older, tmp_path):
+    for argv, wanted in [([], 'all'), (['--config.saved_activations=products'], 'products')]:
+        config = parse(['train', CONFIG, f'--workdir={older}', *argv]).config
+        assert config.saved_activations == wanted
+    assert config_of_run(older).saved_activations == 'all'
+    assert parse(['train', CONFIG, f'--workdir={tmp_path}']).config.saved_activations == 'products'
 
 
 def test_a_user_may_say_otherwise_and_is_told(older):

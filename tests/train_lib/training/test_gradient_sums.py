@@ -4,19 +4,24 @@ Compiled for a TPU v5e:2x2 (libtpu 0.0.42.1), a ViT of two blocks adds 1,039,104
 gradients in bfloat16 with 'compute', and 3,264 with 'float32': those of its tokens and positions.
 """
 
+import importlib.util
+import math
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import topologies
 
 import models
 from configs import common
 from input_pipeline.manifest import make_manifest
 from models.convolutions import Conv
 from models.layers import Linear
+from train_lib.planning.chips import CHIPS, gpu_description
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import make_mesh
 from train_lib.training import network
@@ -28,6 +33,10 @@ VIT = dict(name='vit_tiny_patch16_224', patch_size=8, embed_dim=24, depth=1, num
 
 def lowered(tmp_path, **changes):
     """The training step as it is given to the compiler."""
+    return lower(tmp_path, None, **changes).as_text()
+
+
+def lower(tmp_path, devices, **changes):
     config = common.get_config()
     with config.ignore_type():
         config.update_from_flattened_dict({
@@ -38,9 +47,10 @@ def lowered(tmp_path, **changes):
                               'label/class': [0, 1] * 4, 'split': ['train'] * 8},
                              {'class': ('a', 'b')})
     data = split_data(config, manifest)
-    job = assemble(config, data, make_mesh(config.mesh), None, tmp_path, abstract=True)
+    job = assemble(config, data, make_mesh(config.mesh, devices), None, tmp_path,
+                   abstract=True)
     job.iterator.close()
-    return lower_step(job.run, job.state, data.parts).as_text()
+    return lower_step(job.run, job.state, data.parts)
 
 
 def rounded(text, shapes):
@@ -60,6 +70,39 @@ def test_no_gradient_of_a_kernel_or_bias_is_rounded_before_it_is_added(tmp_path,
     assert set(before) == set(shapes)  # as in runs of older versions
     with pytest.raises(ConfigError, match=r"mesh\.gradients = 'bf16': choose one of float32, com"):
         lowered(tmp_path, **{'mesh.gradients': 'bf16'})
+
+
+def absent_devices(platform):
+    """Four of them, for the compiler of the platform; skips the test where it is missing."""
+    try:
+        if platform == 'cuda':
+            return topologies.get_topology_desc(
+                platform='cuda', topology_name='', topology='1x1x4',
+                target_config=gpu_description('h100', CHIPS['h100'])).devices
+        if importlib.util.find_spec('libtpu') is None:
+            pytest.skip('libtpu is not installed')
+        return topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2').devices
+    except (RuntimeError, ValueError) as error:
+        pytest.skip(f'no compiler for {platform} ({str(error)[:80]})')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_the_knob_is_seen_in_the_compiled_program(tmp_path, monkeypatch, platform):
+    for name in ('ALLOW_MULTIPLE_LIBTPU_LOAD', 'TPU_SKIP_MDS_QUERY'):
+        monkeypatch.setenv(name, '1')
+    devices, share = absent_devices(platform), {}
+    options = {'xla_gpu_enable_triton_gemm': False} if platform == 'cuda' else {}
+    for wanted in ('float32', 'compute'):
+        text = lower(tmp_path, devices, **{'mesh.gradients': wanted}).compile(options).as_text()
+        added = Counter()
+        for line in text.splitlines():
+            shape, found, _ = line.partition(' all-reduce')
+            if found and ' = ' in shape:
+                for dtype, sizes in re.findall(r'(bf16|f32)\[([\d,]+)\]', shape.split(' = ')[1]):
+                    added[dtype] += math.prod(map(int, sizes.split(',')))
+        share[wanted] = added['bf16'] / added.total()
+    assert share['float32'] < 0.05 < 0.9 < share['compute'], share
 
 
 @pytest.mark.parametrize('kind', ['linear', 'convolution', *(
