@@ -44,6 +44,7 @@ PAGE = ROOT / 'docs' / 'scaling.md'
 MARKS = ('<!-- made by benchmarks/scaling.py -->', '<!-- end -->')
 KEPT = ('batch_size', 'mesh', 'memory_per_device_bytes', 'hbm_bytes', 'usable_bytes', 'fits',
         'flops_per_step', 'attention_kernels', 'compile_seconds')  # of plan.json
+LATE = 'not compiled within'
 PACKAGES = ('jax', 'jaxlib', 'libtpu', 'jax-cuda13-plugin')
 FACES = {'mask': ('worn', 'wrong', 'none'), 'gender': ('female', 'male'),
          'age': ('young', 'middle', 'old')}
@@ -195,7 +196,7 @@ def plan(name: str, target: str, way: Way, seconds: float) -> Plan:
                                   capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
             return Plan(name, target, way, shown, {}, versions(),
-                        f'not compiled within {seconds:g} s')
+                        f'{LATE} {seconds:g} s')
         made = Path(folder) / 'plan' / 'plan.json'
         if done.returncode or not made.exists():
             return Plan(name, target, way, shown, {}, versions(), error_of(done.stderr))
@@ -256,6 +257,8 @@ def search(name: str, targets: Sequence[str], seconds: float, plan=plan) -> Iter
                 made.append(plan(name, target, way, seconds))
                 yield made[-1]
                 share = made[-1].share or share
+                if made[-1].error.startswith(LATE):
+                    return  # other targets would take as long
                 if made[-1].fits:
                     fitting = target
                     break

@@ -1,6 +1,7 @@
 """The benchmarks still run, and what their tables are computed from."""
 
 import argparse
+import dataclasses
 import os
 
 import pytest
@@ -150,6 +151,23 @@ def test_a_gpu_without_flash_attention_says_nothing_of_the_others():
     targets = ('t4:1x1x1', 'a100:1x1x1') if 't4' in CHIPS else ('a100:1x1x1',)
     assert [each.fits for each in scaling.search('eva02_mlp', targets, 1.0, plan)][-1]
     assert list(scaling.search('eva02_mlp', ('nothing:1x1',), 1.0, plan)) == []
+
+
+def test_what_a_program_may_use_of_a_memory_rules_targets_out():
+    def plan(name, target, way, seconds):
+        made = planned(name, target, way, 26 / scaling.devices_of(target))
+        content = made.content | dict(usable_bytes=made.content['hbm_bytes'] // 2, fits=False)
+        return dataclasses.replace(made, content=content)
+
+    tried = scaling.search('densenet121', ('v5e:1x1', 'v6e:1x1', 'v5e:2x2'), 1.0, plan)
+    assert [each.target for each in tried] == ['v5e:1x1', 'v5e:2x2', 'v5e:2x2']
+
+
+def test_a_compilation_that_takes_too_long_ends_the_search():
+    def plan(name, target, way, seconds):
+        return scaling.Plan(name, target, way, '', {}, {}, f'{scaling.LATE} {seconds:g} s')
+
+    assert len(list(scaling.search('eva02_full', scaling.TARGETS['tpu'], 9.0, plan))) == 1
 
 
 def test_a_recipe_is_planned_in_a_process_of_its_own(monkeypatch):
