@@ -1,11 +1,14 @@
 """The benchmarks still run, and what their tables are computed from."""
 
 import argparse
+import dataclasses
 import os
 
 import pytest
 
-from benchmarks import export_table, load_predict, start_up, train_loop, train_step
+from benchmarks import export_table, load_predict, scaling, start_up, train_loop, train_step
+from benchmarks.scaling import Way
+from train_lib.planning.chips import CHIPS
 
 
 def test_a_training_step_is_measured(capsys):
@@ -91,3 +94,125 @@ def test_an_export_is_compared_with_its_evaluation(capsys, monkeypatch):
     _, name, form, difference, size, *_ = (cell.strip() for cell in right.split('|'))
     assert (name, form, difference) == ('small_cnn', 'stablehlo', 'none') and float(size) > 1
     assert float(wrong.split('|')[3]) > 0.01
+
+
+# --- where the recipes fit -----------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def planned(name: str, target: str, way: Way, gib: float, room: float | None = None
+            ) -> scaling.Plan:
+    room = CHIPS[scaling.kind_of(target)].memory if room is None else room * GIB
+    content = dict(batch_size=64, mesh=dict(data=1, fsdp=scaling.devices_of(target)),
+                   memory_per_device_bytes=int(gib * GIB), hbm_bytes=int(room),
+                   usable_bytes=int(room), fits=gib * GIB <= room, flops_per_step=1e13,
+                   compile_seconds=9.0)
+    return scaling.Plan(name, target, way, 'python main.py plan', content, dict(jax='0.10.2'))
+
+
+def found(total: float, copied: float = 0.0, name: str = 'eva02_full', on: str = 'tpu',
+          remat: float = 0.1) -> list[tuple]:
+    """(target, fsdp, remat, fits) of a search where a recipe takes `total` GiB together, of which
+    `copied` are on each device without FSDP, and `remat` times as much with it."""
+    def plan(name, target, way, seconds):
+        count = scaling.devices_of(target)
+        size = (total - copied) * (remat if way.remat else 1) / count
+        return planned(name, target, way, size + copied / (count if way.fsdp else 1))
+
+    return [(each.target, each.way.fsdp, each.way.remat, each.fits)
+            for each in scaling.search(name, scaling.TARGETS[on], 1.0, plan)]
+
+
+def test_the_smallest_target_is_found_and_no_hopeless_one_is_tried():
+    assert found(10) == [('v5e:1x1', False, False, True)]
+    assert found(20, name='densenet121') == [('v5e:1x1', False, False, False),
+                                             ('v6e:1x1', False, False, True)]
+    assert found(200, name='densenet121') == [
+        ('v5e:1x1', False, False, False), ('v6e:2x4', False, False, True)]
+
+
+def test_weights_are_split_where_copies_do_not_fit():
+    assert found(60, copied=40, name='densenet121') == [
+        ('v5e:1x1', False, False, False), ('v5e:2x2', False, False, False),
+        ('v5e:2x2', True, False, True)]
+
+
+def test_activations_are_recomputed_on_smaller_targets_at_last():
+    assert found(200) == [('v5e:1x1', False, False, False), ('v6e:2x4', False, False, True),
+                          ('v5e:1x1', False, True, False), ('v6e:1x1', False, True, True)]
+    assert [each[2] for each in found(2000, name='densenet121')] == [False]
+
+
+def test_a_gpu_without_flash_attention_says_nothing_of_the_others():
+    def plan(name, target, way, seconds):
+        return planned(name, target, way, 500 if target.startswith('t4') else 5)
+
+    targets = ('t4:1x1x1', 'a100:1x1x1') if 't4' in CHIPS else ('a100:1x1x1',)
+    assert [each.fits for each in scaling.search('eva02_mlp', targets, 1.0, plan)][-1]
+    assert list(scaling.search('eva02_mlp', ('nothing:1x1',), 1.0, plan)) == []
+
+
+def test_what_a_program_may_use_of_a_memory_rules_targets_out():
+    def plan(name, target, way, seconds):
+        made = planned(name, target, way, 26 / scaling.devices_of(target))
+        content = made.content | dict(usable_bytes=made.content['hbm_bytes'] // 2, fits=False)
+        return dataclasses.replace(made, content=content)
+
+    tried = scaling.search('densenet121', ('v5e:1x1', 'v6e:1x1', 'v5e:2x2'), 1.0, plan)
+    assert [each.target for each in tried] == ['v5e:1x1', 'v5e:2x2', 'v5e:2x2']
+
+
+def test_a_compilation_that_takes_too_long_ends_the_search():
+    def plan(name, target, way, seconds):
+        return scaling.Plan(name, target, way, '', {}, {}, f'{scaling.LATE} {seconds:g} s')
+
+    assert len(list(scaling.search('eva02_full', scaling.TARGETS['tpu'], 9.0, plan))) == 1
+
+
+def test_a_recipe_is_planned_in_a_process_of_its_own(monkeypatch):
+    tiny = scaling.Recipe('tiny', 'configs/people_multihead.py:csv=faces.csv,pretrained=,model=b,'
+                          'size=tiny', ('--config.compile_cache=False',), remat=False)
+    monkeypatch.setattr(scaling, 'RECIPES', dict(tiny=tiny))
+    made = scaling.plan('tiny', 'cpu', Way(), 300)
+    assert made.error == '' and made.fits and made.content['flops_per_step'] > 1e6
+    assert made.command.startswith('python main.py plan --config=configs/people_multihead.py')
+    assert made.made['jax'] and made.needed > 0
+
+
+def test_an_error_is_the_sentence_of_its_exception():
+    assert scaling.error_of('a.b.SomeError: wrong\n  File "x"\n---\n') == 'a.b.SomeError: wrong'
+    assert scaling.error_of('one\nconfig.x = 3: choose 2.\n\n') == 'config.x = 3: choose 2.'
+    assert scaling.error_of('') == 'no message'
+
+
+def test_the_table_names_the_smallest_target_of_each_platform(tmp_path):
+    results = {'eva02_full': [
+        planned('eva02_full', 'v5e:2x2', Way(fsdp=True), 20, room=15.75),
+        planned('eva02_full', 'v5e:2x4', Way(fsdp=True), 10, room=15.75),
+        planned('eva02_full', 'a100:1x1x1', Way(), 99, room=80)]}
+    scaling.write_results(tmp_path / 'results.json', results)
+    assert scaling.read_results(tmp_path / 'results.json') == results
+    page = tmp_path / 'page.md'
+    page.write_text(f'before\n{scaling.MARKS[0]}\nold\n{scaling.MARKS[1]}\nafter\n')
+    for _ in range(2):  # once more changes nothing
+        scaling.write_page(page, results)
+        lines = page.read_text().splitlines()
+        assert lines[0] == 'before' and lines[-1] == 'after' and 'old' not in lines
+        gpu, tpu = [line for line in lines if 'eva02_full' in line]
+        assert 'none' in gpu and 'a100:1x1x1 would need 99.0 GiB' in gpu
+        assert [cell.strip() for cell in tpu.split('|')[3:-1]] == [
+            'v5e:2x4', '64', 'fsdp 8', '10.00', '15.75 of 15.75', '1e+13', '9']
+    page.write_text('no marks')
+    with pytest.raises(SystemExit, match='lacks the marks'):
+        scaling.write_page(page, results)
+
+
+def test_the_page_shows_the_results_that_were_kept():
+    assert scaling.table(scaling.read_results(scaling.RESULTS)) in scaling.PAGE.read_text('utf-8')
+
+
+def test_an_unknown_recipe_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        scaling.main(['eva03', '--page'])
+    assert "'eva03' is not a recipe" in capsys.readouterr().err
