@@ -22,6 +22,7 @@ from train_lib.commands.command import Command
 from train_lib.planning.collectives import summary
 from train_lib.planning.step_plan import StepPlan, plan_step
 from train_lib.planning.targets import Target, missing, read_target, target_devices
+from train_lib.planning.token_padding import say_token_padding
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import AXES, make_mesh
@@ -57,9 +58,10 @@ def show_plan(config: ConfigDict, manifest: Manifest, workdir: Path | None = Non
             config.split.fold = folds[0]  # as large as any other
     limit = target.chip.memory if target.chip else int(config.plan_memory_gb * _GIB)
     planned = plan_step(config, split_data(config, manifest), mesh, target, limit)
+    tokens = say_token_padding(config, target)
     _print(planned, config)
     if workdir is not None:
-        write_json(workdir / 'plan.json', as_json(planned))
+        write_json(workdir / 'plan.json', as_json(planned) | tokens)
     return 0
 
 
