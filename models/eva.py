@@ -49,16 +49,17 @@ def rotary_table(grid: tuple[int, int], dim: int, reference: int = 16,
     return np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
 
 
-def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, table: jax.Array, padding: int = 0) -> jax.Array:
     """Rotates the pairs of channels of the patches: [B, N, H, d] -> same. The class token before
-    them, and any padding behind them, stays as it is."""
-    end = 1 + table.shape[1]
-    patches = x[:, 1:end].astype(jnp.float32)
+    them and the padding behind them, so many tokens, stay as they are."""
+    end = x.shape[1] - padding
+    start = end - table.shape[1]
+    patches = x[:, start:end].astype(jnp.float32)
     pairs = patches.reshape(*patches.shape[:-1], -1, 2)
     turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(patches.shape)
     sine, cosine = table[:, :, None]
     patches = (patches * cosine + turned * sine).astype(x.dtype)
-    return jnp.concatenate([x[:, :1], patches, x[:, end:]], 1)
+    return jnp.concatenate([x[:, :start], patches, x[:, end:]], 1)
 
 
 class EvaAttention(nnx.Module):
@@ -97,7 +98,8 @@ class EvaAttention(nnx.Module):
             parts = self.q_proj(x, rngs), self.k_proj(x, rngs), self.v_proj(x, rngs)
         query, key, value = (part.reshape(batch, tokens, self.num_heads, -1) for part in parts)
         if table is not None:
-            query, key = rotate(query, table), rotate(key, table)
+            padding = tokens - (self.tokens or tokens)
+            query, key = rotate(query, table, padding), rotate(key, table, padding)
         return query, key, value
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
