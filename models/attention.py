@@ -22,7 +22,7 @@ _SURE_DIM = 128
 
 
 def attend(query, key, value, *, impl: str = 'auto', target: Target | None = None,
-           drop: Dropout | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
+           drop: Dropout | None = None, rngs: nnx.Rngs | None = None, tokens: int = 0) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v: three arrays [B, N, H, d] -> [B, N, H, d].
 
     The softmax is computed in float32. Dropout of the weights needs the weights themselves: where
@@ -38,15 +38,24 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
             since Ampere. The devices of this process do not matter.
         drop: dropout of the attention weights.
         rngs: for `drop`.
+        tokens: how many of the N are tokens, 0 for all; those behind them are padding, which no
+            query attends to. With padding 'auto' is XLA.
 
     Raises:
-        ModelError: `impl` is not known; or it is 'cudnn' and cuDNN does not take such arrays.
+        ModelError: `impl` is not known; or it is 'cudnn' and cuDNN does not take such arrays, or
+            there is padding.
     """
     if impl not in IMPLEMENTATIONS:
         raise unknown('attn_impl', impl, IMPLEMENTATIONS)
     if drop is not None and drop.rate and not drop.deterministic:
-        weights = attention_weights(query, key).astype(value.dtype)
+        weights = attention_weights(query, key, tokens).astype(value.dtype)
         return jnp.einsum('bhqk,bkhd->bqhd', drop(weights, rngs), value)
+    if 0 < tokens < key.shape[1]:
+        if impl == 'cudnn':
+            raise ModelError("attn_impl='cudnn' takes no padded tokens: leave out token_multiple, "
+                             "which is for TPUs.")
+        seen = jnp.arange(key.shape[1]) < tokens
+        return xla_attention(query, key, value, mask=seen[None, None, None])
     if impl == 'xla':
         return xla_attention(query, key, value)
     refusal = cudnn_refusal(query, target or ANY_GPU)
@@ -61,10 +70,14 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
     return jax.lax.platform_dependent(query, key, value, cuda=by_cudnn, default=xla_attention)
 
 
-def attention_weights(query, key) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) in float32: two arrays [B, N, H, d] -> [B, H, N, N]."""
+def attention_weights(query, key, tokens: int = 0) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) in float32: two arrays [B, N, H, d] -> [B, H, N, N]. `tokens` as in
+    `attend`."""
     scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+    scores = scores * query.shape[-1] ** -0.5
+    if 0 < tokens < key.shape[1]:
+        scores = jnp.where(jnp.arange(key.shape[1]) < tokens, scores, -jnp.inf)
+    return jax.nn.softmax(scores)
 
 
 xla_attention = functools.partial(jax.nn.dot_product_attention, implementation='xla')
@@ -129,6 +142,7 @@ class Attention(nnx.Module):
     """Self-attention over tokens, [B, N, dim] -> same, with one projection for q, k and v."""
 
     target: Target | None = None  # see `target.aim`
+    tokens = 0  # those that are no padding, see `attend`
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
                  proj_drop: float = 0.0, impl: str = 'auto', weight_init: str = '', dtype=None,
@@ -154,6 +168,6 @@ class Attention(nnx.Module):
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        y = attend(*self.project(x, rngs), impl=self.impl, target=self.target, drop=self.attn_drop,
-                   rngs=rngs)
+        y = attend(*self.project(x, rngs), impl=self.impl, target=self.target,
+                   drop=self.attn_drop, rngs=rngs, tokens=self.tokens)
         return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)

@@ -50,20 +50,24 @@ def rotary_table(grid: tuple[int, int], dim: int, reference: int = 16,
     return np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
 
 
-def rotate(x: jax.Array, table: jax.Array) -> jax.Array:
-    """Rotates the pairs of channels of all tokens but the class token: [B, N, H, d] -> same."""
-    patches = x[:, -table.shape[1]:].astype(jnp.float32)
+def rotate(x: jax.Array, table: jax.Array, padding: int = 0) -> jax.Array:
+    """Rotates the pairs of channels of the patches: [B, N, H, d] -> same. The class token before
+    them and the padding behind them, so many tokens, stay as they are."""
+    end = x.shape[1] - padding
+    start = end - table.shape[1]
+    patches = x[:, start:end].astype(jnp.float32)
     pairs = patches.reshape(*patches.shape[:-1], -1, 2)
     turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(patches.shape)
     sine, cosine = table[:, :, None]
     patches = (patches * cosine + turned * sine).astype(x.dtype)
-    return jnp.concatenate([x[:, :-table.shape[1]], patches], 1)
+    return jnp.concatenate([x[:, :start], patches, x[:, end:]], 1)
 
 
 class EvaAttention(nnx.Module):
     """Self-attention [B, N, dim] -> same, with biases for q and v only and optional RoPE."""
 
     target: Target | None = None  # see `target.aim`
+    tokens = 0  # those that are no padding, see `attend`
 
     def __init__(self, dim: int, num_heads: int, *, fused: bool, attn_drop: float,
                  proj_drop: float, proj_scale: float, impl: str, dtype, rngs: nnx.Rngs):
@@ -97,12 +101,13 @@ class EvaAttention(nnx.Module):
             parts = self.q_proj(x, rngs), self.k_proj(x, rngs), self.v_proj(x, rngs)
         query, key, value = (part.reshape(batch, tokens, self.num_heads, -1) for part in parts)
         if table is not None:
-            query, key = rotate(query, table), rotate(key, table)
+            padding = tokens - (self.tokens or tokens)
+            query, key = rotate(query, table, padding), rotate(key, table, padding)
         return query, key, value
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
         y = attend(*self.project(x, rngs, table), impl=self.impl, target=self.target,
-                   drop=self.attn_drop, rngs=rngs)
+                   drop=self.attn_drop, rngs=rngs, tokens=self.tokens)
         return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)
 
 
@@ -177,6 +182,8 @@ class Eva(Transformer):
         attn_impl: 'auto', 'xla' or 'cudnn'; see `attention.attend`.
         scan: stack all blocks under one scan, so that the compile time does not grow with depth.
         remat: recompute the activations of each block in the gradient, for less memory.
+        token_multiple: pad the tokens in the blocks to a multiple of this; see
+            `Transformer.pad_tokens`.
     """
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 14,
@@ -185,7 +192,7 @@ class Eva(Transformer):
                  qkv_fused: bool = True, use_rot_pos_emb: bool = True, pos_drop_rate: float = 0.0,
                  proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
                  dtype=None, attn_impl: str = 'auto', scan: bool = False, remat: bool = False,
-                 rngs: nnx.Rngs):
+                 token_multiple: int = 1, rngs: nnx.Rngs):
         if mlp not in MLPS:
             raise unknown('mlp', mlp, MLPS)
         if use_rot_pos_emb and embed_dim // num_heads % 4:
@@ -209,6 +216,7 @@ class Eva(Transformer):
                      proj_drop=proj_drop_rate, drop_path=rate, attn_impl=attn_impl, dtype=dtype,
                      rngs=rngs)
             for layer, rate in enumerate(self.rates, 1))
+        self.pad_tokens(tokens, token_multiple)
         self.scan, self.remat = scan, remat
         if scan:
             self.blocks = stack_blocks(self.blocks)

@@ -20,7 +20,8 @@ from models.vit import VisionTransformer
 # They change how a network trains or is computed, or its first values, but not its function.
 _WITHOUT_EFFECT = {
     'attn_drop_rate', 'attn_impl', 'drop_path', 'drop_rate', 'dtype', 'head_act', 'head_dropout',
-    'head_hidden', 'head_init', 'pos_drop_rate', 'proj_drop_rate', 'remat', 'scan', 'weight_init',
+    'head_hidden', 'head_init', 'pos_drop_rate', 'proj_drop_rate', 'remat', 'scan',
+    'token_multiple', 'weight_init',
     'zero_init_last'}
 _TOKENS = {'img_size': 'img_size', 'patch_size': 'patch_size', 'in_channels': 'in_chans',
            'embed_dim': 'embed_dim', 'depth': 'depth', 'num_heads': 'num_heads',

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from models.attention import attention_weights
+from models.errors import ModelError
 from models.heads import Classifier
 from models.scan_layers import run_blocks, unstack_blocks
 
@@ -20,6 +22,26 @@ class Transformer(Classifier):
     blocks: Any  # nnx.List of blocks; under a scan the result of `stack_blocks`
     remat: bool
     saved = 'all'  # see `scan_layers.SAVED`
+    token_multiple = 1
+
+    def pad_tokens(self, tokens: int, multiple: int) -> None:
+        """Lets the blocks, not stacked yet, compute on `tokens` padded to a multiple.
+
+        The padding is masked in attention and cut off behind the blocks: outputs and gradients stay
+        the same up to rounding. A TPU holds arrays in tiles of 8 rows, and where the tokens are no
+        multiple of 8 each change between [B, N, D] and [B * N, D] copies the array. Attention is
+        XLA's then, on GPUs too.
+
+        Raises:
+            ModelError: the multiple is not a whole number from 1 to 128.
+        """
+        if type(multiple) is not int or not 1 <= multiple <= 128:
+            raise ModelError(f'token_multiple={multiple!r} is not a whole number from 1 to 128: '
+                             f'8 suits TPUs, 1 pads nothing.')
+        self.token_multiple = multiple
+        if tokens % multiple:
+            for block in self.blocks:
+                block.attn.tokens = tokens
 
     def embed(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, N, D] for the blocks, the class token (if any)
@@ -36,9 +58,13 @@ class Transformer(Classifier):
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> tokens [B, N, D], the class token (if any) first."""
-        return self.finish(run_blocks(
-            self.blocks, self.embed(x, rngs=rngs), rngs, *self.block_inputs(), rates=self.rates,
-            scan=self.scan, remat=self.remat, saved=self.saved))
+        x = self.embed(x, rngs=rngs)
+        tokens, more = x.shape[1], -x.shape[1] % self.token_multiple
+        if more:
+            x = jnp.pad(x, [(0, 0), (0, more), (0, 0)])
+        x = run_blocks(self.blocks, x, rngs, *self.block_inputs(), rates=self.rates, scan=self.scan,
+                       remat=self.remat, saved=self.saved)
+        return self.finish(x[:, :tokens] if more else x)
 
     def each_block(self) -> list[Any]:
         """The blocks as a list, even if they are stacked under a scan."""

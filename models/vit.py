@@ -130,6 +130,8 @@ class VisionTransformer(Transformer):
         attn_impl: 'auto', 'xla' or 'cudnn'; see `attention.attend`.
         scan: stack all blocks under one scan, so that the compile time does not grow with depth.
         remat: recompute the activations of each block in the gradient, for less memory.
+        token_multiple: pad the tokens in the blocks to a multiple of this; see
+            `Transformer.pad_tokens`.
     """
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16,
@@ -140,7 +142,7 @@ class VisionTransformer(Transformer):
                  pos_embed: str = 'learned', pos_drop_rate: float = 0.0,
                  proj_drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
                  weight_init: str = '', dtype=None, attn_impl: str = 'auto', scan: bool = False,
-                 remat: bool = False, rngs: nnx.Rngs):
+                 remat: bool = False, token_multiple: int = 1, rngs: nnx.Rngs):
         for what, value, valid in (('global_pool', global_pool, POOLS), ('stem', stem, STEMS),
                                    ('pos_embed', pos_embed, POSITIONS)):
             if value not in valid:
@@ -173,6 +175,7 @@ class VisionTransformer(Transformer):
             attn_impl=attn_impl, weight_init=weight_init, dtype=dtype, rngs=rngs)
         self.rates = drop_path_rates(drop_path, depth)
         self.blocks = nnx.List(block(drop_path=rate) for rate in self.rates)
+        self.pad_tokens(class_token + self.grid[0] * self.grid[1], token_multiple)
         self.scan, self.remat = scan, remat
         if scan:
             self.blocks = stack_blocks(self.blocks)

@@ -32,6 +32,7 @@ from train_lib.planning.step_plan import (
     plan_step,
 )
 from train_lib.planning.targets import Target, memory_of, read_target
+from train_lib.planning.token_padding import say_token_padding
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import AXES, make_mesh
@@ -61,9 +62,11 @@ def show_plan(config: ConfigDict, manifest: Manifest, workdir: Path | None = Non
     best = best_of(plans)
     if len(plans) > 1:
         print(mesh_table(plans, best), end='\n\n')
+    tokens = say_token_padding(config, place.target)
     print(table(best, config))
     if workdir is not None:
-        write_json(workdir / 'plan.json', as_json(best, plans if len(plans) > 1 else ()))
+        content = as_json(best, plans if len(plans) > 1 else ())
+        write_json(workdir / 'plan.json', content | tokens)
         log.info('wrote    %s', workdir / 'plan.json')
     return 0
 
