@@ -31,7 +31,7 @@ from train_lib.planning.step_plan import (
     count_flops,
     plan_step,
 )
-from train_lib.planning.targets import Target, memory_of, read_target
+from train_lib.planning.targets import PlanTarget, memory_of, read_target
 from train_lib.planning.token_padding import say_token_padding
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
@@ -84,7 +84,7 @@ def _prepare(config: ConfigDict) -> Place:
                           'step of the model that could be planned: set config.probe.heads=() to '
                           'plan the training of the whole model.')
     lacking = missing(target)
-    place = Place(target, Target('cpu') if lacking else target, lacking,
+    place = Place(target, PlanTarget('cpu') if lacking else target, lacking,
                   memory_of(target, config.plan, config.plan_memory_gb))
     if target.name:
         stay_on_cpu()
@@ -94,7 +94,7 @@ def _prepare(config: ConfigDict) -> Place:
     return place
 
 
-def _most(config: ConfigDict, target: Target) -> int:
+def _most(config: ConfigDict, target: PlanTarget) -> int:
     """Devices that the largest candidate takes."""
     count = target.devices or _wanted(config.mesh)
     candidates = read_meshes(config, count, target.slices)
@@ -144,7 +144,7 @@ def _wanted(mesh: Mapping) -> int:
     return math.prod(max(mesh[axis], 1) for axis in AXES)
 
 
-def _mesh(candidate: Candidate, target: Target, devices: Sequence[jax.Device]
+def _mesh(candidate: Candidate, target: PlanTarget, devices: Sequence[jax.Device]
           ) -> jax.sharding.Mesh:
     sizes = {axis: getattr(candidate, axis) for axis in AXES}
     if not target.devices:

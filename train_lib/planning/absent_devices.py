@@ -16,7 +16,7 @@ from jax.experimental import topologies
 
 from train_lib.planning.chips import gpu_description
 from train_lib.planning.target_names import TOPOLOGIES, nearest_topology
-from train_lib.planning.targets import Target
+from train_lib.planning.targets import PlanTarget
 from train_lib.runtime.errors import ConfigError
 
 # While libtpu is loaded: else a second process cannot plan, and Cloud's metadata server, which is
@@ -25,7 +25,7 @@ _LIBTPU = {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
 _PACKAGES = {'tpu': ('libtpu',), 'cuda': ('jax-cuda13-plugin', 'jax-cuda12-plugin')}
 
 
-def missing(target: Target) -> str:
+def missing(target: PlanTarget) -> str:
     """What has to be installed to compile for a target; '' if nothing is missing."""
     if target.platform == 'tpu' and importlib.util.find_spec('libtpu') is None:
         return 'libtpu'
@@ -51,7 +51,7 @@ def stay_on_cpu() -> None:
     jax.config.update('jax_platforms', 'cpu')
 
 
-def target_devices(target: Target) -> list[jax.Device]:
+def target_devices(target: PlanTarget) -> list[jax.Device]:
     """Devices to compile for, which cannot run anything.
 
     Raises:

@@ -10,7 +10,7 @@ import jax
 
 from train_lib.planning.absent_devices import compiler_versions, held_back
 from train_lib.planning.kept_programs import keep, kept
-from train_lib.planning.targets import Target
+from train_lib.planning.targets import PlanTarget
 from train_lib.runtime.progress import compiling
 
 _UNITS = {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40, 'P': 1 << 50}
@@ -52,7 +52,7 @@ class CompiledProgram:
         return _bytes(found[1], found[2]) if found else 0
 
 
-def compile_for(target: Target, lowered: jax.stages.Lowered, *, cache: bool = True,
+def compile_for(target: PlanTarget, lowered: jax.stages.Lowered, *, cache: bool = True,
                 what: str = 'the training step') -> CompiledProgram:
     """Compiles a lowered program with the compiler of the target, or finds it in the cache.
 

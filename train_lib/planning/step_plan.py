@@ -12,7 +12,7 @@ from train_lib.planning.collectives import Collective, read_collectives, summary
 from train_lib.planning.compiled import CompiledProgram, compile_for
 from train_lib.planning.hlo_text import read_program
 from train_lib.planning.program_facts import Facts, read_facts
-from train_lib.planning.targets import Memory, Target
+from train_lib.planning.targets import Memory, PlanTarget
 from train_lib.runtime.sharding import AXES, make_mesh
 from train_lib.runtime.trees import by_path
 from train_lib.training.data import Data
@@ -32,8 +32,8 @@ class Place:
         memory: of each device.
     """
 
-    target: Target
-    compiled_as: Target
+    target: PlanTarget
+    compiled_as: PlanTarget
     missing: str
     memory: Memory
 

@@ -19,7 +19,7 @@ _SHARE_VARIABLES = ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class PlanTarget:
     """Devices that a program is compiled for.
 
     Attributes:
@@ -76,7 +76,7 @@ class Memory:
         return int(self.total * self.share * (1 - self.margin))
 
 
-def read_target(text: str) -> Target:
+def read_target(text: str) -> PlanTarget:
     """The target that config.plan.target names, in any spelling.
 
     Raises:
@@ -84,13 +84,13 @@ def read_target(text: str) -> Target:
     """
     name = re.sub(r'\s', '', text.lower())
     if cpu := re.fullmatch(r'(?:cpu(?::([1-9]\d{0,3}))?)?', name):
-        return Target(name, count=int(cpu[1] or 0))
+        return PlanTarget(name, count=int(cpu[1] or 0))
     kind, topology, slices = plain_name(text)
     name = f'{kind}:{"x".join(map(str, topology))}' + (f'*{slices}' if slices > 1 else '')
-    return Target(name, CHIPS[kind], kind, topology, slices)
+    return PlanTarget(name, CHIPS[kind], kind, topology, slices)
 
 
-def memory_of(target: Target, plan: Mapping, cpu_gib: float) -> Memory:
+def memory_of(target: PlanTarget, plan: Mapping, cpu_gib: float) -> Memory:
     """The memory of each device of a target.
 
     Args:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import models
 from models.transformer import Transformer
-from train_lib.planning.targets import Target
+from train_lib.planning.targets import PlanTarget
 from train_lib.training.preprocess_spec import input_size
 
 _LANES = 128  # numbers in a row of a TPU's registers: an array's last dimension is kept in these
@@ -45,7 +45,7 @@ def kept_on_tpu(tokens: int) -> int:
     return math.ceil(tokens / _LANES) * _LANES
 
 
-def say_token_padding(config: ConfigDict, target: Target) -> dict[str, int]:
+def say_token_padding(config: ConfigDict, target: PlanTarget) -> dict[str, int]:
     """Prints what `token_padding` finds, if anything.
 
     Returns:
@@ -58,7 +58,7 @@ def say_token_padding(config: ConfigDict, target: Target) -> dict[str, int]:
     return dict(tokens=padding.tokens, tokens_kept=padding.kept)
 
 
-def token_padding(config: ConfigDict, target: Target) -> TokenPadding | None:
+def token_padding(config: ConfigDict, target: PlanTarget) -> TokenPadding | None:
     """What the tokens of config.model cost on the target; None for other targets than TPUs and for
     models without tokens. No weight is created.
 
