@@ -10,7 +10,8 @@ import pytest
 
 from configs import common
 from models import ModelError
-from train_lib.planning.targets import missing, read_target
+from train_lib.planning.absent_devices import missing
+from train_lib.planning.targets import read_target
 from train_lib.planning.token_padding import (
     TokenPadding,
     kept_on_tpu,
