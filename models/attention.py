@@ -57,7 +57,7 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
         seen = jnp.arange(key.shape[1]) < tokens
         return xla_attention(query, key, value, mask=seen[None, None, None])
     if impl == 'xla':
-        return xla_attention(query, key, value)
+        return xla_attention(query, key, value, target=target)
     refusal = cudnn_refusal(query, target or ANY_GPU)
     if impl == 'cudnn' and refusal:
         raise ModelError(f"attn_impl='cudnn' cannot work here ({refusal}): use attn_impl='auto', "
@@ -66,7 +66,7 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
     if impl == 'cudnn':
         return by_cudnn(query, key, value)
     if refusal or query.shape[-1] > _SURE_DIM:
-        return xla_attention(query, key, value)
+        return xla_attention(query, key, value, target=target)
     return jax.lax.platform_dependent(query, key, value, cuda=by_cudnn, default=xla_attention)
 
 
@@ -80,7 +80,18 @@ def attention_weights(query, key, tokens: int = 0) -> jax.Array:
     return jax.nn.softmax(scores)
 
 
-xla_attention = functools.partial(jax.nn.dot_product_attention, implementation='xla')
+def xla_attention(query, key, value, *, target: Target | None = None) -> jax.Array:
+    """Attention by XLA, [B, N, H, d] -> same.
+
+    JAX's form names an algorithm for the product of bfloat16 queries and keys, which the compiler
+    refuses for GPUs before Ampere (a T4): they multiply no bfloat16, and without a name XLA
+    multiplies in float32.
+    """
+    if query.dtype == jnp.bfloat16 and target is not None and target.platform == 'cuda' and (
+            target.numbers < ANY_GPU.numbers):
+        weights = attention_weights(query, key).astype(value.dtype)
+        return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+    return jax.nn.dot_product_attention(query, key, value, implementation='xla')
 
 
 def cudnn_attention(query, key, value, *, target: Target = ANY_GPU, implementation: str = 'cudnn'

@@ -238,3 +238,27 @@ def test_without_cudnn_attention_is_xla_s_and_cudnn_by_name_is_refused(no_cudnn)
         attend(*arrays(), impl='cudnn')
 
 
+
+
+@pytest.mark.parametrize('capability, named', [('7.0', False), ('7.5', False), ('8.0', True)])
+def test_gpus_before_ampere_are_asked_for_no_product_of_bfloat16(capability, named):
+    target = Target('cuda', capability)
+
+    def loss(*arrays):
+        return attend(*arrays, impl='xla', target=target).astype('float32').sum()
+
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    text = grad.trace(*arrays()).lower(lowering_platforms=('cuda',)).as_text()
+    assert ('algorithm = <' in text) == named
+
+
+def test_attention_before_ampere_has_the_values_and_gradients_of_the_other_form():
+    q, k, v = (jax.random.normal(key, (2, 17, 3, 8), jnp.bfloat16)
+               for key in jax.random.split(jax.random.key(0), 3))
+    mix = jax.random.normal(jax.random.key(1), q.shape)
+    both = [jax.value_and_grad(lambda *arrays, target=target: (
+        mix * attend(*arrays, impl='xla', target=target)).sum(), argnums=(0, 1, 2))(q, k, v)
+        for target in (Target('cuda', '7.5'), Target('cpu'))]
+    for old, new in zip(*map(jax.tree.leaves, both)):
+        assert old.dtype == new.dtype
+        np.testing.assert_allclose(np.float32(old), np.float32(new), atol=0.05, rtol=0.02)
