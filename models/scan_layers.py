@@ -4,6 +4,7 @@ Under a scan one module holds the parameters of all blocks, with a leading axis 
 compiles the block once: the compile time no longer grows with depth. The results are the same.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -21,6 +22,19 @@ _PRODUCTS = (
     'dot_general', 'conv_general_dilated', 'dot_product_attention_fwd_wrapper',  # cuDNN's
     'custom_vjp_call',  # the products of float32_sums
     'lt')  # masks of dropout, one byte each, whose random numbers are expensive
+
+
+# A product that sums over so few numbers is computed again: the second one of a low-rank adapter is
+# as large as the output of its layer, and would be kept beside it.
+_SHORT = 32
+
+
+def _is_kept(primitive, *arrays, **settings) -> bool:
+    """Of an operation within a block, a policy of `jax.checkpoint`."""
+    if primitive.name == 'dot_general':
+        (summed, _), _ = settings['dimension_numbers']
+        return math.prod(arrays[0].shape[axis] for axis in summed) > _SHORT
+    return primitive.name in _PRODUCTS
 
 
 def stack_blocks(blocks: nnx.List) -> nnx.Module:
@@ -112,5 +126,5 @@ def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
         body = jax.checkpoint(body, prevent_cse=False)
     elif saved == 'products':
         body = jax.checkpoint(body, prevent_cse=False,
-                              policy=lambda primitive, *_, **__: primitive.name in _PRODUCTS)
+                              policy=_is_kept)
     return jax.lax.scan(body, x, (state, jnp.array(rates, jnp.float32), keys))[0]

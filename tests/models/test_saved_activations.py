@@ -9,6 +9,7 @@ from flax import nnx
 import models
 from configs import common
 from models.layers import Linear
+from models.lora import add_lora
 from models.transformer import Transformer
 from train_lib.run_dir.workdirs import BEFORE
 from train_lib.runtime.errors import ConfigError
@@ -21,10 +22,13 @@ FAMILIES = {
     'eva_giant_patch14_224': dict(patch_size=8, num_heads=2, mlp_ratio=4.0)}
 
 
-def gradient_of(name, saved, dtype, **settings):
-    """(function (params, images) -> gradient, params, images) of a small model."""
+def gradient_of(name, saved, dtype, lora=0, **settings):
+    """(function (params, images) -> gradient, params, images) of a small model; `lora`: the rank of
+    adapters."""
     model = models.create_model(name, 3, rngs=nnx.Rngs(0), img_size=32, embed_dim=WIDTH,
                                 depth=DEPTH, scan=True, dtype=dtype, **FAMILIES[name], **settings)
+    if lora:
+        add_lora(model, r'blocks/.*', rank=lora, rngs=nnx.Rngs(1))
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Transformer):
             module.saved = saved
@@ -40,11 +44,11 @@ def gradient_of(name, saved, dtype, **settings):
     return jax.grad(loss), params, images
 
 
-def kept(name, saved):
+def kept(name, saved, **settings):
     """Shapes and dtypes of what the scan keeps of each block, without numbers per token and the
     weights of the attention (float32 in XLA's form, as its softmax is)."""
-    program = jax.make_jaxpr(gradient_of(name, saved, 'bfloat16')[0])(
-        *gradient_of(name, saved, 'bfloat16')[1:])
+    gradient, *arguments = gradient_of(name, saved, 'bfloat16', **settings)
+    program = jax.make_jaxpr(gradient)(*arguments)
     scan = next(eqn for eqn in program.eqns if eqn.primitive.name == 'scan')
     stacked = [var.aval for var in scan.outvars if var.aval.shape[:1] == (DEPTH,)]
     return [aval for aval in stacked if aval.shape[-1] not in (1, TOKENS)]
@@ -59,6 +63,13 @@ def test_no_float32_copy_of_the_activations_is_kept(name):
     assert len(wide('all')) >= 6  # three of each LayerNorm
     size = lambda saved: sum(aval.size * aval.dtype.itemsize for aval in kept(name, saved))
     assert size('products') < 0.45 * size('all')
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_adapters_keep_little_more(name):
+    size = lambda **settings: sum(aval.size * aval.dtype.itemsize for aval in kept(
+        name, 'products', **settings) if aval.size >= 4 * TOKENS * WIDTH * DEPTH)
+    assert size(lora=2) <= size()
 
 
 @pytest.mark.parametrize('name', list(FAMILIES)[:2])  # EVA giant has the parts of both
