@@ -54,8 +54,7 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
         if impl == 'cudnn':
             raise ModelError("attn_impl='cudnn' takes no padded tokens: leave out token_multiple, "
                              "which is for TPUs.")
-        seen = jnp.arange(key.shape[1]) < tokens
-        return xla_attention(query, key, value, mask=seen[None, None, None])
+        return xla_attention(query, key, value, target=target, tokens=tokens)
     if impl == 'xla':
         return xla_attention(query, key, value, target=target)
     refusal = cudnn_refusal(query, target or ANY_GPU)
@@ -80,8 +79,9 @@ def attention_weights(query, key, tokens: int = 0) -> jax.Array:
     return jax.nn.softmax(scores)
 
 
-def xla_attention(query, key, value, *, target: Target | None = None) -> jax.Array:
-    """Attention by XLA, [B, N, H, d] -> same.
+def xla_attention(query, key, value, *, target: Target | None = None, tokens: int = 0
+                  ) -> jax.Array:
+    """Attention by XLA, [B, N, H, d] -> same; `tokens` as in `attend`.
 
     JAX's form names an algorithm for the product of bfloat16 queries and keys, which the compiler
     refuses for GPUs before Ampere (a T4): they multiply no bfloat16, and without a name XLA
@@ -89,9 +89,12 @@ def xla_attention(query, key, value, *, target: Target | None = None) -> jax.Arr
     """
     if query.dtype == jnp.bfloat16 and target is not None and target.platform == 'cuda' and (
             target.numbers < ANY_GPU.numbers):
-        weights = attention_weights(query, key).astype(value.dtype)
+        weights = attention_weights(query, key, tokens).astype(value.dtype)
         return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-    return jax.nn.dot_product_attention(query, key, value, implementation='xla')
+    mask = None
+    if 0 < tokens < key.shape[1]:
+        mask = (jnp.arange(key.shape[1]) < tokens)[None, None, None]
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation='xla')
 
 
 def cudnn_attention(query, key, value, *, target: Target = ANY_GPU, implementation: str = 'cudnn'

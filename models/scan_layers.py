@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 from models.layers import run_block
 
 # What a block may keep for its gradient: 'all', or 'products', the results of these operations, and
-# what follows from them is computed again. It costs no further product, and what is left are
-# elementwise operations and sums, which read less than they would have written.
+# what follows from them is computed again. What is left are elementwise operations and sums, which
+# read less than they would have written, and two kinds of small products, see `_is_kept`.
 SAVED = ('products', 'all')
 _PRODUCTS = (
     'dot_general', 'conv_general_dilated', 'dot_product_attention_fwd_wrapper',  # cuDNN's
@@ -31,10 +31,15 @@ _SHORT = 32
 
 def _is_kept(primitive, *arrays, **settings) -> bool:
     """Of an operation within a block, a policy of `jax.checkpoint`."""
-    if primitive.name == 'dot_general':
-        (summed, _), _ = settings['dimension_numbers']
-        return math.prod(arrays[0].shape[axis] for axis in summed) > _SHORT
-    return primitive.name in _PRODUCTS
+    if primitive.name != 'dot_general':
+        return primitive.name in _PRODUCTS
+    left, right = (array.shape for array in arrays)
+    (summed, _), (batch, _) = settings['dimension_numbers']
+    sizes = [math.prod(left[axis] for axis in axes) for axes in (summed, batch)]
+    if batch:  # attention: its weights are larger than queries and keys, and are computed again
+        result = math.prod(left) * math.prod(right) // (sizes[0] ** 2 * sizes[1])
+        return result <= max(math.prod(left), math.prod(right))
+    return sizes[0] > _SHORT
 
 
 def stack_blocks(blocks: nnx.List) -> nnx.Module:

@@ -10,6 +10,7 @@ import models
 from configs import common
 from models.layers import Linear
 from models.lora import add_lora
+from models.target import Target, aim
 from models.transformer import Transformer
 from train_lib.run_dir.workdirs import BEFORE
 from train_lib.runtime.errors import ConfigError
@@ -22,13 +23,14 @@ FAMILIES = {
     'eva_giant_patch14_224': dict(patch_size=8, num_heads=2, mlp_ratio=4.0)}
 
 
-def gradient_of(name, saved, dtype, lora=0, **settings):
+def gradient_of(name, saved, dtype, lora=0, target=None, size=32, width=WIDTH, **settings):
     """(function (params, images) -> gradient, params, images) of a small model; `lora`: the rank of
-    adapters."""
-    model = models.create_model(name, 3, rngs=nnx.Rngs(0), img_size=32, embed_dim=WIDTH,
+    adapters; `target`: what it is for; `size`: of the images."""
+    model = models.create_model(name, 3, rngs=nnx.Rngs(0), img_size=size, embed_dim=width,
                                 depth=DEPTH, scan=True, dtype=dtype, **FAMILIES[name], **settings)
     if lora:
         add_lora(model, r'blocks/.*', rank=lora, rngs=nnx.Rngs(1))
+    aim(model, target)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Transformer):
             module.saved = saved
@@ -40,7 +42,7 @@ def gradient_of(name, saved, dtype, lora=0, **settings):
         y = nnx.merge(graphdef, params)(images, rngs=nnx.Rngs(dropout=jax.random.key(0)))
         return jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
-    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(4, size, size, 3)).astype(np.float32)
     return jax.grad(loss), params, images
 
 
@@ -63,6 +65,17 @@ def test_no_float32_copy_of_the_activations_is_kept(name):
     assert len(wide('all')) >= 6  # three of each LayerNorm
     size = lambda saved: sum(aval.size * aval.dtype.itemsize for aval in kept(name, saved))
     assert size('products') < 0.45 * size('all')
+
+
+def test_no_attention_weights_are_kept():
+    def squares(saved):
+        gradient, *arguments = gradient_of('vit_tiny_patch16_224', saved, 'bfloat16',
+                                           target=Target('cuda', '7.5'), size=64, width=80)
+        scan = next(eqn for eqn in jax.make_jaxpr(gradient)(*arguments).eqns
+                    if eqn.primitive.name == 'scan')
+        return [var.aval for var in scan.outvars if var.aval.shape[-2:] == (65, 65)]
+
+    assert squares('all') and not squares('products')
 
 
 @pytest.mark.parametrize('name', FAMILIES)
