@@ -14,7 +14,13 @@ from train_lib.commands.verbs import VERBS  # noqa: E402
 from train_lib.run_dir.goodput import process_start  # noqa: E402
 from train_lib.runtime import distributed  # noqa: E402
 from train_lib.runtime.compile_cache import use_compile_cache  # noqa: E402
-from train_lib.runtime.errors import CheckpointError, ConfigError, disk_trouble  # noqa: E402
+from train_lib.runtime.errors import (  # noqa: E402
+    AbsentError,
+    CheckpointError,
+    CompilerError,
+    ConfigError,
+    disk_trouble,
+)
 from train_lib.runtime.progress import setup_logging  # noqa: E402
 from train_lib.runtime.signals import AT_ONCE, twice_is_at_once  # noqa: E402
 
@@ -35,7 +41,7 @@ def main(argv: list[str], began: float | None = None) -> int:
     except (ConfigError, DataError, ModelError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
-    except (CheckpointError, WorkerError) as error:
+    except (AbsentError, CheckpointError, CompilerError, WorkerError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

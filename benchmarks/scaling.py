@@ -1,4 +1,4 @@
-"""The smallest GPUs and TPUs that the recipes of the decks fit on, by the verb plan.
+"""The smallest GPUs and TPUs that recipes of competitions fit on, by the verb plan.
 
     python benchmarks/scaling.py [NAME ...] [--on=gpu,tpu] [--timeout=SECONDS]
     python benchmarks/scaling.py NAME --target=v5e:2x2 [--fsdp] [--remat]
@@ -59,7 +59,7 @@ TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A recipe of the decks.
+    """A recipe of a competition.
 
     Attributes:
         title: for the table.
@@ -155,8 +155,8 @@ def devices_of(target: str) -> int:
 
 
 def write_data(folder: Path) -> None:
-    """Tables of labels, as many as those of the decks have, that all name one picture: a plan reads
-    none."""
+    """Tables of labels, as many as those of the competitions, that all name one picture: a plan
+    reads none."""
     cv2.imwrite(str(folder / 'picture.png'), np.full((64, 64, 3), 128, np.uint8))
     sketches = [('picture.png', number, f'class {number % 500}') for number in range(15_021)]
     faces = [('picture.png', number, number // 7, *(names[number // 10 % len(names)]
@@ -319,8 +319,7 @@ def _cells(each: Plan) -> str:
     mesh = ', '.join(f'{axis} {size}' for axis, size in found['mesh'].items() if size > 1)
     cells = [each.target, found.get('batch_size', ''), (mesh or 'one device') + (
         ', remat' if each.way.remat else ''), f'{each.needed / 2**30:.2f}',
-        _room(found), f'{found["flops_per_step"]:.3g}',
-        f'{found["compile_seconds"]:.0f}']
+        _room(found), f'{found["flops_per_step"]:.3g}', f'{found["compile_seconds"]:.0f}']
     return ' | '.join(map(str, cells))
 
 
@@ -349,10 +348,9 @@ def write_page(page: Path, results: Mapping[str, Sequence[Plan]]) -> None:
 
 def table(results: Mapping[str, Sequence[Plan]]) -> str:
     """What stands on the page, with the marks."""
-    stamps = sorted({', '.join(f'{package} {version}' for package, version in each.made.items())
-                     for plans in results.values() for each in plans})
-    said = f'Compiled with {"; ".join(stamps)}.'
-    return '\n'.join([MARKS[0], *rows(results), '', said, MARKS[1]])
+    made = sorted({', '.join(f'{package} {version}' for package, version in each.made.items())
+                   for plans in results.values() for each in plans})
+    return '\n'.join([MARKS[0], *rows(results), '', f'Compiled with {"; ".join(made)}.', MARKS[1]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -366,9 +364,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--timeout', type=float, default=3600.0, help='seconds per plan')
     parser.add_argument('--page', action='store_true', help='only make the table')
     given = parser.parse_args(argv)
-    unknown = [name for name in given.names if name not in RECIPES]
-    if unknown:
+    if unknown := [name for name in given.names if name not in RECIPES]:
         parser.error(f'{unknown[0]!r} is not a recipe: choose from {", ".join(RECIPES)}')
+    if set(given.on.split(',')) - set(TARGETS):
+        parser.error(f'--on={given.on}: choose from {", ".join(TARGETS)}')
+    if given.target and not re.fullmatch(r'[\w-]+:\d+(x\d+)*', given.target):
+        parser.error(f'--target={given.target}: give one such as v5e:2x4 or h100:1x1x8')
     results = read_results(RESULTS)
     if given.target:
         for name in given.names or RECIPES:

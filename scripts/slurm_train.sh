@@ -26,6 +26,18 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
 
+# Where the run is; without a workdir of its own, each start would be another run.
+workdir= last=
+for argument in "$@"; do
+    [[ $argument =~ ^--?workdir= ]] && workdir=${argument#*=}
+    [[ $last =~ ^--?workdir$ ]] && workdir=$argument
+    last=$argument
+done
+if [[ -z $SLURM_JOB_ID || -z $workdir ]]; then
+    echo "slurm_train.sh: submit it by sbatch, and give --workdir=DIR, where the run goes on." >&2
+    exit 2
+fi
+
 # This script outlives the signal, to see how the processes have ended.
 trap : TERM
 
@@ -45,11 +57,7 @@ fi
 
 # The checkpoints, and of a study the cells that are over, until now.
 reached() {
-    local argument workdir=
-    for argument in "$@"; do
-        [[ $argument == --workdir=* ]] && workdir=${argument#--workdir=}
-    done
-    find "${workdir:-no workdir}" \( -path '*/checkpoints/[0-9]*' -o -name cell.json \) -prune \
+    find "$workdir" \( -path '*/checkpoints/[0-9]*' -o -name cell.json \) -prune \
         2>/dev/null | sort
 }
 
@@ -61,12 +69,12 @@ case $code in
         exit $code ;;
     *)  # A process or a node was lost, or the run failed: once more, unless that happened before
         # and nothing was reached since.
-        if [[ -e $note && $(reached "$@") == "$(cat "$note")" ]]; then
+        if [[ -e $note && $(reached) == "$(cat "$note")" ]]; then
             echo "slurm_train.sh: exit code $code without a new checkpoint: not requeued." >&2
             rm -f "$note"
             exit $code
         fi
-        reached "$@" > "$note" ;;
+        reached > "$note" ;;
 esac
 echo "slurm_train.sh: exit code $code, requeued." >&2
 scontrol requeue "$job"

@@ -149,7 +149,8 @@ def test_a_gpu_without_flash_attention_says_nothing_of_the_others():
         return planned(name, target, way, 500 if target.startswith('t4') else 5)
 
     targets = ('t4:1x1x1', 'a100:1x1x1') if 't4' in CHIPS else ('a100:1x1x1',)
-    assert [each.fits for each in scaling.search('eva02_mlp', targets, 1.0, plan)][-1]
+    made = scaling.search('eva02_mlp', targets, 1.0, plan)  # in the end the T4 again, with remat
+    assert [each.target for each in made if each.fits] == ['a100:1x1x1']
     assert list(scaling.search('eva02_mlp', ('nothing:1x1',), 1.0, plan)) == []
 
 
@@ -178,6 +179,15 @@ def test_a_recipe_is_planned_in_a_process_of_its_own(monkeypatch):
     assert made.error == '' and made.fits and made.content['flops_per_step'] > 1e6
     assert made.command.startswith('python main.py plan --config=configs/people_multihead.py')
     assert made.made['jax'] and made.needed > 0
+
+
+@pytest.mark.parametrize(('flag', 'words'), [
+    ('--on=gpus', 'choose from gpu, tpu'), ('--target=v5litepod-16', 'give one such as v5e:2x4'),
+    ('--target=v5e:4x4*2', 'give one such as v5e:2x4')])
+def test_scaling_refuses_what_it_cannot_lay_out(capsys, flag, words):
+    with pytest.raises(SystemExit):
+        scaling.main([flag, '--page'])
+    assert words in capsys.readouterr().err
 
 
 def test_an_error_is_the_sentence_of_its_exception():

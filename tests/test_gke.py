@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from train_lib.runtime import distributed
 yaml = pytest.importorskip('yaml')
 ROOT = Path(__file__).parents[1]
 GPU, TPU = (ROOT / f'scripts/gke_{kind}.yaml' for kind in ('gpu', 'tpu'))
+
+
+def unknown(host: str):
+    raise socket.gaierror(f'{host}: Name or service not known')
 
 
 def documents(path: Path) -> dict[str, dict]:
@@ -76,6 +81,9 @@ def test_the_parts_fit_together(path):
     command = command_line.parse(container['args'])
     assert str(command.workdir).startswith(mounts[next(iter(claims))])
     chips = container['resources']['limits']
+    # The driver of the GPUs is where no image looks by itself.
+    paths = {one['name']: one['value'] for one in container.get('env', ())}
+    assert 'nvidia.com/gpu' not in chips or paths['LD_LIBRARY_PATH'] == '/usr/local/nvidia/lib64'
     devices = spec['completions'] * (chips.get('nvidia.com/gpu') or chips['google.com/tpu'])
     assert command.config.mesh.fsdp == devices
 
@@ -123,6 +131,12 @@ def test_pods_with_gpus_are_a_cluster_and_find_process_0(monkeypatch):
     assert K8sCluster.get_process_count() == job['spec']['completions']
     port = job['spec']['template']['spec']['containers'][0]['ports'][0]['containerPort']
     assert K8sCluster.get_coordinator_address(None, None) == f'{name}-0.{pod.spec.subdomain}:{port}'
+    assert K8sCluster.get_coordinator_address(1, None) == f'{name}-0.{pod.spec.subdomain}:{port}'
+    # Before the pod of process 0 has begun JAX gives up with words by which `start` tries again.
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(socket, 'gethostbyname', unknown)
+    with pytest.raises(RuntimeError, match=distributed._ABSENT):
+        K8sCluster.get_coordinator_address(1, None)
     assert K8sCluster.get_local_process_id() is None  # one process has all GPUs of its node
 
 
@@ -143,6 +157,9 @@ def test_hosts_of_a_tpu_slice_are_a_cluster_and_find_process_0(monkeypatch):
     ports = job['spec']['template']['spec']['containers'][0]['ports']
     assert cluster.get_coordinator_address(60, None) == 'atelier-0.atelier:8482'
     assert {'containerPort': 8482} in ports
+    monkeypatch.setattr(socket, 'gethostbyname', unknown)
+    with pytest.raises(RuntimeError, match=distributed._ABSENT):
+        cluster.get_coordinator_address(0, None)
     # As JAX does, by either name of the list; one host alone is no cluster.
     assert distributed.in_cluster({'TPU_PROCESS_ADDRESSES': 'a,b', 'TPU_WORKER_ID': '0'})
     assert not distributed.in_cluster({'TPU_WORKER_HOSTNAMES': 'localhost'})

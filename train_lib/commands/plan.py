@@ -32,7 +32,7 @@ from train_lib.planning.step_plan import (
     plan_step,
 )
 from train_lib.planning.targets import PlanTarget, memory_of, read_target
-from train_lib.planning.token_padding import say_token_padding
+from train_lib.planning.token_padding import token_padding
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import AXES, make_mesh
@@ -62,11 +62,13 @@ def show_plan(config: ConfigDict, manifest: Manifest, workdir: Path | None = Non
     best = best_of(plans)
     if len(plans) > 1:
         print(mesh_table(plans, best), end='\n\n')
-    tokens = say_token_padding(config, place.target)
-    print(table(best, config))
+    padding = token_padding(config, place.target)
+    print(table(best, config, padding))
     if workdir is not None:
         content = as_json(best, plans if len(plans) > 1 else ())
-        write_json(workdir / 'plan.json', content | tokens)
+        if padding:
+            content |= dict(tokens=padding.tokens, tokens_kept=padding.kept)
+        write_json(workdir / 'plan.json', content)
         log.info('wrote    %s', workdir / 'plan.json')
     return 0
 
@@ -151,9 +153,13 @@ def _mesh(candidate: Candidate, target: PlanTarget, devices: Sequence[jax.Device
         return make_mesh({axis: abs(size) for axis, size in sizes.items()}, devices)
     mesh = make_mesh(sizes, devices)
     if mesh.size != target.devices:
-        raise ConfigError(f'config.mesh.data = {candidate.data} and config.mesh.fsdp = '
-                          f'{candidate.fsdp} use {mesh.size} of the {target.devices} devices of '
-                          f'{target.name}: use all of them, or name a smaller target.')
+        what = (f'config.mesh.data = {candidate.data} and config.mesh.fsdp = {candidate.fsdp} use '
+                f'{mesh.size} ')
+        raise ConfigError(what + (
+            f'of the {target.devices} devices of {target.name}: use all of them, or name a smaller '
+            f'target.' if mesh.size < target.devices else
+            f'devices, and {target.name} has {target.devices}: use these, or name a larger '
+            f'target.'))
     return mesh
 
 

@@ -72,9 +72,9 @@ def study_command(command: Command) -> int:
 
 
 def _supervise_jobs(study: Study, command: Command, workdir: Path, stop: Callable[[], bool]) -> int:
-    queue = slurm_jobs.SlurmQueue(study.settings.slurm, workdir, [
-        *worker_command(command, workdir.absolute()), '--workers=1', '--launcher=local'])
     try:
+        queue = slurm_jobs.SlurmQueue(study.settings.slurm, workdir, [
+            *worker_command(command, workdir.absolute()), '--workers=1', '--launcher=local'])
         return slurm_jobs.supervise_jobs(study, workdir, queue, stop)
     except ConfigError as error:  # returned as a code, so that a refused start is withdrawn
         print(f'main.py: {error}', file=sys.stderr)
@@ -98,7 +98,7 @@ def _withdraw(workdir: Path, made: Sequence[Path]) -> None:
     for path in (workdir / STUDY, *(workdir / name for name in TABLES),
                  *logs.glob(f'{of_this_process()}-*.log')):
         path.unlink(missing_ok=True)
-    made_folders.remove_empty([logs, *made])
+    made_folders.remove_empty([*([logs] if logs.exists() else []), *made])
 
 
 def study_of(command: Command) -> Study:

@@ -46,6 +46,7 @@ def read_meshes(config: ConfigDict, devices: int, slices: int = 1) -> list[Candi
     for part in filter(None, re.sub(r'\s', '', text).split(';')):
         automatic = False
         values = dict(batch=config.batch_size)
+        given: set[str] = set()
         for word in part.split(','):
             key, _, value = word.partition('=')
             if word == AUTO:
@@ -55,6 +56,9 @@ def read_meshes(config: ConfigDict, devices: int, slices: int = 1) -> list[Candi
                 raise _wrong(text, f'{word!r}: {did_you_mean(key, (*_KEYS, AUTO), show=str)}')
             if not re.fullmatch(r'-1|[1-9]\d{0,7}', value) or (key == 'batch' and value == '-1'):
                 raise _wrong(text, f'{word!r} is not a number: write e.g. {key}=4.')
+            if key in given:
+                raise _wrong(text, f'{part!r} names {key} twice: keep one of them.')
+            given.add(key)
             values[key] = int(value)
         if automatic and len(values) > 1:
             raise _wrong(text, f'{part!r}: auto chooses data and fsdp, so leave them out.')

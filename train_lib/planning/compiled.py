@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import os
 import re
 import time
 
@@ -11,10 +12,13 @@ import jax
 from train_lib.planning.absent_devices import compiler_versions, held_back
 from train_lib.planning.kept_programs import keep, kept
 from train_lib.planning.targets import PlanTarget
+from train_lib.runtime.errors import CompilerError
 from train_lib.runtime.progress import compiling
 
 _UNITS = {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40, 'P': 1 << 50}
 _PARTS = ('arguments', 'outputs', 'aliased', 'temporaries', 'code')
+_FLAGS = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')  # variables that change what compilers make
+_LONGEST = 160  # characters of an error
 _SIZE = r'([\d.]+)([KMGTP]?)'
 
 
@@ -61,10 +65,14 @@ def compile_for(target: PlanTarget, lowered: jax.stages.Lowered, *, cache: bool 
         lowered: the program.
         cache: whether compiled programs are kept between plans.
         what: is compiled, for the log.
+
+    Raises:
+        CompilerError: the compiler fails, and not because the program is too large.
     """
     versions = compiler_versions(target.platform)
     key = hashlib.sha256('\n'.join([
         target.name, repr(target.chip), repr(versions), repr(target.compiler_options),
+        *(f'{name}={os.environ[name]}' for name in _FLAGS if os.environ.get(name)),
         lowered.as_text()]).encode()).hexdigest()
     found = _kept(key) if cache else None
     if found is not None:
@@ -76,9 +84,12 @@ def compile_for(target: PlanTarget, lowered: jax.stages.Lowered, *, cache: bool 
         with (held_back() if target.chip else contextlib.nullcontext(),
               compiling(what=f'{what} for {target.name or "this machine"}', every=30)):
             compiled = lowered.compile(target.compiler_options)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
-            raise
+            raise CompilerError(
+                f'The compiler for {target.name or "this machine"} cannot compile {what} '
+                f'({_first_line(error)}): plan for another target, or try other versions than '
+                f'{", ".join(map(" ".join, versions.items()))}.') from None
         refusal = str(error)
     else:
         sizes = compiled.memory_analysis()
@@ -107,6 +118,13 @@ def largest_allocations(refusal: str) -> list[tuple[int, str, str]]:
             found.append((_bytes(size[1], size[2]), shape[1] if shape else '',
                           name[1] if name else ''))
     return found
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of a compiler says first, without its code, in at most 160 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = re.sub(r'^[A-Z_]+: ', '', lines[0] if lines else type(error).__name__).rstrip('.:')
+    return said if len(said) <= _LONGEST else said[:_LONGEST - 3] + '...'
 
 
 def _kept(key: str) -> CompiledProgram | None:

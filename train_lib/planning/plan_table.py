@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from train_lib.planning.collectives import summary
 from train_lib.planning.compiled import largest_allocations
 from train_lib.planning.step_plan import StepPlan
+from train_lib.planning.token_padding import TokenPadding
 from train_lib.runtime.progress import COLUMNS, in_columns
 
 _GIB, _MIB = 1 << 30, 1 << 20
@@ -16,9 +17,10 @@ _PRECISIONS = {'bf16': 'bfloat16', 'f32': 'float32', 'f16': 'float16'}
 _INSTALL = 'pip install -r requirements-plan.txt'
 
 
-def table(planned: StepPlan, config: ConfigDict) -> str:
-    """All of one plan."""
-    return '\n'.join([*_head(planned, config), '', *_memory(planned), '',
+def table(planned: StepPlan, config: ConfigDict, padding: TokenPadding | None = None) -> str:
+    """All of one plan; `padding`: of the model's tokens, if it has any."""
+    tokens = [str(padding)] if padding else []
+    return '\n'.join([*_head(planned, config), *tokens, '', *_memory(planned), '',
                       *_program(planned, config), *_exchange(planned), *_large(planned), '',
                       *_weights(planned), '', _verdict(planned)])
 

@@ -20,7 +20,8 @@ _KINDS = {'v5litepod': 'v5e', 'v5lite': 'v5e', 'tpu-v5-lite-podslice': 'v5e',
           'tpu-v5-lite-device': 'v5e', 'tpu-v5p-slice': 'v5p', 'tpu-v4-podslice': 'v4',
           'tpu-v3-slice': 'v3', 'tpu-v6e-slice': 'v6e', 'trillium': 'v6e', 'v7x': 'tpu7x',
           'ironwood': 'tpu7x', **{f'tpu-{kind}': kind for kind in TOPOLOGIES},
-          'a100-80gb': 'a100', 'a100-sxm4-80gb': 'a100',
+          'a100-80gb': 'a100', 'a100-80': 'a100', 'a100-sxm4-80gb': 'a100',
+          'a100-40': 'a100-40gb', 'h100-80': 'h100',
           'a100-sxm4-40gb': 'a100-40gb', 'h100-80gb': 'h100',
           'h100-sxm': 'h100', 'h200-141gb': 'h200', '4090': 'rtx4090', 'rtx-4090': 'rtx4090',
           'nvidia-tesla-t4': 't4', 'nvidia-l4': 'l4', 'nvidia-tesla-a100': 'a100-40gb',
@@ -49,6 +50,7 @@ _MACHINES: tuple[tuple[str, str, int | str], ...] = (
     (r'(?:standard_)?nd96amsr_a100_v4', 'a100', 8), (r'(?:standard_)?nd96asr_v4', 'a100-40gb', 8),
     (r'(?:standard_)?nc24ads_a100_v4', 'a100', 1),
 )
+_MOST = 1 << 16  # chips
 _PER_HOST = 8  # GPUs; more are on several hosts
 _HINT = ('write a chip and its topology, such as v5e:4x4 (chips per axis) or h100:1x1x8 (slices, '
          'hosts, GPUs per host), a number of devices, such as h100:8, or a type of a cloud, such '
@@ -65,11 +67,13 @@ def plain_name(text: str) -> tuple[str, tuple[int, ...], int]:
         ConfigError: it is not a target; the message names the nearest one.
     """
     name = re.sub(r'\s', '', text.lower())
-    name, _, several = name.partition('*')
-    if several and not re.fullmatch(r'[1-9]\d{0,3}', several):
+    name, star, several = name.partition('*')
+    if star and not re.fullmatch(r'[1-9]\d{0,3}', several):
         raise _wrong(text, f'{several!r} is not a number of slices: write v5e:4x4*2')
     kind, topology = _kind_and_topology(name, text)
     slices = int(several or 1)
+    if (count := math.prod(topology) * slices) > _MOST:
+        raise _wrong(text, f'it has {count:,} chips, and a plan takes at most {_MOST:,}')
     if CHIPS[kind].platform == 'cuda':
         return kind, (topology[0], topology[1] * slices, topology[2]), 1
     return kind, topology, slices
@@ -93,9 +97,9 @@ def _kind_and_topology(name: str, text: str) -> tuple[str, tuple[int, ...]]:
     if not colon and kind not in CHIPS:
         head, dash, tail = name.rpartition('-')
         kind = _KINDS.get(head, head)
-        if dash and kind in TOPOLOGIES and tail.isdigit():
+        if dash and kind in TOPOLOGIES and re.fullmatch('[0-9]+', tail):
             return kind, _of_type(kind, int(tail), head, text)
-        if dash and kind in CHIPS and tail:
+        if dash and kind in CHIPS:
             return _kind_and_topology(f'{head}:{tail}', text)  # h100-8
     if name.partition(':')[0] in ('gpu', 'cuda', 'tpu'):
         raise _wrong(text, f'it does not say which chip: {_HINT}')
@@ -103,7 +107,8 @@ def _kind_and_topology(name: str, text: str) -> tuple[str, tuple[int, ...]]:
         raise _wrong(text, did_you_mean(name, known_names(), show=str, otherwise=_HINT))
     if colon and not re.fullmatch(r'[1-9]\d{0,4}(x[1-9]\d{0,4}){0,2}', tail):
         raise _wrong(text, f'{tail!r} is not a topology: ' + did_you_mean(
-            f'{kind}:{tail}', known_names(), show=str, otherwise=_HINT))
+            f'{kind}:{tail}', [name for name in known_names() if name.startswith(f'{kind}:')],
+            show=str, otherwise=_HINT))
     sizes = tuple(map(int, tail.split('x'))) if colon else ()
     if CHIPS[kind].platform == 'cuda':
         if len(sizes) < 2:

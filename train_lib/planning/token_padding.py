@@ -45,19 +45,6 @@ def kept_on_tpu(tokens: int) -> int:
     return math.ceil(tokens / _LANES) * _LANES
 
 
-def say_token_padding(config: ConfigDict, target: PlanTarget) -> dict[str, int]:
-    """Prints what `token_padding` finds, if anything.
-
-    Returns:
-        what plan.json holds: dict(tokens, tokens_kept); {} where `token_padding` is None.
-    """
-    padding = token_padding(config, target)
-    if padding is None:
-        return {}
-    print(padding)
-    return dict(tokens=padding.tokens, tokens_kept=padding.kept)
-
-
 def token_padding(config: ConfigDict, target: PlanTarget) -> TokenPadding | None:
     """What the tokens of config.model cost on the target; None for other targets than TPUs and for
     models without tokens. No weight is created.
@@ -75,7 +62,8 @@ def token_padding(config: ConfigDict, target: PlanTarget) -> TokenPadding | None
     images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_channels), jnp.float32)
     tokens = nnx.eval_shape(lambda model, images: model.embed(images, rngs=nnx.Rngs(0)),
                             model, images).shape[1]
-    return TokenPadding(tokens, kept_on_tpu(tokens), _hint(model, tokens))
+    return TokenPadding(tokens, kept_on_tpu(tokens + -tokens % model.token_multiple),
+                        _hint(model, tokens))
 
 
 def _hint(model: Transformer, tokens: int) -> str:

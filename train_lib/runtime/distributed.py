@@ -17,6 +17,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.errors import DataError
 from models.errors import ModelError
-from train_lib.runtime.errors import CheckpointError, ConfigError
+from train_lib.runtime.errors import AbsentError, CheckpointError, ConfigError
 from train_lib.runtime.signals import STOPPED
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _USER_ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ModelEr
                                                  CheckpointError)}
 # What XLA, Gloo, NCCL and JAX's coordinator say when a process is gone.
 _LOST = re.compile('gloo|nccl|coordination|unavailable|deadline.exceeded|barrier|heartbeat', re.I)
+# What JAX says if the system knows no machine of process 0, as before its pod has begun.
+_ABSENT = re.compile('Retry failed|Failed to recognize coordinator')
 _TASK = re.compile(r'/task:(\d+)')  # a process, as the coordinator calls it
 _NAME_BYTES = 64  # the longest name of a machine that Linux allows
 _nodes: list[str] = []  # of the processes, by their numbers; empty before they have met
@@ -71,6 +74,7 @@ def start(config: Mapping) -> None:
 
     Raises:
         ConfigError: an invalid address or number, or the other processes could not be reached.
+        AbsentError: process 0 of a cluster has not come within join_timeout.
     """
     coordinator, processes, process = (config[key] for key in
                                        ('coordinator', 'processes', 'process'))
@@ -95,13 +99,9 @@ def start(config: Mapping) -> None:
                               f'{processes}: give each process a number from 0 to processes - 1.')
         given = dict(coordinator_address=coordinator, num_processes=processes, process_id=process,
                      cluster_detection_method='deactivate')
-    try:
-        jax.distributed.initialize(**given, initialization_timeout=config['join_timeout'],
-                                   heartbeat_timeout_seconds=config['timeout'])
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f'config.distributed.coordinator = {coordinator!r}: the processes did '
-                          f'not find each other (on {node()}: {_first_line(error)}); check the '
-                          f'address, and that all of them were started.') from None
+    end = time.monotonic() + config['join_timeout']
+    while not _joined(given, config, end):
+        time.sleep(1)
     _meet()
     if not is_first():
         for ours in ('train_lib', 'input_pipeline', 'models', 'main'):
@@ -110,6 +110,22 @@ def start(config: Mapping) -> None:
              _where(_nodes))
     if coordinator == 'auto' and idle_gpus():
         log.info('         %s', idle_gpus())
+
+
+def _joined(given: Mapping[str, Any], config: Mapping, end: float) -> bool:
+    """Joins the other processes; False if process 0 is not there yet, and `end` has not come."""
+    try:
+        jax.distributed.initialize(**given, initialization_timeout=config['join_timeout'],
+                                   heartbeat_timeout_seconds=config['timeout'])
+    except (RuntimeError, ValueError) as error:
+        absent = _ABSENT.search(str(error))
+        if absent and time.monotonic() < end:  # in Kubernetes JAX itself gives up within a minute
+            return False
+        kind = AbsentError if absent else ConfigError
+        raise kind(f'config.distributed.coordinator = {config["coordinator"]!r}: the processes did '
+                   f'not find each other (on {node()}: {_first_line(error)}); check the address, '
+                   f'and that all of them were started.') from None
+    return True
 
 
 def left_out(environment: Mapping[str, str] = os.environ) -> str:

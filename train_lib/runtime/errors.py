@@ -20,6 +20,14 @@ class DivergedError(RuntimeError):
     """The training is no longer finite: exit code 1."""
 
 
+class CompilerError(RuntimeError):
+    """A compiler cannot make a program that the user is not to blame for: exit code 1."""
+
+
+class AbsentError(RuntimeError):
+    """The other processes of a run have not come: exit code 1, as the next start may find them."""
+
+
 class CheckpointError(RuntimeError):
     """The saved state of a run cannot be used: exit code 1, and never a fresh start."""
 

@@ -7,6 +7,7 @@ of the weights says how each of them is split; what belongs to a weight (its mom
 optimizer, its moving average) is split in the same way.
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -42,7 +43,7 @@ def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> M
 
     Raises:
         ConfigError: it asks for more devices than there are, or, with several processes, for fewer;
-            or 'data' cannot be shared by several slices of TPUs.
+            or 'data' cannot be shared by several slices of TPUs, or a part of TPUs is no rectangle.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: config[axis] for axis in AXES}
@@ -64,18 +65,37 @@ def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> M
         raise ConfigError(f'config.mesh = {_text(sizes)} leaves out some of the '
                           f'{len(jax.devices())} devices of {jax.process_count()} processes: '
                           f'use all of them.')
-    slices = len({getattr(device, 'slice_index', 0) for device in devices[:count]})
-    types = (AxisType.Auto,) * len(AXES)
-    if slices == 1:
-        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types,
-                             devices=devices[:count])
+    shares = collections.Counter(getattr(device, 'slice_index', 0) for device in devices[:count])
+    slices = len(shares)
     if sizes['data'] % slices:
         raise ConfigError(f'config.mesh.data = {sizes["data"]} cannot be shared by {slices} slices '
                           f'of TPUs, between which only batches are split: give a multiple of '
                           f'{slices}.')
+    if len(set(shares.values())) > 1:
+        raise ConfigError(f'config.mesh = {_text(sizes)} takes a part of a slice of TPUs only: '
+                          f'give sizes whose product is a multiple of {max(shares.values())}.')
+    try:
+        return _arranged(sizes, slices, devices[:count])
+    except AssertionError:
+        if count == len(devices):
+            raise
+        raise ConfigError(f'config.mesh = {_text(sizes)}: {count} of the {len(devices)} TPUs are '
+                          f'no rectangle: use all of them.') from None
+
+
+def _arranged(sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Device]) -> Mesh:
+    """The mesh of all these devices, with neighbours side by side."""
+    types, shape = (AxisType.Auto,) * len(AXES), tuple(sizes.values())
     inside = (sizes['data'] // slices, sizes['fsdp'])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1), devices[:count]), AXES,
-                axis_types=types)
+    try:
+        if slices == 1:
+            return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+        found = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1), devices)
+    except NotImplementedError:  # a size is no product of sides of the TPUs' torus: a side is split
+        found = mesh_utils.create_hybrid_device_mesh(
+            inside, (slices, 1), devices, allow_split_physical_axes=True) if slices > 1 else (
+            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True))
+    return Mesh(found, AXES, axis_types=types)
 
 
 def _text(sizes: Mapping) -> str:

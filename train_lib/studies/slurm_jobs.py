@@ -7,9 +7,10 @@ where one has ended and cells are free, and cancels them when it is stopped. Wha
 is known by the name of the jobs, so that the next start counts jobs that a killed one left there.
 """
 
-import getpass
+import contextlib
 import hashlib
 import importlib.util
+import io
 import logging
 import os
 import shutil
@@ -33,6 +34,7 @@ from train_lib.studies.tables import write_tables
 log = logging.getLogger(__name__)
 JOB = 'STUDY_JOB'  # in the environment of a job: the folder of the jobs' files
 POLL = 5.0  # seconds between two questions to Slurm
+AGAIN = 60.0  # seconds after which a job that Slurm refused is tried again
 SAVING = 120  # seconds before the end of its time at which a job is told to save
 _ENDED = '.end'  # what a job ended with, in a file behind its number
 
@@ -64,12 +66,15 @@ class SlurmQueue:
             command: program and arguments of a job.
 
         Raises:
-            ConfigError: submitit or Slurm is missing, a setting is wrong, or the folder belongs to
-                somebody else.
+            ConfigError: a setting is wrong, or the folder belongs to somebody else or has a name
+                that Slurm reads otherwise.
         """
         import submitit
 
         self.folder = (workdir / LOGS / 'slurm').absolute()
+        if '%' in str(self.folder):  # submitit and Slurm put numbers of jobs there
+            raise ConfigError(f'--workdir={workdir}: Slurm reads a % in the names of logs as a '
+                              f'field: give a path without one.')
         self.folder.mkdir(parents=True, exist_ok=True)
         # submitit hands the function to the job as a pickle in this folder, and whoever may write
         # there decides what the job runs. What we hand over is only a list of words, and the folder
@@ -100,7 +105,8 @@ class SlurmQueue:
 
     def submit(self) -> str:
         try:
-            return str(self._executor.submit(self._command).job_id)
+            with contextlib.redirect_stderr(io.StringIO()):  # our sentence is enough
+                return str(self._executor.submit(self._command).job_id)
         except Exception as error:  # of submitit, with what sbatch printed
             reason = ' '.join(str(error).split()).removeprefix('sbatch: error: ')
             raise ConfigError(f'sbatch refuses the job ({reason[:300]}): correct '
@@ -110,7 +116,7 @@ class SlurmQueue:
         # Not submitit's `state`, which asks sacct: clusters without a database of accounts have
         # none, and the state is UNKNOWN there for ever.
         done = _slurm('squeue', '--noheader', f'--name={self._name}', '--format=%A %T',
-                      f'--user={getpass.getuser()}')
+                      f'--user={os.getuid()}')
         if done is None:
             return None
         return dict(line.split() for line in done.splitlines() if line.strip())
@@ -155,15 +161,17 @@ def supervise_jobs(study: Study, workdir: Path, queue: Queue, stop: Callable[[],
         0, or 2 if a job found a mistake of the user.
 
     Raises:
-        ConfigError: the first job was refused.
+        ConfigError: the first job was refused. A later one, as at a limit of jobs or while Slurm
+            restarts, is tried again.
         RuntimeError: jobs end again and again without getting on.
     """
     if study.settings.retry:
         reopen_failed(study, workdir)
     screen, known_cells = Screen(study, workdir), None
     jobs: dict[str, str] = {}
-    deaths = Deaths()
+    deaths, refusal, again = Deaths(), '', 0.0
     found = queue.jobs()
+    taken = bool(found)  # whether Slurm has taken jobs of this study
     if found:
         log.info('slurm    %s of this study in the queue already', counted(len(found), 'job'))
     try:
@@ -189,11 +197,22 @@ def supervise_jobs(study: Study, workdir: Path, queue: Queue, stop: Callable[[],
             held = [cell for cell in left if ledger.is_running(workdir / cell.folder)]
             free = len([cell for cell in open_cells(study, workdir) if cell not in held])
             starting = max(len(jobs) - len(held), 0)
-            while found is not None and len(jobs) < study.settings.workers and free > starting:
-                job = queue.submit()
+            wanted = min(study.settings.workers - len(jobs), free - starting)
+            for _ in range(wanted if found is not None and time.monotonic() >= again else 0):
+                try:
+                    job = queue.submit()
+                except ConfigError as error:
+                    if not taken:
+                        raise
+                    again = time.monotonic() + AGAIN
+                    if str(error) != refusal:
+                        refusal = str(error)
+                        log.warning('%s It is tried again.', refusal)
+                        screen.begin_below()
+                    break
+                taken = True
                 log.info('slurm    job %s is submitted', job)
                 jobs[job] = 'PENDING'
-                starting += 1
             end = time.monotonic() + poll
             while time.monotonic() < end and not stop():
                 time.sleep(min(1.0, poll))

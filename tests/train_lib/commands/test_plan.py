@@ -5,13 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 import main
+from train_lib.commands import command_line, plan
 from train_lib.planning.absent_devices import missing
 from train_lib.planning.targets import read_target
+from train_lib.runtime.errors import ConfigError
+from train_lib.training.data import load_manifest
 
 HOME = Path(main.__file__).parent
 # Of a run that needs no data from outside; a model that compiles in a second.
@@ -64,7 +68,7 @@ def test_a_plan_for_the_cpu(tmp_path, capfd):
 
 
 def test_what_does_not_fit_is_no_error(tmp_path, capfd):
-    found = planned(tmp_path, '--config.plan.target=cpu', '--config.plan_memory_gb=0.001')
+    found = planned(tmp_path, '--config.plan.target=cpu', '--config.plan_memory_gb=0.0005')
     assert found['fits'] is False and 'it does not fit' in capfd.readouterr().out
 
 
@@ -75,11 +79,33 @@ def test_what_does_not_fit_is_no_error(tmp_path, capfd):
     (['--config.plan.meshes=date=4'], "'date=4': did you mean data?"),
     (['--config.plan.meshes=data=x'], "'data=x' is not a number"),
     (['--config.plan.meshes=auto,data=2'], 'auto chooses data and fsdp'),
+    (['--config.plan.meshes=data=4,data=2'], "'data=4,data=2' names data twice"),
     (['--config.probe.heads=[dict(kind="linear")]'], 'config.probe.heads')])
 def test_refusals_are_one_sentence(tmp_path, capfd, argv, said):
     assert main.main([*SMALL, VIT, f'--workdir={tmp_path}/run', *argv]) == 2
     text = capfd.readouterr().err
     assert said in text and text.count('\n') == 1 and not (tmp_path / 'run').exists()
+
+
+def test_a_compiler_that_fails_is_one_sentence(tmp_path, capfd, monkeypatch):
+    def fail(*args):
+        raise jax.errors.JaxRuntimeError('INTERNAL: no such instruction:\n  %dot.3 = ...')
+
+    monkeypatch.setattr(jax.stages.Lowered, 'compile', fail)
+    assert main.main([*SMALL, VIT, f'--workdir={tmp_path}', '--config.plan.target=cpu']) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith('main.py: The compiler for cpu cannot compile vit_tiny_patch16_224 ('
+                           'data 1, fsdp 1) (no such instruction): ')
+    assert f'jax {jax.__version__}' in last and not (tmp_path / 'plan.json').exists()
+
+
+def test_a_mesh_that_is_larger_than_its_target(tmp_path, monkeypatch):
+    config = command_line.parse([*SMALL, VIT, f'--workdir={tmp_path}', '--config.mesh.fsdp=8',
+                                 '--config.plan.target=cpu:4']).config
+    monkeypatch.setattr(plan, '_devices', lambda place, wanted: [None] * wanted)
+    monkeypatch.setattr(plan, 'make_mesh', lambda sizes, devices: SimpleNamespace(size=8))
+    with pytest.raises(ConfigError, match=r'use 8 devices, and cpu:4 has 4: .* name a larger'):
+        plan.show_plan(config, load_manifest(config))
 
 
 @pytest.mark.slow  # four compilations

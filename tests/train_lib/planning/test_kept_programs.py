@@ -2,10 +2,12 @@
 
 import os
 
+import jax
 import pytest
 
-from train_lib.planning.compiled import CompiledProgram, _kept
+from train_lib.planning.compiled import CompiledProgram, _kept, compile_for
 from train_lib.planning.kept_programs import keep, kept
+from train_lib.planning.targets import read_target
 
 NUMBERS = dict(memory={}, refusal='RESOURCE_EXHAUSTED', seconds=1.5, versions=dict(jax='1'))
 
@@ -67,3 +69,12 @@ def test_the_oldest_are_dropped(folder):
     assert [key for key in ('key0', 'key1', 'key2', 'key3', 'last') if kept(key)] == [
         'key3', 'last']
 
+
+
+def test_other_flags_of_the_compiler_are_another_program(monkeypatch):
+    lowered, cpu = jax.jit(lambda x: x + 1).lower(1.0), read_target('cpu')
+    for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS'):
+        monkeypatch.delenv(name, raising=False)
+    assert [compile_for(cpu, lowered).cached for _ in range(2)] == [False, True]
+    monkeypatch.setenv('LIBTPU_INIT_ARGS', '--xla_tpu_scoped_vmem_limit_kib=1024')
+    assert not compile_for(cpu, lowered).cached

@@ -25,6 +25,7 @@ PLAIN = {
     'p4d.24xlarge': 'a100-40gb:1x1x8', 'p5.48xlarge': 'h100:1x1x8', 'p5en.48xlarge': 'h200:1x1x8',
     'Standard_ND96isr_H100_v5': 'h100:1x1x8', 'g2-standard-48': 'l4:1x1x4',
     'g5.xlarge': 'a10g:1x1x1', 'g4dn.12xlarge': 't4:1x1x4', 'a100-40gb:4': 'a100-40gb:1x1x4',
+    'a100-40': 'a100-40gb:1x1x1', 'a100-80:8': 'a100:1x1x8', 'h100-80': 'h100:1x1x1',
     'a100-80gb:1x1x8': 'a100:1x1x8', 'nvidia-tesla-t4': 't4:1x1x1', 'cpu': 'cpu', 'CPU:8': 'cpu:8',
     '': '',
 }
@@ -35,6 +36,8 @@ WRONG = {
     'v5e:2x': 'v5e:2x', 'v5e:-1x4': 'v5e:', 'tpu': 'v5e:4x4', 'gpu': 'h100:1x1x8',
     'nonsense': 'v5e:4x4', 'cpux': 'cpu', 'cpu:0': 'cpu', 'v5e:4x4*x': 'v5e:4x4*2',
     'v2-8': 'v4-8', 'a3-highgpu-3g': 'a3-highgpu-8g', 'v5e:1x1x1x1': 'v5e:1x1', 'v5e-0': 'v5e-1',
+    'v5litepod-²': 'did you mean v5e:', 'v5e:': 'did you mean v5e:', 'v5e:4x4*': 'v5e:4x4*2',
+    'h100-': 'h100:', 'h100:99999x99999x99999': 'at most 65,536', 'v5e:4x4*9999': 'at most 65,536',
 }
 
 

@@ -15,7 +15,6 @@ from train_lib.planning.targets import read_target
 from train_lib.planning.token_padding import (
     TokenPadding,
     kept_on_tpu,
-    say_token_padding,
     token_padding,
 )
 
@@ -62,6 +61,12 @@ def test_tokens_of_a_model(name, size, settings, lines):
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_tokens_that_a_model_pads_itself_are_kept_too():
+    small = dict(patch_size=8, embed_dim=32, num_heads=2)
+    assert of('vit_tiny_patch16_224', 80, **small).kept == 128  # 101 tokens
+    assert of('vit_tiny_patch16_224', 80, token_multiple=100, **small).kept == 256
+
+
 def test_other_targets_and_models_without_tokens_have_none():
     assert of('vit_tiny_patch16_224', 64, read_target('h100:1x1x1')) is None
     assert of('vit_tiny_patch16_224', 64, read_target('')) is None
@@ -73,13 +78,9 @@ def test_a_size_that_no_patch_divides_is_refused():
         of('vit_tiny_patch16_224', 100)
 
 
-def test_the_plan_says_it_and_writes_it(capsys):
-    """`show_plan` writes what this returns into plan.json."""
-    config = config_of('eva_giant_patch14_224', 224)
-    assert say_token_padding(config, TPU) == dict(tokens=257, tokens_kept=384)
-    assert capsys.readouterr().out.startswith('tokens   257, kept as 384 on a TPU (x1.49)\n')
-    assert say_token_padding(config, read_target('cpu')) == {}
-    assert capsys.readouterr().out == ''
+def test_the_words_of_the_plan():
+    padding = token_padding(config_of('eva_giant_patch14_224', 224), TPU)
+    assert str(padding).startswith('tokens   257, kept as 384 on a TPU (x1.49)\n')
 
 
 @pytest.mark.slow

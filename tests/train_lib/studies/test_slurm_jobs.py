@@ -1,5 +1,6 @@
 """A study whose workers are jobs, in a queue that is not Slurm: tests/slurm has the real one."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,10 +16,13 @@ from train_lib.commands.command_line import parse
 from train_lib.commands.study import study_of, worker_command
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies import ledger, slurm_jobs
-from train_lib.studies.settings import read_settings
+from train_lib.studies.settings import SlurmSettings, read_settings
 from train_lib.studies.slurm_jobs import supervise_jobs
 from train_lib.studies.study_file import claim
 from train_lib.studies.supervisor import supervise
+
+with contextlib.suppress(ImportError):
+    import submitit  # noqa: F401 - not within a test, whose captured output it would close
 
 TINY = ['study', '--config=configs/studies/digits.py:size=tiny', '--config.study.seeds=(0,)',
         '--config.report.heat_maps=False']
@@ -141,6 +145,27 @@ def test_slurm_that_does_not_answer_is_asked_again(small, tmp_path):
     assert queue.count == 0
 
 
+def test_a_job_that_is_refused_later_is_tried_again(small, tmp_path, caplog, monkeypatch):
+    """At a limit of jobs, or while Slurm restarts: those that run go on."""
+    queue, tries = Listed(tmp_path / 'queue', lambda number: 0), []
+    submit = queue.submit
+    monkeypatch.setattr(slurm_jobs, 'AGAIN', 0.0)
+
+    def refuse_some():
+        tries.append(1)
+        if 1 < len(tries) < 5:
+            raise ConfigError('sbatch refuses the job (a limit).')
+        return submit()
+
+    queue.submit = refuse_some
+    assert supervise_jobs(*small, queue, lambda: len(tries) > 5, poll=0.01) == 0
+    assert queue.count == len(tries) - 3
+    assert caplog.text.count('(a limit). It is tried again.') == 1
+    queue.submit = lambda: (_ for _ in ()).throw(ConfigError('refused'))
+    with pytest.raises(ConfigError, match='refused'):
+        supervise_jobs(*small, queue, lambda: False, poll=0.01)
+
+
 def test_jobs_of_an_earlier_start_count_and_are_cancelled_with_it(small, tmp_path, caplog):
     queue, cancelled = Listed(tmp_path / 'queue', lambda number: 0), []
     found, queue.cancel = {'77': 'RUNNING'}, lambda jobs: (cancelled.extend(jobs), found.clear())
@@ -183,6 +208,28 @@ def program(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
+def test_a_folder_that_slurm_would_read_otherwise_is_refused(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('submitit', reason='submitit is not installed')
+    for name in ('sbatch', 'srun', 'squeue', 'scancel'):
+        program(tmp_path, name, '')
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert main.main([*TINY, '--launcher=slurm', f'--workdir={tmp_path}/of %j']) == 2
+    assert 'give a path without one' in capsys.readouterr().err
+    assert not (tmp_path / 'of %j').exists()
+
+
+def test_jobs_are_looked_for_by_the_number_of_the_user(tmp_path, monkeypatch):
+    """$LOGNAME may be another's, as after su."""
+    pytest.importorskip('submitit', reason='submitit is not installed')
+    program(tmp_path, 'squeue', f'import sys\nprint("7 RUNNING" if "--user={os.getuid()}" in '
+                                f'sys.argv else "")')
+    program(tmp_path, 'srun', '')
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setenv('LOGNAME', 'somebody')
+    queue = slurm_jobs.SlurmQueue(SlurmSettings(), tmp_path / 'study', ['python', 'main.py'])
+    assert queue.jobs() == {'7': 'RUNNING'}
+
+
 @pytest.mark.parametrize(('state', 'expected'), [('RUNNING', True), ('COMPLETING', False)])
 def test_a_job_that_was_told_to_stop_is_queued_again_unless_it_was_cancelled(
         tmp_path, monkeypatch, state, expected):
@@ -197,7 +244,7 @@ def test_a_job_that_was_told_to_stop_is_queued_again_unless_it_was_cancelled(
         assert (tmp_path / 'said').read_text() == 'requeue 5'
 
 
-def test_what_a_job_asks_for(tmp_path, monkeypatch):
+def test_what_a_job_asks_for(tmp_path, monkeypatch, capsys):
     """By the script that submitit writes for a sbatch that only notes it."""
     pytest.importorskip('submitit', reason='submitit is not installed')
     program(tmp_path, 'sbatch', f'import shutil, sys\nshutil.copy(sys.argv[1], '
@@ -222,3 +269,4 @@ def test_what_a_job_asks_for(tmp_path, monkeypatch):
     program(tmp_path, 'sbatch', 'import sys\nsys.exit("sbatch: error: invalid partition")')
     with pytest.raises(ConfigError, match=r'invalid partition.*correct config'):
         queue.submit()
+    assert capsys.readouterr().err == ''

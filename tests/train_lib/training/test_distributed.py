@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -16,11 +17,13 @@ import orbax.checkpoint as ocp
 import pytest
 from jax._src.clusters.slurm_cluster import SlurmCluster
 
+import main
 from configs import common
+from train_lib.commands.command import Command
 from train_lib.run_dir.checkpoints import committed_steps, read_weights
 from train_lib.run_dir.digests import write_digests
 from train_lib.runtime import distributed
-from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.errors import AbsentError, ConfigError
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = [
@@ -287,6 +290,35 @@ def test_mistakes(changes, words):
         distributed.start(config)
     assert words in str(error.value)
     assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(('seconds', 'tries'), [(60, 3), (0, 1)])
+def test_a_pod_waits_for_the_one_of_process_0(monkeypatch, capsys, seconds, tries):
+    """Whose name is not known before it begins. If it does not come, another start may help, so the
+    exit code is not that of a mistake, which a Job of Kubernetes would not start again."""
+    asked = []
+
+    def initialize(**_):
+        asked.append(1)
+        if len(asked) < 3:
+            raise RuntimeError('Retry failed with all attempts exhausted')
+
+    monkeypatch.setattr('jax.distributed.initialize', initialize)
+    monkeypatch.setattr(distributed, 'in_cluster', lambda: True)
+    config = common.get_config().distributed.to_dict() | dict(join_timeout=seconds)
+    if tries == 3:
+        distributed.start(config)
+    else:
+        train = types.SimpleNamespace(load=lambda: lambda command: distributed.start(config))
+        monkeypatch.setitem(main.VERBS, 'train', train)
+        monkeypatch.setattr('train_lib.commands.command_line.parse', lambda argv: Command(
+            'train', None, '', None, (), ()))
+        with pytest.raises(AbsentError):
+            distributed.start(config)
+        asked.clear()
+        assert main.main([]) == 1
+        assert 'did not find each other' in capsys.readouterr().err
+    assert len(asked) == tries
 
 
 @pytest.mark.parametrize(('nodes', 'error', 'words'), [

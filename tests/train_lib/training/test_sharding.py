@@ -1,5 +1,7 @@
 """Rules and meshes; and the same run on one device and on eight pretended ones."""
 
+import dataclasses
+import itertools
 import json
 import math
 import os
@@ -42,6 +44,45 @@ def test_every_family_is_split_nearly_evenly(name, settings):
         if settings.get('scan') and path[0] == 'blocks':
             assert not sharding.spec or sharding.spec[0] is None  # the scan walks along it
     assert part < 1.2 * whole / 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Tpu:
+    """What JAX asks a TPU for when it arranges a mesh."""
+
+    device_kind: str
+    coords: tuple[int, ...]
+    slice_index: int
+    id: int
+    platform: str = 'tpu'
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def tpus(kind: str, sides: tuple[int, int, int], slices: int) -> list[Tpu]:
+    chips = list(itertools.product(*(range(side) for side in reversed(sides))))
+    return [Tpu(kind, chip[::-1], part, part * len(chips) + number)
+            for part in range(slices) for number, chip in enumerate(chips)]
+
+
+@pytest.mark.parametrize(('kind', 'sides', 'slices', 'data', 'fsdp'), [
+    ('TPU v6 lite', (4, 8, 1), 1, 16, 2), ('TPU v5', (4, 4, 4), 1, 8, 8),
+    ('TPU v5 lite', (4, 4, 1), 2, 16, 2), ('TPU v6 lite', (4, 8, 1), 2, 4, 16)])
+def test_sizes_that_are_no_sides_of_a_slice_of_tpus(kind, sides, slices, data, fsdp):
+    """Each device is used once, and weights are split within slices only."""
+    devices = tpus(kind, sides, slices)
+    found = make_mesh(dict(data=data, fsdp=fsdp), devices).devices
+    assert found.shape == (data, fsdp) and set(found.ravel()) == set(devices)
+    assert all(len({one.slice_index for one in row}) == 1 for row in found)
+
+
+@pytest.mark.parametrize(('slices', 'sizes', 'words'), [
+    (1, dict(data=5, fsdp=1), '5 of the 8 TPUs are no rectangle'),
+    (2, dict(data=2, fsdp=5), 'takes a part of a slice of TPUs only: give .* multiple of 8'),
+    (2, dict(data=1, fsdp=-1), 'config.mesh.data = 1 cannot be shared by 2 slices')])
+def test_parts_of_tpus_that_are_no_mesh(slices, sizes, words):
+    with pytest.raises(ConfigError, match=words):
+        make_mesh(sizes, tpus('TPU v5 lite', (2, 4, 1), slices))
 
 
 def test_rules():
