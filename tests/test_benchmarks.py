@@ -171,6 +171,7 @@ def test_a_compilation_that_takes_too_long_ends_the_search():
     assert len(list(scaling.search('eva02_full', scaling.TARGETS['tpu'], 9.0, plan))) == 1
 
 
+@pytest.mark.slow
 def test_a_recipe_is_planned_in_a_process_of_its_own(monkeypatch):
     tiny = scaling.Recipe('tiny', 'configs/people_multihead.py:csv=faces.csv,pretrained=,model=b,'
                           'size=tiny', ('--config.compile_cache=False',), remat=False)

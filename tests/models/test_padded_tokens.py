@@ -72,6 +72,7 @@ def test_attention_with_padding(tokens, padded, dim, dtype, close):
         assert np.abs(np.float32(b)).max() > 0.05
 
 
+@pytest.mark.slow
 def test_attention_dropout_and_heat_maps_see_no_padding():
     settings = dict(attn_drop_rate=1e-9, depth=1)
     plain, _ = both('vit', (48, 80), 1, **settings)
