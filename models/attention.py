@@ -156,7 +156,7 @@ class Attention(nnx.Module):
     """Self-attention over tokens, [B, N, dim] -> same, with one projection for q, k and v."""
 
     target: Target | None = None  # see `target.aim`
-    tokens = 0  # those that are no padding, see `attend`
+    tokens = 0  # without the padding, see `attend`
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0,
                  proj_drop: float = 0.0, impl: str = 'auto', weight_init: str = '', dtype=None,

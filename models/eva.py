@@ -67,7 +67,7 @@ class EvaAttention(nnx.Module):
     """Self-attention [B, N, dim] -> same, with biases for q and v only and optional RoPE."""
 
     target: Target | None = None  # see `target.aim`
-    tokens = 0  # those that are no padding, see `attend`
+    tokens = 0  # without the padding, see `attend`
 
     def __init__(self, dim: int, num_heads: int, *, fused: bool, attn_drop: float,
                  proj_drop: float, proj_scale: float, impl: str, dtype, rngs: nnx.Rngs):

@@ -23,7 +23,6 @@ _PRODUCTS = (
     'custom_vjp_call',  # the products of float32_sums
     'lt')  # masks of dropout, one byte each, whose random numbers are expensive
 
-
 # A product that sums over so few numbers is computed again: the second one of a low-rank adapter is
 # as large as the output of its layer, and would be kept beside it.
 _SHORT = 32
@@ -130,6 +129,5 @@ def run_blocks(blocks: Any, x: jax.Array, rngs: nnx.Rngs | None, *extras,
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)
     elif saved == 'products':
-        body = jax.checkpoint(body, prevent_cse=False,
-                              policy=_is_kept)
+        body = jax.checkpoint(body, prevent_cse=False, policy=_is_kept)
     return jax.lax.scan(body, x, (state, jnp.array(rates, jnp.float32), keys))[0]

@@ -28,9 +28,9 @@ class Transformer(Classifier):
         """Lets the blocks, not stacked yet, compute on `tokens` padded to a multiple.
 
         The padding is masked in attention and cut off behind the blocks: outputs and gradients stay
-        the same up to rounding. A TPU holds arrays in tiles of 8 rows, and where the tokens are no
-        multiple of 8 each change between [B, N, D] and [B * N, D] copies the array. Attention is
-        XLA's then, on GPUs too.
+        the same up to rounding. A TPU holds arrays in tiles of 8 rows, and where their number is
+        not a multiple of 8 each change between [B, N, D] and [B * N, D] copies the array. Attention
+        is XLA's then, on GPUs too.
 
         Raises:
             ModelError: the multiple is not a whole number from 1 to 128.

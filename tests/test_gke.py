@@ -160,6 +160,6 @@ def test_hosts_of_a_tpu_slice_are_a_cluster_and_find_process_0(monkeypatch):
     monkeypatch.setattr(socket, 'gethostbyname', unknown)
     with pytest.raises(RuntimeError, match=distributed._ABSENT):
         cluster.get_coordinator_address(0, None)
-    # As JAX does, by either name of the list; one host alone is no cluster.
+    # As JAX does, by either name of the list; one host alone is not a cluster.
     assert distributed.in_cluster({'TPU_PROCESS_ADDRESSES': 'a,b', 'TPU_WORKER_ID': '0'})
     assert not distributed.in_cluster({'TPU_WORKER_HOSTNAMES': 'localhost'})

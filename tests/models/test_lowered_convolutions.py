@@ -10,7 +10,7 @@ from flax import nnx
 
 from models import create_model, eval_view
 
-# model: those that are no matrix product (1x1 of stride 1), and those that a CPU computes as such
+# model: those that are not matrix products (1x1 of stride 1), and those that a CPU computes as such
 # at 64 px: all but depthwise ones, and those of many channels on a grid of 2x2
 COUNTS = {'efficientnet_b0': (17, 1), 'mobilenetv3_large_100': (16, 1), 'densenet121': (9, 7),
           'resnet50': (20, 16)}

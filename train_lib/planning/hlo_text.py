@@ -97,7 +97,7 @@ class Program:
             rounds that is not known is 0.
         times: {computation: how often it runs per step}, where a loop of unknown length counts
             as one round and both branches of a condition count.
-        fused: computations that are no more than the inside of an instruction.
+        fused: computations that are only the inside of an instruction.
     """
 
     computations: Mapping[str, Computation]

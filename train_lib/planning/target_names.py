@@ -145,7 +145,7 @@ def _of_devices(kind: str, number: int, text: str) -> tuple[int, ...]:
     if CHIPS[kind].platform == 'cuda':
         hosts = -(-number // _PER_HOST) if number != 16 or kind != 'a100-40gb' else 1
         if number % hosts:
-            raise _wrong(text, f'{number} GPUs are no whole number of hosts with {_PER_HOST}: '
+            raise _wrong(text, f'{number} GPUs are not a whole number of hosts with {_PER_HOST}: '
                                f'write {kind}:1xHOSTSxGPUS')
         return 1, hosts, number // hosts
     per_chip = CHIPS[kind].devices_per_chip

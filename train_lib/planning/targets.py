@@ -96,10 +96,10 @@ def memory_of(target: PlanTarget, plan: Mapping, cpu_gib: float) -> Memory:
     Args:
         target: where the program is meant to run.
         plan: config.plan.
-        cpu_gib: config.plan_memory_gb, which holds where the target is no absent chip.
+        cpu_gib: config.plan_memory_gb, which holds where the target is not an absent chip.
 
     Raises:
-        ConfigError: a margin that is no share, or a variable that does not hold one.
+        ConfigError: a margin that is not a share, or a variable that does not hold one.
     """
     margin = plan['margin']
     if not 0 <= margin < 1:

@@ -43,7 +43,7 @@ def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> M
 
     Raises:
         ConfigError: it asks for more devices than there are, or, with several processes, for fewer;
-            or 'data' cannot be shared by several slices of TPUs, or a part of TPUs is no rectangle.
+            'data' cannot be shared by several slices of TPUs, or some of them are not a rectangle.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: config[axis] for axis in AXES}
@@ -80,7 +80,7 @@ def make_mesh(config: Mapping, devices: Sequence[jax.Device] | None = None) -> M
         if count == len(devices):
             raise
         raise ConfigError(f'config.mesh = {_text(sizes)}: {count} of the {len(devices)} TPUs are '
-                          f'no rectangle: use all of them.') from None
+                          f'not a rectangle: use all of them.') from None
 
 
 def _arranged(sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Device]) -> Mesh:
@@ -91,7 +91,7 @@ def _arranged(sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Devic
         if slices == 1:
             return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
         found = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1), devices)
-    except NotImplementedError:  # a size is no product of sides of the TPUs' torus: a side is split
+    except NotImplementedError:  # no sides of the TPUs' torus make up a size: one is split
         found = mesh_utils.create_hybrid_device_mesh(
             inside, (slices, 1), devices, allow_split_physical_axes=True) if slices > 1 else (
             mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True))

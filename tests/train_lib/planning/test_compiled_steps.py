@@ -77,7 +77,7 @@ def test_a_vit_on_gpus_has_flash_attention_on_the_examples_of_its_device(target)
 def test_a_resnet_on_a_gpu_convolves_in_bfloat16_with_the_channels_last():
     text = compiled('h100:1x1x1', RESNET, 64)
     found = calls(text, '__cudnn$conv')
-    # 20 are no matrix product. All but the first have a gradient of their images, some of which
+    # 20 are not matrix products. All but the first have a gradient of their images, some of which
     # are computed by a forward convolution.
     assert len(found['__cudnn$convForward']) >= 20
     assert sum(map(len, found.values())) == 3 * 20 - 1

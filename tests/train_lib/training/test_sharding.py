@@ -77,7 +77,7 @@ def test_sizes_that_are_no_sides_of_a_slice_of_tpus(kind, sides, slices, data, f
 
 
 @pytest.mark.parametrize(('slices', 'sizes', 'words'), [
-    (1, dict(data=5, fsdp=1), '5 of the 8 TPUs are no rectangle'),
+    (1, dict(data=5, fsdp=1), '5 of the 8 TPUs are not a rectangle'),
     (2, dict(data=2, fsdp=5), 'takes a part of a slice of TPUs only: give .* multiple of 8'),
     (2, dict(data=1, fsdp=-1), 'config.mesh.data = 1 cannot be shared by 2 slices')])
 def test_parts_of_tpus_that_are_no_mesh(slices, sizes, words):
