@@ -1,8 +1,13 @@
-"""Parameters and FLOPs of every model: `costs.csv`, written by `python -m models.costs`."""
+"""Parameters and FLOPs of every model: `costs.csv`.
+
+`python -m models.costs` adds the models that it lacks; names after it are measured again.
+"""
 
 import csv
 import dataclasses
 import functools
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +65,16 @@ def costs() -> dict[str, Cost]:
                                    int(row['image_size'])) for row in csv.DictReader(file)}
 
 
-def write_table() -> None:
-    """Measures every model (minutes) and writes the table."""
+def write_table(names: Sequence[str] = ()) -> None:
+    """Measures every model that has no line in the table, and those named, and writes it."""
+    known = costs() if TABLE.exists() else {}
     with open(TABLE, 'w', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['model', 'parameters', 'gflops', 'image_size'])
         for name in list_models():
-            writer.writerow([name, *dataclasses.astuple(measure(name))])
+            cost = measure(name) if name in names or name not in known else known[name]
+            writer.writerow([name, *dataclasses.astuple(cost)])
 
 
 if __name__ == '__main__':
-    write_table()
+    write_table(sys.argv[1:])

@@ -1,5 +1,5 @@
-"""EfficientNet (Tan and Le, arXiv 1905.11946) and EfficientNetV2 (arXiv 2104.00298), with timm's
-names. The MobileNets use these blocks too.
+"""EfficientNet (Tan and Le, arXiv 1905.11946), EfficientNet-Lite and EfficientNetV2 (arXiv
+2104.00298), with timm's names. The MobileNets use these blocks too.
 
 Paths of the parameters are those of timm's state_dict: `conv_stem`, `bn1`,
 `blocks.<stage>.<i>.{conv_pw, bn1, conv_dw, bn2, se.conv_reduce, se.conv_expand, conv_pwl, bn3}`,
@@ -185,6 +185,15 @@ B0 = (
     (Blocks('inverted', 4, 5, 2, 6, 192, se=True),),
     (Blocks('inverted', 1, 3, 1, 6, 320, se=True),),
 )
+LITE = (  # no squeeze-and-excitation, which some phones compute slowly
+    (Blocks('separable', 1, 3, 1, 1, 16),),
+    (Blocks('inverted', 2, 3, 2, 6, 24),),
+    (Blocks('inverted', 2, 5, 2, 6, 40),),
+    (Blocks('inverted', 3, 3, 2, 6, 80),),
+    (Blocks('inverted', 3, 5, 1, 6, 112),),
+    (Blocks('inverted', 4, 5, 2, 6, 192),),
+    (Blocks('inverted', 1, 3, 1, 6, 320),),
+)
 V2_S = (
     (Blocks('conv', 2, 3, 1, 1, 24),),
     (Blocks('fused', 4, 3, 2, 4, 48),),
@@ -205,6 +214,8 @@ class EfficientNet(Classifier):
         channel_multiplier: scales the channels of the stem and of the blocks, which are rounded
             to multiples of 8.
         depth_multiplier: scales the number of blocks in each row, rounded up.
+        fix_first_last: the multipliers leave the stem's channels and the number of blocks in the
+            first and the last stage as they are.
         act: activation, a key of `layers.ACTIVATIONS`.
         bn_eps: epsilon of BatchNorm.
         pad_type: '' pads as torch does, 'same' as TensorFlow does.
@@ -225,9 +236,9 @@ class EfficientNet(Classifier):
 
     def __init__(self, *, stages: tuple[tuple[Blocks, ...], ...] = B0, stem_size: int = 32,
                  num_features: int = 1280, channel_multiplier: float = 1.0,
-                 depth_multiplier: float = 1.0, act: str = 'silu', bn_eps: float = 1e-5,
-                 pad_type: str = '', in_channels: int = 3, drop_path: float = 0.0,
-                 remat: bool = False, dtype=None, rngs: nnx.Rngs):
+                 depth_multiplier: float = 1.0, fix_first_last: bool = False, act: str = 'silu',
+                 bn_eps: float = 1e-5, pad_type: str = '', in_channels: int = 3,
+                 drop_path: float = 0.0, remat: bool = False, dtype=None, rngs: nnx.Rngs):
         for what, value in (('channel_multiplier', channel_multiplier),
                             ('depth_multiplier', depth_multiplier)):
             if value <= 0:
@@ -240,10 +251,14 @@ class EfficientNet(Classifier):
         conv = functools.partial(conv2d, padding=PADDINGS[pad_type], dtype=dtype, rngs=rngs)
         norm = functools.partial(batch_norm, eps=bn_eps, rngs=rngs)
 
-        channels = round_channels(stem_size * channel_multiplier)
+        channels = stem_size if fix_first_last else round_channels(stem_size * channel_multiplier)
         self.conv_stem, self.bn1 = conv(in_channels, channels, 3, stride=2), norm(channels)
+        depths = [depth_multiplier] * len(stages)
+        if fix_first_last:
+            depths[0] = depths[-1] = 1
         plan = [[(row, row.stride if i == j == 0 else 1) for i, row in enumerate(rows)
-                 for j in range(math.ceil(row.repeats * depth_multiplier))] for rows in stages]
+                 for j in range(math.ceil(row.repeats * depth))]
+                for rows, depth in zip(stages, depths)]
         total, index = sum(map(len, plan)), 0
         blocks: list[nnx.List] = []
         for stage in plan:
@@ -296,6 +311,13 @@ VARIANTS = {
     f'{prefix}efficientnet_{name}': {
         'channel_multiplier': channels, 'depth_multiplier': depth,
         'num_features': round_channels(1280 * channels), **settings}
+    for prefix, settings in (('', {}), ('tf_', _TENSORFLOW))
+    for name, (channels, depth) in _SCALES.items()
+}
+VARIANTS |= {  # EfficientNet-Lite, made for phones by the same authors
+    f'{prefix}efficientnet_lite{name[1]}': {
+        'stages': LITE, 'fix_first_last': True, 'act': 'relu6', 'channel_multiplier': channels,
+        'depth_multiplier': depth, **settings}
     for prefix, settings in (('', {}), ('tf_', _TENSORFLOW))
     for name, (channels, depth) in _SCALES.items()
 }

@@ -13,12 +13,15 @@ import timm_reference
 
 from models import list_models
 from models.pretrained import resample_positions
+from models.registry import MODELS
+from models.timm_settings import in_timm
 
 DOCS = Path(__file__).parents[2] / 'docs' / 'parity.md'
 BOUND = 2e-5  # in standard deviations of timm's logits
 # One of each family, quick to compile; the others are marked slow.
 QUICK = ('resnet18', 'resnet50', 'wide_resnet50_2', 'densenet121', 'efficientnet_b0',
-         'tf_efficientnet_b4', 'tf_efficientnetv2_s', 'mobilenetv2_100', 'mobilenetv3_large_100',
+         'tf_efficientnet_b4', 'tf_efficientnet_lite0', 'tf_efficientnetv2_s', 'mobilenetv2_100',
+         'mobilenetv3_large_100',
          'inception_resnet_v2', 'vit_tiny_patch16_224', 'vit_tiny_patch16_224-img_size160',
          'eva02_tiny_patch14_224', 'eva02_large_patch14_448-depth2', 'eva_giant_patch14_224-depth1')
 NAMES = timm_reference.references()
@@ -58,14 +61,17 @@ def test_the_table_in_the_docs_is_complete_and_within_the_bound(request):
     assert all(float(value) <= BOUND for _, value in rows[1:])
 
 
-def test_every_family_of_timm_has_a_reference():
-    ours = {'cnn_basic', 'cnn_final', 'small_cnn', 'resnet_inception', 'resnet20', 'resnet32',
-            'resnet20_cifar', 'resnet32_cifar'}  # not in timm
-    models = {timm_reference.reference(name)[0]['model'] for name in NAMES}
-    families = {re.sub(r'_?(patch\d+)?_?\d{3}$', '', name) for name in models}
-    missing = [name for name in list_models() if name not in ours | models
-               and re.sub(r'_?(patch\d+)?_?\d{3}$', '', name) not in families]
-    assert missing == ['vit_huge_patch14_224']  # same code as vit_large, 2.5 GB of weights
+def test_every_option_that_a_name_of_timm_uses_has_a_reference():
+    """Sizes may differ from those of the references. Everything else is another code path."""
+    def options(name: str, given: dict) -> set[tuple]:
+        family, defaults = MODELS[name]
+        return {(family.__name__, key, value) for key, value in {**defaults, **given}.items()
+                if isinstance(value, (str, bool)) or value is None} | {(family.__name__,)}
+
+    metas = [timm_reference.reference(name)[0] for name in NAMES]
+    covered = set().union(*(options(meta['model'], meta['kwargs']) for meta in metas))
+    for name in filter(in_timm, list_models()):
+        assert options(name, {}) <= covered, name
 
 
 def test_position_embeddings_are_resampled_as_in_timm():
