@@ -63,9 +63,11 @@ def get_config() -> ConfigDict:
         class_depth=_anything(None),  # source=folder: 1: the first folder is the class (None: all)
         zip_encoding='',  # of names in a .zip that does not say: 'cp949', 'gbk', ... ('': by trial)
         group_regex='',  # source=folder, csv: takes the group out of the path, e.g. r'_(\d+)\.'
-        long_tail=dict(  # removes training images until the classes have a long tail
+        long_tail=dict(  # removes training images: until the classes have a long tail, or a few
             imbalance=1.0,  # largest class / smallest class, 1 or more (1: nothing is removed)
             largest=0,  # images of the first class (0: as many as the smallest class has)
+            # The most images of a class, after that; with one seed, fewer are among more (0: all).
+            per_class=0,
             head='',  # whose classes ('': the first head)
         ),
         decisions=(),  # CSVs of `main.py curate`, edited or not: what is dropped, what is a copy

@@ -1,4 +1,5 @@
-"""A long tail cut from balanced data, as the literature makes CIFAR-10-LT from CIFAR-10."""
+"""Fewer training images: a long tail, as the literature makes CIFAR-10-LT from CIFAR-10, or a few
+per class, as for a learning curve."""
 
 import numpy as np
 
@@ -20,21 +21,28 @@ def tail_counts(largest: int, classes: int, imbalance: float) -> np.ndarray:
 
 
 def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
-    """The manifest without the training rows that do not belong to the long tail.
+    """The manifest without the training rows that do not belong to the long tail, and then with at
+    most `per_class` of each class; rows without a label stay if there is no tail.
 
-    Classes keep their order: the first is the largest. Other splits stay whole.
+    Classes keep their order: the first of a tail is the largest. Other splits stay whole. With the
+    same seed the rows of a smaller `per_class` are among those of a larger one.
 
     Args:
         manifest: has the column `split`.
         options: `config.data.long_tail`: imbalance (largest / smallest class; 1 for no cut),
             largest (images of the first class; 0 for as many as the smallest class has now),
-            head (the head whose classes count; '' for the first).
+            per_class (the most images of a class; 0 for all), head (the head whose classes count; '' for the first).
         seed: seed of the choice.
 
     Raises:
-        DataError: the imbalance is below 1, the head is unknown, or a class has too few images.
+        DataError: the imbalance is below 1, the head is unknown, a class has too few images for
+            the tail, or `per_class` is not a whole number.
     """
-    if options['imbalance'] == 1 and not options['largest']:
+    per_class, tail = options.get('per_class', 0), options['imbalance'] != 1 or options['largest']
+    if type(per_class) is not int or per_class < 0:
+        raise DataError(f'data.long_tail.per_class = {per_class!r} is not a valid number of images '
+                        f'per class: use a whole number, or 0 for all of them.')
+    if not tail and not per_class:
         return manifest
     head = options['head'] or manifest.heads[0]
     if head not in manifest.classes or options['imbalance'] < 1:
@@ -43,13 +51,16 @@ def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
     training = (manifest.table['split'] == 'train').to_numpy()
     labels = manifest.labels(head)
     there = class_counts(manifest.select(training), head)
-    wanted = tail_counts(options['largest'] or int(there.min()), len(there), options['imbalance'])
+    wanted = tail_counts(options['largest'] or int(there.min()), len(there), options['imbalance']) \
+        if tail else there
     short = np.flatnonzero(there < wanted)
     if len(short):
         name = manifest.classes[head][short[0]]
         raise DataError(f'data.long_tail needs {wanted[short[0]]} training images of {name!r}, '
                         f'which has {there[short[0]]}: lower data.long_tail.largest.')
-    keep = ~training
+    if per_class:
+        wanted = np.minimum(wanted, per_class)
+    keep = ~training if tail else ~training | (labels < 0)
     for label, count in enumerate(wanted):
         rows = np.flatnonzero(training & (labels == label))
         keep[np.random.default_rng((seed, label)).permutation(rows)[:count]] = True

@@ -34,8 +34,38 @@ def test_only_training_rows_go():
     assert other.table['id'].tolist() != found.table['id'].tolist()
 
 
+def test_a_few_per_class_are_among_more_of_them_and_other_splits_stay():
+    def ids(per_class, seed=0, **options):
+        options = dict(imbalance=1.0, largest=0, head='', per_class=per_class, **options)
+        return set(cut_tail(balanced(), options, seed=seed).table['id'])
+
+    few, more, every = ids(5), ids(10), ids(0)
+    assert [len(few), len(more), len(every)] == [40 + 4 * 5, 40 + 4 * 10, 200]
+    assert few < more < every and ids(5, seed=1) != few
+    assert ids(40) == ids(1000) == every  # no class has more
+
+
+def test_the_tail_comes_before_the_most_images_of_a_class():
+    options = dict(imbalance=10.0, largest=0, head='', per_class=9)
+    found = cut_tail(balanced(), options, seed=0)
+    train = (found.table['split'] == 'train').to_numpy()
+    assert class_counts(found.select(train), 'class').tolist() == [9, 9, 8, 4]
+
+
+def test_rows_without_a_label_stay_among_a_few_per_class():
+    rows = balanced()
+    labels = rows.labels('class').copy()
+    labels[[1, 2]] = -1  # both train
+    found = cut_tail(rows.with_column('label/class', labels),
+                     dict(imbalance=1.0, largest=0, head='', per_class=5), seed=0)
+    assert {'0001', '0002'} < set(found.table['id']) and len(found) == 40 + 4 * 5 + 2
+
+
 def test_wrong_settings():
     with pytest.raises(DataError, match="needs 50 training images of '0', which has 40"):
         cut_tail(balanced(), dict(imbalance=2.0, largest=50, head=''), seed=0)
     with pytest.raises(DataError, match='at least 1'):
         cut_tail(balanced(), dict(imbalance=0.5, largest=0, head=''), seed=0)
+    for wrong in (-1, 2.5, True, '5'):
+        with pytest.raises(DataError, match='per_class = .* is not a valid number'):
+            cut_tail(balanced(), dict(imbalance=1.0, largest=0, head='', per_class=wrong), seed=0)
