@@ -7,12 +7,13 @@ pixels, and one on patches that do not overlap (the stem of a ViT) is a linear l
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models import float32_sums
+from models import depthwise, float32_sums
 from models.layers import normal
 
 # A CPU computes an output of at most this many pixels as one matrix product. 512 channels on 2x2
@@ -60,9 +61,9 @@ class Conv(nnx.Conv):
         if form == 'pointwise':
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
         if form == 'depthwise':
-            return sum(part * factor for part, factor in
-                       zip(self._shifted(x), kernel.reshape(-1, kernel.shape[-1])))
-        y = jnp.concatenate(self._shifted(x), -1)
+            return depthwise.convolve(x, kernel, _pair(self.strides), self._padding(x))
+        y = jnp.concatenate(depthwise.shifted(x, self.kernel_size, _pair(self.strides),
+                                              self._padding(x)), -1)
         return (y.reshape(-1, y.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])).reshape(
             *y.shape[:-1], -1)
 
@@ -82,7 +83,7 @@ class Conv(nnx.Conv):
             return 'convolution'
         if groups == inputs == self.kernel.shape[-1] > 1:
             return 'depthwise'
-        if groups == 1 and inputs >= 64 and self._grid(x)[0] <= TINY_GRID:
+        if groups == 1 and inputs >= 64 and self._pixels(x) <= TINY_GRID:
             return 'im2col'
         return 'convolution'
 
@@ -96,12 +97,10 @@ class Conv(nnx.Conv):
         return (patches.reshape(-1, kernel.shape[0]) @ kernel).reshape(
             x.shape[0], height, width, -1)
 
-    def _grid(self, x: jax.Array) -> tuple[int, tuple]:
-        """(number of output pixels, (padding, output sides) for `_shifted`)"""
-        padding = self._padding(x)
-        sides = [(side + sum(pad) - kernel) // stride + 1 for side, pad, kernel, stride in
-                 zip(x.shape[1:3], padding, self.kernel_size, _pair(self.strides))]
-        return sides[0] * sides[1], (padding, sides)
+    def _pixels(self, x: jax.Array) -> int:
+        """Number of output pixels."""
+        return math.prod(depthwise.output_sides(x, self.kernel_size, _pair(self.strides),
+                                                self._padding(x)))
 
     def _padding(self, x: jax.Array) -> tuple[tuple[int, int], ...]:
         """Pixels (before, after) of height and width."""
@@ -109,15 +108,6 @@ class Conv(nnx.Conv):
             return tuple(jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size,
                                                  _pair(self.strides), self.padding))
         return tuple(_pair(side) for side in _pair(self.padding))
-
-    def _shifted(self, x: jax.Array) -> list[jax.Array]:
-        """For each element of the kernel, row by row, the pixels it multiplies: [B, h, w, a]."""
-        padding, (height, width) = self._grid(x)[1]
-        strides = _pair(self.strides)
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        return [x[:, row:row + strides[0] * (height - 1) + 1:strides[0],
-                  column:column + strides[1] * (width - 1) + 1:strides[1]]
-                for row in range(self.kernel_size[0]) for column in range(self.kernel_size[1])]
 
 
 def _pair(value) -> tuple[int, int]:
