@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models import depthwise, float32_sums
+from models import batch_moments, depthwise, float32_sums, large_kernels
 from models.layers import normal
 
 # A CPU computes an output of at most this many pixels as one matrix product. 512 channels on 2x2
@@ -60,6 +60,8 @@ class Conv(nnx.Conv):
             return self._patchify(x, kernel)
         if form == 'pointwise':
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+        if form == 'large':
+            return large_kernels.depthwise(x, kernel, self._padding(x))
         if form == 'depthwise':
             return depthwise.convolve(x, kernel, _pair(self.strides), self._padding(x))
         y = jnp.concatenate(depthwise.shifted(x, self.kernel_size, _pair(self.strides),
@@ -82,7 +84,11 @@ class Conv(nnx.Conv):
         if not cpu:
             return 'convolution'
         if groups == inputs == self.kernel.shape[-1] > 1:
-            return 'depthwise'
+            # Its loop over images would fetch those of other devices.
+            large = strides == (1, 1) and large_kernels.SMALLEST <= min(self.kernel_size) \
+                and all(max(pad) < side for pad, side in zip(self._padding(x), self.kernel_size)) \
+                and batch_moments.devices_of(x) == 1
+            return 'large' if large else 'depthwise'
         if groups == 1 and inputs >= 64 and self._pixels(x) <= TINY_GRID:
             return 'im2col'
         return 'convolution'

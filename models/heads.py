@@ -60,11 +60,16 @@ class Classifier(nnx.Module):
 
     num_features: int
     timm_head = 'head'  # timm's name of the classifier; ours is always `head`
+    # timm's names of modules at the top that have another name here.
+    timm_modules: Mapping[str, str] = {}
+    # Starts of keys, of a norm in timm's head, that weights without any key of that head may lack.
+    timm_optional: tuple[str, ...] = ()
     timm_stem = ''  # timm's name of the first convolution
     # Regexes of parameter names, from the stem to the last block; their groups capture depths.
     layer_groups: tuple[str, ...] = ()
     # The same with the levels that timm gives them for layer-wise rates; (): those of layer_groups.
-    # A name that leaves the last group of its regex empty shares the level of the name before it.
+    # A name that leaves the last group of its regex out shares the level of the name before it; a
+    # group that matches nothing is 0.
     layer_levels: tuple[str, ...] = ()
     timm_renames: tuple[tuple[str, str], ...] = ()  # (regex, replacement) for older keys
     # Families with token features have rows and columns of patches; transformers also have the

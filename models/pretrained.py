@@ -6,6 +6,7 @@ All families name their modules as timm does, so one rule serves all: timm's `we
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -70,9 +71,9 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
     else:
         shapes, read, name = open_weights(source)
     found = {_rename(key, model.timm_renames): key for key in shapes if not _IGNORED.search(key)}
-    of_head = {key for key in found if key.split('.')[0] == model.timm_head}
-    targets = [target for target in timm_targets(model)
-               if head != 'reset' or target.keys[0].split('.')[0] not in (model.timm_head, 'heads')]
+    of_head = {key for key in found if key.startswith(f'{model.timm_head}.')}
+    targets = [target for target in timm_targets(model) if head != 'reset'
+               or not target.keys[0].startswith((f'{model.timm_head}.', 'heads.'))]
 
     missing: list[str] = []
     misshaped: list[str] = []
@@ -82,7 +83,11 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
         shape = to_torch(target.variable.shape[int(target.stacked):])
         for key in target.keys:
             if key not in found:
-                missing.append(f'{key} is missing')
+                if _may_lack(model, key, found):
+                    adapters[key] = functools.partial(_of_new_norm, key, shape)
+                    notes.append(f'{key} is not in the weights and starts anew')
+                else:
+                    missing.append(f'{key} is missing')
                 continue
             adapters[key], note = _adapter(model, key, shape, shapes[found[key]], head, grid)
             if adapters[key] is None:
@@ -97,7 +102,8 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
     if missing or misshaped or unexpected:
         raise ModelError(_all_problems(name, model, (missing, misshaped, unexpected)))
     for target in targets:
-        _assign(target, (adapters[key](np.asarray(read(found[key]))) for key in target.keys))
+        _assign(target, (adapters[key](np.asarray(read(found[key]) if key in found else 0))
+                         for key in target.keys))
     return notes
 
 
@@ -125,8 +131,8 @@ def timm_targets(model: Classifier) -> list[Target]:
             continue
         parts = [str(part) for part in path]
         parts[-1] = _LEAVES.get(parts[-1], parts[-1])
-        if parts[0] == 'head':
-            parts[0] = model.timm_head
+        parts[0] = model.timm_head if parts[0] == 'head' else \
+            model.timm_modules.get(parts[0], parts[0])
         stacked = bool(depth) and parts[0] == 'blocks'
         keys = tuple('.'.join(['blocks', str(i), *parts[1:]]) for i in range(depth)) if stacked \
             else ('.'.join(parts),)
@@ -191,6 +197,16 @@ def _rename(key: str, renames) -> str:
     return key
 
 
+def _may_lack(model: Classifier, key: str, found: Iterable[str]) -> bool:
+    """Whether weights with the keys `found` may lack this one: they end before timm's head."""
+    return key.startswith(tuple(model.timm_optional)) and not any(
+        other.split('.')[0] == key.split('.')[0] for other in found)
+
+
+def _of_new_norm(key: str, shape: tuple[int, ...], _: np.ndarray) -> np.ndarray:
+    return np.full(shape, float(key.endswith('.weight')), np.float32)
+
+
 def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[int, ...],
              head: str, grid: tuple[int, int] | None) -> tuple[Callable | None, str]:
     """(function that adapts the stored array, or None if it cannot fit; what the function does, or
@@ -205,7 +221,7 @@ def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[i
             and ours[:1] + ours[2:] == theirs[:1] + theirs[2:]:
         return (lambda value: adapt_channels(value, ours[1]),
                 f'{key} adapted from 3 to {ours[1]} channels')
-    if head == 'resize' and key.split('.')[0] == model.timm_head and ours[1:] == theirs[1:]:
+    if head == 'resize' and key.startswith(f'{model.timm_head}.') and ours[1:] == theirs[1:]:
         rows = min(ours[0], theirs[0])
         return lambda value: value[:rows], f'{key}: the first {rows} of {theirs[0]} classes'
     return None, ''

@@ -12,6 +12,7 @@ from flax import nnx
 
 from models import (
     cnn,
+    convnext,
     densenet,
     efficientnet,
     eva,
@@ -32,6 +33,7 @@ FAMILIES: tuple[tuple[Any, dict[str, dict]], ...] = (
     (efficientnet.EfficientNet, mobilenet.V2_VARIANTS),
     (mobilenet.MobileNetV3, mobilenet.V3_VARIANTS),
     (cnn.SmallCNN, cnn.VARIANTS),
+    (convnext.ConvNeXt, convnext.VARIANTS),
     (resnet.ResNet, resnet.VARIANTS),
     (densenet.DenseNet, densenet.VARIANTS),
     (inception_resnet_v2.InceptionResnetV2, inception_resnet_v2.VARIANTS),

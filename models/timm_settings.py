@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from models.convnext import ConvNeXt
 from models.densenet import DenseNet
 from models.efficientnet import EfficientNet
 from models.errors import ModelError
@@ -42,6 +43,10 @@ _NAMES: dict[type, dict[str, str]] = {
     DenseNet: {'growth_rate': 'growth_rate', 'block_config': 'block_config', 'bn_size': 'bn_size',
                'in_channels': 'in_chans'},
     InceptionResnetV2: {'in_channels': 'in_chans'},
+    ConvNeXt: {name: name for name in (
+        'depths', 'dims', 'kernel_sizes', 'ls_init_value', 'stem_type', 'patch_size',
+        'head_norm_first', 'head_hidden_size', 'conv_mlp', 'use_grn', 'norm_eps')} | {
+            'in_channels': 'in_chans', 'act': 'act_layer'},
 }
 _ONLY_OURS = {'resnet20', 'resnet20_cifar', 'resnet32', 'resnet32_cifar'}
 _BASIC, _BOTTLENECK = 'resnet18', 'resnet50'  # timm's models with these blocks

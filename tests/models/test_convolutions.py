@@ -24,6 +24,12 @@ CASES = {
         6, 6, 3, dict(groups=6, stride=2, padding=((0, 1), (2, 0))), (6, 8)),
     'depthwise, one number as padding': (6, 6, 3, dict(groups=6, padding=2), (5, 4)),
     'depthwise, 1x1': (6, 6, 1, dict(groups=6), (3, 3)),
+    'depthwise, padding of the whole kernel': (6, 6, 7, dict(groups=6, padding=7), (2, 2)),
+    'depthwise, 7x7, stride 2': (6, 6, 7, dict(groups=6, stride=2), (7, 7)),
+    'large': (6, 6, 7, dict(groups=6, bias=True), (9, 5)),
+    'large, one pixel': (6, 6, 7, dict(groups=6), (1, 1)),
+    'large, one-sided padding': (6, 6, (7, 8), dict(groups=6, padding=((0, 6), (2, 0))), (6, 8)),
+    'large, in parts': (512, 512, 7, dict(groups=512), (33, 32)),
     'im2col': (64, 8, 3, dict(bias=True), (3, 3)),
     'im2col, one pixel': (64, 8, 3, {}, (1, 1)),
     'im2col, stride 2, odd sides': (64, 8, 3, dict(stride=2), (5, 3)),
@@ -116,7 +122,7 @@ def test_other_machines_convolve_unless_it_is_one_matrix_product(case):
         assert ('stablehlo.convolution' in lowered(case, platform)) != product
 
 
-@pytest.mark.parametrize('case', ['pointwise, bias', 'patchify', 'depthwise', 'im2col'])
+@pytest.mark.parametrize('case', ['pointwise, bias', 'patchify', 'depthwise', 'large', 'im2col'])
 def test_half_precision_stays_half(case):
     conv, x = build(case, dtype=jnp.bfloat16)
     (ours, our_gradients), (theirs, _) = jax.jit(both, compiler_options=QUICK)(conv, x)

@@ -6,6 +6,7 @@ its key, its shape and the seed, so a reference takes kilobytes. `reference/make
 """
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
     if key.endswith('.weight'):
         if len(shape) > 1:
             return (normal / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        return 1 + 0.1 * normal
+    if re.search(r'blocks\.\d+\.gamma$', key):  # ConvNeXt's layer scale, with which blocks count
         return 1 + 0.1 * normal
     return (0.1 if key.endswith(('.bias', 'q_bias', 'v_bias')) else 0.02) * normal
 
@@ -68,8 +71,8 @@ def build(meta: dict, **kwargs):
     # timm's EVA-02 models for 224 px have no classifier.
     num_classes = 0 if meta['model'].startswith('eva02') and \
         'head.weight' not in meta['state_dict'] else 1000
-    model = nnx.eval_shape(lambda: create_model(
-        meta['model'], num_classes, rngs=nnx.Rngs(0), **meta['kwargs'], **kwargs))
+    settings = {'num_classes': num_classes} | meta['kwargs'] | kwargs
+    model = nnx.eval_shape(lambda: create_model(meta['model'], rngs=nnx.Rngs(0), **settings))
     load_timm(model, weights(meta))
     return model
 

@@ -195,7 +195,7 @@ def _layer_powers(names: list[str], groups: tuple[str, ...], decay: float) -> di
         for i, pattern in enumerate(groups):
             match = re.match(pattern, name)
             if match:
-                depths = [int(number) for number in match.groups() if number]
+                depths = [int(number or 0) for number in match.groups() if number is not None]
                 return i, *depths, *([_SHARED] if len(depths) < len(match.groups()) else [])
         return len(groups),
 

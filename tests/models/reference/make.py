@@ -1,11 +1,14 @@
 """Writes references from an installed timm: python tests/models/reference/make.py [NAME ...]
 
 A NAME is a model of timm with settings after a colon and the side of the input after @:
-vit_large_patch16_224:depth=2@224. Without names it writes those of EXTRAS. It needs torch and
-timm. The weights follow the recipe of timm_reference.by_recipe and are not stored.
+vit_large_patch16_224:depth=2@224, or "convnext_tiny:depths=(1, 1, 2, 1),num_classes=0@96". Without
+names it writes those of EXTRAS. It needs torch and timm. The weights follow the recipe of
+timm_reference.by_recipe and are not stored.
 """
 
+import ast
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -33,8 +36,9 @@ def make(text: str, seed: int = 0) -> None:
     """Writes <model>[-<settings>].npz: the logits, and the meta data as JSON text."""
     text, _, side = text.partition('@')
     name, _, settings = text.partition(':')
-    kwargs = {key: int(value) for key, value in
-              (item.split('=') for item in settings.split(',') if item)}
+    # Commas within (2, 2) or 'a, b' do not part settings.
+    call = ast.parse(f'settings({settings})', mode='eval').body
+    kwargs = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     model = timm.create_model(name, **kwargs).eval()
     state = model.state_dict()
     shapes = {key: list(value.shape) for key, value in state.items()}
@@ -47,7 +51,8 @@ def make(text: str, seed: int = 0) -> None:
         logits = model(torch.from_numpy(images)).numpy()
     meta = dict(model=name, kwargs=kwargs, seed=seed, input=shape, timm=timm.__version__,
                 torch=torch.__version__, state_dict=shapes)
-    target = FOLDER / f'{name}{"-" if settings else ""}{settings.replace("=", "")}.npz'
+    words = re.sub(r'[^a-zA-Z0-9_.,-]', '', settings).strip(',')
+    target = FOLDER / f'{name}{"-" if settings else ""}{words}.npz'
     np.savez_compressed(target, logits=logits, meta=np.array(json.dumps(meta)))
     print(target.name, target.stat().st_size, 'bytes')
 
