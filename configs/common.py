@@ -190,8 +190,9 @@ def get_config() -> ConfigDict:
             rank=0,  # of the adapters (0: none)
             alpha=16.0,  # the adapters are scaled by alpha / rank
             dropout=0.0,  # on the adapters' input, a share
-            # A regex over the names of the layers that get adapters.
-            layers=r'blocks/.*/(qkv|q_proj|k_proj|v_proj|proj|fc1|fc1_g|fc1_x|fc2)',
+            # Which layers get adapters: a regex over their names | 'auto': the linear layers in a
+            # transformer's blocks; in a CNN all layers except those of the stem and the heads.
+            layers='auto',
         ),
     )
     # Heads on the features of a frozen backbone, which are computed once: heads x learning rates x

@@ -8,6 +8,7 @@ pixels, and one on patches that do not overlap (the stem of a ViT) is a linear l
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,23 +32,38 @@ class Conv(nnx.Conv):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         del rngs
+        return self._in_best_form(self._by, x)
+
+    def with_kernel(self, x: jax.Array, kernel: jax.Array, *, bias: bool) -> jax.Array:
+        """This convolution with another kernel of the same shape, float32; with or without its
+        bias."""
+        return self._in_best_form(functools.partial(self._by_kernel, kernel, bias), x)
+
+    def _in_best_form(self, by: Callable[[str, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         on_cpu, elsewhere = self._form(x, cpu=True), self._form(x, cpu=False)
         if on_cpu == elsewhere:
-            return self._by(on_cpu, x)
+            return by(on_cpu, x)
         # Not by asking for the machine of this process: a program may be meant for another.
-        return jax.lax.platform_dependent(x, cpu=functools.partial(self._by, on_cpu),
-                                          default=functools.partial(self._by, elsewhere))
+        return jax.lax.platform_dependent(x, cpu=functools.partial(by, on_cpu),
+                                          default=functools.partial(by, elsewhere))
+
+    def _by_kernel(self, kernel: jax.Array, bias: bool, form: str, x: jax.Array) -> jax.Array:
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        summed = self.float32_sums and self.dtype is not None
+        if summed:
+            y = float32_sums.by(functools.partial(self._without_bias, form), x.astype(dtype),
+                                kernel)
+        else:
+            y = self._without_bias(form, x.astype(dtype), kernel.astype(dtype))
+        if self.bias is None or not bias:
+            return y
+        return (float32_sums.plus_bias(y, self.bias[...]) if summed else
+                y + self.bias[...].astype(dtype))
 
     def _by(self, form: str, x: jax.Array) -> jax.Array:
-        if self.float32_sums and self.dtype is not None:
-            y = float32_sums.by(functools.partial(self._without_bias, form), x.astype(self.dtype),
-                                self.kernel[...])
-            return y if self.bias is None else float32_sums.plus_bias(y, self.bias[...])
-        if form == 'convolution':
+        if form == 'convolution' and not (self.float32_sums and self.dtype is not None):
             return super().__call__(x)
-        dtype = self.dtype or jnp.result_type(x, self.kernel[...])
-        y = self._without_bias(form, x.astype(dtype), self.kernel[...].astype(dtype))
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
+        return self._by_kernel(self.kernel[...], True, form, x)
 
     def _without_bias(self, form: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
         if form == 'convolution':

@@ -122,13 +122,12 @@ def test_the_adapter_adds_alpha_over_rank_times_x_a_b():
         assert np.allclose(folded[name], after[name], atol=1e-5), name
 
 
-def test_layers_that_read_each_pixel_once_can_have_an_adapter():
-    assert set(adaptable(Layers())) == {'linear', 'pointwise', 'strided', 'patches', 'padded'}
-    cnn = nnx.eval_shape(lambda: create_model('small_cnn', 3, rngs=nnx.Rngs(0), stages=2))
-    assert set(adaptable(cnn)) == {'stages/1/0/shortcut'}
+def test_linear_layers_and_convolutions_can_have_an_adapter():
+    names = {'linear', 'pointwise', 'strided', 'patches', 'padded', 'wide', 'grouped'}
+    assert set(adaptable(Layers())) == names
     chosen = add_lora(model := Layers(), 'p.*', rngs=nnx.Rngs(0))
     assert sorted(chosen) == ['padded', 'patches', 'pointwise']
-    assert set(adaptable(model)) == {'linear', 'strided'}
+    assert set(adaptable(model)) == names - set(chosen)
     assert add_lora(model, 'linear', rngs=nnx.Rngs(0)) == ['linear']
 
 

@@ -1,4 +1,4 @@
-"""Nested settings as one flat dict."""
+"""Nested settings by dotted keys such as schedule.lr."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,3 +23,15 @@ def by_dotted_key(settings: Mapping | ConfigDict, separator: str = '.',
         else:
             found[str(key)] = value
     return found
+
+
+def parent_of(settings: Any, name: str) -> tuple[Any, str]:
+    """(the section of a dotted key, the key's last word): 'schedule.lr' is in settings['schedule'].
+
+    Raises:
+        KeyError: there is no such section.
+    """
+    *sections, key = name.split('.')
+    for section in sections:
+        settings = settings[section]
+    return settings, key

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from train_lib.run_dir.dotted_keys import parent_of
 from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.overrides import overlay
 from train_lib.run_dir.workdirs import BEFORE, saved_config
@@ -62,10 +63,10 @@ def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] 
     if place is None:
         return
     for name, older in BEFORE.items():
-        section, _, key = name.rpartition('.')
+        section = name.rpartition('.')[0]
         if not {name, section} & set(given):
             value = _value_of(place, name, older)
-            part = config[section] if section else config
+            part, key = parent_of(config, name)
             if value == older != part[key]:
                 part[key] = value
                 log.info('rules    config.%s = %r, as in %s', name, value, place)
@@ -74,11 +75,10 @@ def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] 
 def _value_of(workdir: Path, name: str, older):
     """The value of a key in a run, or in all arms of a study; `older` where it lacks the key,
     None where the arms differ or it is damaged."""
-    section, _, key = name.rpartition('.')
     try:
         if (workdir / 'config.json').is_file():
-            saved = saved_config(workdir)
-            value = (saved[section] if section else saved)[key]
+            section, key = parent_of(saved_config(workdir), name)
+            value = section[key]
         else:
             arms = read_json(workdir / 'study.json')['arms'].values()
             value = older if arms and all(arm.get(name, older) == older for arm in arms) else None

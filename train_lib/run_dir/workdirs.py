@@ -21,7 +21,7 @@ from input_pipeline.sixteen_bits import check as check_range16
 from input_pipeline.splits import save_splits
 from train_lib.run_dir import moved_data
 from train_lib.run_dir.code_digest import code_digest
-from train_lib.run_dir.dotted_keys import by_dotted_key
+from train_lib.run_dir.dotted_keys import by_dotted_key, parent_of
 from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.overrides import OPEN_SECTIONS
 from train_lib.run_dir.unknown_workdir import neighbours
@@ -48,7 +48,8 @@ START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest'
 BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
           'loss.counts': 'data', 'loss.example_weights': True, 'split.tolerance': 0.0,
           'finetune.levels': 'groups', 'optimizer.clip_first': False, 'mesh.gradients': 'compute',
-          'saved_activations': 'all'}
+          'saved_activations': 'all', 'finetune.lora.layers':
+          r'blocks/.*/(qkv|q_proj|k_proj|v_proj|proj|fc1|fc1_g|fc1_x|fc2)'}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
 SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 
@@ -358,8 +359,8 @@ def _settings(workdir: Path, content: Mapping) -> dict:
                           f'code reads up to {FORMAT}: use the newer code.')
     defaults = _defaults()
     for name, value in BEFORE.items():
-        section, _, key = name.rpartition('.')
-        (defaults[section] if section else defaults)[key] = value
+        section, key = parent_of(defaults, name)
+        section[key] = value
     return _completed({key: value for key, value in content.items() if key not in START_FACTS},
                       defaults, f'{workdir}/config.json')
 
