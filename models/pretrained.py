@@ -47,8 +47,8 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
     Args:
         model: from `create_model`.
         source: a dict of arrays with the keys of timm's state_dict; the path of a .safetensors
-            file, or (if torch is installed) of a .pth file, read without unpickling; or a
-            Hugging Face repository such as 'timm/resnet18.a1_in1k'.
+            or .pth file, which is read without unpickling; or a Hugging Face repository such as
+            'timm/resnet18.a1_in1k'.
         head: 'keep' loads the classifier too (a model without a head ignores it); 'reset' leaves
             the model's heads as they are; 'resize' loads the first rows if the number of classes
             differs.

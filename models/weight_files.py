@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import socket
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,6 +12,8 @@ from urllib.request import getproxies
 import numpy as np
 
 from models.errors import ModelError
+from models.torch_files import open_torch
+from models.torch_pickle import NotWeightsError
 
 Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], str]
 FILES = ('.safetensors', '.pth', '.pt', '.bin')
@@ -24,9 +25,9 @@ def open_weights(source: str | os.PathLike) -> Opened:
     """Opens weights without reading the arrays.
 
     Args:
-        source: a .safetensors file; a .pth, .pt or .bin file (needs torch and its weights-only
-            mode); or a Hugging Face repository `owner/name` with a model.safetensors, which is
-            taken from the local cache if it is there.
+        source: a .safetensors file; a .pth, .pt or .bin file of torch.save with a state_dict
+            (read without torch, and never unpickled); or a Hugging Face repository `owner/name`
+            with a model.safetensors, which is taken from the local cache if it is there.
 
     Returns:
         (shapes by key, a function from key to array, a name for messages)
@@ -144,23 +145,20 @@ def _open_safetensors(path: Path) -> Opened:
 
 
 def _open_torch(path: Path) -> Opened:
+    def refused(error):
+        return ModelError(f'{str(path)!r} could not be read as plain weights '
+                          f'({" ".join(str(error).split())[:160]}): save model.state_dict(), or, '
+                          f'if you trust the file, convert it to .safetensors.')
+
     try:
-        import torch
-    except ImportError:
-        raise ModelError(f'Reading {str(path)!r} needs torch, which is not installed: install it, '
-                         f'or convert the file to .safetensors.') from None
-    try:
-        # Files from before torch 1.6 are not zip archives and cannot be mapped.
-        weights = torch.load(path, map_location='cpu', weights_only=True,
-                             mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # pickle, zip and torch each raise errors of their own
-        raise ModelError(f'{str(path)!r} could not be read as plain weights '
-                         f'({" ".join(str(error).split())[:160]}): if you trust it, convert it to '
-                         f'.safetensors.') from None
-    for wrapper in ('state_dict', 'model', 'model_ema'):
-        if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
-            weights = weights[wrapper]
-    if not isinstance(weights, dict) or not all(hasattr(v, 'shape') for v in weights.values()):
-        raise ModelError(f'{str(path)!r} holds no state_dict: save model.state_dict().')
-    return ({key: tuple(value.shape) for key, value in weights.items()},
-            lambda key: weights[key].float().numpy(), str(path))
+        tensors, read = open_torch(path)
+    except (NotWeightsError, OSError) as error:
+        raise refused(error) from None
+
+    def as_float32(key: str) -> np.ndarray:
+        try:
+            return read(key).astype(np.float32)
+        except (NotWeightsError, OSError) as error:
+            raise refused(error) from None
+
+    return {key: tensor.shape for key, tensor in tensors.items()}, as_float32, str(path)
