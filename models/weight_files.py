@@ -66,17 +66,31 @@ def download(repository: str) -> Path:
         ModelError: huggingface_hub is not installed, the file is neither cached nor reachable, or
             its SHA-256 is another one.
     """
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
+    if not _has_client():
         raise ModelError(f'{repository!r} is on Hugging Face, and huggingface_hub is not '
-                         f'installed: pip install huggingface_hub.') from None
-    try:  # a cached file needs no network, not even to look for a newer version
-        path = Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
-    except Exception:  # not cached; the errors have many types
-        path = _fetch(repository)
-    _check_digest(path, repository)
+                         f'installed: pip install huggingface_hub.')
+    path = cached(repository) or _fetch(repository)
+    check_digest(path, repository)
     return path
+
+
+def cached(repository: str) -> Path | None:
+    """The model.safetensors of a Hugging Face repository in the local cache, or None."""
+    if not _has_client():
+        return None
+    from huggingface_hub import hf_hub_download
+    try:  # a cached file needs no network, not even to look for a newer version
+        return Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
+    except Exception:  # not cached; the errors have many types
+        return None
+
+
+def _has_client() -> bool:
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _fetch(repository: str) -> Path:
@@ -92,21 +106,37 @@ def _fetch(repository: str) -> Path:
             f'elsewhere and give its path.') from None
 
 
-def _check_digest(path: Path, repository: str) -> None:
-    """Checks a large file against the SHA-256 that names it in the cache of the client.
+def check_digest(path: Path, repository: str, found: str = '') -> None:
+    """Checks a large file against the SHA-256 that names it in the cache of Hugging Face's client.
 
     The client itself checks only the size of what it gets by plain HTTP. In its cache the file name
     is a link to the SHA-256; on a file system without links there is nothing to check against.
+    `found` is its SHA-256, if that is known.
+
+    Raises:
+        ModelError: it is damaged.
     """
     stated = os.path.basename(os.readlink(path)) if path.is_symlink() else ''
     if not re.fullmatch('[0-9a-f]{64}', stated):
         return
-    with open(path, 'rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
-    if found != stated:
+    if (found or sha256(path)) != stated:
         raise ModelError(f'The weights {repository!r} in {str(path)!r} are damaged (their SHA-256 '
                          f'is not the one that Hugging Face states): delete '
                          f'{os.path.realpath(path)!r}, and start again to fetch them.')
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with open(path, 'rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+        raise ModelError(f'{str(path)!r} cannot be read ({error.strerror}): check its '
+                         f'rights.') from None
 
 
 def _check_network() -> None:
