@@ -168,9 +168,13 @@ def get_config() -> ConfigDict:
         # Validation or test rows that an ancestor (the run of `from`, and those before it) trained
         # on: 'error' refuses them | 'accept' marks them in every result.
         'seen': 'error',
-        # 'default', a tag of timm's (`main.py models` lists them), a .safetensors or .pth file, or
-        # a Hugging Face repository.
+        # 'default', a tag of timm's (`main.py models` lists them), a .safetensors or .pth file, a
+        # Hugging Face repository, 'package' (the Python package that holds weights of the model,
+        # requirements-weights.txt), or 'if_installed': what this machine already has, else none.
         'pretrained': '',
+        # A folder with <model>.<tag>.safetensors or .pth, where tags are looked for before the
+        # caches of Hugging Face and torch ('': none).
+        'folder': '',
         # What becomes of the loaded classifier: 'reset' | 'keep' | 'resize' | 'auto', which resets
         # that of `pretrained` and takes that of `from` by the names of the classes ('keep': by
         # their order).

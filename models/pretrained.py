@@ -21,7 +21,7 @@ from flax import nnx
 from models.errors import ModelError, unknown
 from models.heads import Classifier
 from models.lora import merge_lora, unmerge_lora
-from models.weight_files import open_weights
+from models.weight_files import Opened, open_weights
 
 HEAD_MODES = ('keep', 'reset', 'resize')
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
@@ -37,7 +37,7 @@ class Target:
     stacked: bool
 
 
-def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, *,
+def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | Opened | str | Path, *,
               head: str = 'keep', grid: tuple[int, int] | None = None) -> list[str]:
     """Fills a model in place with weights under timm's names.
 
@@ -48,8 +48,8 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
     Args:
         model: from `create_model`.
         source: a dict of arrays with the keys of timm's state_dict; the path of a .safetensors
-            file, or (if torch is installed) of a .pth file, read without unpickling; or a
-            Hugging Face repository such as 'timm/resnet18.a1_in1k'.
+            or .pth file, which is read without unpickling; or a Hugging Face repository such as
+            'timm/resnet18.a1_in1k'; or what `open_weights` or `open_found` opened.
         head: 'keep' loads the classifier too (a model without a head ignores it); 'reset' leaves
             the model's heads as they are; 'resize' loads the first rows if the number of classes
             differs.
@@ -69,7 +69,7 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
         shapes, read, name = {key: np.shape(value) for key, value in source.items()}, \
             source.__getitem__, 'the given dict'
     else:
-        shapes, read, name = open_weights(source)
+        shapes, read, name = source if isinstance(source, tuple) else open_weights(source)
     found = {_rename(key, model.timm_renames): key for key in shapes if not _IGNORED.search(key)}
     of_head = {key for key in found if key.startswith(f'{model.timm_head}.')}
     targets = [target for target in timm_targets(model) if head != 'reset'

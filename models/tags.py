@@ -10,6 +10,7 @@ import functools
 from pathlib import Path
 
 from models.weight_files import FILES
+from models.weight_packages import packages
 
 STATISTICS = {  # mean and standard deviation per colour channel, for values in 0..1
     'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -26,6 +27,7 @@ class Tag:
     `image_size` is in pixels. `crop_pct` is the fraction of each side that the centre crop keeps.
     `crop_mode` is 'center' (resize the shorter side, crop the centre) or 'squash' (resize both
     sides). `classes` is 0 if the weights have no classifier.
+    `file`: the name of a file with the same keys in the cache of torch.hub, '' for none.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Tag:
     statistics: str
     classes: int
     license: str
+    file: str = ''
 
     @property
     def repository(self) -> str:
@@ -61,7 +64,7 @@ def _table() -> dict[str, tuple[Tag, ...]]:
         for row in csv.DictReader(file):
             tag = Tag(row['model'], row['tag'], int(row['image_size']), float(row['crop_pct']),
                       row['interpolation'], row['crop_mode'], row['statistics'],
-                      int(row['classes']), row['license'])
+                      int(row['classes']), row['license'], row.get('file') or '')
             table[tag.model] = table.get(tag.model, ()) + (tag,)
     return table
 
@@ -71,18 +74,31 @@ def tags_of(model: str) -> tuple[Tag, ...]:
     return _table().get(model, ())
 
 
+def exact_tag(model: str, source: str) -> Tag | None:
+    """As `find_tag`, but a file under any other name than that of a tag may hold anything."""
+    tag = find_tag(model, source)
+    if tag and Path(source).suffix in FILES and \
+            Path(source).stem not in (tag.tag, f'{tag.model}.{tag.tag}'):
+        return None
+    return tag
+
+
 def find_tag(model: str, source: str) -> Tag | None:
     """The tag that `source` means for this model.
 
     Args:
         model: a name of `create_model`.
-        source: 'default', a tag ('a1_in1k'), 'model.tag', a repository ('timm/model.tag'), or a
-            file. A file whose name is not a tag means the model's default, because all weights of
-            a family expect much the same preprocessing.
+        source: 'default', 'package' (the tag in weight_packages.py), a tag ('a1_in1k'),
+            'model.tag', a repository ('timm/model.tag'), or a file. A file whose name is not a tag
+            means the model's default, because all weights of a family expect much the same
+            preprocessing.
 
     Returns:
         None if the model has no published weights, or `source` is somebody else's repository.
     """
+    if source == 'package':
+        package = packages().get(model)
+        source = package.tag if package else source
     known, path = tags_of(model), Path(source)
     is_file = path.suffix in FILES
     owner = source.rpartition('/')[0].removeprefix('hf-hub:').removeprefix('hf_hub:')

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import socket
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,6 +12,8 @@ from urllib.request import getproxies
 import numpy as np
 
 from models.errors import ModelError
+from models.torch_files import open_torch
+from models.torch_pickle import NotWeightsError
 
 Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray], str]
 FILES = ('.safetensors', '.pth', '.pt', '.bin')
@@ -24,9 +25,9 @@ def open_weights(source: str | os.PathLike) -> Opened:
     """Opens weights without reading the arrays.
 
     Args:
-        source: a .safetensors file; a .pth, .pt or .bin file (needs torch and its weights-only
-            mode); or a Hugging Face repository `owner/name` with a model.safetensors, which is
-            taken from the local cache if it is there.
+        source: a .safetensors file; a .pth, .pt or .bin file of torch.save with a state_dict
+            (read without torch, and never unpickled); or a Hugging Face repository `owner/name`
+            with a model.safetensors, which is taken from the local cache if it is there.
 
     Returns:
         (shapes by key, a function from key to array, a name for messages)
@@ -65,17 +66,31 @@ def download(repository: str) -> Path:
         ModelError: huggingface_hub is not installed, the file is neither cached nor reachable, or
             its SHA-256 is another one.
     """
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
+    if not _has_client():
         raise ModelError(f'{repository!r} is on Hugging Face, and huggingface_hub is not '
-                         f'installed: pip install huggingface_hub.') from None
-    try:  # a cached file needs no network, not even to look for a newer version
-        path = Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
-    except Exception:  # not cached; the errors have many types
-        path = _fetch(repository)
-    _check_digest(path, repository)
+                         f'installed: pip install huggingface_hub.')
+    path = cached(repository) or _fetch(repository)
+    check_digest(path, repository)
     return path
+
+
+def cached(repository: str) -> Path | None:
+    """The model.safetensors of a Hugging Face repository in the local cache, or None."""
+    if not _has_client():
+        return None
+    from huggingface_hub import hf_hub_download
+    try:  # a cached file needs no network, not even to look for a newer version
+        return Path(hf_hub_download(repository, 'model.safetensors', local_files_only=True))
+    except Exception:  # not cached; the errors have many types
+        return None
+
+
+def _has_client() -> bool:
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _fetch(repository: str) -> Path:
@@ -91,21 +106,37 @@ def _fetch(repository: str) -> Path:
             f'elsewhere and give its path.') from None
 
 
-def _check_digest(path: Path, repository: str) -> None:
-    """Checks a large file against the SHA-256 that names it in the cache of the client.
+def check_digest(path: Path, repository: str, found: str = '') -> None:
+    """Checks a large file against the SHA-256 that names it in the cache of Hugging Face's client.
 
     The client itself checks only the size of what it gets by plain HTTP. In its cache the file name
     is a link to the SHA-256; on a file system without links there is nothing to check against.
+    `found` is its SHA-256, if that is known.
+
+    Raises:
+        ModelError: it is damaged.
     """
     stated = os.path.basename(os.readlink(path)) if path.is_symlink() else ''
     if not re.fullmatch('[0-9a-f]{64}', stated):
         return
-    with open(path, 'rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
-    if found != stated:
+    if (found or sha256(path)) != stated:
         raise ModelError(f'The weights {repository!r} in {str(path)!r} are damaged (their SHA-256 '
                          f'is not the one that Hugging Face states): delete '
                          f'{os.path.realpath(path)!r}, and start again to fetch them.')
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with open(path, 'rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+        raise ModelError(f'{str(path)!r} cannot be read ({error.strerror}): check its '
+                         f'rights.') from None
 
 
 def _check_network() -> None:
@@ -144,23 +175,20 @@ def _open_safetensors(path: Path) -> Opened:
 
 
 def _open_torch(path: Path) -> Opened:
+    def refused(error):
+        return ModelError(f'{str(path)!r} could not be read as plain weights '
+                          f'({" ".join(str(error).split())[:160]}): save model.state_dict(), or, '
+                          f'if you trust the file, convert it to .safetensors.')
+
     try:
-        import torch
-    except ImportError:
-        raise ModelError(f'Reading {str(path)!r} needs torch, which is not installed: install it, '
-                         f'or convert the file to .safetensors.') from None
-    try:
-        # Files from before torch 1.6 are not zip archives and cannot be mapped.
-        weights = torch.load(path, map_location='cpu', weights_only=True,
-                             mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # pickle, zip and torch each raise errors of their own
-        raise ModelError(f'{str(path)!r} could not be read as plain weights '
-                         f'({" ".join(str(error).split())[:160]}): if you trust it, convert it to '
-                         f'.safetensors.') from None
-    for wrapper in ('state_dict', 'model', 'model_ema'):
-        if isinstance(weights, dict) and isinstance(weights.get(wrapper), dict):
-            weights = weights[wrapper]
-    if not isinstance(weights, dict) or not all(hasattr(v, 'shape') for v in weights.values()):
-        raise ModelError(f'{str(path)!r} holds no state_dict: save model.state_dict().')
-    return ({key: tuple(value.shape) for key, value in weights.items()},
-            lambda key: weights[key].float().numpy(), str(path))
+        tensors, read = open_torch(path)
+    except (NotWeightsError, OSError) as error:
+        raise refused(error) from None
+
+    def as_float32(key: str) -> np.ndarray:
+        try:
+            return read(key).astype(np.float32)
+        except (NotWeightsError, OSError) as error:
+            raise refused(error) from None
+
+    return {key: tensor.shape for key, tensor in tensors.items()}, as_float32, str(path)

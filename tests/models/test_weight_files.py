@@ -149,13 +149,6 @@ def test_torch_files_without_weights_are_refused(tmp_path):
     assert str(path) in error_of(path)
 
 
-def test_without_torch_its_files_have_to_be_converted(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', None)
-    path = tmp_path / 'weights.pth'
-    path.write_bytes(b'x')
-    assert 'needs torch' in error_of(path)
-
-
 @pytest.mark.parametrize('source, words', [
     ('nowhere/weights.safetensors', "'nowhere/weights.safetensors' is neither"),
     ('./nowhere', "'./nowhere' is neither"),

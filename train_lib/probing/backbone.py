@@ -29,6 +29,7 @@ class Backbone:
         graphdef: of the model, which `nnx.merge(graphdef, *weights)` makes again.
         key: what the features depend on besides weights and pixels: model, its settings,
             preparation and precision; JSON values.
+        pretrained: the published weights that it goes back to, see `starting_weights`.
     """
 
     embed: Callable[[tuple, jax.Array], jax.Array]
@@ -37,6 +38,7 @@ class Backbone:
     mesh: jax.sharding.Mesh
     graphdef: nnx.GraphDef
     key: dict
+    pretrained: list[dict]
 
 
 def make_backbone(config: ConfigDict, run: Path | None = None) -> Backbone:
@@ -56,7 +58,7 @@ def make_backbone(config: ConfigDict, run: Path | None = None) -> Backbone:
     model = models.create_model(config.model.name, num_classes=0, rngs=nnx.Rngs(config.seed),
                                 **settings)
     aim_at(mesh.devices.flat[0], model, config)
-    init.load_backbone(config, model)
+    pretrained = init.load_backbone(config, model)
     graphdef, *trees = split_model(model)
     normalise = make_normalise(preprocess.mean, preprocess.std, DTYPES[config.precision])
 
@@ -66,4 +68,5 @@ def make_backbone(config: ConfigDict, run: Path | None = None) -> Backbone:
 
     key = dict(model=config.model.name, settings=repr(sorted(settings.items())),
                prepared=input_record(preprocess), precision=config.precision)
-    return Backbone(embed, replicate(tuple(trees), mesh), preprocess, mesh, graphdef, key)
+    return Backbone(embed, replicate(tuple(trees), mesh), preprocess, mesh, graphdef, key,
+                    pretrained)

@@ -32,6 +32,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.progress import bar
 from train_lib.runtime.sharding import shard_batch
 from train_lib.runtime.signals import Interrupted
+from train_lib.training.init_pretrained import with_found_weights
 from train_lib.training.preprocess_spec import loader_spec, preprocess_spec
 
 log = logging.getLogger(__name__)
@@ -80,10 +81,12 @@ class Features:
     Attributes:
         views: a memory map [V + 1, N, D], float16 or float32; the last view is the plain image.
         folder: of the cache.
+        pretrained: of the backbone.
     """
 
     views: np.ndarray
     folder: Path
+    pretrained: list[dict] = dataclasses.field(default_factory=list)
 
     @property
     def plain(self) -> np.ndarray:
@@ -97,6 +100,7 @@ def plain_features(config: ConfigDict, manifest: Manifest) -> np.ndarray:
     Raises:
         ConfigError, ModelError: as `make_backbone` and `cached_features`.
     """
+    config = with_found_weights(config)
     preprocess_spec(config, say=True)
     found = cached_features(manifest, make_backbone(config), (), feature_cache_spec(config))
     return np.asarray(found.plain, np.float32)
@@ -151,7 +155,8 @@ def cached_features(manifest: Manifest, backbone: Backbone, views: Sequence[Stag
             files.views.flush()  # features reach the disk before the note that they are done
             files.done.flush()
     progress.close()
-    return Features(np.load(folder / 'features.npy', mmap_mode='r'), folder)
+    return Features(np.load(folder / 'features.npy', mmap_mode='r'), folder,
+                    backbone.pretrained)
 
 
 def _identity(manifest: Manifest, backbone: Backbone, views: Sequence[Stage],

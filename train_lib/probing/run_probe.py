@@ -61,6 +61,7 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     Raises:
         ConfigError: a wrong value. Interrupted: told to stop; the features are kept.
     """
+    config = init.with_found_weights(config, workdir)
     spec = read_probe_spec(config)
     data = make_folds(config, manifest)
     parts = [data.rows_of(fold) for fold in data.folds]
@@ -76,7 +77,8 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
         features = load_features(config, spec, data, clock, stop, workdir)
         before = made_folders.names_in(workdir)
         workdirs.claim(workdir, config, digest(data.manifest), rows=data.manifest,
-                       range16=data.manifest.range16, prepared=prepared, compared=True)
+                       range16=data.manifest.range16, compared=True,
+                       facts=dict(input=prepared, pretrained=features.pretrained))
         ancestors.save(workdir, ancestry)
         metrics = MetricsLog(workdir, size=0, step=0, tensorboard=False)
         try:
@@ -94,7 +96,7 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     with clock('eval'):
         table, chosen = score_heads(data, trained, features, workdir)
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
-                  features=str(features.folder),
+                  features=str(features.folder), pretrained=features.pretrained,
                   backbone=read_json(features.folder / 'about.json')['weights'],
                   views=features.views.shape[0] - 1,
                   model=config.model.name, seconds=clock.seconds(), version=train_lib.__version__,

@@ -33,17 +33,19 @@ log = logging.getLogger(__name__)
 # Keys that may change between two starts of one run; a change of any other key makes another run.
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable', 'data.changed', 'accumulate', 'early_stopping.patience',
-              'early_stopping.min_delta', 'init.resume_from', 'init.seen', 'lr_find', 'profile',
+              'early_stopping.min_delta', 'init.resume_from', 'init.seen', 'init.folder', 'lr_find',
+              'profile',
               'compile_cache', 'saved_activations', 'sharding', 'distributed', 'plan', 'plan_only',
               'plan_memory_gb', 'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its
 # format, digests of data and code, the classes of each head, the digest of the split, the values
 # that 16-bit pictures show black and white, how pictures are prepared (mean, std, resize,
-# interpolation, crop_pct), the defaults of the keys that were changed, {'schedule.lr': 0.001},
-# sizes and digests of the pictures (moved_data.py), and a digest of the whole file, so that a
-# damaged value is not taken for a setting.
+# interpolation, crop_pct), the published weights it goes back to (starting_weights.py), the
+# defaults of the keys that were changed, {'schedule.lr': 0.001}, sizes and digests of the pictures
+# (moved_data.py), and a digest of the whole file, so that a damaged value is not taken for a
+# setting.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
-               'input', 'defaults', 'pictures', 'sha256')
+               'input', 'pretrained', 'defaults', 'pictures', 'sha256')
 # What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
 BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
           'loss.counts': 'data', 'loss.example_weights': True, 'split.tolerance': 0.0,
@@ -72,7 +74,7 @@ def choose(given: Path | None, config_file: str, verb: str = '') -> Path:
 
 def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest | None = None, *,
           range16: Range = FULL, rows: Manifest | None = None, compared: bool = False,
-          prepared: Mapping[str, Any] | None = None) -> None:
+          facts: Mapping[str, Any] | None = None) -> None:
     """Makes the folder and writes config.json; on a later start, compares with the one there.
 
     With several processes the first one does so, and all must have the same config and data.
@@ -86,7 +88,8 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
         range16: by which the run reads 16-bit pictures.
         rows: the rows where there is no `split`.
         compared: `compare` was called with the same before.
-        prepared: how it prepares pictures, which later starts take over; None if not known.
+        facts: further START_FACTS, such as `input`: how it prepares pictures, which later starts
+            take over.
 
     Raises:
         ConfigError: the folder belongs to a run with other settings or other data, or cannot be
@@ -94,7 +97,7 @@ def claim(workdir: Path, config: ConfigDict, data_digest: str, split: Manifest |
     """
     if not compared:
         compare(workdir, config, data_digest, split, range16=range16, rows=rows)
-    facts = dict(range16=list(range16)) | ({} if prepared is None else dict(input=dict(prepared)))
+    facts = dict(range16=list(range16)) | dict(facts or {})
     distributed.on_first(lambda: _claim(workdir, config, data_digest, split,
                                         split if rows is None else rows, facts))
 

@@ -25,7 +25,8 @@ NAME = 'README.md'
 _SHOWN_CLASSES = 20
 # Settings that only name places on the machine that trained.
 _PLACES = ('data.folder', 'data.csv', 'data.images', 'data.packed', 'data.tfds_dir',
-           'data.decisions', 'init.from', 'init.resume_from', 'init.pretrained', 'split.file')
+           'data.decisions', 'init.from', 'init.resume_from', 'init.pretrained', 'init.folder',
+           'split.file')
 
 
 def card(workdir: Path, trained: Sequence[TrainedModel], files: Mapping[str, str],

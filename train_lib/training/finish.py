@@ -16,7 +16,7 @@ from input_pipeline.atomic_files import write_json
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources.array_records import packed_as
 from train_lib.reporting.inputs import errors_per_head, shown_split
-from train_lib.run_dir import seen_rows
+from train_lib.run_dir import seen_rows, starting_weights
 from train_lib.run_dir.code_digest import code_digest
 from train_lib.run_dir.digests import identity
 from train_lib.run_dir.goodput import Clock, goodput
@@ -75,6 +75,7 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         parameters=job.parameters.trained + job.parameters.frozen,
         trained_parameters=job.parameters.trained, data_digest=data.digest,
         code_digest=code_digest(), input=input_record(run.inputs.preprocess),
+        pretrained=starting_weights.of_run(run.workdir),
         pictures_replaced=len(job.replaced), model=run.outputs.model,
         device=describe_devices(run.programs.mesh), version=train_lib.__version__,
         versions=dict(jax=jax.__version__, flax=flax.__version__),

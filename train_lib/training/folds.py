@@ -50,7 +50,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     _check_cut(config, manifest, workdir)
     # A start that the first fold refuses changes nothing here either.
     claim = lambda: workdirs.claim(workdir, config, digest(manifest), range16=manifest.range16,
-                                   rows=manifest, prepared=prepared, compared=True)
+                                   rows=manifest, facts=dict(input=prepared), compared=True)
     finished: list[Finished] = []
     before = made_folders.names_in(workdir)
     numbers = _numbers(config)

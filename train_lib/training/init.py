@@ -4,7 +4,8 @@
     resume_from config.init.resume_from, another workdir: its checkpoints are copied into this one,
                 and become its own
     init        config.init.from, another workdir: its best weights, step 0
-    pretrained  config.init.pretrained: published weights, or a file of them
+    pretrained  config.init.pretrained: published weights, or a file of them; with 'if_installed',
+                if this machine has them
     scratch     random weights from the seed
 
 Only one of resume_from, from and pretrained may be given. Pretrained weights are a file or a tag,
@@ -22,7 +23,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from models.heads import Classifier
-from train_lib.run_dir import ancestors, checkpoints, seen_rows, workdirs
+from train_lib.run_dir import ancestors, checkpoints, seen_rows, starting_weights, workdirs
 from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
 from train_lib.run_dir.digests import identity
 from train_lib.run_dir.frozen_weights import FROZEN, place_frozen
@@ -32,7 +33,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.training.data import Data
 from train_lib.training.head_classes import Classes
 from train_lib.training.init_from import Target, adopt
-from train_lib.training.init_pretrained import load_pretrained
+from train_lib.training.init_pretrained import load_pretrained, with_found_weights
 from train_lib.training.state import (
     HostState,
     TrainState,
@@ -103,18 +104,20 @@ def check_sources(config: ConfigDict) -> None:
 
 def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
     """The config, with the other keys of config.init from the run that resume_from names, because
-    pretrained weights also say how pictures are prepared.
+    pretrained weights also say how pictures are prepared, and with `with_found_weights`.
 
     Raises:
         ConfigError: there is no such run, or more than one source is given.
+        ModelError: see `with_found_weights`.
     """
     if not config.init.resume_from:
         check_sources(config)
-        return config
+        return with_found_weights(config, workdir)
     known = workdir if (workdir / 'config.json').exists() else Path(config.init.resume_from)
     if not (known / 'config.json').exists():
         raise ConfigError(f'config.init.resume_from = {str(known)!r} holds no run (config.json is '
                           f'missing): {neighbours(known)}')
+    config = with_found_weights(config, known)
     theirs = workdirs.saved_config(known).init
     for key in ('from', 'pretrained'):
         # The same command with resume_from added does not contradict itself.
@@ -124,7 +127,7 @@ def inherit(config: ConfigDict, workdir: Path) -> ConfigDict:
                               f'one of them.')
     config = config.copy_and_resolve_references()
     config.init.update({key: value for key, value in theirs.items()
-                        if key not in ('resume_from', 'seen')})
+                        if key not in ('resume_from', 'seen', 'folder')})
     return config
 
 
@@ -178,24 +181,27 @@ def copy_run(newest: Path, workdir: Path) -> None:
     log.info('start    resume_from: goes on with the run in %s', source.parent)
 
 
-def load_backbone(config: ConfigDict, model: Classifier) -> None:
-    """Fills a model without a head by the rules above, except those of a run that goes on."""
+def load_backbone(config: ConfigDict, model: Classifier) -> list[dict]:
+    """Fills a model without a head by the rules above, except those of a run that goes on; returns
+    the published weights that it goes back to, see `starting_weights`."""
     check_sources(config)
     spec = init_spec(config)
     if spec.resume_from:
         raise ConfigError(f'config.init.resume_from = {spec.resume_from!r}: heads on frozen '
                           f'features have no run to go on with; give config.init.from.')
-    if load_pretrained(config, model):
-        return
+    loaded = load_pretrained(config, model)
+    if loaded:
+        return [loaded]
     if not spec.source:
         log.info('start    scratch: random features, seed %d; give config.init.pretrained',
                  spec.seed)
-        return
+        return []
     source = best_of(Path(spec.source))
     graphdef, params, batch_stats = split_model(model)
     adopted = adopt(Weights(params, {}, batch_stats), spec.target, source)
     nnx.update(model, nnx.state(nnx.merge(graphdef, adopted.params, adopted.batch_stats)))
     log.info('start    init: weights of %s', source)
+    return starting_weights.of_run(Path(spec.source))
 
 
 def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total: int

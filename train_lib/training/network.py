@@ -52,12 +52,14 @@ class Network:
         weights: its arrays, or their shapes where it is abstract.
         parameters: what is known of them.
         scanned: whether its blocks are stacked and run in a scan.
+        pretrained: the published weights in it, see `load_pretrained`.
     """
 
     graphdef: nnx.GraphDef
     weights: Weights
     parameters: ParameterCounts
     scanned: bool
+    pretrained: Mapping[str, Any]
 
 
 def _count(tree: Any) -> int:
@@ -150,11 +152,10 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
         return model
 
     model = nnx.eval_shape(build) if abstract else create(build, layout)
-    if pretrained and not abstract:
-        load_pretrained(config, model)
+    loaded = load_pretrained(config, model) if pretrained and not abstract else {}
     description = param_groups.describe(model, rules)
     graphdef, params, frozen, batch_stats = param_groups.split(model, rules)
     rates, decay = param_groups.factors(params, rules)
     parameters = ParameterCounts(description, _count(params), _count(frozen), rates, decay)
     return Network(graphdef, Weights(params, frozen, batch_stats), parameters,
-                   getattr(model, 'scan', False))
+                   getattr(model, 'scan', False), loaded)

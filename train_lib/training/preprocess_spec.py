@@ -15,6 +15,7 @@ from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.resize import INTERPOLATIONS, MODES
 from input_pipeline.splits import several_folds
 from models.tags import Tag, find_tag
+from models.weight_places import IF_INSTALLED, resolved
 from train_lib.predictions.run_folders import fold_of
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.unknown_workdir import neighbours
@@ -164,7 +165,10 @@ def _of_weights(config: ConfigDict, run: Path | None) -> tuple[dict[str, Any], s
             raise ConfigError(f'config.init.from = {source!r} holds no run (config.json is '
                               f'missing): {hint}')
         return input_of_run(Path(source)), f'as in {source}'
-    tag = find_tag(config.model.name, config.init.pretrained) if config.init.pretrained else None
+    name, pretrained = config.model.name, config.init.pretrained
+    if pretrained == IF_INSTALLED:  # 'package' means its tag, whether it is installed or not
+        pretrained = resolved(name, pretrained, config.init.folder)
+    tag = find_tag(name, pretrained) if pretrained else None
     return (_of_tag(tag), f'as {tag.model}.{tag.tag} asks for') if tag else ({}, '')
 
 

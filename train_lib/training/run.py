@@ -12,7 +12,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
 from models.errors import ModelError
 from train_lib.reporting.stages import write_stages
-from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
+from train_lib.run_dir import ancestors, made_folders, seen_rows, starting_weights, workdirs
 from train_lib.run_dir.checkpoints import Checkpointer, committed_steps, latest_good
 from train_lib.run_dir.goodput import Clock
 from train_lib.run_dir.loggers import Loggers
@@ -75,12 +75,15 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
         with _closed_if_refused(job):
             begun = init.begin(init.init_spec(config, data.manifest.classes), found, job.state,
                                job.iterator, job.run.timing.total_steps)
+        published = starting_weights.of_run(known) if found else starting_weights.of_start(
+            ancestors.source_of(config), job.pretrained)
         if length:
             say(length, begun.host.patience.plateau.scale)
         if first is not None:
             first()
         workdirs.claim(workdir, config, data.digest, data.manifest,
-                       range16=data.manifest.range16, compared=True, prepared=prepared)
+                       range16=data.manifest.range16, compared=True,
+                       facts=dict(input=prepared, pretrained=published))
         claimed = True
         distributed.on_first(lambda: ancestors.save(workdir, ancestry))
         if found is not None and copied:

@@ -66,6 +66,7 @@ class Job:
         evals: the splits that have rows.
         parameters: of the model.
         replaced: rows whose picture broke, filled while the iterator runs.
+        pretrained: the published weights that were loaded; {} for none.
     """
 
     run: RunSpec
@@ -74,6 +75,7 @@ class Job:
     evals: dict[str, EvalSplit]
     parameters: ParameterCounts
     replaced: dict[int, int]
+    pretrained: dict[str, Any]
 
 
 def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path | None,
@@ -137,7 +139,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     weights = network.weights
     state = (plan_state if abstract else make_state_on)(
         layout, make, weights.params, weights.batch_stats, weights.frozen)
-    return Job(run, state, iterator, evals, network.parameters, replaced)
+    return Job(run, state, iterator, evals, network.parameters, replaced,
+               dict(network.pretrained))
 
 
 def _estimate(config: ConfigDict, network: Network, normalise: Callable, mesh: jax.sharding.Mesh,

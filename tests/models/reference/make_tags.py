@@ -8,8 +8,9 @@ another size than the model of their name.
 """
 
 import csv
+import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from timm.models import get_pretrained_cfg, list_pretrained
 
@@ -34,14 +35,23 @@ def row(name: str, tag: str) -> tuple | None:
                  f'models/tags.py.')
     return (name, tag, cfg.input_size[1], cfg.crop_pct, cfg.interpolation,
             'squash' if cfg.crop_mode == 'squash' else 'center', statistics[0], cfg.num_classes,
-            cfg.license or '')
+            cfg.license or '', file_name(cfg.url or ''))
+
+
+def file_name(url: str) -> str:
+    """What torch.hub calls the file at a URL in its cache, where it has timm's keys: those of
+    timm's own releases, and torchvision's ResNets. The name ends as the SHA-256 begins."""
+    name = PurePosixPath(url).name
+    ours = '/pytorch-image-models/releases/' in url or \
+        (url.startswith('https://download.pytorch.org/models/') and name.startswith('resnet'))
+    return name if ours and re.fullmatch(r'.+-[0-9a-f]{8,64}\.pth', name) else ''
 
 
 def main() -> None:
     with open(ROOT / 'models' / 'pretrained_tags.csv', 'w', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['model', 'tag', 'image_size', 'crop_pct', 'interpolation', 'crop_mode',
-                         'statistics', 'classes', 'license'])
+                         'statistics', 'classes', 'license', 'file'])
         for name in filter(in_timm, list_models()):
             tags = [full.removeprefix(f'{name}.') for full in list_pretrained(f'{name}.*')]
             default = get_pretrained_cfg(name).tag
