@@ -81,6 +81,7 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
         '--config.curate.photographs.method=objects',
         f'--config.curate.photographs.objects={folder}/objects.csv',
         f'--config.curate.labels.predictions={folder}/predictions.npz')
+    run('features', SKETCH, f'--out={folder}/features.parquet', '--config.features.evaluate=True')
     with pytest.raises(DataError):
         load_manifest(parse([f'{SKETCH}:tfds=no_such_data_set', *SMALL]).config)
     config = parse([SKETCH, *SMALL, '--config.probe.heads=[dict(name="one")]']).config

@@ -9,8 +9,8 @@ def _anything(default) -> FieldReference:
 
 
 def add_verb_sections(config: ConfigDict) -> None:
-    """Adds the sections and keys that only lr_find, explore, curate, pack, predict, study or plan
-    read."""
+    """Adds the sections and keys that only lr_find, explore, curate, features, pack, predict,
+    study or plan read."""
     config.lr_find = dict(  # the verb lr_find: the loss while the learning rate grows
         low=1e-7,  # first learning rate
         high=10.0,  # last learning rate
@@ -23,8 +23,8 @@ def add_verb_sections(config: ConfigDict) -> None:
         # data: a folder, a zip archive, or a CSV or Parquet table with a column of paths ('': none)
         beside='',
     )
-    # The verbs explore and curate. Explore uses `quality` and `duplicates`; curate uses all, and
-    # writes the decisions that data.decisions obeys.
+    # The verbs explore and curate. Explore uses `quality`, `duplicates` and `features`; curate uses
+    # all, and writes the decisions that data.decisions obeys.
     config.curate = dict(
         quality=dict(  # thresholds of the flags
             black_and_white=9.0,  # chroma below (CIELAB, 99th percentile)
@@ -43,8 +43,9 @@ def add_verb_sections(config: ConfigDict) -> None:
         ),
         detectors=('duplicates', 'quality', 'photographs', 'labels', 'borders'),  # that run
         most=0.1,  # share of the pictures up to which a detector drops; more describe the data
-        features='descriptor',  # 'descriptor': gradients and colours | 'model': config.model
-                                # without its head, with the weights of config.init
+        # By what pictures are alike. 'descriptor': gradients and colours | 'model': config.model
+        # without its head, with the weights of config.init | a .parquet file of the verb features
+        features='descriptor',
         quality_drop=(),  # flags above that drop a picture; the others mark it for review
         photographs=dict(  # photographs among drawings, or the reverse
             wanted='drawings',  # what most pictures are: 'drawings' | 'photographs'
@@ -69,6 +70,14 @@ def add_verb_sections(config: ConfigDict) -> None:
         # action='drop'), dict(column='source', values=('web',), weight=0.5); a column of the data
         # or a head.
         borders=(),
+    )
+    config.features = dict(  # the verb features: one vector per picture, by a backbone
+        dtype='float32',  # of the vectors: 'float32' | 'float16', half as large
+        # Score them on the rows of config.data, by nearest neighbours and by a logistic regression,
+        # both of the training rows; what follows is chosen on the validation rows.
+        evaluate=False,
+        neighbours=(1, 5, 10, 20, 50),  # numbers of neighbours to try
+        strengths=(1e-4, 1e-3, 1e-2, 0.1, 1.0),  # inverse strengths C of the penalty to try
     )
     config.pack = dict(  # the verb pack: data -> ArrayRecord files
         folder='',  # folder to write

@@ -13,6 +13,7 @@ import pandas as pd
 
 from input_pipeline.curation import measures, two_samples
 from input_pipeline.curation.copies import chips_of
+from input_pipeline.curation.detectors import by_model
 from input_pipeline.curation.duplicates import KINDS, connected, find_duplicates
 from input_pipeline.curation.exploration import Exploration
 from input_pipeline.curation.two_samples import TwoSamples
@@ -72,15 +73,16 @@ def look_beside(first: Exploration, second: Exploration, options: Mapping, *, se
 
     Args:
         first, second: of N and M pictures, with descriptors.
-        options: config.curate, of which duplicates counts.
+        options: config.curate, of which duplicates and features count.
         seed: of the folds in which the sets are told apart.
         progress: as in `exploration.explore_pictures`.
     """
     count = len(first.measures)
     of_second = np.arange(count + len(second.measures)) >= count
     with progress('compare', 'pair') as done:
+        features = _features(first, second) if by_model(options) else None
         found = find_duplicates(measures.joined(first.measures, second.measures), second=of_second,
-                                progress=done, **options['duplicates'])
+                                features=features, progress=done, **options['duplicates'])
     shifted = second.duplicates.pairs[['first', 'second']] + count
     group = connected(pd.concat([first.duplicates.pairs[['first', 'second']], shifted,
                                  found.pairs[['first', 'second']]]), len(of_second))
@@ -89,16 +91,22 @@ def look_beside(first: Exploration, second: Exploration, options: Mapping, *, se
     return Beside(second, _copies(found.pairs, count, len(second.measures)), told, count)
 
 
+def _features(first: Exploration, second: Exploration) -> np.ndarray | None:
+    """Those of both sets; None if no picture of one of them can be read."""
+    parts = [first.descriptors, second.descriptors]
+    return np.concatenate(parts) if parts[0].shape[1] == parts[1].shape[1] else None
+
+
 def _told_apart(first: Exploration, second: Exploration, of_second: np.ndarray, group: np.ndarray,
                 seed: int) -> TwoSamples:
     sound = [one.problems == '' for one in (first, second)]
-    values, seen = (np.concatenate([getattr(one, name)[rows] for one, rows in
-                                    zip((first, second), sound)])
-                    for name in ('statistics', 'descriptors'))
     rows = np.flatnonzero(np.concatenate(sound))
     probability = np.full(len(of_second), np.nan)
     if len(np.unique(of_second[rows])) < 2:
         return TwoSamples(probability, *[np.nan] * 3)
+    values, seen = (np.concatenate([getattr(one, name)[rows] for one, rows in
+                                    zip((first, second), sound)])
+                    for name in ('statistics', 'descriptors'))
     told = two_samples.compare(two_samples.inputs_of(seen, values, seed),
                                of_second[rows], group[rows], seed=seed)
     probability[rows] = told.probability

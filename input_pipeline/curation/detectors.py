@@ -38,7 +38,7 @@ class Help:
 
     Attributes:
         cache_dir: folder in which measures of files are kept between runs.
-        model_features: () -> features of a model, float32 [N, D].
+        model_features: () -> features of a model, or those of a file, float32 [N, D].
         probabilities: (path of predictions, head) -> their probabilities, float64 [N, C], NaN for
             rows without a prediction.
         progress: (what, unit) -> a block with a progress bar, which yields its function
@@ -81,7 +81,7 @@ class Pictures:
     @functools.cached_property
     def duplicates(self) -> Duplicates:
         """Which pictures are copies of each other."""
-        features = self.features if self.options['features'] == 'model' else None
+        features = self.features if by_model(self.options) else None
         measures = self.measures
         with self._help.progress('compare', 'pair') as progress:
             return find_duplicates(measures, features=features, progress=progress,
@@ -95,7 +95,7 @@ class Pictures:
     @functools.cached_property
     def features(self) -> np.ndarray:
         """Float32 [N, D], by which like pictures are near each other."""
-        if self.options['features'] == 'model':
+        if by_model(self.options):
             return self._help.model_features()
         return self._of_each('describe', describe_all)
 
@@ -169,7 +169,7 @@ def _photographs(pictures: Pictures) -> Finding:
         odd = photographs.photographs(pictures.statistics, features=pictures.features, marks=marks,
                                       wanted=wanted, seed=pictures.seed)
     else:
-        features = (pictures.features if pictures.options['features'] == 'model' else
+        features = (pictures.features if by_model(pictures.options) else
                     photographs.inputs_of(pictures.statistics))
         points = clusters.reduce(features, pictures.seed)
         cluster = (clusters.kmeans(points, seed=pictures.seed) if method == 'kmeans' else
@@ -209,6 +209,28 @@ DETECTORS: dict[str, Callable[[Pictures], Finding]] = {
     'labels': _labels, 'borders': _borders}
 
 
+def by_model(options: Mapping) -> bool:
+    """Whether config.curate asks for features of a model or of a file, not for the descriptor."""
+    return options['features'] != 'descriptor'
+
+
+def is_file(features: str) -> bool:
+    """Whether config.curate.features names a file."""
+    return features.endswith('.parquet')
+
+
+def check_features(options: Mapping) -> None:
+    """Refuses a wrong config.curate.features.
+
+    Raises:
+        DataError: it is none of those that there are.
+    """
+    features = options['features']
+    if features not in ('descriptor', 'model') and not is_file(features):
+        raise DataError(f'config.curate.features = {features!r}: choose one of descriptor, model, '
+                        f'or give a .parquet file of `main.py features`.')
+
+
 def check_options(options: Mapping) -> None:
     """Refuses values of config.curate that would fail only after minutes of work.
 
@@ -219,9 +241,9 @@ def check_options(options: Mapping) -> None:
         if name not in DETECTORS:
             raise DataError(f'config.curate.detectors has {name!r}: '
                             f'choose from {", ".join(DETECTORS)}.')
+    check_features(options)
     of_photographs = options['photographs']
     for key, value, allowed in (
-            ('features', options['features'], ('descriptor', 'model')),
             ('photographs.wanted', of_photographs['wanted'], photographs.WANTED),
             ('photographs.method', of_photographs['method'], photographs.METHODS),
             ('labels.score', options['labels']['score'], label_errors.SCORES),

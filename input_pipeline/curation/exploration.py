@@ -41,8 +41,10 @@ class Exploration:
         photographs: what kind of picture is rare here, such as photographs among drawings; NaN
             for rows that cannot be read.
         statistics: float32 [N, S], of `picture_statistics`, and descriptors, float16 [N, D], of
-            `descriptors` (D is 0 if they were not wanted); NaN for rows that cannot be read.
+            `descriptors` (D is 0 if they were not wanted) or float32 of a model; NaN for rows that
+            cannot be read.
         range_note: what is unusual about the values of 16-bit pictures, or ''.
+        by_model: whether the descriptors are features of a model.
     """
 
     manifest: Manifest
@@ -58,11 +60,13 @@ class Exploration:
     statistics: np.ndarray
     descriptors: np.ndarray
     range_note: str = ''
+    by_model: bool = False
 
 
 def explore_pictures(
         manifest: Manifest, options: Mapping, split: Mapping | None, *, seed: int, cache_dir: str,
-        range16: str | sixteen_bits.Range = 'auto', described: bool = False,
+        range16: str | sixteen_bits.Range = 'auto',
+        described: bool | Callable[[Manifest], np.ndarray] = False,
         progress: Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 ) -> Exploration:
     """Looks at every picture; each file is read once.
@@ -74,7 +78,9 @@ def explore_pictures(
         seed: of the split.
         cache_dir: folder in which measures of files are kept between runs.
         range16: config.image.range16, see `sixteen_bits.check`.
-        described: whether the descriptors are wanted.
+        described: whether the descriptors are wanted; or a function from the rows that can be read,
+            n, to features of a model, float32 [n, D], which take their place, and by which
+            duplicates and photographs are found too.
         progress: (what, unit) -> a block with a progress bar, which yields its function
             (done, total).
 
@@ -84,32 +90,49 @@ def explore_pictures(
     quality.check(options['quality'])  # rather than after minutes of measuring
     photographs.check_wanted(options['photographs']['wanted'])
     wanted = sixteen_bits.check(range16)
+    by_model = described if callable(described) else None
     with progress('look', 'image') as done:
-        looked = look_at(manifest, range16=wanted, cache_dir=cache_dir, described=described,
-                         progress=done)
+        looked = look_at(manifest, range16=wanted, cache_dir=cache_dir,
+                         described=by_model is None and bool(described), progress=done)
     manifest, problems, measures = looked.manifest, looked.problems, looked.measures
+    features = by_model and _features(manifest, problems == '', by_model)
     split_note = ''
     if split is not None:
         manifest, split_note = _with_split(manifest, np.flatnonzero(problems == ''), split, seed)
     suspicion, why = quality.suspicions(measures.table, options['quality'])
     with progress('compare', 'pair') as done:
-        duplicates = find_duplicates(measures, progress=done, **options['duplicates'])
+        duplicates = find_duplicates(measures, features=features, progress=done,
+                                     **options['duplicates'])
     group = duplicates.group
     conflicts = np.zeros(group.max(initial=-1) + 1, bool)
     for head in manifest.heads:
         conflicts |= conflicting(group, manifest.labels(head))
     return Exploration(manifest, problems, split_note, measures, duplicates, conflicts,
                        quality.flags(measures.table, options['quality']), suspicion, why,
-                       _photographs(looked.statistics, problems == '', options, seed),
-                       looked.statistics, looked.descriptors, looked.range_note)
+                       _photographs(looked.statistics, features, problems == '', options, seed),
+                       looked.statistics, looked.descriptors if features is None else features,
+                       looked.range_note, features is not None)
 
 
-def _photographs(statistics: np.ndarray, readable: np.ndarray, options: Mapping, seed: int
-                 ) -> Finding:
+def _features(manifest: Manifest, readable: np.ndarray,
+              by_model: Callable[[Manifest], np.ndarray]) -> np.ndarray:
+    """Features of the rows that can be read, float32 [N, D], NaN for the others."""
+    if not readable.any():
+        return np.full((len(readable), 0), np.nan, np.float32)
+    known = by_model(manifest.select(readable))
+    found = np.full((len(readable), known.shape[1]), np.nan, np.float32)
+    found[readable] = known
+    return found
+
+
+def _photographs(statistics: np.ndarray, features: np.ndarray | None, readable: np.ndarray,
+                 options: Mapping, seed: int) -> Finding:
     wanted = options['photographs']['wanted']
     odd = np.full(len(readable), np.nan)
     if readable.any():
-        odd[readable] = photographs.photographs(statistics[readable], wanted=wanted, seed=seed)
+        odd[readable] = photographs.photographs(
+            statistics[readable], features=None if features is None else features[readable],
+            wanted=wanted, seed=seed)
     return moderated(photographs.to_finding(
         odd, wanted=wanted, drop=options['photographs']['drop'],
         review=options['photographs']['review']), options['most'])

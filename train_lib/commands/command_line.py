@@ -61,7 +61,8 @@ def parse(argv: Sequence[str]) -> Command:
     config, found, values = _read_flags(verb, plain, spec)
     workdir = Path(values.workdir) if values.workdir else None
     _check(name, verb, config, spec, workdir)
-    if verb.config == 'of the run' and spec is None:
+    of_run = verb.config == 'of the run' and spec is None and workdir is not None
+    if of_run:
         take_over(config, workdir)
     if overrides and verb.config == 'refused':
         raise ConfigError(f'--config.{overrides[0][0]}: the verb {name} takes no config: leave it '
@@ -73,7 +74,7 @@ def parse(argv: Sequence[str]) -> Command:
         apply_overrides(config, overrides)
         if not verb.votes:
             keep_rules(config, workdir, [path for path, _ in overrides])
-    if verb.config == 'of the run' and spec is None:
+    if of_run:
         reset_row_settings(config, workdir, [key for key, _ in overrides])
     return Command(name, config, spec or '', workdir, tuple(words), tuple(argv),
                    config_path=found.partition(':')[0] if spec else '', flags=own)

@@ -19,14 +19,20 @@ from input_pipeline import sources
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.curation import label_errors, photographs
 from input_pipeline.curation.decisions import Finding, decide, save_decisions
-from input_pipeline.curation.detectors import DETECTORS, Help, Pictures, check_options
+from input_pipeline.curation.detectors import (
+    DETECTORS,
+    Help,
+    Pictures,
+    check_options,
+    is_file,
+)
 from input_pipeline.errors import listed
 from input_pipeline.manifest import Manifest
 from train_lib.commands.command import Command
 from train_lib.metrics.out_of_fold import read_probabilities
+from train_lib.probing.feature_file import features_of
 from train_lib.reporting.decisions_page import write_decisions_page
-from train_lib.run_dir import lock, workdirs
-from train_lib.run_dir.ancestors import of_start
+from train_lib.run_dir import ancestors, lock, workdirs
 from train_lib.run_dir.seen_rows import related
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
@@ -83,18 +89,35 @@ def _curate(config: ConfigDict, workdir: Path) -> None:
 
 
 def _help(config: ConfigDict, manifest: Manifest) -> Help:
+    features, given = config.curate.features, None
+    if is_file(features):
+        given, meta = features_of(features, manifest.table['id'].tolist())
+        log.info('features of %s', features)
+        if meta.get('run'):
+            _warn_of_seen(manifest, ancestors.of_several([Path(meta['run'])]), features)
+
     def model_features() -> np.ndarray:
+        if given is not None:
+            return given
         from train_lib.probing.feature_cache import plain_features  # starts JAX
-        ids = manifest.table['id'].tolist()
-        seen = related(ids, of_start(config, lambda workdir: '').rows.keys(), {})
-        if seen:
-            log.warning('features of a run that trained on %s of these %s pictures: wrong',
-                        f'{len(seen):,}', f'{len(ids):,}')
-            log.warning('         labels that it has learnt look right (config.init.from)')
+        _warn_of_seen(manifest, ancestors.of_start(config, lambda workdir: ''),
+                      'config.init.from')
         return plain_features(config, manifest)
 
     return Help(cache_folder(), model_features,
                 lambda path, head: read_probabilities(Path(path), manifest, head), counting_bar)
+
+
+def _warn_of_seen(manifest: Manifest, ancestry: ancestors.Ancestry, where: str) -> None:
+    """Says that features are of a run that trained on the pictures, or that this is not known."""
+    ids = manifest.table['id'].tolist()
+    seen = related(ids, ancestry.rows.keys(), {})
+    if seen:
+        log.warning('features of a run that trained on %s of these %s pictures: wrong',
+                    f'{len(seen):,}', f'{len(ids):,}')
+        log.warning('         labels that it has learnt look right (%s)', where)
+    for clause in ancestry.unknown:
+        log.info('features not checked: %s', clause)
 
 
 def summary(findings: list[Finding], table: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """The verb explore: what a data set is like, before anything is trained on it."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import sources
 from input_pipeline.curation.beside import Beside, look_beside
+from input_pipeline.curation.detectors import by_model, check_features, is_file
 from input_pipeline.curation.exploration import (
     Exploration,
     common_defects,
@@ -18,6 +20,7 @@ from input_pipeline.errors import DataError, counted
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources import second_set
 from train_lib.commands.command import Command
+from train_lib.probing.feature_file import features_of
 from train_lib.reporting.explore_page import write_explore_page
 from train_lib.run_dir import lock, workdirs
 from train_lib.runtime.cache_folder import cache_folder
@@ -38,12 +41,15 @@ def explore(command: Command) -> int:
 
 
 def _explore(config: ConfigDict, workdir: Path) -> None:
+    check_features(config.curate)
     manifest, path = load_manifest(config), config.explore.beside
+    described = _described(config)
     second = second_set.load(path, config.data.to_dict()) if path else None  # early, if it fails
     found = explore_pictures(manifest, config.curate.to_dict(), config.split.to_dict(),
-                             seed=config.seed, cache_dir=cache_folder(), described=bool(path),
-                             range16=config.image.range16, progress=counting_bar)
-    beside = None if second is None else _look_beside(config, found, second)
+                             seed=config.seed, cache_dir=cache_folder(),
+                             described=described or bool(path), range16=config.image.range16,
+                             progress=counting_bar)
+    beside = None if second is None else _look_beside(config, found, second, described or True)
     try:
         save_exploration(found, workdir / 'explore.csv',
                          beside and {'second_set': beside.probabilities[0]})
@@ -73,12 +79,37 @@ def _explore(config: ConfigDict, workdir: Path) -> None:
     log.info('explored %s', page)
 
 
-def _look_beside(config: ConfigDict, found: Exploration, manifest: Manifest) -> Beside:
+def _described(config: ConfigDict) -> Callable[[Manifest], np.ndarray] | None:
+    """How config.curate.features describes rows; None for the descriptor.
+
+    Raises:
+        DataError: a file of features is damaged, or lacks a picture. ConfigError: it is given with
+            a second set, of which it holds no features.
+    """
+    features = config.curate.features
+    if is_file(features):
+        if config.explore.beside:
+            raise ConfigError(f'config.curate.features = {features!r} holds no features of '
+                              f'config.explore.beside: set config.curate.features=model, with '
+                              f'config.model and config.init.')
+        return lambda rows: features_of(features, rows.table['id'].tolist())[0]
+    if not by_model(config.curate):
+        return None
+
+    def model_features(rows: Manifest) -> np.ndarray:
+        from train_lib.probing.feature_cache import plain_features  # starts JAX
+        return plain_features(config, rows)
+
+    return model_features
+
+
+def _look_beside(config: ConfigDict, found: Exploration, manifest: Manifest,
+                 described: bool | Callable[[Manifest], np.ndarray]) -> Beside:
     options = config.curate.to_dict()
     try:
         second = explore_pictures(manifest, options, None, seed=config.seed,
                                   cache_dir=cache_folder(), range16=found.manifest.range16,
-                                  described=True, progress=counting_bar)
+                                  described=described, progress=counting_bar)
     except DataError as error:  # no file is there
         raise second_set.in_its_words(error) from None
     return look_beside(found, second, options, seed=config.seed, progress=counting_bar)

@@ -82,6 +82,13 @@ HELPS = {
         ['python main.py curate --config=configs/sketch_vit.py:folder=PATH \\',
          '    --workdir=runs/clean'],
         ('curate.detectors', 'curate.quality_drop', 'curate.labels.predictions'), 'data.md'),
+    'features': Help(
+        'Writes the features of every picture, by the backbone of a trained run or of config.model '
+        'with the weights of config.init, to a Parquet file; and scores them by nearest neighbours '
+        'and a logistic regression.',
+        ['python main.py features --config=configs/sketch_vit.py:folder=PATH \\',
+         '    --workdir=runs/mine --out=features.parquet'],
+        ('features.evaluate', 'features.dtype', 'init.pretrained'), 'python.md', needed=('out',)),
     'pack': Help(
         'Packs a data set into a few files, which are read faster than many small ones, and '
         'verifies them.',

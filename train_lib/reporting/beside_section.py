@@ -41,7 +41,7 @@ def beside_values(first: Exploration, beside: Beside, title: str,
                     for row in unreadable[:_ROWS]], unreadable_count=len(unreadable),
         range_note=second.range_note, common=common_defects(second),
         kinds=_kinds(beside), pairs=_pairs(first, beside, picture), known=told.auc == told.auc,
-        auc=told.auc, low=told.low, high=told.high, differ=told.differ,
+        by_model=second.by_model, auc=told.auc, low=told.low, high=told.high, differ=told.differ,
         telling=[_telling(beside.probabilities[side], side, picture) for side in (1, 0)],
         panels=_panels(*tables, panels),
         stored=[(name, _stored(*tables, column)) for name, column in

@@ -100,9 +100,14 @@ def reset_row_settings(config: ConfigDict, workdir: Path, given: Collection[str]
         ConfigError: the folder holds no run.
     """
     own = saved_config(workdir).data
-    if all(config.data[key] == own.get(key, config.data[key]) for key in _PLACES):
+    if all(_plain(config.data[key]) == _plain(own.get(key, config.data[key])) for key in _PLACES):
         return
     defaults = importlib.import_module('configs.common').get_config().data
     for key in _ABOUT_ROWS:
         if not any(f'{name}.'.startswith(f'data.{key}.') for name in given):
             config.data[key] = defaults[key]
+
+
+def _plain(value):
+    """A tuple as the list that JSON makes of it."""
+    return list(value) if isinstance(value, tuple) else value
