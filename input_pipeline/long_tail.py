@@ -51,8 +51,8 @@ def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
     training = (manifest.table['split'] == 'train').to_numpy()
     labels = manifest.labels(head)
     there = class_counts(manifest.select(training), head)
-    wanted = tail_counts(options['largest'] or int(there.min()), len(there), options['imbalance']) \
-        if tail else there
+    wanted = there if not tail else tail_counts(
+        options['largest'] or int(there.min()), len(there), options['imbalance'])
     short = np.flatnonzero(there < wanted)
     if len(short):
         name = manifest.classes[head][short[0]]

@@ -13,9 +13,9 @@ training pictures per class, on the same test pictures.
 Every cell takes as many steps (`steps=80`; all pictures take twice as many), so that few pictures
 are shown more often. The three seeds draw the pictures, the first weights and the order; with one
 seed the pictures of 5 per class are among those of 10. The rates below are common ones and were not
-tuned. `size=64` is in pixels. The other arguments are `model=`, `pretrained=` (see config.init), `warp=`
-(`flips`, as for most pictures, or `turns`, for letters, which are not to be mirrored) and those of
-the data. For the whole curve of a test of your own, give it by --config.split.file.
+tuned. `size=64` is in pixels. The other arguments are `model=`, `pretrained=` (see config.init),
+`warp=` (`flips`, as for most pictures, or `turns`, for letters, which are not to be mirrored) and
+those of the data. --config.split.file gives a test of your own.
 """
 
 from ml_collections import ConfigDict
@@ -63,8 +63,6 @@ def study(config: ConfigDict, arg: str | None = None) -> dict[str, dict]:
         'lora': {'finetune.lora.rank': 8, 'schedule.lr': 3e-3},
         'full': {},
     }
-    if tiny.is_tiny(arg):
-        ways['lora']['finetune.lora.layers'] = '.*conv.*'
     steps = config.duration.steps
     return {f'{way}, {count or "all"}': change | {
                 'data.long_tail.per_class': count,

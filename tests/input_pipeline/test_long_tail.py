@@ -67,5 +67,5 @@ def test_wrong_settings():
     with pytest.raises(DataError, match='at least 1'):
         cut_tail(balanced(), dict(imbalance=0.5, largest=0, head=''), seed=0)
     for wrong in (-1, 2.5, True, '5'):
-        with pytest.raises(DataError, match='per_class = .* is not a valid number'):
+        with pytest.raises(DataError, match=r'per_class = .* is not a valid number'):
             cut_tail(balanced(), dict(imbalance=1.0, largest=0, head='', per_class=wrong), seed=0)
