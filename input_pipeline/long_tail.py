@@ -31,7 +31,8 @@ def cut_tail(manifest: Manifest, options, *, seed: int) -> Manifest:
         manifest: has the column `split`.
         options: `config.data.long_tail`: imbalance (largest / smallest class; 1 for no cut),
             largest (images of the first class; 0 for as many as the smallest class has now),
-            per_class (the most images of a class; 0 for all), head (the head whose classes count; '' for the first).
+            per_class (the most images of a class; 0 for all),
+            head (the head whose classes count; '' for the first).
         seed: seed of the choice.
 
     Raises:
