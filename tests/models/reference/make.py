@@ -1,10 +1,12 @@
 """Writes references from an installed timm: python tests/models/reference/make.py [NAME ...]
 
-A NAME is a model of timm with settings after a colon and the side of the input after @:
-vit_large_patch16_224:depth=2@224. Without names it writes those of EXTRAS. It needs torch and
-timm. The weights follow the recipe of timm_reference.by_recipe and are not stored.
+A NAME is a model of timm with settings after a colon (Python's values, or else text) and the side
+of the input after @: vit_large_patch16_224:depth=2,global_pool=avg@224. Without names it writes
+those of EXTRAS. It needs torch and timm. The weights follow the recipe of
+timm_reference.by_recipe and are not stored.
 """
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -26,14 +28,40 @@ EXTRAS = (
     'vit_large_patch14_224:depth=3@224', 'eva02_small_patch14_224@224',
     'eva02_base_patch14_448:depth=3@448', 'eva02_large_patch14_448:depth=6@448',
     'eva_giant_patch14_336:depth=2@336',
+    # Options of the ViT: CLIP, SigLIP, DINOv2, TIPSv2, DeiT-III and timm's own.
+    'vit_xsmall_patch16_clip_224', 'vit_base_patch32_clip_quickgelu_224:depth=2',
+    'vit_base_patch16_plus_clip_240:depth=1', 'vit_huge_patch14_clip_224:depth=1',
+    'vit_giant_patch14_clip_224:depth=1', 'vit_gigantic_patch14_clip_quickgelu_224:depth=1',
+    'vit_base_patch16_siglip_224:depth=2', 'vit_base_patch32_siglip_256:depth=1,num_classes=7',
+    'vit_so400m_patch14_siglip_378:depth=1', 'vit_giantopt_patch16_siglip_256:depth=1',
+    'vit_base_patch32_siglip_gap_256:depth=2', 'vit_so400m_patch14_siglip_gap_224:depth=2',
+    'vit_small_patch14_dinov2:depth=2', 'vit_small_patch14_reg4_dinov2:depth=2,img_size=98@98',
+    'vit_giant_patch14_reg4_dinov2:depth=1,img_size=224@224',
+    'vit_so400m_patch14_reg1_tipsv2:depth=1,img_size=224@224',
+    'deit_tiny_patch16_224', 'deit3_small_patch16_224', 'deit3_huge_patch14_224:depth=1',
+    'vit_base_patch16_224_miil:depth=2,num_classes=10',
+    'flexivit_small:depth=3', 'eva_large_patch14_196:depth=2',
+    'vit_medium_patch16_gap_240:num_classes=10', 'vit_so150m_patch16_reg4_gap_256:depth=2',
+    'vit_so150m2_patch16_reg1_gap_256:depth=2', 'vit_wee_patch16_reg1_gap_256',
+    'vit_betwixt_patch16_reg4_gap_256:depth=2', 'vit_intern300m_patch14_448:depth=1,img_size=224@224',
+    'vit_tiny_patch16_224:depth=2,img_size=64,global_pool=avgmax,reg_tokens=2@64',
+    'vit_tiny_patch16_224:depth=2,img_size=64,fc_norm=True,pre_norm=True,num_classes=0@64',
 )
+
+
+def value_of(text: str):
+    """The value of a setting: 2, True, None, 1e-5, or a string."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def make(text: str, seed: int = 0) -> None:
     """Writes <model>[-<settings>].npz: the logits, and the meta data as JSON text."""
     text, _, side = text.partition('@')
     name, _, settings = text.partition(':')
-    kwargs = {key: int(value) for key, value in
+    kwargs = {key: value_of(text) for key, text in
               (item.split('=') for item in settings.split(',') if item)}
     model = timm.create_model(name, **kwargs).eval()
     state = model.state_dict()
@@ -47,7 +75,8 @@ def make(text: str, seed: int = 0) -> None:
         logits = model(torch.from_numpy(images)).numpy()
     meta = dict(model=name, kwargs=kwargs, seed=seed, input=shape, timm=timm.__version__,
                 torch=torch.__version__, state_dict=shapes)
-    target = FOLDER / f'{name}{"-" if settings else ""}{settings.replace("=", "")}.npz'
+    suffix = settings.replace('=', '').replace(',', '-')
+    target = FOLDER / f'{name}{"-" if settings else ""}{suffix}.npz'
     np.savez_compressed(target, logits=logits, meta=np.array(json.dumps(meta)))
     print(target.name, target.stat().st_size, 'bytes')
 
