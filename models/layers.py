@@ -260,7 +260,7 @@ class GluMlp(nnx.Module):
         self.fc1, self.fc2 = linear(dim, hidden), linear(half, dim)
         near_zero = normal(1e-6)(rngs.params(), (dim, half))
         self.fc1.kernel.set_value(self.fc1.kernel[...].at[:, half:].set(near_zero))
-        self.fc1.bias.set_value(self.fc1.bias[...].at[half:].set(1.0))
+        self.fc1.bias = nnx.Param(jnp.zeros(hidden).at[half:].set(1.0))
         self.act = activation(act)
         self.drop = Dropout(drop, what='proj_drop_rate')
 

@@ -157,6 +157,8 @@ class VisionTransformer(Transformer):
     timm_renames = ((r'\.gamma_(\d)$', r'.ls\1.gamma'),)  # files of DeiT-III itself
     layer_groups = (r'patch_embed/|cls_token|reg_token|pos_embed|norm_pre/', r'blocks/(\d+)/')
     layer_levels = (layer_groups[0], r'blocks/(\d+)/|norm/')
+    norm: nnx.LayerNorm  # one of the two, or none
+    fc_norm: nnx.LayerNorm
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16,
                  in_channels: int = 3, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
@@ -215,8 +217,9 @@ class VisionTransformer(Transformer):
             self.norm_pre = layer_norm(embed_dim, eps=norm_eps, rngs=rngs)
         block = functools.partial(
             Block, embed_dim, num_heads, mlp_ratio=mlp_ratio, act=act, swiglu=swiglu,
-            qkv_bias=qkv_bias, norm_eps=norm_eps, init_values=init_values, attn_drop=attn_drop_rate, proj_drop=proj_drop_rate,
-            attn_impl=attn_impl, weight_init=weight_init, dtype=dtype, rngs=rngs)
+            qkv_bias=qkv_bias, norm_eps=norm_eps, init_values=init_values, attn_drop=attn_drop_rate,
+            proj_drop=proj_drop_rate, attn_impl=attn_impl, weight_init=weight_init, dtype=dtype,
+            rngs=rngs)
         self.rates = drop_path_rates(drop_path, depth)
         self.blocks = nnx.List(block(drop_path=rate) for rate in self.rates)
         self.pad_tokens(self.prefix + patches, token_multiple)

@@ -121,8 +121,9 @@ def test_every_name_has_the_parameters_and_settings_of_timm():
     'vit_base_patch16_clip_224', 'vit_base_patch16_siglip_224', 'vit_small_patch14_reg4_dinov2',
     'vit_medium_patch16_reg4_gap_256'])
 def test_levels_of_layer_decay_are_those_of_timm(name):
-    from configs import common
     from timm.models import group_parameters
+
+    from configs import common
     ours = nnx.eval_shape(lambda: create_model(name, 3, rngs=nnx.Rngs(0), depth=3))
     config = common.get_config().finetune.to_dict() | dict(layer_decay=0.5)
     levels = {path: -np.log2(rule.rate) for path, rule in plan(ours, config).items()}

@@ -43,7 +43,8 @@ EXTRAS = (
     'flexivit_small:depth=3', 'eva_large_patch14_196:depth=2',
     'vit_medium_patch16_gap_240:num_classes=10', 'vit_so150m_patch16_reg4_gap_256:depth=2',
     'vit_so150m2_patch16_reg1_gap_256:depth=2', 'vit_wee_patch16_reg1_gap_256',
-    'vit_betwixt_patch16_reg4_gap_256:depth=2', 'vit_intern300m_patch14_448:depth=1,img_size=224@224',
+    'vit_betwixt_patch16_reg4_gap_256:depth=2',
+    'vit_intern300m_patch14_448:depth=1,img_size=224@224',
     'vit_tiny_patch16_224:depth=2,img_size=64,global_pool=avgmax,reg_tokens=2@64',
     'vit_tiny_patch16_224:depth=2,img_size=64,fc_norm=True,pre_norm=True,num_classes=0@64',
 )
