@@ -72,6 +72,8 @@ class Classifier(nnx.Module):
     # group that matches nothing is 0.
     layer_levels: tuple[str, ...] = ()
     timm_renames: tuple[tuple[str, str], ...] = ()  # (regex, replacement) for older keys
+    # Regex of keys that weights of this network may have besides its own, and that it leaves out.
+    timm_unused = ''
     # Families with token features have rows and columns of patches; transformers also have the
     # drop path rate of each block, and whether the blocks are stacked.
     grid: tuple[int, int]
@@ -87,7 +89,8 @@ class Classifier(nnx.Module):
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
     def maps(self, x: jax.Array) -> jax.Array:
-        """What `forward_features` returns -> feature maps [B, h, w, D], without the class token."""
+        """What `forward_features` returns -> feature maps [B, h, w, D], without class token and
+        registers, which come before the patches."""
         if x.ndim == 4:
             return x
         return x[:, -math.prod(self.grid):].reshape(x.shape[0], *self.grid, x.shape[-1])

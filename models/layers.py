@@ -20,6 +20,7 @@ ACTIVATIONS = {
     'gelu': functools.partial(jax.nn.gelu, approximate=False),  # exact, as in torch
     'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
     'hard_swish': jax.nn.hard_swish,
+    'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # of OpenAI's CLIP
     'relu': jax.nn.relu,
     'relu6': jax.nn.relu6,
     'silu': jax.nn.silu,
@@ -84,7 +85,7 @@ def compute_dtype(dtype) -> jnp.dtype:
 
 
 def layer_norm(dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm as in timm's transformers: eps 1e-6, computed and returned in float32.
+    """LayerNorm with the eps of timm's transformers, computed and returned in float32.
 
     The variance is computed from centred values: E[x^2] - E[x]^2 loses precision where the mean is
     much larger than the standard deviation.
@@ -236,4 +237,34 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.drop(self.act(self.fc1(x, rngs)), rngs)
+        return self.drop(self.fc2(x, rngs), rngs)
+
+
+class GluMlp(nnx.Module):
+    """Gated MLP (Shazeer, arXiv 2002.05202): fc2(act(a) * b) where fc1 computes a and b side by
+    side, [..., dim] -> same. With SiLU it is SwiGLU. `hidden` is the width of fc1, as in timm.
+
+    As in timm b starts near one, so the layer starts as an MLP without a gate.
+
+    Raises:
+        ModelError: `hidden` is odd.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, act: str = 'silu', drop: float = 0.0,
+                 weight_init: str = '', dtype=None, rngs: nnx.Rngs):
+        if hidden % 2:
+            raise ModelError(f'A gated MLP of {hidden} channels cannot be halved: choose an '
+                             f'mlp_ratio that makes them even.')
+        init, half = linear_init(weight_init, dim, hidden), hidden // 2
+        linear = functools.partial(Linear, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.fc1, self.fc2 = linear(dim, hidden), linear(half, dim)
+        near_zero = normal(1e-6)(rngs.params(), (dim, half))
+        self.fc1.kernel.set_value(self.fc1.kernel[...].at[:, half:].set(near_zero))
+        self.fc1.bias = nnx.Param(jnp.zeros(hidden).at[half:].set(1.0))
+        self.act = activation(act)
+        self.drop = Dropout(drop, what='proj_drop_rate')
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        gate, value = jnp.split(self.fc1(x, rngs), 2, axis=-1)
+        x = self.drop(self.act(gate) * value, rngs)
         return self.drop(self.fc2(x, rngs), rngs)

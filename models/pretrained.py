@@ -97,7 +97,11 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | Opened | str
                 notes.append(note)
     wanted = {key for target in targets for key in target.keys}
     headless = not hasattr(model, 'head') and not hasattr(model, 'heads')
-    ignored = of_head if head == 'reset' or headless else set()
+    ignored = set(of_head if head == 'reset' or headless else ())
+    unused = {key for key in set(found) - wanted if re.match(model.timm_unused or '(?!)', key)}
+    if unused:
+        notes.append(f'{len(unused)} arrays are not used here, such as {min(unused)}')
+    ignored |= unused
     unexpected = [f'{key} is unexpected' for key in sorted(set(found) - wanted - ignored)]
     if missing or misshaped or unexpected:
         raise ModelError(_all_problems(name, model, (missing, misshaped, unexpected)))

@@ -22,12 +22,13 @@ from models import (
     resnet,
     resnet_inception,
     vit,
+    vit_variants,
 )
 from models.errors import unknown
 from models.heads import Classifier
 
 FAMILIES: tuple[tuple[Any, dict[str, dict]], ...] = (
-    (vit.VisionTransformer, vit.VARIANTS),
+    (vit.VisionTransformer, vit_variants.VARIANTS),
     (eva.Eva, eva.VARIANTS),
     (efficientnet.EfficientNet, efficientnet.VARIANTS),
     (efficientnet.EfficientNet, mobilenet.V2_VARIANTS),

@@ -44,7 +44,7 @@ class Tag:
     @property
     def repository(self) -> str:
         """The Hugging Face repository."""
-        return f'timm/{self.model}.{self.tag}'
+        return repository_of(self.model, self.tag)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -55,6 +55,12 @@ class Tag:
     def std(self) -> tuple[float, ...]:
         """Standard deviation of red, green and blue, for values in 0..1."""
         return STATISTICS[self.statistics][1]
+
+
+def repository_of(model: str, tag: str) -> str:
+    """The Hugging Face repository of a tag. The CLIP towers with quick GELU have those of the names
+    without it."""
+    return f'timm/{model.replace("_clip_quickgelu_", "_clip_")}.{tag}'
 
 
 @functools.cache
@@ -106,6 +112,6 @@ def find_tag(model: str, source: str) -> Tag | None:
         return None
     name = path.stem if is_file else path.name
     for tag in known:
-        if name in (tag.tag, f'{tag.model}.{tag.tag}'):
+        if name in (tag.tag, f'{tag.model}.{tag.tag}', Path(tag.repository).name):
             return tag
     return known[0] if known and (source == 'default' or is_file) else None

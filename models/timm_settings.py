@@ -33,7 +33,9 @@ _BLOCKS = {'in_channels': 'in_chans', 'act': 'act_layer', 'bn_eps': 'bn_eps',
 _NAMES: dict[type, dict[str, str]] = {
     VisionTransformer: _TOKENS | {
         'act': 'act_layer', 'qkv_bias': 'qkv_bias', 'init_values': 'init_values',
-        'class_token': 'class_token', 'global_pool': 'global_pool'},
+        'class_token': 'class_token', 'global_pool': 'global_pool',
+        'no_embed_class': 'no_embed_class', 'reg_tokens': 'reg_tokens', 'pre_norm': 'pre_norm',
+        'final_norm': 'final_norm', 'fc_norm': 'fc_norm'},
     Eva: _TOKENS | {'mlp': 'swiglu_mlp', 'scale_mlp': 'scale_mlp', 'qkv_fused': 'qkv_fused',
                     'use_rot_pos_emb': 'use_rot_pos_emb'},
     EfficientNet: _BLOCKS,

@@ -17,6 +17,7 @@ from flax import nnx
 
 from models import create_model, eval_view
 from models.pretrained import load_timm
+from models.registry import MODELS
 
 FOLDER = Path(__file__).parent / 'reference'
 infer = jax.jit(lambda model, x: eval_view(model)(x))
@@ -68,11 +69,12 @@ def reference_images(meta: dict) -> np.ndarray:
 
 def build(meta: dict, **kwargs):
     """Our model with the weights of a reference, without computing random ones first."""
-    # timm's EVA-02 models for 224 px have no classifier.
-    num_classes = 0 if meta['model'].startswith('eva02') and \
-        'head.weight' not in meta['state_dict'] else 1000
-    settings = {'num_classes': num_classes} | meta['kwargs'] | kwargs
-    model = nnx.eval_shape(lambda: create_model(meta['model'], rngs=nnx.Rngs(0), **settings))
+    # Some models of timm have no classifier, or one for the classes of their weights.
+    head = f'{MODELS[meta["model"]][0].timm_head}.weight'
+    num_classes = meta['state_dict'].get(head, [0])[0]
+    settings = {key: value for key, value in meta['kwargs'].items() if key != 'num_classes'}
+    model = nnx.eval_shape(lambda: create_model(
+        meta['model'], num_classes, rngs=nnx.Rngs(0), **settings, **kwargs))
     load_timm(model, weights(meta))
     return model
 

@@ -11,6 +11,7 @@ from train_lib.runtime.errors import ConfigError
 
 FEW = 5  # up to so many models, every tag is shown on a line of its own
 _LINE = '{:27} {:>7} {:>7} {:>4}  {}'
+_WIDEST = 80  # columns of a terminal
 
 
 def print_models(command: Command) -> int:
@@ -58,8 +59,10 @@ def _lines(name: str, full: bool) -> list[str]:
     else:
         more = f' (+{len(tags) - 1})' if len(tags) > 1 else ''
         shown = f'{tags[0].tag}{more}'
-    lines = [_LINE.format(name, f'{cost.parameters / 1e6:.1f}M', f'{cost.gflops:.2f}',
-                          cost.image_size, shown)]
+    numbers = f'{cost.parameters / 1e6:.1f}M', f'{cost.gflops:.2f}', cost.image_size
+    lines = [_LINE.format(name, *numbers, shown)]
+    if len(lines[0]) > _WIDEST:  # the tag goes under the others
+        lines = [_LINE.format(name, *numbers, '').rstrip(), f'{"":50}{shown}']
     return lines + ([_describe(tag) for tag in tags] if full else [])
 
 

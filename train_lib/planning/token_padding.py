@@ -71,9 +71,10 @@ def _hint(model: Transformer, tokens: int) -> str:
     if kept_on_tpu(tokens) < _WORTH_A_WORD * tokens:
         return ''
     rows, columns = model.grid
-    patch, others = model.img_size[0] // rows, tokens - rows * columns  # others: class token
+    # The others: class token and registers.
+    patch, others = model.img_size[0] // rows, tokens - rows * columns
     ways = []
-    if others and getattr(model, 'class_token', False) and tokens % _LANES == others:
+    if others == 1 and getattr(model, 'class_token', False) and tokens % _LANES == others:
         ways.append(f'{_of(rows * columns)} without a class token')
     if rows == columns:
         sides = sorted(range(math.ceil(rows * (1 - _AROUND)), int(rows * (1 + _AROUND)) + 1),

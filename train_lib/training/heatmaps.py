@@ -102,11 +102,17 @@ def rollout(model: Transformer, images: jax.Array) -> jax.Array:
 
 
 def rollout_map(model: Transformer, images: jax.Array) -> jax.Array:
-    """What reaches the token (or the mean of the patches) that is classified, float32 [B, h, w]."""
+    """What reaches the token (or the mean of the patches, weighted where attention pools them) that
+    is classified, float32 [B, h, w]."""
     patches = math.prod(model.grid)
     found = rollout(model, images)
-    pooled = found[:, 0] if getattr(model, 'global_pool', 'avg') == 'token' else \
-        found[:, -patches:].mean(1)
+    if getattr(model, 'global_pool', 'avg') == 'token':
+        pooled = found[:, 0]
+    elif hasattr(model, 'attn_pool'):
+        weights = model.attn_pool.weights(model.forward_features(images)[:, -patches:])
+        pooled = jnp.einsum('bq,bqk->bk', weights, found[:, -patches:])
+    else:
+        pooled = found[:, -patches:].mean(1)
     return pooled[:, -patches:].reshape(len(images), *model.grid)
 
 

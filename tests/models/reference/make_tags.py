@@ -3,8 +3,9 @@ weights of each of our models. Run it after adding a model:
 
     python tests/models/reference/make_tags.py
 
-Left out are weights that are not in the repository timm/<model>.<tag>, and tags whose images have
-another size than the model of their name.
+Left out are weights that are not in the repository timm/<model>.<tag>, tags whose images have
+another size than the model of their name, and CLIP towers that were trained with quick GELU under
+the names without it.
 """
 
 import csv
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
 from models import list_models, model_settings  # noqa: E402
-from models.tags import STATISTICS  # noqa: E402
+from models.tags import STATISTICS, repository_of  # noqa: E402
 from models.timm_settings import in_timm  # noqa: E402
 
 
@@ -26,7 +27,9 @@ def row(name: str, tag: str) -> tuple | None:
     """One line of the table, or None for weights that are left out."""
     cfg = get_pretrained_cfg(f'{name}.{tag}')
     size = model_settings(name).get('img_size')
-    if cfg.hf_hub_id != f'timm/{name}.{tag}' or size not in (None, cfg.input_size[1]):
+    if cfg.hf_hub_id != repository_of(name, tag) or size not in (None, cfg.input_size[1]):
+        return None
+    if any('natively QuickGELU' in note for note in cfg.notes or ()) and 'quickgelu' not in name:
         return None
     statistics = [word for word, pair in STATISTICS.items()
                   if pair == (tuple(cfg.mean), tuple(cfg.std))]

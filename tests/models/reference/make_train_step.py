@@ -16,7 +16,12 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[2])]
 from timm_reference import by_recipe  # noqa: E402
 
-MODELS = ('resnet18', 'efficientnet_b0')
+_SMALL = dict(img_size=64, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2.0, num_classes=1000)
+MODELS: dict[str, dict] = {  # settings, by name
+    'resnet18': {}, 'efficientnet_b0': {},
+    'vit_xsmall_patch16_clip_224': _SMALL, 'vit_base_patch32_siglip_256': _SMALL,
+    'vit_giant_patch14_reg4_dinov2': _SMALL | dict(patch_size=16),
+}
 LEARNING_RATE = 0.01
 
 
@@ -37,7 +42,7 @@ def step(name: str, dtype: str = 'float64'):
     """(loss, logits in training mode, {key: change of that tensor})"""
     import timm
     import torch
-    model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0)
+    model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0, **MODELS[name])
     model.load_state_dict({key: torch.from_numpy(np.asarray(by_recipe(key, list(value.shape), 0)))
                            for key, value in model.state_dict().items()})
     model.to(getattr(torch, dtype)).train()

@@ -53,7 +53,7 @@ def test_no_line_is_wider_than_80_columns(capsys):
 
 def test_a_pattern_or_a_part_of_a_name_filters(capsys):
     assert list(rows(printed(capsys, 'vit_*_384'))) == list_models('vit_*_384')
-    assert matching('giant') == ['eva_giant_patch14_224', 'eva_giant_patch14_336']
+    assert matching('eva_giant') == ['eva_giant_patch14_224', 'eva_giant_patch14_336']
     assert matching('resnet18') == ['resnet18']  # a whole name is not a part of others
     assert matching('') == list_models()
 

@@ -53,6 +53,8 @@ def test_tokens_are_kept_in_rows_of_128(tokens, kept):
     ('vit_tiny_patch16_224', (224, 336), {}, ['tokens   295, kept as 384 on a TPU (x1.30)']),
     ('vit_tiny_patch16_224', 240, dict(scan=True, remat=True, drop_path=0.1), [
         'tokens   226, kept as 256 on a TPU (x1.13)']),
+    ('vit_large_patch14_224', 224, dict(reg_tokens=4), [  # registers stay without a class token
+        'tokens   261, kept as 384 on a TPU (x1.47)', '         fuller: 230 of 256 at 210 px']),
     ('vit_tiny_patch16_224', 64, dict(pos_embed='sincos2d', in_channels=1), [
         'tokens   17, kept as 128 on a TPU (x7.53)']),
 ])

@@ -31,6 +31,10 @@ SMALL = [('resnet18', dict(layers=(1, 1, 1, 1))),
          ('vit_tiny_patch16_224', dict(depth=2, size=64, embed_dim=96, num_heads=4, mlp_ratio=3.0,
                                        act='gelu_tanh', qkv_bias=False, init_values=0.1,
                                        class_token=False, global_pool='avg', patch_size=8)),
+         ('vit_base_patch32_clip_quickgelu_224', dict(
+             depth=1, size=64, embed_dim=96, num_heads=4, reg_tokens=2, global_pool='avgmax')),
+         ('vit_base_patch32_siglip_256', dict(
+             depth=2, size=(32, 64), embed_dim=96, num_heads=4, scan=True, pre_norm=True)),
          ('eva02_tiny_patch14_224', dict(depth=2, size=(28, 56), scan=True)),
          ('eva02_base_patch14_448', dict(depth=1, size=56, embed_dim=96, num_heads=4))]
 # Slow because of the time that XLA takes, or timm's kinds of models that share their code.
@@ -156,6 +160,8 @@ def test_preparation_that_timm_lacks_is_said(tmp_path):
     ('vit_tiny_patch16_224', dict(depth=1, stem='conv'), "stem='conv'"),
     ('vit_tiny_patch16_224', dict(depth=1, pos_embed='sincos2d'), "pos_embed='sincos2d'"),
     ('vit_tiny_patch16_224', dict(depth=1, head_pool='separate'), "head_pool='separate'"),
+    ('vit_tiny_patch16_224', dict(depth=1, size=32, norm_eps=1e-5), 'norm_eps=1e-05'),
+    ('vit_tiny_patch16_224', dict(depth=1, size=32, swiglu=True), 'swiglu=True'),
     ('eva02_tiny_patch14_224', dict(depth=1, size=28, mlp='swiglu'), 'gated MLP'),
     ('resnet18', dict(layers=(1, 1, 1, 1), classes={'a': CLASSES, 'b': CLASSES}), r'\(a, b\)')])
 def test_what_timm_cannot_build_is_refused_by_name(name, settings, words, tmp_path):

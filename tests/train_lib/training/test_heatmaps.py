@@ -135,6 +135,21 @@ def test_attention_weights_are_those_of_the_blocks(kind, more):
     np.testing.assert_allclose(*_run(both, model, _images()), rtol=1e-4, atol=1e-4)
 
 
+def test_rollout_to_attention_pooling_is_weighted_by_it():
+    model = _model('vit', global_pool='map', reg_tokens=2)
+
+    def both(model, images):
+        patches = model.forward_features(images)[:, 3:]
+        return (heatmaps.rollout_map(model, images), heatmaps.rollout(model, images),
+                model.attn_pool.weights(patches))
+
+    places, found, weights = _run(both, model, _images())
+    expected = np.einsum('bq,bqk->bk', weights, found[:, 3:, 3:])
+    np.testing.assert_allclose(places, expected.reshape(3, 4, 4), atol=1e-6)
+    plain = found[:, 3:, 3:].mean(1).reshape(3, 4, 4)
+    assert np.abs(places - plain).max() > 1e-4
+
+
 def test_errors_are_explained(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (13, 16, 16, 3), np.uint8)
