@@ -54,6 +54,7 @@ class LoRAConv(Conv):
 
 _ADAPTED: dict[type, type] = {Linear: LoRALinear, Conv: LoRAConv}
 _PLAIN = {adapted: plain for plain, adapted in _ADAPTED.items()}
+_STAGE = re.compile(r'^stages/\d+/(?=blocks/)')
 
 
 def _strides(layer: nnx.Conv) -> tuple[int, ...]:
@@ -83,7 +84,8 @@ def add_lora(model: nnx.Module, layers: str, *, rank: int = 8, alpha: float = 16
     Args:
         model: from `create_model`; blocks stacked under a scan get one adapter per block.
         layers: a regular expression that matches the whole path of a layer, such as
-            r'blocks/.*/attn/(qkv|proj)'.
+            r'blocks/.*/attn/(qkv|proj)'; where blocks lie in stages ('stages/2/blocks/0/mlp/fc1')
+            also the path without its stage.
         rank: columns of A.
         alpha: the output of the adapter is multiplied by alpha / rank.
         dropout: on the adapter's input.
@@ -105,7 +107,8 @@ def add_lora(model: nnx.Module, layers: str, *, rank: int = 8, alpha: float = 16
         raise ModelError(f'layers={layers!r} of LoRA is not a valid regular expression ({error}): '
                          f'write one that matches the paths of layers.') from None
     there = adaptable(model)
-    chosen = [path for path in there if pattern.fullmatch(path)]
+    chosen = [path for path in there
+              if pattern.fullmatch(path) or pattern.fullmatch(_STAGE.sub('', path))]
     if not chosen:
         examples = ', '.join([*list(there)[:6], *['...'] * (len(there) > 6)]) or 'none'
         raise ModelError(f'layers={layers!r} of LoRA matches no layer that can be adapted: the '

@@ -1,6 +1,6 @@
 """Writes train_<model>.npz: one training step as torch and timm compute it, in float64.
 
-    python tests/models/reference/make_train_step.py
+    python tests/models/reference/make_train_step.py [MODEL ...]
 
 Weights from the recipe with seed 0, a batch of eight images, training mode without dropout, mean
 cross-entropy, one step of SGD without momentum. For each parameter and running statistic the file
@@ -16,7 +16,10 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[2])]
 from timm_reference import by_recipe  # noqa: E402
 
-MODELS = ('resnet18', 'efficientnet_b0')
+_NARROW = dict(depths=(1, 1, 1, 1), dims=(16, 24, 32, 48))
+MODELS: dict[str, dict] = {  # and their settings
+    'resnet18': {}, 'efficientnet_b0': {}, 'convnextv2_atto': _NARROW,
+    'convnext_large_mlp': dict(_NARROW, head_hidden_size=40)}
 LEARNING_RATE = 0.01
 
 
@@ -37,7 +40,7 @@ def step(name: str, dtype: str = 'float64'):
     """(loss, logits in training mode, {key: change of that tensor})"""
     import timm
     import torch
-    model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0)
+    model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0, **MODELS[name])
     model.load_state_dict({key: torch.from_numpy(np.asarray(by_recipe(key, list(value.shape), 0)))
                            for key, value in model.state_dict().items()})
     model.to(getattr(torch, dtype)).train()
@@ -53,7 +56,7 @@ def step(name: str, dtype: str = 'float64'):
 
 
 def main():
-    for name in MODELS:
+    for name in sys.argv[1:] or MODELS:
         loss, logits, added = step(name)
         path = FOLDER / f'train_{name}.npz'
         np.savez_compressed(path, loss=loss, logits=logits.astype(np.float32), keys=list(added),
