@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh
 
 from models.convolutions import conv2d
 
@@ -135,10 +136,16 @@ def test_half_precision_stays_half(case):
 
 def test_our_forms_contain_no_convolution_of_xla():
     # That is their purpose, in the gradient too.
-    for case in ('depthwise, stride 2', 'im2col'):
+    for case in ('depthwise, stride 2', 'large', 'im2col'):
         conv, x = build(case)
         graphdef, params = nnx.split(conv)
         form = conv._form(x, cpu=True)
         program = jax.make_jaxpr(jax.grad(lambda params, x, graphdef=graphdef, form=form: nnx.merge(
             graphdef, params)._by(form, x).sum()))(params, x)
         assert 'conv_general_dilated' not in str(program)
+
+
+def test_a_batch_on_several_devices_is_not_gone_through_image_by_image():
+    conv, x = build('large')
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2,), ('data',))):
+        assert conv._form(x, cpu=True) == 'depthwise'

@@ -1,6 +1,6 @@
 """Writes train_<model>.npz: one training step as torch and timm compute it, in float64.
 
-    python tests/models/reference/make_train_step.py
+    python tests/models/reference/make_train_step.py [MODEL ...]
 
 Weights from the recipe with seed 0, a batch of eight images, training mode without dropout, mean
 cross-entropy, one step of SGD without momentum. For each parameter and running statistic the file
@@ -16,9 +16,11 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[2])]
 from timm_reference import by_recipe  # noqa: E402
 
+_NARROW = dict(depths=(1, 1, 1, 1), dims=(16, 24, 32, 48))
 _SMALL = dict(img_size=64, embed_dim=48, depth=2, num_heads=3, mlp_ratio=2.0, num_classes=1000)
 MODELS: dict[str, dict] = {  # settings, by name
-    'resnet18': {}, 'efficientnet_b0': {},
+    'resnet18': {}, 'efficientnet_b0': {}, 'convnextv2_atto': _NARROW,
+    'convnext_large_mlp': dict(_NARROW, head_hidden_size=40),
     'vit_xsmall_patch16_clip_224': _SMALL, 'vit_base_patch32_siglip_256': _SMALL,
     'vit_giant_patch14_reg4_dinov2': _SMALL | dict(patch_size=16),
 }
@@ -58,7 +60,7 @@ def step(name: str, dtype: str = 'float64'):
 
 
 def main():
-    for name in MODELS:
+    for name in sys.argv[1:] or MODELS:
         loss, logits, added = step(name)
         path = FOLDER / f'train_{name}.npz'
         np.savez_compressed(path, loss=loss, logits=logits.astype(np.float32), keys=list(added),

@@ -138,6 +138,14 @@ TIMM_LEVELS = {
     'mobilenetv3_large_100': ({'head/': 0, 'conv_head/': 0, 'blocks/6/0/': 1, 'bn1/': 17},
                               {'conv_head/': 0}),
     'resnet18': ({'head/': 0, 'layer4/1/': 1, 'layer1/0/': 8, 'bn1/': 9}, {'bn1/': 9}),
+    'convnext_atto': ({
+        'head/': 0, 'norm/': 0, 'stages/3/blocks/1/': 1, 'stages/3/blocks/0/': 2,
+        'stages/3/downsample/': 2, 'stages/2/blocks/5/': 3, 'stages/2/downsample/': 8,
+        'stages/1/downsample/1/': 10, 'stages/0/blocks/0/': 12, 'stem/': 13},
+        {'norm/': 0, 'stages/1/downsample/': 10, 'stem/': 13}),
+    'convnext_tiny_hnf': ({
+        'head/': 0, 'norm_pre/': 1, 'stages/3/blocks/2/': 1, 'stages/3/blocks/1/': 2,
+        'stages/3/downsample/': 3, 'stages/1/downsample/': 15, 'stem/': 19}, {'norm_pre/': 1}),
     'inception_resnet_v2': ({'head/': 0, 'conv2d_7b/': 1, 'block8/': 1, 'repeat_2/8/': 2,
                              'conv2d_4a/': 44, 'conv2d_3b/': 44, 'conv2d_2b/': 45},
                             {'conv2d_7b/': 0, 'conv2d_4a/': 44, 'conv2d_1a/': 44}),

@@ -39,6 +39,7 @@ SMALL: dict[str, tuple[str, dict, int]] = {
     'mobilenetv3': ('mobilenetv3_large_100', _EFFICIENT, 32),
     'resnet': ('resnet18', dict(layers=(1, 2), channels=(64, 8)), 32),
     'resnet, bottlenecks': ('resnet50', dict(layers=(1, 2), channels=(4, 8)), 32),
+    'convnext': ('convnext_tiny', dict(depths=(1, 1, 1, 1), dims=(8, 8, 12, 16)), 32),
     'densenet': ('densenet121', dict(growth_rate=4, block_config=(2, 1), bn_size=2), 32),
     'inception_resnet_v2': ('inception_resnet_v2', dict(depth=1), 75),
     'resnet_inception': ('resnet_inception', dict(depth=1, width=8), 32),

@@ -32,7 +32,8 @@ TARGETS = {'cpu': Target('cpu'), 'cuda': Target('cuda', '9.0'), 'tpu': Target('t
 QUESTIONS = ('default_backend', 'devices', 'local_devices', 'device_count', 'local_device_count',
              'process_index', 'process_count', 'get_backend', 'backends')
 WITH_ATTENTION = ('vit', 'vit, scan, sine positions, mean', 'eva02, packed', 'eva02, apart')
-CONVOLUTIONS = ('efficientnet', 'mobilenetv3', 'small_cnn', 'resnet', 'densenet', 'plain_cnn')
+CONVOLUTIONS = ('efficientnet', 'mobilenetv3', 'small_cnn', 'resnet', 'densenet', 'plain_cnn',
+                'convnext')
 SLOW = ('inception_resnet_v2', 'resnet_inception')  # to trace
 CASES = [*(('vit', platform) for platform in TARGETS),
          # The others are traced for all targets by the same code.
