@@ -34,7 +34,8 @@ def print_models(command: Command) -> int:
                          for values in STATISTICS[word])
             print(f'{word:9} mean {mean}, std {std}')
     if len(names) > FEW:
-        print('\n'.join(_licence_lines(names)))
+        for line in _licence_lines(names):
+            print(line)
     print('params for 1,000 classes; GFLOPs per image, where a multiply-add counts as 2.')
     return 0
 
