@@ -174,9 +174,10 @@ def test_adapters_go_where_the_default_puts_them_and_merge(conv):
     settings = dict(depths=(1, 2, 1, 1), kernel_sizes=1, conv_mlp=conv)
     model, x = tiny(**settings, ls_init_value=1.0), images(2, 32, 32, 3)
     paths = add_lora(model, common.get_config().finetune.lora.layers, rank=2, rngs=nnx.Rngs(1))
-    assert sorted(paths) == sorted(f'stages/{stage}/blocks/{i}/mlp/{fc}' for stage, depth in
-                                   enumerate(settings['depths']) for i in range(depth)
-                                   for fc in ('fc1', 'fc2'))
+    assert sorted(paths) == sorted([*(
+        f'stages/{stage}/blocks/{i}/{layer}' for stage, depth in enumerate(settings['depths'])
+        for i in range(depth) for layer in ('conv_dw', 'mlp/fc1', 'mlp/fc2')),
+        *(f'stages/{stage}/downsample/1' for stage in (1, 2, 3))])
     model.stages[1].blocks[0].mlp.fc2.lora_b[...] += 1
     whole = tiny(**settings, seed=2)
     load_timm(whole, to_timm(model))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from train_lib.metrics.statistics import (
     robustness,
     weighted_scores,
 )
+from train_lib.run_dir import starting_weights
+from train_lib.runtime.errors import ConfigError
 
 _DRAWS = 20
 _SAME = np.zeros(0)
@@ -139,11 +142,20 @@ def vote_json(config: Mapping, aligned: AlignedPredictions, votes: Votes, figure
         heads=list(aligned.heads), classes=len(aligned.classes), ties=votes.answer.ties,
         labelled=int(aligned.known.sum()),
         members=[dict(name=member.name, model=member.model, fold=member.fold, view=member.view,
-                      workdir=str(member.workdir), digest=member.digest, **figures_of)
+                      workdir=str(member.workdir), digest=member.digest,
+                      pretrained=_published(member.workdir), **figures_of)
                  for member, figures_of in zip(aligned.members, members)],
         fit=fitted, not_fitted=not_fitted, soup=None,
         **{key: value for key, value in (figures or {}).items() if key != 'members'},
         config=json.loads(json.dumps(config)))
+
+
+def _published(workdir: Path) -> list[dict]:
+    """The published weights that a member goes back to, with their licences; [] if not known."""
+    try:
+        return starting_weights.of_run(workdir)
+    except ConfigError:  # its predictions count all the same
+        return []
 
 
 def _ensembles(aligned: AlignedPredictions, specs: Sequence[EnsembleSpec], votes: Votes,

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.tags import Tag, find_tag
+from models.licences import licence
+from models.tags import exact_tag
 from models.weight_files import FILES
 from train_lib.predictions.run_folders import config_json
 from train_lib.run_dir.ancestors import ancestry_of
+from train_lib.run_dir.starting_weights import of_run
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving.trained_models import TrainedModel
 
@@ -28,7 +30,20 @@ def origin(model: TrainedModel) -> list[str]:
                                                  'run is no longer there')
         lines.append(f'- from the run `{folder.name}` (digest of its checkpoint: `{digest}`): '
                      f'{about}')
+    # Recorded by the run itself: also of ancestors that are gone, and of the members of a soup.
+    for record in of_run(model.workdir):
+        name, terms = str(record.get('weights')), record.get('license')
+        if terms is not None and not any(f'`{name}`' in line for line in lines):
+            lines.append(f'- they go back to the published weights `{name}`, licence: '
+                         f'{_terms(terms)}; see {_HUB}{name}')
     return lines
+
+
+def _terms(name: str) -> str:
+    if not name:
+        return 'not known to this project'
+    found = licence(name)
+    return f'{name} as timm 1.0.31 records it{f" ({found.note})" if found.special else ""}'
 
 
 def _weights(config: Mapping) -> str:
@@ -39,23 +54,12 @@ def _weights(config: Mapping) -> str:
         return 'the weights of another run'
     if not source:
         return 'random weights'
-    tag = _exact_tag(name, source)
+    tag = exact_tag(name, source)
     if tag:
-        licence = f'{tag.license} as timm 1.0.31 records it' if tag.license else \
-            'not known to this project'
-        return (f'the published weights `{tag.repository}`, licence: {licence}; see '
+        return (f'the published weights `{tag.repository}`, licence: {_terms(tag.license)}; see '
                 f'{_HUB}{tag.repository}')
     if Path(source).suffix in FILES:
         return f'the file `{Path(source).name}`, whose licence is not known to this project'
     repository = source.removeprefix('hf-hub:').removeprefix('hf_hub:')
     return (f'the published weights `{repository}`, whose licence is not known to this project; '
             f'see {_HUB}{repository}')
-
-
-def _exact_tag(model: str, source: str) -> Tag | None:
-    """The tag that is meant. A file under any other name may hold anything."""
-    tag = find_tag(model, source)
-    if tag and Path(source).suffix in FILES and \
-            Path(source).stem not in (tag.tag, f'{tag.model}.{tag.tag}'):
-        return None
-    return tag

@@ -33,7 +33,11 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.training.data import Data
 from train_lib.training.head_classes import Classes
 from train_lib.training.init_from import Target, adopt
-from train_lib.training.init_pretrained import load_pretrained, with_found_weights
+from train_lib.training.init_pretrained import (
+    load_pretrained,
+    warn_of_licences,
+    with_found_weights,
+)
 from train_lib.training.state import (
     HostState,
     TrainState,
@@ -201,7 +205,9 @@ def load_backbone(config: ConfigDict, model: Classifier) -> list[dict]:
     adopted = adopt(Weights(params, {}, batch_stats), spec.target, source)
     nnx.update(model, nnx.state(nnx.merge(graphdef, adopted.params, adopted.batch_stats)))
     log.info('start    init: weights of %s', source)
-    return starting_weights.of_run(Path(spec.source))
+    published = starting_weights.of_run(Path(spec.source))
+    warn_of_licences(published)
+    return published
 
 
 def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total: int
@@ -242,6 +248,7 @@ def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total
         if state.ema is not None:
             state = state.replace(ema=start_of_ema(state))
         log.info('start    init: weights of %s', source)
+        warn_of_licences(starting_weights.of_run(Path(spec.source)))
     elif not spec.pretrained:
         log.info('start    scratch: random weights, seed %d', spec.seed)
     return Begun(state, HostState(), 0)

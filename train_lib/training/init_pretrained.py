@@ -1,12 +1,14 @@
 """Published weights, or a file of them, in a new model: config.init.pretrained."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from models.heads import Classifier
+from models.licences import licence
 from models.pretrained import load_timm
 from models.tags import Tag, find_tag, tags_of
 from models.weight_files import FILES, download, open_weights, sha256
@@ -83,7 +85,17 @@ def load_pretrained(config: ConfigDict, model: Classifier) -> dict[str, Any]:
     log.info('start    pretrained: %s, head %s', record['weights'], head)
     log.info('         from %s', record['place'])
     log.info('         SHA-256 %s', record['sha256'][:12])
+    warn_of_licences([record])
     return record
+
+
+def warn_of_licences(records: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each set of published weights whose licence is not for any use, or not stated."""
+    for record in records:
+        terms = record.get('license')
+        if terms is not None and licence(terms).special:
+            log.warning('licence  %s', licence(terms))
+            log.warning('         see huggingface.co/%s', record['weights'])
 
 
 def _of_tag(tag: Tag, folder: str) -> tuple[Any, dict[str, Any]]:

@@ -22,7 +22,7 @@ from input_pipeline.atomic_files import write_json
 from models.lora import merge_arrays
 from train_lib.predictions.run_folders import config_json
 from train_lib.predictions.store import Member
-from train_lib.run_dir import ancestors, checkpoints
+from train_lib.run_dir import ancestors, checkpoints, starting_weights
 from train_lib.run_dir.checkpoints import PARAMS
 from train_lib.run_dir.frozen_weights import read_frozen, write_frozen
 from train_lib.run_dir.run_config import config_of_run
@@ -82,6 +82,7 @@ def write_run(folder: Path, soup: Mapping[str, np.ndarray], members: Sequence[Me
     # The soup has its own split, so the digests in the config.json of a member do not apply.
     config = config_json(first.workdir)
     config = {key: value for key, value in config.items() if key not in ('sha256', 'split_digest')}
+    config['pretrained'] = starting_weights.of_several([member.workdir for member in members])
     best = _best_checkpoint(first)
     like, frozen = checkpoints.read_weights(best), list(read_frozen(best.parent))
     if any(name.endswith('/lora_a') for name in by_path(like)):

@@ -56,8 +56,8 @@ def start(capfd, workdir, *more, code=0):
     capfd.readouterr()
     assert main.main([*TINY, f'--workdir={workdir}', *more]) == code
     log = capfd.readouterr().err
-    assert all(len(line) <= 80 or '/' in line or line.startswith('Error') for line in
-               log.splitlines())
+    assert [line for line in log.splitlines() if line.startswith(('start', 'init', '    '))
+            and len(line) > 80 and '/' not in line] == []
     read = lambda name: json.loads((workdir / name).read_text()) if (workdir / name).exists() \
         else {}
     return log, read('config.json'), read('result.json')
@@ -136,7 +136,8 @@ def test_a_folder_may_move_between_two_starts(site, tmp_path, capfd, arrays):
 
 def test_all_folds_start_from_what_was_found_first(site, tmp_path, capfd):
     _, config, result = start(capfd, tmp_path / 'run', '--config.init.pretrained=if_installed',
-                              '--config.split.kind=kfold', '--config.split.folds=2')
+                              '--config.split.kind=kfold', '--config.split.folds=2',
+                              '--config.split.fold=all')
     assert config['init']['pretrained'] == TAG
     places = [fold['pretrained'][0]['place'] for fold in result['folds']]
     assert places == ['the package fake-weights 0.3'] * 2
@@ -162,3 +163,44 @@ def test_the_kept_classifier_of_a_package_classifies(site, tmp_path, capfd, arra
                         '--config.schedule.lr=0.0')
     assert again['val'] == result['val']
     assert again['pretrained'][0]['license'] is None
+
+
+def test_a_licence_is_said_and_goes_on_to_descendants(site, tmp_path, capfd, monkeypatch, arrays):
+    """From a run to the run that starts from it, to the soup of both, and to the vote."""
+    from models.tags import Tag, tags_of
+    from train_lib.run_dir import starting_weights
+    tag = tags_of(NAME)[0]
+    theirs = Tag(**{**tag.__dict__, 'license': 'cc-by-nc-4.0'})
+    monkeypatch.setattr('models.tags.tags_of', lambda model: (theirs,))
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    log, _, result = start(capfd, first, '--config.init.pretrained=default')
+    lines = log.splitlines()
+    at = lines.index('licence  cc-by-nc-4.0 (no commercial use)')
+    assert lines[at + 1] == f'         see huggingface.co/timm/{NAME}.{TAG}'
+    assert [one['license'] for one in result['pretrained']] == ['cc-by-nc-4.0']
+    log, _, result = start(capfd, second, f'--config.init.from={first}',
+                           '--config.init.seen=accept')
+    assert 'licence  cc-by-nc-4.0 (no commercial use)' in log.splitlines()
+    assert [one['license'] for one in result['pretrained']] == ['cc-by-nc-4.0']
+    shutil.rmtree(first)  # what is recorded outlives the ancestor
+    assert starting_weights.of_several([second, second]) == result['pretrained']
+    assert main.main(['export', f'--workdir={second}', '--format=timm',
+                      f'--out={tmp_path}/out']) == 0
+    card = (tmp_path / 'out/README.md').read_text()
+    assert f'`timm/{NAME}.{TAG}`, licence: cc-by-nc-4.0' in card and 'no commercial use' in card
+
+
+def test_of_an_older_run_the_weights_are_derived(tmp_path):
+    from configs import common
+    from train_lib.run_dir import starting_weights
+    config = common.get_config()
+    config.model.name, config.init.pretrained = 'resnet18', 'fb_ssl_yfcc100m_ft_in1k'
+    (tmp_path / 'old').mkdir()
+    (tmp_path / 'old/config.json').write_text(config.to_json())
+    config.init.pretrained, config.init['from'] = '', str(tmp_path / 'old')
+    (tmp_path / 'next').mkdir()
+    (tmp_path / 'next/config.json').write_text(config.to_json())
+    wanted = dict(weights='timm/resnet18.fb_ssl_yfcc100m_ft_in1k', place='', sha256='',
+                  license='cc-by-nc-4.0')
+    assert starting_weights.of_run(tmp_path / 'next') == [wanted]
+    assert starting_weights.of_run(tmp_path / 'nothing') == []
