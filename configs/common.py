@@ -181,11 +181,13 @@ def get_config() -> ConfigDict:
         'head': 'auto',
     }
     config.finetune = dict(  # which parameters train, and how fast
-        # Rows (regex, dict(lr=1.0, wd=1.0, train=True)) over names such as
+        # Rows (regex, dict(lr=1.0, wd=1.0, train=True, start=dict(epochs=2))) over names such as
         # 'blocks/3/attn/qkv/kernel'. The first row that matches the whole name decides; every
-        # parameter must be covered; lr and wd are factors. (): everything trains, or only what
-        # lora adds and the heads.
+        # parameter must be covered; lr and wd are factors; before `start`, a duration, it is
+        # frozen. (): everything trains, or only what lora adds and the heads.
         table=(),
+        # Until then only the heads train, and rows of the table with a `start` that is over.
+        unfreeze=dict(epochs=0),
         layer_decay=1.0,  # factor of the learning rate from each layer to the one below, up to 1
         # Levels of layer_decay: 'timm' | 'groups', as in older versions, whose runs keep it: one
         # for a dense block of a DenseNet, and what follows the last block is on the head's.

@@ -24,12 +24,15 @@ ARGUMENTS = {
     'cifar_lt': tuple(f'method={name}' + ',from=runs/ce' * (name == 'crt')
                       for name in importlib.import_module('configs.cifar_lt').METHODS),
     'food_densenet': ('size=tiny', 'from=runs/food'),
+    'illustration_lite': ('size=tiny', 'method=lora', 'method=probe', 'flips=no,model=resnet18'),
     'illustration_resnet': ('size=tiny', 'model=cnn_final,sampling=cluster'),
+    'mask_lite': ('size=tiny', 'method=lora,size=tiny', 'folder=masks.zip'),
     'mask_cnn': ('model=cnn_basic', 'model=cnn_final', 'size=tiny'),
     'people_multihead': (
         'model=a,mixing=rare', 'model=b,mixing=rare', 'model=c,mixing=halves', 'from=runs/a',
         'size=tiny', 'csv=labels.csv,images=faces', 'data=digits'),
     'sketch_eva': ('size=tiny,head=linear,train=lora,curriculum=none', 'size=tiny,train=all'),
+    'sketch_lite': ('method=lora', 'size=tiny,flips=yes'),
     'sketch_eva_probe': ('model=eva02_tiny_patch14_224,pretrained=,size=56', 'folder=sketches.zip'),
 }
 CASES = [(name, arg) for name in NAMES for arg in (None, *ARGUMENTS.get(name, ()))]

@@ -16,9 +16,11 @@ import optax
 import optax.contrib
 
 from input_pipeline.errors import did_you_mean
+from train_lib.optim.late_start import Start, in_groups
 from train_lib.optim.param_groups import scale_updates
 from train_lib.runtime.config_section import read_section
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import part_like
 
 DECAYS = ('decoupled', 'coupled')
 Tree = Any  # a tree of arrays, or of numbers
@@ -206,7 +208,7 @@ def _decay(rate: float, factors: Tree | None) -> optax.GradientTransformation:
     """Adds rate x factor x parameter to the update. It is decoupled weight decay (Loshchilov and
     Hutter, arXiv 1711.05101), because the step multiplies the sum by the learning rate."""
     def update(updates, params):
-        tree = decay_mask(params) if factors is None else factors
+        tree = decay_mask(params) if factors is None else part_like(factors, updates)
         return scale_updates(lambda change, param, factor: change + rate * factor * param,
                              updates, params, tree)
 
@@ -285,8 +287,8 @@ def read_optimizer(config: Mapping[str, Any]) -> OptimizerSpec:
     return spec
 
 
-def make_optimizer(config: Mapping[str, Any], decay: Tree | None = None, stacked: bool = False
-                   ) -> optax.GradientTransformation:
+def make_optimizer(config: Mapping[str, Any], decay: Tree | None = None, stacked: bool = False,
+                   starts: Mapping[str, Start] | None = None) -> optax.GradientTransformation:
     """Clipping (adaptive, by value, by norm), then the optimizer, then decoupled weight decay.
 
     Coupled weight decay is an L2 term in the gradient instead, as in torch's SGD and Adam. It is
@@ -298,6 +300,7 @@ def make_optimizer(config: Mapping[str, Any], decay: Tree | None = None, stacked
         config: config.optimizer.
         decay: factors of the weight decay, a tree like the parameters; None for `decay_mask`.
         stacked: see `OptimizerSpec`.
+        starts: of parameters that begin to train later, see `late_start.in_groups`.
 
     Raises:
         ConfigError: see `read_optimizer`.
@@ -311,7 +314,7 @@ def make_optimizer(config: Mapping[str, Any], decay: Tree | None = None, stacked
     if spec.clip_norm:
         parts.append(optax.clip_by_global_norm(spec.clip_norm))
     clips = len(parts)
-    parts.append(OPTIMIZERS[spec.name](spec))
+    parts.append(in_groups(OPTIMIZERS[spec.name](spec), starts or {}))
     if spec.weight_decay:
         place = (len(parts) if spec.decay == 'decoupled' else clips if spec.clip_first else 0)
         parts.insert(place, _decay(spec.weight_decay, decay))

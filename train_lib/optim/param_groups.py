@@ -1,31 +1,35 @@
 """What trains, and how fast: one table over the names of the parameters.
 
-`config.finetune.table` is a list of rows `(regex, dict(lr=..., wd=..., train=...))`. A regex has
-to match a whole name, such as 'blocks/3/attn/qkv/kernel'; the first row that matches applies; every
-parameter must be covered, and every row must be the first match of one. Parameters that do not
-train are kept out of the gradient and the optimizer, and a BatchNorm that does not train keeps its
-statistics too.
+`config.finetune.table` is a list of rows `(regex, dict(lr=..., wd=..., train=..., start=...))`. A
+regex has to match a whole name, such as 'blocks/3/attn/qkv/kernel'; the first row that matches
+applies; every parameter must be covered, and every row must be the first match of one. Parameters
+that do not train are kept out of the gradient and the optimizer, and a BatchNorm that does not
+train keeps its statistics too. With `start`, a duration, or config.finetune.unfreeze for all but
+the heads, that holds until then.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from input_pipeline.durations import UNITS, is_duration
 from models.lora import add_lora
+from train_lib.optim.late_start import Start
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.trees import path_name
+from train_lib.runtime.trees import by_path, path_name
 
 Row = tuple[str, dict[str, Any]]  # a regex over whole names, and its settings
 EVERYTHING: tuple[Row, ...] = (('.*', {}),)
 # With adapters and no table, the adapters and the heads train.
 LORA_TABLE: tuple[Row, ...] = ((r'.*/lora_[ab]', {}), (r'heads?/.*', {}), ('.*', {'train': False}))
 LEVELS = ('timm', 'groups')
-_KEYS = {'lr': (int, float), 'wd': (int, float), 'train': (bool,)}
+_KEYS = {'lr': (int, float), 'wd': (int, float), 'train': (bool,), 'start': (dict,)}
+_HEADS = re.compile(r'heads?/.*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Rule:
         trains: False keeps it as it is.
         rate: factor of the learning rate; float32 [depth] for a stack of layers that differ.
         decay: factor of the weight decay, likewise; None: 1 for kernels, 0 for all others.
+        start: when it begins to train; None: at once.
     """
 
     trains: bool = True
     rate: float | np.ndarray = 1.0
     decay: float | np.ndarray | None = None
+    start: Start | None = None
 
 
 def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
@@ -48,7 +54,7 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
 
     Args:
         model: with its adapters, if it has any.
-        config: config.finetune: table, layer_decay, levels, lora.
+        config: config.finetune: table, layer_decay, levels, lora, unfreeze.
 
     Raises:
         ConfigError: an invalid regex, an unknown key, a parameter that no row covers, a row that
@@ -64,6 +70,7 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
                           f'{", ".join(LEVELS)}.')
     groups = model.layer_levels if config['levels'] == 'timm' else ()
     powers = _layer_powers(unstacked, groups or model.layer_groups, config['layer_decay'])
+    unfreeze = _start(config['unfreeze'], 'config.finetune.unfreeze')
     rules, used, uncovered = {}, set(), []
     for name in unstacked:
         row = next((i for i, (regex, _) in enumerate(table) if regex.fullmatch(name)), None)
@@ -72,8 +79,11 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
             continue
         used.add(row)
         settings = table[row][1]
-        rules[name] = Rule(settings.get('train', True), settings.get('lr', 1.0) * powers[name],
-                           settings.get('wd'))
+        trains = settings.get('train', True)
+        start = (_start(settings['start'], f'config.finetune.table[{row}].start')
+                 if 'start' in settings else None if _HEADS.fullmatch(name) else unfreeze)
+        rules[name] = Rule(trains, settings.get('lr', 1.0) * powers[name], settings.get('wd'),
+                           start if trains else None)
     if uncovered:
         raise ConfigError(f'config.finetune.table does not cover {", ".join(uncovered[:5])} '
                           f'({len(uncovered)} parameters in total): add a last row '
@@ -85,6 +95,10 @@ def plan(model: nnx.Module, config: Mapping) -> dict[str, Rule]:
                               f'remove the row.')
     if not any(rule.trains for rule in rules.values()):
         raise ConfigError('config.finetune.table freezes every parameter: let something train.')
+    if unfreeze and not any(rule.start for rule in rules.values()):
+        raise ConfigError(f'config.finetune.unfreeze = {config["unfreeze"]!r} has no effect, as '
+                          f'nothing but heads trains or the rows of config.finetune.table say '
+                          f'when: leave it out.')
     return {name: _stacked(name, [rules[one] for one in _layers_of(name, depth)])
             for name in names}
 
@@ -109,12 +123,17 @@ def prepare(model: nnx.Module, config: Mapping, seed: int) -> dict[str, Rule]:
         add_lora(model, lora['layers'], rank=lora['rank'], alpha=lora['alpha'],
                  dropout=lora['dropout'], rngs=nnx.Rngs(seed + 1))
     rules = plan(model, config)
-    for path, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.BatchNorm):
-            prefix = path_name(path) + '/'
-            if not any(rule.trains for name, rule in rules.items() if name.startswith(prefix)):
-                module.use_running_average = True
+    freeze_norms(model, {name for name, rule in rules.items() if rule.trains})
     return rules
+
+
+def freeze_norms(model: nnx.Module, training: Collection[str]) -> None:
+    """Every BatchNorm none of whose parameters is among those named keeps its statistics, in
+    training too; the model is changed in place."""
+    owners = {name.rpartition('/')[0] for name in training}
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm) and path_name(path) not in owners:
+            module.use_running_average = True
 
 
 def split(model: nnx.Module, rules: Mapping[str, Rule]
@@ -143,6 +162,20 @@ def factors(params: dict, rules: Mapping[str, Rule]) -> tuple[dict, dict]:
     return with_path(rate, params), with_path(decay, params)
 
 
+def starts_of(params: dict, rules: Mapping[str, Rule]) -> dict[str, Start]:
+    """When the parameters that begin to train later do so, by name."""
+    return {name: start for name in by_path(params)
+            if (start := rules[name].start) is not None}
+
+
+def durations(config: Mapping) -> dict[str, Mapping]:
+    """The durations of config.finetune by their keys: unfreeze, and `start` of the table's rows."""
+    found = {'finetune.unfreeze': config['unfreeze']}
+    found |= {f'finetune.table[{i}].start': settings['start']
+              for i, (_, settings) in enumerate(config['table']) if 'start' in settings}
+    return found
+
+
 def describe(model: nnx.Module, rules: Mapping[str, Rule]) -> str:
     """The numbers of parameters, such as '1,234 of 5,678,901 parameters train'."""
     sizes = {path_name(path): int(np.prod(leaf.shape))
@@ -164,14 +197,30 @@ def _check(table: Iterable[Row]) -> list[tuple[re.Pattern, dict]]:
                               f"(regex, dict(lr=1.0, wd=1.0, train=True)).") from None
         for key, value in settings.items():
             if key not in _KEYS:
-                raise ConfigError(f'{where} has the key {key!r}: a row has lr, wd and train.')
+                raise ConfigError(f'{where} has the key {key!r}: a row has lr, wd, train and '
+                                  f'start.')
             kinds = _KEYS[key]
-            if not isinstance(value, kinds) or (bool not in kinds and (
+            if key == 'start':
+                _start(value, f'{where}.start')
+            elif not isinstance(value, kinds) or (bool not in kinds and (
                     isinstance(value, bool) or not 0 <= value < float('inf'))):
                 raise ConfigError(f'{where}.{key} = {value!r}: give '
                                   f'{"True or False" if key == "train" else "a factor >= 0"}.')
         rows.append((compiled, settings))
     return rows
+
+
+def _start(duration: Any, where: str) -> Start | None:
+    """A duration as (unit, number); None for one of 0, which is no wait."""
+    if not is_duration(duration):
+        raise ConfigError(f'{where} = {duration!r} is not a valid duration: give exactly one of '
+                          f'{", ".join(UNITS)}, e.g. dict(epochs=2).')
+    (unit, number), = dict(duration).items()
+    if isinstance(number, bool) or not isinstance(number, int | float) \
+            or not 0 <= number < float('inf'):
+        raise ConfigError(f'{where}.{unit} = {number!r}: give a number that is not negative.')
+    number = int(number) if number == int(number) else number
+    return (unit, number) if number else None
 
 
 def _layers_of(name: str, depth: int) -> list[str]:
@@ -211,12 +260,14 @@ def _stacked(name: str, rules: list[Rule]) -> Rule:
     """The rule of a stack of layers, from those of its layers."""
     if all(rule == rules[0] for rule in rules):
         return rules[0]
-    if len({rule.trains for rule in rules}) > 1 or len({rule.decay is None for rule in rules}) > 1:
+    if any(len({what(rule) for rule in rules}) > 1 for what in (
+            lambda rule: rule.trains, lambda rule: rule.decay is None, lambda rule: rule.start)):
         raise ConfigError(f'config.finetune.table treats the layers of {name} differently, and '
                           f'they are stacked: set config.model.scan=False.')
     decays = (None if rules[0].decay is None else
               np.array([rule.decay for rule in rules], np.float32))
-    return Rule(rules[0].trains, np.array([rule.rate for rule in rules], np.float32), decays)
+    rates = np.array([rule.rate for rule in rules], np.float32)
+    return Rule(rules[0].trains, rates, decays, rules[0].start)
 
 
 def scale_updates(fn: Callable, *trees: Any) -> Any:

@@ -60,6 +60,7 @@ def _refuse_without_effect(config: ConfigDict) -> None:
             ('finetune.table', tuple(config.finetune.table), ()),
             ('finetune.layer_decay', config.finetune.layer_decay, 1.0),
             ('finetune.lora.rank', config.finetune.lora.rank, 0),
+            ('finetune.unfreeze', any(config.finetune.unfreeze.values()), False),
             ('eval.adjust_tau', config.eval.adjust_tau, 0.0),
             ('profile.steps', config.profile.steps, 0)):
         if value != default:

@@ -31,6 +31,7 @@ from train_lib.runtime.sharding import place, shard_batch
 from train_lib.runtime.signals import Interrupted, Stopped
 from train_lib.training import init, patience, rollback
 from train_lib.training.evaluate import all_finite, predict, score_split
+from train_lib.training.phases import begun_at
 from train_lib.training.run_spec import RunSpec
 from train_lib.training.state import HostState, TrainState, to_stored, zero_sums
 from train_lib.training.step import is_finite
@@ -184,7 +185,7 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
             interrupted = False
             if to_evaluate or step == timing.total_steps:  # there may be no validation
                 with clock('eval'), progress.paused():
-                    state = _with_statistics(run, state)
+                    state = _with_statistics(run, state, step)
             if to_evaluate:
                 before = host
                 try:
@@ -218,6 +219,8 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
                 with clock('checkpoint'):
                     checkpointer.wait()
                 return state, host
+            if begins := begun_at([phase for phase, *_ in run.programs.earlier], step):
+                log.info('epoch %5.1f  %s begin to train', timing.epoch(step), begins)
             if trace:
                 trace.before(step, pending)
             with clock('data'):
@@ -231,8 +234,8 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
                     state = state.replace(step=_like(np.int32(step + 1), state.step))
                     host = host.replace(guard=rollback.after_skip(host.guard))
                 else:
-                    state, loss = run.programs.train_step(
-                        state, shard_batch(batch, run.programs.mesh))
+                    train_step, _ = run.programs.at(step)
+                    state, loss = train_step(state, shard_batch(batch, run.programs.mesh))
                     # The device works on this step while the host fetches the next batch; waiting
                     # for the one before keeps the queue at one step.
                     read_back()
@@ -271,13 +274,14 @@ def _with_lr_factor(run: RunSpec, state: TrainState, host: HostState) -> TrainSt
     return state.replace(lr_factor=_like(scale, state.lr_factor))
 
 
-def _with_statistics(run: RunSpec, state: TrainState) -> TrainState:
+def _with_statistics(run: RunSpec, state: TrainState, step: int) -> TrainState:
     """The moving average with BatchNorm statistics of its own, before it is scored and saved. They
     depend on its weights only, so a run that was stopped here and goes on has the same."""
-    if run.programs.estimate is None or state.ema is None:
+    _, estimate = run.programs.at(step - 1)  # of the step that made these weights
+    if estimate is None or state.ema is None:
         return state
     return state.replace(ema=dataclasses.replace(
-        state.ema, batch_stats=run.programs.estimate(state.weights)))
+        state.ema, batch_stats=estimate(state.weights)))
 
 
 def _log(run: RunSpec, state: TrainState, host: HostState, step: int, metrics_log: MetricsLog,

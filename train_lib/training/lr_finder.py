@@ -6,6 +6,7 @@ losses and regularisation; only the schedule differs. It happens in memory.
 """
 
 import dataclasses
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from train_lib.training.preprocess_spec import preprocess_spec
 from train_lib.training.run_spec import Programs
 from train_lib.training.setup import assemble, compile_step
 from train_lib.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +123,9 @@ def run_sweep(config: ConfigDict, manifest: Manifest, workdir: Path,
         if state.lr_factor is not None:  # of a plateau: a sweep sets the learning rate itself
             state = state.replace(lr_factor=place(np.float32(1), state.lr_factor.sharding))
         # As `train` compiles it: one program, for the rate is a function of the state's step.
-        programs = compile_step(job.run, state, data.parts, Clock()).programs
+        if job.run.programs.earlier:
+            log.info('lr       everything trains from the first step of the sweep on')
+        programs = compile_step(job.run, state, data.parts, Clock(), sys.maxsize).programs
         losses, smooth, ended = _sweep(programs, job.iterator, state, spec, stop)
     finally:
         job.iterator.close()

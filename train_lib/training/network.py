@@ -17,6 +17,7 @@ from models.scan_layers import SAVED
 from models.target import aim, target_of
 from models.transformer import Transformer
 from train_lib.optim import param_groups
+from train_lib.optim.late_start import Start
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharded_init import create
 from train_lib.runtime.sharding import Layout
@@ -34,6 +35,7 @@ class ParameterCounts:
         trained, frozen: how many numbers train, and how many do not.
         rates: factors of the learning rate, a tree like the params that train.
         decay: factors of the weight decay, likewise.
+        starts: when those that begin to train later do so, by name.
     """
 
     description: str
@@ -41,6 +43,7 @@ class ParameterCounts:
     frozen: int
     rates: dict
     decay: dict
+    starts: Mapping[str, Start]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +159,7 @@ def make_network(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
     description = param_groups.describe(model, rules)
     graphdef, params, frozen, batch_stats = param_groups.split(model, rules)
     rates, decay = param_groups.factors(params, rules)
-    parameters = ParameterCounts(description, _count(params), _count(frozen), rates, decay)
+    parameters = ParameterCounts(description, _count(params), _count(frozen), rates, decay,
+                                 param_groups.starts_of(params, rules))
     return Network(graphdef, Weights(params, frozen, batch_stats), parameters,
                    getattr(model, 'scan', False), loaded)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from input_pipeline.curriculum import make_stages, stage_at
 from input_pipeline.durations import to_steps
 from train_lib.losses.mixing import make_mixings
+from train_lib.optim.param_groups import durations
 from train_lib.optim.schedules import make_schedule
 from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
@@ -123,6 +124,8 @@ def _moment(config: ConfigDict, data: Data, rows: int, step: int) -> _Moment:
     schedule = make_schedule(config.schedule.to_dict(), total, of_run, stages,
                              batch_size=config.batch_size)
     phases = {'the curriculum': stage_at(stages, step)}
+    phases |= {key: step >= of_run(duration, key)
+               for key, duration in durations(config.finetune.to_dict()).items()}
     if config.resample.kind != 'none' and config.resample.start:
         phases['resampling'] = step >= of_run(config.resample.start, 'resample.start')
     weights = config.loss.class_weights

@@ -42,7 +42,7 @@ def save_parameters(job: Job) -> None:
 
 def _parameters(job: Job) -> list[parameter_table.Parameter]:
     return parameter_table.parameters_of(job.state.weights, job.parameters.rates,
-                                         job.parameters.decay)
+                                         job.parameters.decay, job.parameters.starts)
 
 
 def describe_devices(mesh: jax.sharding.Mesh) -> str:

@@ -3,11 +3,13 @@
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import numpy as np
 
+from train_lib.optim.late_start import Start, describe
 from train_lib.runtime.trees import by_path
 from train_lib.training.state import Weights
 
@@ -20,7 +22,8 @@ class Parameter:
     """One array of a model.
 
     `rate` and `decay` are (lowest, highest) factors of the learning rate and of the weight decay;
-    a stack of layers may have several. `kind` is 'trained', 'frozen' or 'statistics'.
+    a stack of layers may have several. `kind` is 'trained', 'frozen' or 'statistics'. `start`
+    says when it begins to train, such as 'after 2 epochs'; '' for at once.
     """
 
     name: str
@@ -30,18 +33,21 @@ class Parameter:
     rate: tuple[float, float]
     decay: tuple[float, float]
     sharding: str
+    start: str = ''
 
     @property
     def size(self) -> int:
         return int(np.prod(self.shape))
 
 
-def parameters_of(weights: Weights, rates: dict, decay: dict) -> list[Parameter]:
+def parameters_of(weights: Weights, rates: dict, decay: dict,
+                  starts: Mapping[str, Start] = MappingProxyType({})) -> list[Parameter]:
     """Every array of a model, by name; trained ones first.
 
     Args:
         weights: laid out on the devices.
         rates, decay: factors, trees like params.
+        starts: of those that begin to train later, by name.
     """
     rates, decay = by_path(rates), by_path(decay)
     found = []
@@ -50,7 +56,8 @@ def parameters_of(weights: Weights, rates: dict, decay: dict) -> list[Parameter]
         for name, leaf in sorted(by_path(part).items(), key=lambda item: _numbers(item[0])):
             found.append(Parameter(
                 name, tuple(leaf.shape), str(leaf.dtype), kind, _span(rates.get(name, 0.0)),
-                _span(decay.get(name, 0.0)), _sharding(leaf)))
+                _span(decay.get(name, 0.0)), _sharding(leaf),
+                describe(starts[name]) if name in starts else ''))
     return found
 
 
@@ -75,14 +82,15 @@ def table(parameters: Sequence[Parameter]) -> str:
     groups = defaultdict(list)
     for one in parameters:
         pattern = re.sub(r'\d+', '#', one.name)
-        groups[pattern, one.shape, one.dtype, one.kind, one.sharding].append(one)
+        groups[pattern, one.shape, one.dtype, one.kind, one.sharding, one.start].append(one)
     grouped = [(_together([one.name for one in members]),
                 f'{len(members)} x {shape}' if len(members) > 1 else str(shape),
                 _how(members), '' if sharding == 'whole' else sharding)
-               for (_, shape, _, _, sharding), members in groups.items()]
-    single = [('name', 'shape', 'dtype', '', 'lr', 'decay', 'sharding')]
+               for (_, shape, _, _, sharding, _), members in groups.items()]
+    late = any(one.start for one in parameters)
+    single = [('name', 'shape', 'dtype', '', 'lr', 'decay', 'sharding', *['start'] * late)]
     single += [(one.name, str(one.shape), one.dtype, one.kind, _factor(one.rate),
-                _factor(one.decay), one.sharding) for one in parameters]
+                _factor(one.decay), one.sharding, *[one.start] * late) for one in parameters]
     sizes = {kind: sum(one.size for one in parameters if one.kind == kind)
              for kind in ('trained', 'frozen', 'statistics')}
     total = ', '.join(f'{size:,} {kind}' for kind, size in sizes.items() if size)
@@ -124,6 +132,9 @@ def _how(members: Iterable[Parameter]) -> str:
     if len({one.decay for one in trained}) == 1 and trained[0].decay != (1.0, 1.0):
         decay = trained[0].decay
         words.append('no decay' if decay == (0.0, 0.0) else f'decay x{_factor(decay)}')
+    starts = {one.start for one in trained}
+    if starts != {''}:
+        words.append(starts.pop() if len(starts) == 1 else 'some later')
     if frozen:
         words.append(f'{frozen:,} frozen')
     return ', '.join(words)

@@ -136,7 +136,7 @@ def _train(begun: init.Begun, data: Data, job: Job, own: Path | None, clock: Clo
         # Whatever happens, nothing is written here once this is over.
         with closing(checkpointer), closing(metrics_log), closing(job.iterator):
             if not run.is_over(begun.host, begun.step):
-                run = compile_step(run, begun.state, data.parts, clock)
+                run = compile_step(run, begun.state, data.parts, clock, begun.step)
             state, host = train_loop(run, begun.state, begun.host, job.iterator, checkpointer,
                                      metrics_log, clock, stop)
         end, weights = int(state.step), state.weights

@@ -13,6 +13,7 @@ from train_lib.losses.losses import LossSpec
 from train_lib.optim.schedules import Schedule
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.patience import EarlyStopping, Plateau, exhausted
+from train_lib.training.phases import Phase
 from train_lib.training.rollback import Guard
 from train_lib.training.state import HostState
 
@@ -50,12 +51,14 @@ class Programs:
     """The jitted functions, and the mesh that they run on.
 
     Attributes:
-        train_step: (TrainState, batch) -> (TrainState, loss); see `step.make_train_step`.
+        train_step: (TrainState, batch) -> (TrainState, loss), when everything trains; see
+            `step.make_train_step`.
         eval_step: (Weights, uint8 images) -> logits by head; see `step.make_eval_step`.
         heat_step: see `heatmaps.make_heat_step`.
         mesh: of the devices.
         estimate: weights of the moving average -> their BatchNorm statistics, see
             `batch_statistics.make_estimate`; None where they are averaged too.
+        earlier: (phase, its train_step, its estimate), in their order, before everything trains.
     """
 
     train_step: Callable
@@ -63,6 +66,12 @@ class Programs:
     heat_step: Callable
     mesh: jax.sharding.Mesh
     estimate: Callable | None = None
+    earlier: tuple[tuple[Phase, Callable, Callable | None], ...] = ()
+
+    def at(self, step: int) -> tuple[Callable, Callable | None]:
+        """(train_step, estimate) of a step, counted from 0."""
+        return next(((train_step, estimate) for phase, train_step, estimate in self.earlier
+                     if step < phase.until), (self.train_step, self.estimate))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A run put together from its config: data, model, step, iterator. Nothing is written here."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from input_pipeline.resampling import make_order
 from train_lib.losses.mixing import Mixing, make_mixings
 from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
 from train_lib.optim.optimizers import make_optimizer
+from train_lib.optim.param_groups import durations
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
 from train_lib.run_dir.goodput import Clock
 from train_lib.run_dir.loggers import wanted_loggers
@@ -40,6 +41,7 @@ from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
 from train_lib.training.network import Network, ParameterCounts, make_network
+from train_lib.training.phases import find_phases, graphdef_of
 from train_lib.training.preprocess_spec import DTYPES, loader_spec, preprocess_spec
 from train_lib.training.rollback import make_guard
 from train_lib.training.run_spec import Control, Inputs, Outputs, Programs, RunSpec, Scoring, Timing
@@ -113,7 +115,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     network = make_network(config, data.manifest.classes, layout, pretrained=own is None,
                            abstract=abstract)
     optimizer = make_optimizer(config.optimizer.to_dict(), network.parameters.decay,
-                               network.scanned)
+                               network.scanned, network.parameters.starts)
+    phases = find_phases(network, to_steps_of_run, timing.total_steps)
     normalise = make_normalise(inputs.preprocess.mean, inputs.preprocess.std,
                                 DTYPES[config.precision])
     order = make_order(data.parts['train'], config.resample.to_dict(), seed=config.seed,
@@ -123,12 +126,22 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
         network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
         weights_end=_weights_end(config, data.parts['train'], order))
+
+    def of_phase(waiting: Collection[str]) -> tuple[Callable, Callable | None]:
+        graphdef = graphdef_of(network, waiting) if waiting else network.graphdef
+        step = make_train_step(graphdef, optimizer, schedule, normalise,
+                               dataclasses.replace(options, waiting=waiting))
+        return step, _estimate(config, network, make_statistics_step(graphdef, normalise), mesh,
+                               data, inputs)
+
+    train_step, estimate = of_phase(frozenset())
     programs = Programs(
-        train_step=make_train_step(network.graphdef, optimizer, schedule, normalise, options),
+        train_step=train_step,
         eval_step=jax.jit(on_mesh(
             make_eval_step(network.graphdef, normalise, scoring.heads), mesh)),
         heat_step=make_heat_step(network.graphdef, normalise, scoring.heads, mesh),
-        mesh=mesh, estimate=_estimate(config, network, normalise, mesh, data, inputs))
+        mesh=mesh, estimate=estimate,
+        earlier=tuple((phase, *of_phase(phase.waiting)) for phase in phases))
     run = RunSpec(workdir, timing, inputs, programs, scoring, control, _outputs(config), stages,
                   schedule, range(first, first + config.profile.steps))
 
@@ -143,7 +156,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
                dict(network.pretrained))
 
 
-def _estimate(config: ConfigDict, network: Network, normalise: Callable, mesh: jax.sharding.Mesh,
+def _estimate(config: ConfigDict, network: Network, step: Callable, mesh: jax.sharding.Mesh,
               data: Data, inputs: Inputs) -> Callable | None:
     """How the BatchNorm statistics of the moving average are estimated; None if they are not."""
     pictures = config.ema.statistics
@@ -152,8 +165,7 @@ def _estimate(config: ConfigDict, network: Network, normalise: Callable, mesh: j
                           f'for the average of the statistics.')
     if not pictures or not config.ema.decay or not jax.tree.leaves(network.weights.batch_stats):
         return None
-    return make_estimate(make_statistics_step(network.graphdef, normalise), mesh,
-                         data.parts['train'], inputs, pictures=pictures,
+    return make_estimate(step, mesh, data.parts['train'], inputs, pictures=pictures,
                          batch_size=config.batch_size)
 
 
@@ -168,8 +180,11 @@ def _timing(config: ConfigDict, examples: int) -> tuple[Timing, ToSteps]:
 
 def _control(config: ConfigDict, to_steps_of_run: ToSteps, timing: Timing, *, scored: bool
              ) -> Control:
-    """The guard, the plateau and early stopping; `scored`: whether there is a validation split."""
-    begin = judged_from(config.schedule.to_dict(), timing.total_steps, to_steps_of_run)
+    """The guard, the plateau and early stopping, which do not judge before everything trains;
+    `scored`: whether there is a validation split."""
+    begin = max(judged_from(config.schedule.to_dict(), timing.total_steps, to_steps_of_run),
+                *(to_steps_of_run(duration, key) for key, duration in
+                  durations(config.finetune.to_dict()).items()))
     plateau = patience.make_plateau(config.schedule.plateau.to_dict(), to_steps_of_run,
                                     timing.eval_every, begin)
     stopping = patience.make_early_stopping(config.early_stopping.to_dict(), to_steps_of_run,
@@ -257,19 +272,24 @@ def _eval_splits(most: int, parts: Mapping[str, Manifest], inputs: Inputs, devic
     return {name: EvalSplit(part, make(part)) for name, part in parts.items() if len(part)}
 
 
-def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest], clock: Clock
-                 ) -> RunSpec:
-    """The run with its training step compiled before its first batch, so that the time is known."""
+def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest], clock: Clock,
+                 first: int = 0) -> RunSpec:
+    """The run with its training steps compiled before its first batch, so that the time is known
+    and what does not fit is known at once; those of phases before `first` are left out."""
+    programs = run.programs
     with clock('compile'), compiling(distributed.is_first()):
+        earlier = tuple((phase, lower_step(run, state, parts, step).compile(), estimate)
+                        for phase, step, estimate in programs.earlier if phase.until > first)
         compiled = lower_step(run, state, parts).compile()
-    return dataclasses.replace(run, programs=dataclasses.replace(run.programs,
-                                                                 train_step=compiled))
+    return dataclasses.replace(run, programs=dataclasses.replace(
+        programs, train_step=compiled, earlier=earlier))
 
 
-def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest]
-               ) -> jax.stages.Lowered:
-    """The training step, traced; the state (it may be abstract) stays laid out as it is."""
-    step: Any = keep_layout(run.programs.train_step, state)  # jitted
+def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
+               train_step: Callable | None = None) -> jax.stages.Lowered:
+    """The training step, or that of a phase, traced; the state (it may be abstract) stays laid out
+    as it is."""
+    step: Any = keep_layout(train_step or run.programs.train_step, state)  # jitted
     return step.lower(state, batch_shapes(run, parts))
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from train_lib.losses.mixing import Mixing, mix
 from train_lib.optim.param_groups import scale_updates
 from train_lib.optim.schedules import Schedule
 from train_lib.runtime.errors import ConfigError
+from train_lib.runtime.trees import joined, part_like, select
 from train_lib.training.state import MovingAverage, TrainState, Weights
 
 
@@ -87,6 +88,8 @@ class StepOptions:
         guarded: a step that is not finite in its loss, its gradient or what it would write leaves
             everything as it was except the step, and its loss is NaN.
         weights_end: see `objectives.example_weights_end`.
+        waiting: names of parameters that do not train yet: they get no gradient, their moments
+            stay as they are, and a BatchNorm of theirs must be frozen in the graph definition.
     """
 
     heads: Sequence[str]
@@ -99,6 +102,7 @@ class StepOptions:
     ema_decay: Schedule | None = None
     guarded: bool = False
     weights_end: int | None = None
+    waiting: Collection[str] = frozenset()
 
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
@@ -115,6 +119,13 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     heads, seed, accumulate = options.heads, options.seed, options.accumulate
     factors = dict(zip(heads, options.head_weights or [1.0] * len(heads)))
     losses = options.losses or {head: LossSpec() for head in heads}
+
+    def parts_of(params):
+        """(those that train, those that wait)"""
+        if not options.waiting:
+            return params, {}
+        return (select(params, lambda name: name not in options.waiting),
+                select(params, options.waiting.__contains__))
 
     def gradient_of(params, frozen, batch_stats, step, key, part, divisors):
         """(gradient, metric sums, batch_stats) of a batch, or of a part of it."""
@@ -141,7 +152,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
 
     def gradient_of_batch(state: TrainState, key: jax.Array, whole: tuple):
         """`gradient_of` the whole batch, `accumulate` parts one after another."""
-        of_part = functools.partial(gradient_of, state.params, state.frozen)
+        params, waiting = parts_of(state.params)
+        of_part = functools.partial(gradient_of, params, joined(state.frozen, waiting))
         if accumulate == 1:
             return of_part(state.batch_stats, state.step, key, whole, {})
         _, targets, weights, _ = whole
@@ -155,7 +167,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
                                          part, divisors)
             return (jax.tree.map(jnp.add, total, more), batch_stats), None
 
-        nothing = [jax.tree.map(jnp.zeros_like, state.params),
+        nothing = [jax.tree.map(jnp.zeros_like, params),
                    {name: jnp.zeros((), jnp.float32) for name in state.metric_sums
                     if name != 'steps'}]
         parts = jax.tree.map(lambda leaf: _in_parts(leaf, accumulate), whole)
@@ -174,13 +186,16 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         gradient, sums, batch_stats = gradient_of_batch(
             state, key, (images, targets, weights, labels))
 
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        old, waiting = parts_of(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, old)
         rate = schedule(state.step)
         if state.lr_factor is not None:
             rate *= state.lr_factor
-        params = scale_updates(lambda param, update, factor: param - rate * factor * update,
-                               state.params, updates, options.rates or jax.tree.map(
-                                   lambda _: 1.0, updates))
+        rates = part_like(options.rates, old) if options.rates else jax.tree.map(
+            lambda _: 1.0, updates)
+        params = joined(scale_updates(
+            lambda param, update, factor: param - rate * factor * update, old, updates, rates),
+            waiting)
         loss = sums['loss']
         new = dict(params=params, batch_stats=batch_stats, opt_state=opt_state,
                    metric_sums={name: value + (1 if name == 'steps' else sums[name])
