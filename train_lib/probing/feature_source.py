@@ -15,6 +15,7 @@ import train_lib
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.readable import check_readable
+from input_pipeline.sources.array_records import packed_as
 from input_pipeline.splits import several_folds
 from train_lib.ensembles.wanted_pictures import list_pictures
 from train_lib.predictions.run_folders import splits_of
@@ -23,6 +24,7 @@ from train_lib.probing.feature_cache import digest_weights
 from train_lib.probing.probe_inference import open_probe
 from train_lib.run_dir import ancestors, seen_rows, workdirs
 from train_lib.run_dir.digests import identity
+from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.overrides import overlay
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
@@ -110,8 +112,20 @@ def given_pictures(path: str, config: ConfigDict, run: Path | None) -> Manifest:
     found = list_pictures(path, '--images', allow_outside=config.data.allow_outside,
                           zip_encoding=config.data.zip_encoding)
     range16 = workdirs.range16_of(run) if run else None
+    if run and _packed_otherwise(run, found):
+        log.warning('pictures the training saw what `pack` had changed (size, faces, ...): pack')
+        log.warning('         these with the same config.pack, and give that folder')
     return check_readable(dataclasses.replace(found, classes={}), policy=config.data.unreadable,
                           cache_dir=cache_folder(), range16=range16 or config.image.range16)
+
+
+def _packed_otherwise(run: Path, given: Manifest) -> bool:
+    """Whether the pictures of the training were changed in packing, and these were not so."""
+    try:
+        trained = read_json(run / 'result.json').get('packed_as')
+    except (OSError, ValueError):
+        return False
+    return bool(trained) and trained != packed_as(given)
 
 
 def rows_of(config: ConfigDict, source: Source, *, scored: bool) -> Manifest:

@@ -251,24 +251,21 @@ def test_curate_and_explore_take_the_file(base, tmp_path, capsys):
     assert main.main(['curate', *common, f'--workdir={tmp_path / "plain"}']) == 0
     plain = pd.read_csv(tmp_path / 'plain/decisions.csv')
     assert (plain['score/labels'] - by_file['score/labels']).abs().max() > 1e-3
-    for name, features in (('a', out), ('b', 'model')):
+    second = f'--config.explore.beside={base / "data/c"}'
+    for name, features in (('a', [out]), ('b', ['model', second])):
         assert main.main(['explore', *common, f'--workdir={tmp_path / name}',
-                          f'--config.curate.features={features}']) == 0
+                          f'--config.curate.features={features[0]}', *features[1:]]) == 0
     a, b = (pd.read_csv(tmp_path / name / 'explore.csv') for name in 'ab')
-    pd.testing.assert_frame_equal(a, b)
-    assert main.main(['explore', *common, f'--workdir={tmp_path / "beside"}',
-                      '--config.curate.features=model',
-                      f'--config.explore.beside={base / "data/c"}']) == 0
-    assert 'features of a model' in (tmp_path / 'beside/explore.html').read_text()
+    pd.testing.assert_frame_equal(a, b.drop(columns='second_set'))
+    assert 'features of a model' in (tmp_path / 'b/explore.html').read_text()
     capsys.readouterr()
     (data / 'a/new.png').write_bytes((data / 'b/copy.jpg').read_bytes())
     for argv, words in (
             ([*common, f'--config.curate.features={out}'], ['lack 1 of 51', 'a/new.png']),
             ([*common, '--config.curate.features=mdel'], ["'mdel'", 'descriptor']),
             ([*common, '--config.curate.features=no.parquet'], ['no.parquet', 'not there']),
-            ([*common, f'--config.curate.features={out}',
-              f'--config.explore.beside={base / "data/c"}'], [
-                  'no features of', 'features=model'])):
+            ([*common, f'--config.curate.features={out}', second],
+             ['no features of', 'features=model'])):
         verbs = ('explore',) if 'beside' in str(argv) else ('curate', 'explore')
         for verb in verbs:
             assert main.main([verb, *argv, f'--workdir={tmp_path / "x"}']) == 2
