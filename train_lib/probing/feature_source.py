@@ -154,18 +154,25 @@ def rows_of(config: ConfigDict, source: Source, *, scored: bool) -> Manifest:
             own = own.with_column('split', own.table['id'].map(roles).to_numpy(object))
             if scored:
                 seen_rows.check(source.config, ancestors.ancestry_of(run), own, goes_on=True)
-            return own
+            return _readable(config, own)
         if _same_data(config, run):
             raise ConfigError(f'The data have changed since {run} was trained (ids, labels, '
                               f'groups or classes differ): put them back, or write the features '
                               f'of the pictures alone by --images=PATH.')
-    placed = _split(config, manifest, scored)
+    placed = _split(config, _readable(config, manifest), scored)
     if scored:
         start = source.config.copy_and_resolve_references()
         with start.unlocked(), start.ignore_type():
             start.split, start.init.seen = config.split.to_dict(), config.init.seen
         seen_rows.check(start, ancestors.of_start(start, init.digest_of_best), placed)
     return placed
+
+
+def _readable(config: ConfigDict, manifest: Manifest) -> Manifest:
+    """Without the pictures of the run that broke since, which `load_data` keeps for a run that goes
+    on."""
+    return check_readable(manifest, policy=config.data.unreadable, cache_dir=cache_folder(),
+                          range16=manifest.range16)
 
 
 def _same_data(config: ConfigDict, run: Path) -> bool:

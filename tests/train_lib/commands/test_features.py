@@ -107,6 +107,18 @@ def test_a_broken_picture_is_refused_or_left_out_by_name(base, tmp_path, capsys)
     assert run(*argv, '--config.data.unreadable=drop') == 0
     assert broken.name not in load_features(tmp_path / 'f.parquet')[0]
     assert len(load_features(tmp_path / 'f.parquet')[0]) == 15
+    mine = sorted((base / 'data/b').iterdir())[0]  # one of the run's own, which broke since
+    whole = mine.read_bytes()
+    try:
+        mine.write_bytes(whole[:60])
+        assert run(argv[0], argv[1]) == 2
+        assert mine.name in capsys.readouterr().err
+        assert run(argv[0], argv[1], '--config.data.unreadable=drop') == 0
+    finally:
+        mine.write_bytes(whole)
+    table = pd.read_parquet(tmp_path / 'f.parquet')
+    assert len(table) == 47 and f'b/{mine.name}' not in set(table['id'])
+    assert set(table['split']) == {'train', 'val', 'test'}
 
 
 def test_the_scores_and_their_file(base, tmp_path, capsys):
