@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
@@ -27,6 +26,7 @@ def embedder(args: argparse.Namespace) -> Callable[[Iterable[np.ndarray]], np.nd
     --features."""
     if not args.features:
         return None
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     from configs import common
     from input_pipeline.given_batches import given_batches
     from input_pipeline.given_pictures import each_given

@@ -4,6 +4,11 @@
     python benchmarks/curation.py --folder=sketches.zip
     python benchmarks/curation.py --folder=photos.zip --pictures=1000 --sheet=unplanted.png
     python benchmarks/curation.py --hashes=100000                  # all pairs of random hashes
+    python benchmarks/curation.py --folder=photos.zip --pictures=700 --features=WEIGHTS
+
+With --features (see backbone_features.py) three columns: as curate does it, with nearest neighbours
+by these features among the candidates (config.curate.features), and by the cosine of the features
+alone, at the least threshold whose pairs have the precision of the first column.
 
 Pictures of a folder may have duplicates of their own, which count as wrong here: `--sheet` draws
 the pairs that were not planted, so that a person can judge them.
@@ -22,6 +27,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.backbone_features import add_flags, embedder
 from input_pipeline import sources
 from input_pipeline.curation.duplicates import find_duplicates
 from input_pipeline.curation.hashes import near_pairs, position
@@ -73,9 +79,10 @@ ALTERATIONS = {
 }
 
 
-def planted(args) -> tuple[Measures, np.ndarray, list[str], float]:
+def planted(args) -> tuple[Measures, np.ndarray, list[str], float, np.ndarray | None]:
     """Measures of the pictures and their copies, the row that each is a copy of (or itself),
-    the alterations of the copies, and the seconds per picture that measuring took on one core."""
+    the alterations of the copies, the seconds per picture that measuring took on one core, and
+    features of all, or None."""
     data = (dict(source='folder', folder=args.folder) if args.folder else
             dict(source='doodles', doodles=dict(per_class=args.per_class)))
     manifest = sources.load_source(data, seed=args.seed)
@@ -86,12 +93,14 @@ def planted(args) -> tuple[Measures, np.ndarray, list[str], float]:
     copied = rng.permutation(count)[:round(args.share * count)]
     kinds = [list(ALTERATIONS)[k % len(ALTERATIONS)] for k in range(len(copied))]
 
-    def row(k):
+    def picture(k):
         if k < count:
-            return measure_picture(sources.read_image(manifest.root, locations[k]))
-        picture = sources.read_image(manifest.root, locations[copied[k - count]])
-        return measure_picture(ALTERATIONS[kinds[k - count]](
-            picture, np.random.default_rng((args.seed, k))))
+            return sources.read_image(manifest.root, locations[k])
+        original = sources.read_image(manifest.root, locations[copied[k - count]])
+        return ALTERATIONS[kinds[k - count]](original, np.random.default_rng((args.seed, k)))
+
+    def row(k):
+        return measure_picture(picture(k))
 
     since = time.process_time()
     with ThreadPoolExecutor(2) as pool:
@@ -101,7 +110,45 @@ def planted(args) -> tuple[Measures, np.ndarray, list[str], float]:
     table[list(WORDS)] = [row.words for row in rows]
     measures = Measures(table, np.stack([row.hashes for row in rows]),
                         np.stack([row.thumb for row in rows]), np.stack([row.tint for row in rows]))
-    return measures, np.concatenate([np.arange(count), copied]), kinds, seconds
+    embed = embedder(args)
+    features = embed and embed(map(picture, range(len(rows))))
+    return measures, np.concatenate([np.arange(count), copied]), kinds, seconds, features
+
+
+def by_cosine(features: np.ndarray, origin: np.ndarray, precision: float) -> np.ndarray:
+    """bool [N, N]: the pairs whose cosine reaches the least threshold at which this share of them
+    is planted; features float [N, D], origin int [N]."""
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    cosines = unit @ unit.T
+    first, second = np.triu_indices(len(unit), 1)
+    values = cosines[first, second]
+    order = np.argsort(-values)
+    true = (origin[first] == origin[second])[order]
+    enough = np.flatnonzero(np.cumsum(true) / np.arange(1, len(true) + 1) >= precision)
+    return cosines >= (values[order[enough[-1]]] if len(enough) else np.inf)
+
+
+def compare(measures: Measures, origin: np.ndarray, kinds: list[str], features: np.ndarray) -> None:
+    """Prints the table of --features."""
+    copies, kind = np.arange(len(origin))[-len(kinds):], np.array(kinds)
+    hits, precisions = [], []
+    for given in (None, features):
+        found = find_duplicates(measures, features=given)
+        hits.append((found.group[copies] >= 0) & (
+            found.group[copies] == found.group[origin[copies]]))
+        pairs = found.pairs[['first', 'second']].to_numpy(int)
+        precisions.append((origin[pairs[:, 0]] == origin[pairs[:, 1]]).mean())
+    near = by_cosine(features, origin, precisions[0])
+    hits.append(near[copies, origin[copies]])
+    pairs = np.stack(np.nonzero(np.triu(near, 1)), 1)
+    precisions.append((origin[pairs[:, 0]] == origin[pairs[:, 1]]).mean() if len(pairs) else 1.0)
+    print(f'{"recall":20} {"curate":>8} {"and features":>13} {"cosine":>8}     n')
+    for name in (*ALTERATIONS, 'all'):
+        rows = kind == name if name != 'all' else np.ones(len(kind), bool)
+        print(f'{name:20} ' + ' '.join(f'{hit[rows].mean():{width}.3f}' for hit, width in
+                                       zip(hits, (8, 13, 8))) + f' {rows.sum():5}')
+    print(f'{"precision":20} ' + ' '.join(f'{one:{width}.3f}' for one, width in
+                                          zip(precisions, (8, 13, 8))))
 
 
 def all_pairs(count: int) -> None:
@@ -125,10 +172,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--sheet', default='', help='PNG of found pairs that were not planted')
     parser.add_argument('--hashes', type=int, default=0, help='only time all pairs of so many')
+    add_flags(parser)
     args = parser.parse_args(argv)
     if args.hashes:
         return all_pairs(args.hashes)
-    measures, origin, kinds, seconds = planted(args)
+    measures, origin, kinds, seconds, features = planted(args)
+    if features is not None:
+        return compare(measures, origin, kinds, features)
     copies = np.arange(len(origin))[-len(kinds):]
     since, used = time.perf_counter(), time.process_time()
     found = find_duplicates(measures)

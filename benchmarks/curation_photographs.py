@@ -1,7 +1,8 @@
 """Photographs among drawings: what the detector finds, against the truth, over several seeds.
 
     python benchmarks/curation_photographs.py --photos=PHOTOS [--sketches=SKETCHES]
-        [--drawings=1200] [--shares=0,0.05] [--seeds=3]
+        [--drawings=1200] [--shares=0,0.05] [--seeds=3] [--kinds=sketches] [--grey]
+        [--features=WEIGHTS]
 
 PHOTOS and SKETCHES are folders of classes, or zip archives of such folders. The drawings are
 doodles, SKETCHES, and illustrations that `illustration` draws: flat and graded areas, outlines, cel
@@ -9,7 +10,10 @@ shading, airbrush, hatching, grain, hair and text-like strokes, as JPEG or PNG. 
 the photographs by statistics alone; by KMeans and DBSCAN of the statistics; and with 20 marked
 pictures, on those that are not marked: 10 photographs and 10 drawings at random, or the 20 nearest
 the border, which `main.py curate` writes to to_mark.csv. A share of 0 shows how many drawings
-are dropped wrongly.
+are dropped wrongly. --grey takes the colours from the photographs. With --features (see
+backbone_features.py) the regressions and the clusters use features of a backbone instead of the
+descriptor and the statistics; the first column is then what config.curate.features=model gives.
+AUC: of the probability by statistics, mean of the seeds.
 """
 
 import argparse
@@ -18,10 +22,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.backbone_features import add_flags, embedder
 from input_pipeline import sources
 from input_pipeline.curation import clusters, photographs
 from input_pipeline.curation.picture_statistics import SIDE, statistics
@@ -189,8 +194,12 @@ def _paper(rng, canvas: np.ndarray) -> None:
     canvas[:] = np.clip(canvas + noise[..., None], 0, 255).astype(np.uint8)
 
 
-def described(pictures) -> tuple[np.ndarray, np.ndarray]:
-    """(statistics, descriptors) of pictures"""
+def described(pictures, embed=None) -> tuple[np.ndarray, np.ndarray]:
+    """(statistics, descriptors) of pictures; with `embed`, features in place of descriptors"""
+    if embed:
+        pictures = list(pictures)
+        values = np.array([list(statistics(picture).values()) for picture in pictures], np.float32)
+        return values, embed(pictures)
     both = [(list(statistics(picture).values()), describe(picture)) for picture in pictures]
     return tuple(np.array(part, np.float32) for part in zip(*both))
 
@@ -206,8 +215,9 @@ def of_source(path: str, count: int, **doodles):
             continue
 
 
-def scores(drawings, photos, share: float, seed: int) -> list[float]:
-    """F1 by: statistics, KMeans, DBSCAN, 20 marks at random, the 20 nearest the border marked."""
+def scores(drawings, photos, share: float, seed: int, by_features: bool = False) -> list[float]:
+    """F1 by: statistics, KMeans, DBSCAN, 20 marks at random, the 20 nearest the border marked; and
+    the AUC of the statistics."""
     rng = np.random.default_rng(seed)
     count, drawn = round(share * len(drawings[0])), len(drawings[0])
     chosen = rng.permutation(len(photos[0]))[:count]
@@ -224,14 +234,15 @@ def scores(drawings, photos, share: float, seed: int) -> list[float]:
         return f1(photographs.photographs(values, features=features, marks=marks, seed=seed), rows)
 
     alone = photographs.photographs(values, features=features, seed=seed)
-    points = clusters.reduce(photographs.inputs_of(values), seed)
+    area = roc_auc_score(truth, alone) if count else np.nan
+    points = clusters.reduce(features if by_features else photographs.inputs_of(values), seed)
     found = [f1(alone)] + [f1(photographs.of_clusters(values, cluster)) for cluster in
                            (clusters.kmeans(points, seed=seed), clusters.dbscan(points))]
     if count < 20:
-        return [*found, np.nan, np.nan]
+        return [*found, np.nan, np.nan, area]
     some = np.concatenate([rng.permutation(drawn)[:10], drawn + rng.permutation(count)[:10]])
     judged = photographs.to_finding(alone, wanted='drawings', drop=.5, review=.3)
-    return [*found, marked(some), marked(photographs.to_mark(judged, 20, .5))]
+    return [*found, marked(some), marked(photographs.to_mark(judged, 20, .5)), area]
 
 
 def main(argv: list[str]) -> None:
@@ -242,22 +253,31 @@ def main(argv: list[str]) -> None:
     parser.add_argument('--drawings', type=int, default=1200)
     parser.add_argument('--shares', default='0,0.05')
     parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--kinds', default='', help='of drawings, between commas (all)')
+    parser.add_argument('--grey', action='store_true', help='photographs without colours')
+    add_flags(parser)
     args = parser.parse_args(argv)
-    photos = described(of_source(args.photos, args.drawings))
+    embed = embedder(args)
+    shown = of_source(args.photos, args.drawings)
+    if args.grey:
+        shown = (np.repeat(cv2.cvtColor(one, cv2.COLOR_RGB2GRAY)[..., None], 3, 2) for one in shown)
+    photos = described(shown, embed)
     kinds = {'doodles': of_source('', args.drawings, per_class=-(-args.drawings // 48)),
              'illustrations': (illustration(0, number) for number in range(args.drawings))}
     if args.sketches:
         kinds['sketches'] = of_source(args.sketches, args.drawings)
     print('F1, mean and least of the seeds (share 0: drawings dropped)')
     print('drawings       share     statistics         kmeans         dbscan  20 at random  '
-          '20 at border')
-    for kind, pictures in kinds.items():
-        drawings = described(pictures)
+          '20 at border    AUC')
+    for kind in filter(None, args.kinds.split(',') if args.kinds else kinds):
+        drawings = described(kinds[kind], embed)
         for share in map(float, args.shares.split(',')):
-            rows = np.array([scores(drawings, photos, share, seed) for seed in range(args.seeds)])
+            rows = np.array([scores(drawings, photos, share, seed, bool(embed))
+                             for seed in range(args.seeds)])
             cells = ['' if np.isnan(row).any() else f'{row.mean():.3f} {row.min():.3f}'
-                     for row in rows.T]
-            print(f'{kind:14} {share:5.3f}  ' + '  '.join(f'{cell:>13}' for cell in cells),
+                     for row in rows.T[:-1]]
+            print(f'{kind:14} {share:5.3f}  ' + '  '.join(f'{cell:>13}' for cell in cells)
+                  + ('' if np.isnan(rows[:, -1]).any() else f'  {rows[:, -1].mean():.4f}'),
                   flush=True)
 
 

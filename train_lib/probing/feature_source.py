@@ -15,6 +15,7 @@ import train_lib
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.readable import check_readable
+from input_pipeline.sources.array_records import packed_as
 from input_pipeline.splits import several_folds
 from train_lib.ensembles.wanted_pictures import list_pictures
 from train_lib.predictions.run_folders import splits_of
@@ -23,6 +24,7 @@ from train_lib.probing.feature_cache import digest_weights
 from train_lib.probing.probe_inference import open_probe
 from train_lib.run_dir import ancestors, seen_rows, workdirs
 from train_lib.run_dir.digests import identity
+from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.overrides import overlay
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
@@ -110,8 +112,20 @@ def given_pictures(path: str, config: ConfigDict, run: Path | None) -> Manifest:
     found = list_pictures(path, '--images', allow_outside=config.data.allow_outside,
                           zip_encoding=config.data.zip_encoding)
     range16 = workdirs.range16_of(run) if run else None
+    if run and _packed_otherwise(run, found):
+        log.warning('pictures the training saw what `pack` had changed (size, faces, ...): pack')
+        log.warning('         these with the same config.pack, and give that folder')
     return check_readable(dataclasses.replace(found, classes={}), policy=config.data.unreadable,
                           cache_dir=cache_folder(), range16=range16 or config.image.range16)
+
+
+def _packed_otherwise(run: Path, given: Manifest) -> bool:
+    """Whether the pictures of the training were changed in packing, and these were not so."""
+    try:
+        trained = read_json(run / 'result.json').get('packed_as')
+    except (OSError, ValueError):
+        return False
+    return bool(trained) and trained != packed_as(given)
 
 
 def rows_of(config: ConfigDict, source: Source, *, scored: bool) -> Manifest:
@@ -140,18 +154,25 @@ def rows_of(config: ConfigDict, source: Source, *, scored: bool) -> Manifest:
             own = own.with_column('split', own.table['id'].map(roles).to_numpy(object))
             if scored:
                 seen_rows.check(source.config, ancestors.ancestry_of(run), own, goes_on=True)
-            return own
+            return _readable(config, own)
         if _same_data(config, run):
             raise ConfigError(f'The data have changed since {run} was trained (ids, labels, '
                               f'groups or classes differ): put them back, or write the features '
                               f'of the pictures alone by --images=PATH.')
-    placed = _split(config, manifest, scored)
+    placed = _split(config, _readable(config, manifest), scored)
     if scored:
         start = source.config.copy_and_resolve_references()
         with start.unlocked(), start.ignore_type():
             start.split, start.init.seen = config.split.to_dict(), config.init.seen
         seen_rows.check(start, ancestors.of_start(start, init.digest_of_best), placed)
     return placed
+
+
+def _readable(config: ConfigDict, manifest: Manifest) -> Manifest:
+    """Without the pictures of the run that broke since, which `load_data` keeps for a run that goes
+    on."""
+    return check_readable(manifest, policy=config.data.unreadable, cache_dir=cache_folder(),
+                          range16=manifest.range16)
 
 
 def _same_data(config: ConfigDict, run: Path) -> bool:

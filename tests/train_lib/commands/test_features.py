@@ -107,6 +107,18 @@ def test_a_broken_picture_is_refused_or_left_out_by_name(base, tmp_path, capsys)
     assert run(*argv, '--config.data.unreadable=drop') == 0
     assert broken.name not in load_features(tmp_path / 'f.parquet')[0]
     assert len(load_features(tmp_path / 'f.parquet')[0]) == 15
+    mine = sorted((base / 'data/b').iterdir())[0]  # one of the run's own, which broke since
+    whole = mine.read_bytes()
+    try:
+        mine.write_bytes(whole[:60])
+        assert run(argv[0], argv[1]) == 2
+        assert mine.name in capsys.readouterr().err
+        assert run(argv[0], argv[1], '--config.data.unreadable=drop') == 0
+    finally:
+        mine.write_bytes(whole)
+    table = pd.read_parquet(tmp_path / 'f.parquet')
+    assert len(table) == 47 and f'b/{mine.name}' not in set(table['id'])
+    assert set(table['split']) == {'train', 'val', 'test'}
 
 
 def test_the_scores_and_their_file(base, tmp_path, capsys):
@@ -251,24 +263,21 @@ def test_curate_and_explore_take_the_file(base, tmp_path, capsys):
     assert main.main(['curate', *common, f'--workdir={tmp_path / "plain"}']) == 0
     plain = pd.read_csv(tmp_path / 'plain/decisions.csv')
     assert (plain['score/labels'] - by_file['score/labels']).abs().max() > 1e-3
-    for name, features in (('a', out), ('b', 'model')):
+    second = f'--config.explore.beside={base / "data/c"}'
+    for name, features in (('a', [out]), ('b', ['model', second])):
         assert main.main(['explore', *common, f'--workdir={tmp_path / name}',
-                          f'--config.curate.features={features}']) == 0
+                          f'--config.curate.features={features[0]}', *features[1:]]) == 0
     a, b = (pd.read_csv(tmp_path / name / 'explore.csv') for name in 'ab')
-    pd.testing.assert_frame_equal(a, b)
-    assert main.main(['explore', *common, f'--workdir={tmp_path / "beside"}',
-                      '--config.curate.features=model',
-                      f'--config.explore.beside={base / "data/c"}']) == 0
-    assert 'features of a model' in (tmp_path / 'beside/explore.html').read_text()
+    pd.testing.assert_frame_equal(a, b.drop(columns='second_set'))
+    assert 'features of a model' in (tmp_path / 'b/explore.html').read_text()
     capsys.readouterr()
     (data / 'a/new.png').write_bytes((data / 'b/copy.jpg').read_bytes())
     for argv, words in (
             ([*common, f'--config.curate.features={out}'], ['lack 1 of 51', 'a/new.png']),
             ([*common, '--config.curate.features=mdel'], ["'mdel'", 'descriptor']),
             ([*common, '--config.curate.features=no.parquet'], ['no.parquet', 'not there']),
-            ([*common, f'--config.curate.features={out}',
-              f'--config.explore.beside={base / "data/c"}'], [
-                  'no features of', 'features=model'])):
+            ([*common, f'--config.curate.features={out}', second],
+             ['no features of', 'features=model'])):
         verbs = ('explore',) if 'beside' in str(argv) else ('curate', 'explore')
         for verb in verbs:
             assert main.main([verb, *argv, f'--workdir={tmp_path / "x"}']) == 2

@@ -88,3 +88,16 @@ def test_so_does_a_study(tmp_path, arm, wanted):
 def test_a_damaged_run_is_left_to_who_reads_it(tmp_path, text):
     (tmp_path / 'config.json').write_text(text)
     assert rules('train', CONFIG, f'--workdir={tmp_path}') == 2
+
+
+def test_rows_are_described_as_by_the_run_until_others_are_given(tmp_path):
+    """Empty tuples come back from config.json as lists, which are no other data."""
+    workdir = tmp_path / 'run'
+    given = ['--config.data.group_regex=_(x)', '--config.data.long_tail.imbalance=3']
+    workdirs.claim(workdir, parse(['train', CONFIG, *given]).config, 'data')
+    for verb, flags in (('predict', ()), ('features', ['--out=f.parquet'])):
+        data = parse([verb, f'--workdir={workdir}', *flags]).config.data
+        assert data.group_regex == '_(x)' and data.long_tail.imbalance == 3
+        data = parse([verb, f'--workdir={workdir}', *flags, '--config.data.source=folder',
+                      '--config.data.folder=x']).config.data
+        assert data.group_regex == '' and data.long_tail.imbalance == 1
