@@ -82,6 +82,11 @@ class Dinov3(Transformer):
                  token_multiple: int = 1, rngs: nnx.Rngs):
         if global_pool not in POOLS:
             raise unknown('global_pool', global_pool, POOLS)
+        for what, value in (('num_reg_tokens', num_reg_tokens),
+                            ('swiglu_align_to', swiglu_align_to)):
+            if type(value) is not int or value < 0:
+                raise ModelError(f'{what}={value!r} is not a whole number of at least 0: use 4 '
+                                 f'registers, and 8 or 0 to align a gated MLP.')
         if embed_dim // num_heads % 4:
             raise ModelError(f'embed_dim={embed_dim} over num_heads={num_heads} leaves '
                              f'{embed_dim // num_heads} channels per head, and RoPE needs a '
