@@ -126,10 +126,10 @@ def test_attention_adds_the_bias_before_the_softmax(settings):
 
 
 def test_cudnn_by_name_is_refused():
-    with pytest.raises(ModelError, match="takes no bias of the scores.*use attn_impl='auto'"):
+    with pytest.raises(ModelError, match=r"takes no bias of the scores.*use attn_impl='auto'"):
         tiny(attn_impl='cudnn')
     arrays = [jnp.zeros((1, 8, 1, 8), jnp.bfloat16)] * 3
-    with pytest.raises(ModelError, match="takes no bias of the scores.*use attn_impl='auto'"):
+    with pytest.raises(ModelError, match=r"takes no bias of the scores.*use attn_impl='auto'"):
         attend(*arrays, impl='cudnn', bias=jnp.zeros((1, 8, 8)))
     with pytest.raises(ModelError, match='attn_impl'):
         attend(*arrays, impl='auro', bias=jnp.zeros((1, 8, 8)))
