@@ -1,15 +1,19 @@
 """DINOv3: rotations, registers, sizes. Parity with timm is in test_parity.py."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from configs import common
 from models import ModelError, create_model, eval_view, list_models, model_settings
 from models.costs import costs
 from models.dinov3 import centred_table
 from models.eva import rotate
+from models.lora import adaptable
 from models.pretrained import load_timm, timm_targets, to_timm, to_torch
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
@@ -109,6 +113,15 @@ def test_weights_fit_every_size_of_image():
         assert all(np.array_equal(value, weights[key]) for key, value in to_timm(model).items())
     grey = abstract(in_channels=1)
     assert load_timm(grey, weights) == ['patch_embed.proj.weight adapted from 3 to 1 channels']
+
+
+@pytest.mark.parametrize('name', ['vit_small_plus_patch16_dinov3', 'beit_base_patch16_224'])
+def test_adapters_go_by_the_default_names(name):
+    layers, default = adaptable(abstract(name=name)), common.get_config().finetune.lora.layers
+    mlp = ['fc1', 'fc2'] if name.startswith('beit') else ['fc1_g', 'fc1_x', 'fc2']
+    assert {path for path in layers if re.fullmatch(default, path)} == {
+        f'blocks/{i}/{layer}' for i in range(2)
+        for layer in ['attn/qkv', 'attn/proj', *(f'mlp/{layer}' for layer in mlp)]}
 
 
 def test_norms_have_the_epsilon_of_dinov3():
