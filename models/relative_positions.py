@@ -21,35 +21,22 @@ def table_entries(grid: tuple[int, int]) -> int:
     return math.prod(2 * side - 1 for side in grid) + CLASS_TOKEN
 
 
+def relative_index(grid: tuple[int, int]) -> jax.Array:
+    """The entry of each query (first axis) and key (second), the class token first: int32 [N, N]
+    with N = 1 + rows * columns. Computed in the program, which would otherwise hold megabytes."""
+    (rows, columns), entries = grid, table_entries(grid)
+    by_row, by_column = (places[:, None] - places + len(places) - 1
+                         for places in map(jnp.arange, grid))
+    index = by_row[:, None, :, None] * (2 * columns - 1) + by_column[None, :, None]
+    index = index.reshape(rows * columns, rows * columns)
+    index = jnp.pad(index, [(0, 0), (1, 0)], constant_values=entries - 2)
+    index = jnp.pad(index, [(1, 0), (0, 0)], constant_values=entries - 3)
+    return index.at[0, 0].set(entries - 1)
+
+
 def relative_bias(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """The bias of each query (second axis) for each key (third), the class token first:
-    [heads, entries] -> [heads, N, N] with N = 1 + rows * columns.
-
-    Only copies of whole rows: a gather by an index [N, N] would have a scatter as its gradient,
-    which is slow on TPUs, and the index would be in the program.
-    """
-    heads, (rows, columns) = table.shape[0], grid
-    offsets = table[:, :-CLASS_TOKEN].reshape(heads, 2 * rows - 1, 2 * columns - 1)
-    by_column = jnp.moveaxis(_pairs(offsets), 1, -1)  # [heads, columns, columns, 2 rows - 1]
-    bias = _pairs(by_column).transpose(0, 3, 1, 4, 2).reshape(heads, rows * columns, -1)
-    to_patch, to_class, itself = (table[:, i, None, None] for i in range(-CLASS_TOKEN, 0))
-    bias = jnp.concatenate([jnp.broadcast_to(to_class, (heads, rows * columns, 1)), bias], 2)
-    first = jnp.concatenate([itself, jnp.broadcast_to(to_patch, (heads, 1, rows * columns))], 2)
-    return jnp.concatenate([first, bias], 1)
-
-
-def _pairs(x: jax.Array) -> jax.Array:
-    """Entries by offset, from -(n - 1) to n - 1, to entries by two positions, [..., 2 n - 1] ->
-    [..., n, n]: of the offset that the first is behind the second.
-
-    Copies of the reversed entries with one number between them, cut into rows that are one number
-    shorter, lie one number further to the right in each row.
-    """
-    n = (x.shape[-1] + 1) // 2
-    reverse = jnp.pad(x[..., ::-1], [(0, 0)] * (x.ndim - 1) + [(0, 1)])
-    copies = jnp.broadcast_to(reverse[..., None, :], (*x.shape[:-1], n, 2 * n))
-    flat = copies.reshape(*x.shape[:-1], -1)[..., :n * (2 * n - 1)]
-    return flat.reshape(*x.shape[:-1], n, 2 * n - 1)[..., n - 1:]
+    """The bias of each query for each key: [heads, entries] -> [heads, N, N]."""
+    return table.at[:, relative_index(grid)].get(mode='promise_in_bounds')
 
 
 def resize_table(table: np.ndarray, grid: tuple[int, int], source: tuple[int, int]) -> np.ndarray:
