@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from models import (
+    beit,
     cnn,
     convnext,
     densenet,
+    dinov3,
     efficientnet,
     eva,
     inception_resnet_v2,
@@ -30,6 +32,8 @@ from models.heads import Classifier
 FAMILIES: tuple[tuple[Any, dict[str, dict]], ...] = (
     (vit.VisionTransformer, vit_variants.VARIANTS),
     (eva.Eva, eva.VARIANTS),
+    (dinov3.Dinov3, dinov3.VARIANTS),
+    (beit.Beit, beit.VARIANTS),
     (efficientnet.EfficientNet, efficientnet.VARIANTS),
     (efficientnet.EfficientNet, mobilenet.V2_VARIANTS),
     (mobilenet.MobileNetV3, mobilenet.V3_VARIANTS),

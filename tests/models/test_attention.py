@@ -175,7 +175,7 @@ def test_cudnn_takes_every_model_with_attention_on_all_gpus_since_ampere(tokens,
                 query = jax.ShapeDtypeStruct((2, tokens, heads, dim), dtype)
                 assert attention.cudnn_refusal(query, Target('cuda', capability)) == '', name
             seen.add((settings['attn_impl'], dim))
-    assert seen == {('auto', dim) for dim in (64, 72, 80, 88, 96, 104)}
+    assert seen == {('auto', dim) for dim in (64, 72, 80, 88, 96, 104, 128)}
 
 
 def test_dropout_of_the_attention_weights_writes_them_out_in_training_only():

@@ -26,7 +26,8 @@ QUICK = ('resnet18', 'resnet50', 'wide_resnet50_2', 'densenet121', 'efficientnet
          'vit_small_patch14_reg4_dinov2-depth2-img_size98', 'vit_xsmall_patch16_clip_224',
          'vit_base_patch32_siglip_256-depth1-num_classes7',
          'convnext_atto', 'convnextv2_tiny-depths1,1,2,1',
-         'eva02_tiny_patch14_224', 'eva02_large_patch14_448-depth2', 'eva_giant_patch14_224-depth1')
+         'eva02_tiny_patch14_224', 'eva02_large_patch14_448-depth2', 'eva_giant_patch14_224-depth1',
+         'vit_tiny_patch16_dinov3_qkvb-depth2-num_classes1000', 'beitv2_base_patch16_224-depth2')
 NAMES = timm_reference.references()
 ROWS: dict[str, str] = {}
 

@@ -39,6 +39,10 @@ def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
         return 1 + 0.1 * normal
     if re.search(r'blocks\.\d+\.gamma$', key):  # ConvNeXt's layer scale, with which blocks count
         return 1 + 0.1 * normal
+    if 'gamma_' in key:  # layer scale: blocks would be nothing beside the rest at .02
+        return 0.5 + 0.1 * normal
+    if key.endswith('relative_position_bias_table'):
+        return normal
     return (0.1 if key.endswith(('.bias', 'q_bias', 'v_bias')) else 0.02) * normal
 
 

@@ -48,6 +48,14 @@ EXTRAS = (
     'vit_intern300m_patch14_448:depth=1,img_size=224@224',
     'vit_tiny_patch16_224:depth=2,img_size=64,global_pool=avgmax,reg_tokens=2@64',
     'vit_tiny_patch16_224:depth=2,img_size=64,fc_norm=True,pre_norm=True,num_classes=0@64',
+    # DINOv3, BEiT.
+    'vit_tiny_patch16_dinov3_qkvb:depth=2,num_classes=1000@256',
+    'vit_small_patch16_dinov3:depth=2,img_size=224@224',
+    'vit_small_plus_patch16_dinov3_qkvb:depth=2@256',
+    'vit_large_patch16_dinov3:depth=2,global_pool=token@256',
+    'vit_huge_plus_patch16_dinov3:depth=1@256', 'vit_7b_patch16_dinov3:depth=1,img_size=64@64',
+    'beitv2_base_patch16_224:depth=2@224', 'beit_base_patch16_384:depth=2@384',
+    'beit_large_patch16_512:depth=1@512',
 )
 
 

@@ -23,6 +23,8 @@ MODELS: dict[str, dict] = {  # settings, by name
     'convnext_large_mlp': dict(_NARROW, head_hidden_size=40),
     'vit_xsmall_patch16_clip_224': _SMALL, 'vit_base_patch32_siglip_256': _SMALL,
     'vit_giant_patch14_reg4_dinov2': _SMALL | dict(patch_size=16),
+    'vit_tiny_patch16_dinov3_qkvb': dict(num_classes=1000, img_size=64, depth=2),
+    'beit_base_patch16_224': dict(img_size=64, depth=1, embed_dim=192, num_heads=3),
 }
 LEARNING_RATE = 0.01
 
