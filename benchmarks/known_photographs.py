@@ -4,8 +4,8 @@ evaluation pipeline of this project (decoding, resizing, crop and statistics of 
     python benchmarks/known_photographs.py --masks=mask_photos.zip
 
 The pictures are those inside scikit-image and scikit-learn, as far as they are installed (nothing
-is downloaded), and those of an archive with folders with_mask and without_mask. What is expected was
-written down from looking at the pictures, before any model saw them. The weights come from the
+is downloaded), and those of an archive with folders with_mask and without_mask. What is expected
+was written down from looking at the pictures, before any model saw them. The weights come from the
 packages of requirements-weights.txt.
 """
 
@@ -35,8 +35,9 @@ from train_lib.training.preprocess_spec import preprocess_spec
 from train_lib.training.step import make_normalise
 
 # Of ImageNet's 1,000 classes, those that the pictures show; others are printed by their number.
-CLASSES = {281: 'tabby cat', 282: 'tiger cat', 285: 'Egyptian cat', 450: 'bobsled', 504: 'coffee mug',
-           540: 'drilling platform', 560: 'football helmet', 599: 'honeycomb', 643: 'mask', 657: 'missile', 663: 'monastery', 665: 'moped',
+CLASSES = {281: 'tabby cat', 282: 'tiger cat', 285: 'Egyptian cat', 450: 'bobsled',
+           504: 'coffee mug', 540: 'drilling platform', 560: 'football helmet', 599: 'honeycomb',
+           643: 'mask', 657: 'missile', 663: 'monastery', 665: 'moped',
            670: 'motor scooter', 698: 'palace', 744: 'projectile', 759: 'reflex camera',
            796: 'ski mask', 812: 'space shuttle', 832: 'stupa', 872: 'tripod', 967: 'espresso',
            968: 'cup', 985: 'daisy'}

@@ -32,6 +32,7 @@ from train_lib.runtime import distributed
 from train_lib.studies.definition import read_study
 from train_lib.training.data import load_manifest
 from train_lib.training.init import init_spec
+from train_lib.training.init_pretrained import with_found_weights
 from train_lib.training.lr_finder import sweep_spec
 from train_lib.training.predict_spec import predict_spec
 
@@ -85,7 +86,7 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError):
         load_manifest(parse([f'{SKETCH}:tfds=no_such_data_set', *SMALL]).config)
     config = parse([SKETCH, *SMALL, '--config.probe.heads=[dict(name="one")]']).config
-    for read in (init_spec, predict_spec, read_probe_spec):
+    for read in (init_spec, with_found_weights, predict_spec, read_probe_spec):
         read(config)
     sweep_spec(config.lr_find)
     study = parse(['study', '--config=configs/studies/digits.py'])
