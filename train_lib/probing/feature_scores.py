@@ -19,7 +19,7 @@ from train_lib.runtime.errors import ConfigError
 
 KNN, LINEAR = 'knn', 'linear'
 _QUERIES = 1024  # rows whose neighbours are searched at once
-_STEPS = 500  # of the solver
+_STEPS, _TOLERANCE = 500, 1e-6  # of the solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +149,11 @@ def _by_regression(features: np.ndarray, labels: np.ndarray, rows: Mapping[str, 
     others = {side: scaler.transform(_unit(features[rows[side]])) if len(rows[side]) else None
               for side in ('val', 'test')}
     found = {}
-    model = LogisticRegression(max_iter=_STEPS, warm_start=True, random_state=spec.seed)
-    for strength in spec.strengths:  # the strongest penalty first: each start is near its end
-        model.set_params(C=strength).fit(train, labels[rows['train']])
+    for strength in spec.strengths:
+        # From zero: from the end of another penalty the solver may stop at once.
+        model = LogisticRegression(C=strength, max_iter=_STEPS, tol=_TOLERANCE,
+                                   random_state=spec.seed)
+        model.fit(train, labels[rows['train']])
         found[strength] = {side: np.zeros(0, int) if values is None else model.predict(values)
                            for side, values in others.items()}
     return found

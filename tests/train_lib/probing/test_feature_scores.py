@@ -81,6 +81,17 @@ def test_more_neighbours_than_rows_and_no_test_rows():
     assert set(found['tried']) == {'3', '7'} and 'test' not in found  # 8, one of them unlabelled
 
 
+def test_a_penalty_is_fitted_as_if_it_were_the_only_one():
+    features, manifest = data(count=120, seed=3)
+    features = np.concatenate([features, np.random.default_rng(1).normal(size=(120, 60))], 1)
+    scored = lambda *strengths: score_features(
+        features, manifest, ScoreSpec((1,), strengths, 0))['kind']['linear']
+    together = scored(1e-4, 1e-2, 1.0, 1e2)
+    for strength in (1e-4, 1e-2, 1.0, 1e2):
+        assert scored(strength)['tried'][str(strength)] == together['tried'][str(strength)]
+    assert len(set(together['tried'].values())) > 2
+
+
 @pytest.mark.parametrize(('side', 'words'), [('val', 'no validation rows'),
                                              ('train', 'fewer than two classes')])
 def test_too_few_rows_are_refused(side, words):
