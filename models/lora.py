@@ -89,7 +89,7 @@ def adaptable(model: nnx.Module) -> dict[str, Linear | Conv]:
     """Layers that can get an adapter, by path ('blocks/0/attn/qkv'): linear layers and
     convolutions."""
     return {'/'.join(map(str, path)): layer for path, layer in nnx.iter_modules(model)
-            if type(layer) in _ADAPTED}
+            if isinstance(layer, Linear | Conv) and type(layer) in _ADAPTED}
 
 
 def auto_layers(model: nnx.Module, paths: Iterable[str]) -> list[str]:

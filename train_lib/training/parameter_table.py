@@ -129,12 +129,12 @@ def _how(members: Iterable[Parameter]) -> str:
         return 'frozen'
     rates = _factor((min(one.rate[0] for one in trained), max(one.rate[1] for one in trained)))
     words = [f'lr x{rates}']
-    if len({one.decay for one in trained}) == 1 and trained[0].decay != (1.0, 1.0):
+    starts = {one.start for one in trained}
+    if starts != {''}:  # in the place of the decay: both would not fit into a line
+        words.append(starts.pop() if len(starts) == 1 else 'some later')
+    elif len({one.decay for one in trained}) == 1 and trained[0].decay != (1.0, 1.0):
         decay = trained[0].decay
         words.append('no decay' if decay == (0.0, 0.0) else f'decay x{_factor(decay)}')
-    starts = {one.start for one in trained}
-    if starts != {''}:
-        words.append(starts.pop() if len(starts) == 1 else 'some later')
     if frozen:
         words.append(f'{frozen:,} frozen')
     return ', '.join(words)

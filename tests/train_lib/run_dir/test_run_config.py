@@ -57,6 +57,20 @@ def test_an_older_run_or_study_keeps_its_splits(older, tmp_path):
     assert config_of_run(older).split.tolerance == 0.0
 
 
+def test_an_older_run_keeps_the_layers_of_its_adapters(older):
+    """The default was a regex; its config.json has it, two sections deep."""
+    path, regex = older / 'config.json', workdirs.BEFORE['finetune.lora.layers']
+    assert parse(['train', CONFIG]).config.finetune.lora.layers == 'auto'
+    saved = json.loads(path.read_text())
+    for lora in (saved['finetune']['lora'] | dict(layers=regex), {'rank': 0}):
+        saved['finetune']['lora'] = lora
+        path.write_text(json.dumps(saved))
+        assert parse(['train', CONFIG, f'--workdir={older}']).config.finetune.lora.layers == regex
+        assert config_of_run(older).finetune.lora.layers == regex
+    given = ['train', CONFIG, f'--workdir={older}', '--config.finetune.lora.layers=auto']
+    assert parse(given).config.finetune.lora.layers == 'auto'
+
+
 def test_a_key_outside_of_the_sections_is_kept_too(older, tmp_path):
     for argv, wanted in [([], 'all'), (['--config.saved_activations=products'], 'products')]:
         config = parse(['train', CONFIG, f'--workdir={older}', *argv]).config
