@@ -1,13 +1,15 @@
 """ConvNeXt (Liu et al., arXiv 2201.03545) and ConvNeXt V2 (Woo et al., arXiv 2301.00808), with
 timm's names and options. DINOv3's ConvNeXts and those of CLIP are weights of the same networks.
 
-Paths of the parameters are those of timm's state_dict: `stem.<0..>`, `stages.<s>.downsample.{0, 1}`,
-`stages.<s>.blocks.<i>.{conv_dw, norm, mlp.fc1, mlp.grn, mlp.fc2, gamma}`, and `norm_pre` where the
-last norm precedes pooling. Where it follows, timm has it in its head, with the layer after it: the
-`norm`, `pre_logits` and `head` of this file are `head.norm`, `head.pre_logits` and `head.fc` there.
+Paths of the parameters are those of timm's state_dict: `stem.<0..>`,
+`stages.<s>.downsample.{0, 1}`, `stages.<s>.blocks.<i>.{conv_dw, norm, mlp.fc1, mlp.grn, mlp.fc2,
+gamma}`, and `norm_pre` where the last norm precedes pooling. Where it follows, timm has it in its
+head, with the layer after it: the `norm`, `pre_logits` and `head` of this file are `head.norm`,
+`head.pre_logits` and `head.fc` there.
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +154,7 @@ class ConvNeXt(Classifier):
 
     timm_head = 'head.fc'
     timm_stem = 'stem.0'
-    timm_modules = {'norm': 'head.norm', 'pre_logits': 'head.pre_logits'}
+    timm_modules: Mapping[str, str] = {'norm': 'head.norm', 'pre_logits': 'head.pre_logits'}
     timm_optional = ('head.norm.',)  # weights pre-trained on masked images (fcmae) have no head
     # A stage's `downsample` shares the level of its first block; the empty group counts as 0.
     layer_groups = (r'stem/', r'stages/(\d+)/\w+/((?<=blocks/)\d+|)|norm_pre/')
@@ -200,18 +202,20 @@ class ConvNeXt(Classifier):
                                 rngs=rngs)
         block = functools.partial(Block, ls_init_value=ls_init_value, norm=norm, mlp=mlp, conv=conv)
         rates, width = drop_path_rates(drop_path, sum(depths)), dims[0]
-        self.stages = nnx.List()
+        stages = []
         for i, (depth, dim) in enumerate(zip(depths, dims)):
             first = sum(depths[:i])
-            self.stages.append(Stage(
+            stages.append(Stage(
                 width, dim, stride=strides[i], rates=rates[first:first + depth],
                 block=functools.partial(block, kernel=kernels[i]), norm=norm, conv=conv))
             width = dim
+        self.stages = nnx.List(stages)
 
         self.map_features, self.num_features = width, head_hidden_size or width
         self.norm_pre = norm(width) if head_norm_first else None
         self.norm = None if head_norm_first else norm(width)
-        self.pre_logits = PreLogits(width, head_hidden_size, rngs=rngs) if head_hidden_size else None
+        self.pre_logits = None if not head_hidden_size else \
+            PreLogits(width, head_hidden_size, rngs=rngs)
 
     def forward_features(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Images [B, H, W, C] -> feature maps [B, H/32, W/32, D], the sides rounded down (a stem

@@ -101,7 +101,7 @@ class Conv(nnx.Conv):
             return 'convolution'
         if groups == inputs == self.kernel.shape[-1] > 1:
             # Its loop over images would fetch those of other devices.
-            large = strides == (1, 1) and large_kernels.SMALLEST <= min(self.kernel_size) \
+            large = strides == (1, 1) and min(self.kernel_size) >= large_kernels.SMALLEST \
                 and all(max(pad) < side for pad, side in zip(self._padding(x), self.kernel_size)) \
                 and batch_moments.devices_of(x) == 1
             return 'large' if large else 'depthwise'

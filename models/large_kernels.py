@@ -3,8 +3,8 @@
 XLA's own form, and the gradients that JAX derives for a sum of shifted images, are slow there and
 take long to compile. So the gradients are written out: that of the images is the same sum with the
 kernel turned by 180 degrees, and that of the kernel is a loop over parts of single images that stay
-in a core's cache. Forward and backward of 7x7 kernels in ms (seconds to compile), 8 images, float32,
-two cores that others used too, jax 0.10.2:
+in a core's cache. Forward and backward of 7x7 kernels in ms (seconds to compile), 8 images,
+float32, two cores that others used too, jax 0.10.2:
 
 | grid, channels | convolution | shifted images, derived | here |
 |---|---:|---:|---:|
@@ -39,8 +39,9 @@ def depthwise(x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], .
     rows, columns = kernel.shape[:2]
     x32, kernel = _padded(x, padding).astype(jnp.float32), kernel.astype(jnp.float32)
     height, width = x32.shape[1] - rows + 1, x32.shape[2] - columns + 1
-    return sum(x32[:, i:i + height, j:j + width] * kernel[i, j, 0]
-               for i in range(rows) for j in range(columns)).astype(x.dtype)
+    terms = (x32[:, i:i + height, j:j + width] * kernel[i, j, 0]
+             for i in range(rows) for j in range(columns))
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
 def _depthwise(x, kernel, padding):

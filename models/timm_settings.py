@@ -90,6 +90,9 @@ def timm_arguments(name: str, settings: Mapping[str, Any]) -> tuple[str, dict[st
         if key not in names:
             said = textwrap.shorten(repr(value), 60, placeholder=' ...')
             raise ModelError(f'timm has no setting for {key}={said} of {name}.')
+        if value is None:
+            raise ModelError(f'{key}=None of {name} cannot be built by timm, whose create_model '
+                             f'drops arguments of None.')
     _check(name, whole)
     architecture = name
     if 'block' in changed:  # a class, which JSON cannot hold: the name of a model that has it

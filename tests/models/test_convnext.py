@@ -2,12 +2,14 @@
 training step against torch in test_train_step.py."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from timm_reference import by_recipe
 
 from configs import common
 from models import ModelError, create_model, eval_view
@@ -232,6 +234,34 @@ def test_branches_and_heat_maps_get_the_maps_of_the_last_stage():
     maps = jax.eval_shape(lambda m, x: m.maps(m.forward_features(x)), model,
                           jnp.zeros((2, 64, 96, 3)))
     assert maps.shape == (2, 2, 3, 12)
+
+
+@pytest.mark.parametrize('name, settings', [
+    ('convnext_large_mlp', dict(head_hidden_size=20, in_chans=1)),
+    ('convnextv2_atto', dict(num_classes=0, kernel_sizes=(7, 5, 3, 3))),
+    ('convnext_tiny_hnf', dict(patch_size=2, in_chans=4)),
+    ('convnext_atto_ols', dict(norm_eps=1e-3)),
+])
+def test_timm_computes_the_same_with_new_weights(name, settings):
+    """Weights and sides of the images differ from time to time."""
+    timm, torch = pytest.importorskip('timm'), pytest.importorskip('torch')
+    seed = int.from_bytes(os.urandom(4), 'little')
+    small = dict(depths=(1, 2, 1, 1), dims=(16, 24, 40, 48))
+    theirs = timm.create_model(name, **small, **settings).eval()
+    weights = {key: by_recipe(key, list(value.shape), seed)
+               for key, value in theirs.state_dict().items()}
+    theirs.load_state_dict({key: torch.from_numpy(np.asarray(value))
+                            for key, value in weights.items()})
+    ours = dict(settings, in_channels=settings.get('in_chans', 3))
+    ours.pop('in_chans', None)
+    model = abstract(name, ours.pop('num_classes', 1000), **{**small, **ours})
+    load_timm(model, weights)
+    x = images(2, 32 + seed % 33, 32 + seed // 33 % 33, model.in_channels, seed=seed)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    with jax.default_matmul_precision('highest'):
+        found = infer(model, x)
+    assert np.abs(found - expected).max() <= 2e-5 * expected.std(), (seed, x.shape)
 
 
 @pytest.mark.parametrize('kwargs, words', [

@@ -21,6 +21,7 @@ FAMILIES = {
     'small_cnn': dict(width=8, stages=2), 'cnn_basic': dict(img_size=SIZE, widths=(4, 8)),
     'resnet18': dict(layers=(1, 1), channels=(8, 16)),
     'densenet121': dict(block_config=(1, 1), growth_rate=4),
+    'convnext_atto': dict(depths=(1, 1, 1, 1), dims=(4, 4, 4, 8)),
     'resnet_inception': dict(width=8, depth=1), 'inception_resnet_v2': dict(depth=(1, 1, 1)),
     'vit_tiny_patch16_224': dict(TINY, img_size=SIZE),
     'eva02_tiny_patch14_224': dict(TINY, img_size=SIZE),

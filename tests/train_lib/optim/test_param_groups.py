@@ -100,8 +100,8 @@ def test_layer_decay_falls_from_the_head_to_the_stem():
 
 
 @pytest.mark.parametrize('name', [
-    'resnet18', 'densenet121', 'mobilenetv2_100', 'eva02_tiny_patch14_224', 'small_cnn',
-    'resnet20'])
+    'resnet18', 'convnext_atto', 'densenet121', 'mobilenetv2_100', 'eva02_tiny_patch14_224',
+    'small_cnn', 'resnet20'])
 def test_every_family_knows_its_layers(name):
     model = nnx.eval_shape(lambda: models.create_model(name, 3, rngs=nnx.Rngs(0)))
     rules = param_groups.plan(model, settings(layer_decay=0.9))
