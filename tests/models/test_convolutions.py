@@ -149,3 +149,21 @@ def test_a_batch_on_several_devices_is_not_gone_through_image_by_image():
     conv, x = build('large')
     with jax.sharding.use_abstract_mesh(AbstractMesh((2,), ('data',))):
         assert conv._form(x, cpu=True) == 'depthwise'
+
+
+def test_the_gradient_of_a_depthwise_convolution_keeps_the_images_alone():
+    conv, x = build('depthwise, stride 2, odd sides')
+    graphdef, params = nnx.split(conv)
+    kept = jax.vjp(lambda params, x: nnx.merge(graphdef, params)._by('depthwise', x), params, x)[1]
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= x.size + conv.kernel.size
+    # Autodiff of a sum keeps one shifted image per element of the kernel, 25 here.
+
+
+@pytest.mark.parametrize('width', [1, 8, 11, 17])
+def test_the_gradient_of_a_depthwise_kernel_for_any_width(width):
+    """Its columns are added in blocks of at most 8."""
+    conv, _ = build('depthwise')
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((2, 3, width, 6)), jnp.float32)
+    (_, ours), (_, theirs) = jax.jit(both, compiler_options=QUICK)(conv, x)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.abs(mine - other).max() < 1e-5 * np.abs(other).max()

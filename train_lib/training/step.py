@@ -230,9 +230,18 @@ def _averaged(old, new, decay):
 
 def is_finite(tree) -> jax.Array:
     """Whether no floating-point leaf holds a NaN or an infinity."""
-    return functools.reduce(jnp.logical_and, [
-        jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)])
+    flags = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)
+             if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jax.lax.platform_dependent(
+        *flags, cpu=_least, default=lambda *flags: functools.reduce(jnp.logical_and, flags))
+
+
+def _least(*flags: jax.Array) -> jax.Array:
+    """Whether all hold. Of a chain of `and`, and of `jnp.all`, which XLA makes such a chain, its
+    CPU backend puts a copy into each of the many loops that choose between old and new values, and
+    compiles them for minutes."""
+    stacked = jnp.stack(flags)
+    return stacked[jnp.argmin(stacked)]
 
 
 def make_eval_step(graphdef: nnx.GraphDef, normalise: Callable, heads: Sequence[str]) -> Callable:

@@ -209,3 +209,20 @@ def test_weights_of_examples_count_until_rows_are_drawn_by_them():
         (with_end, whole), (usual, plain)))
     np.testing.assert_allclose(second, third, rtol=1e-6)
     assert abs(second - usual(copied(first), whole)[1]) > 1e-3
+
+
+def test_the_guard_is_found_once_and_not_in_every_loop_that_obeys_it():
+    """Of a chain of `and` XLA's CPU backend makes a copy for each array: 40 x 40 x 2 of them."""
+    def step(old, gradient):
+        new = [a - b * a for a, b in zip(old, gradient)]
+        finite = step_module.is_finite((new, gradient))
+        return [jnp.where(finite, a, b) for a, b in zip(new, old)]
+
+    arrays = [np.ones((4, 2 + k % 3), np.float32) for k in range(40)]
+    compiled = jax.jit(step).lower(arrays, arrays).compile()
+    assert compiled.as_text().count(' and(') < 10 * len(arrays)
+    for spoilt in (None, 0, 39):
+        gradient = [np.full_like(array, np.nan if k == spoilt else 0.5)
+                    for k, array in enumerate(arrays)]
+        wanted = 1.0 if spoilt is not None else 0.5
+        assert all((np.asarray(array) == wanted).all() for array in compiled(arrays, gradient))
