@@ -22,8 +22,9 @@ _SURE_DIM = 128
 
 
 def attend(query, key, value, *, impl: str = 'auto', target: Target | None = None,
-           drop: Dropout | None = None, rngs: nnx.Rngs | None = None, tokens: int = 0) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v: three arrays [B, N, H, d] -> [B, N, H, d].
+           drop: Dropout | None = None, rngs: nnx.Rngs | None = None, tokens: int = 0,
+           bias: jax.Array | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(d) + bias) v: three arrays [B, N, H, d] -> [B, N, H, d].
 
     The softmax is computed in float32. Dropout of the weights needs the weights themselves: where
     `drop` is active the softmax is written out and `impl` has no effect.
@@ -40,16 +41,23 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
         rngs: for `drop`.
         tokens: how many of the N are tokens, 0 for all; those behind them are padding, which no
             query attends to. With padding 'auto' is XLA.
+        bias: added to the scores, [H, N, N] (queries, keys), or None. With a bias 'auto' is XLA;
+            cuDNN's attention with a learned bias has not been tried here.
 
     Raises:
         ModelError: `impl` is not known; or it is 'cudnn' and cuDNN does not take such arrays, or
-            there is padding.
+            there is padding or a bias.
     """
     if impl not in IMPLEMENTATIONS:
         raise unknown('attn_impl', impl, IMPLEMENTATIONS)
     if drop is not None and drop.rate and not drop.deterministic:
-        weights = attention_weights(query, key, tokens).astype(value.dtype)
+        weights = attention_weights(query, key, tokens, bias).astype(value.dtype)
         return jnp.einsum('bhqk,bkhd->bqhd', drop(weights, rngs), value)
+    if bias is not None:
+        if impl == 'cudnn':
+            raise ModelError("attn_impl='cudnn' takes no bias of the scores, which this model has: "
+                             "use attn_impl='auto'.")
+        return xla_attention(query, key, value, target=target, tokens=tokens, bias=bias)
     if 0 < tokens < key.shape[1]:
         if impl == 'cudnn':
             raise ModelError("attn_impl='cudnn' takes no padded tokens: leave out token_multiple, "
@@ -69,19 +77,20 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
     return jax.lax.platform_dependent(query, key, value, cuda=by_cudnn, default=xla_attention)
 
 
-def attention_weights(query, key, tokens: int = 0) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) in float32: two arrays [B, N, H, d] -> [B, H, N, N]. `tokens` as in
-    `attend`."""
+def attention_weights(query, key, tokens: int = 0, bias: jax.Array | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(d) + bias) in float32: two arrays [B, N, H, d] -> [B, H, N, N]. `tokens`
+    and `bias` as in `attend`."""
     scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
+    scores = scores if bias is None else scores + bias
     if 0 < tokens < key.shape[1]:
         scores = jnp.where(jnp.arange(key.shape[1]) < tokens, scores, -jnp.inf)
     return jax.nn.softmax(scores)
 
 
-def xla_attention(query, key, value, *, target: Target | None = None, tokens: int = 0
-                  ) -> jax.Array:
-    """Attention by XLA, [B, N, H, d] -> same; `tokens` as in `attend`.
+def xla_attention(query, key, value, *, target: Target | None = None, tokens: int = 0,
+                  bias: jax.Array | None = None) -> jax.Array:
+    """Attention by XLA, [B, N, H, d] -> same; `tokens` and `bias` as in `attend`.
 
     JAX's form names an algorithm for the product of bfloat16 queries and keys, which the compiler
     refuses for GPUs before Ampere (a T4): they multiply no bfloat16, and without a name XLA
@@ -89,12 +98,13 @@ def xla_attention(query, key, value, *, target: Target | None = None, tokens: in
     """
     if query.dtype == jnp.bfloat16 and target is not None and target.platform == 'cuda' and (
             target.numbers < ANY_GPU.numbers):
-        weights = attention_weights(query, key, tokens).astype(value.dtype)
+        weights = attention_weights(query, key, tokens, bias).astype(value.dtype)
         return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
     mask = None
     if 0 < tokens < key.shape[1]:
         mask = (jnp.arange(key.shape[1]) < tokens)[None, None, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation='xla')
+    return jax.nn.dot_product_attention(query, key, value, None if bias is None else bias[None],
+                                        mask=mask, implementation='xla')
 
 
 def cudnn_attention(query, key, value, *, target: Target = ANY_GPU, implementation: str = 'cudnn'

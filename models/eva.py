@@ -6,7 +6,7 @@ and values have biases. The mean of the patches goes through `fc_norm` to the he
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,38 +50,48 @@ def rotary_table(grid: tuple[int, int], dim: int, reference: int = 16,
     return np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
 
 
-def rotate(x: jax.Array, table: jax.Array, padding: int = 0) -> jax.Array:
-    """Rotates the pairs of channels of the patches: [B, N, H, d] -> same. The class token before
-    them and the padding behind them, so many tokens, stay as they are."""
+def rotate(x: jax.Array, table: jax.Array, padding: int = 0, *, halves: bool = False) -> jax.Array:
+    """Rotates the pairs of channels of the patches: [B, N, H, d] -> same. The tokens before them
+    (class token, registers) and the padding behind them, so many tokens, stay as they are.
+
+    Pairs are (2i, 2i + 1), or with `halves` (i, i + d / 2)."""
     end = x.shape[1] - padding
     start = end - table.shape[1]
     patches = x[:, start:end].astype(jnp.float32)
-    pairs = patches.reshape(*patches.shape[:-1], -1, 2)
-    turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(patches.shape)
+    if halves:
+        first, second = jnp.split(patches, 2, -1)
+        turned = jnp.concatenate([-second, first], -1)
+    else:
+        pairs = patches.reshape(*patches.shape[:-1], -1, 2)
+        turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(patches.shape)
     sine, cosine = table[:, :, None]
     patches = (patches * cosine + turned * sine).astype(x.dtype)
     return jnp.concatenate([x[:, :start], patches, x[:, end:]], 1)
 
 
 class EvaAttention(nnx.Module):
-    """Self-attention [B, N, dim] -> same, with biases for q and v only and optional RoPE."""
+    """Self-attention [B, N, dim] -> same, with biases for q and v only (none with `qkv_bias=False`)
+    and optional RoPE."""
 
     target: Target | None = None  # see `target.aim`
     tokens = 0  # without the padding, see `attend`
+    halves = False  # see `rotate`
 
     def __init__(self, dim: int, num_heads: int, *, fused: bool, attn_drop: float,
-                 proj_drop: float, proj_scale: float, impl: str, dtype, rngs: nnx.Rngs):
+                 proj_drop: float, proj_scale: float, impl: str, qkv_bias: bool = True, dtype,
+                 rngs: nnx.Rngs):
         if dim % num_heads:
             raise ModelError(f'embed_dim={dim} cannot be split over num_heads={num_heads}: '
                              f'choose a number of heads that divides it.')
         linear = functools.partial(Linear, kernel_init=timm_normal, dtype=dtype, rngs=rngs)
-        self.fused = fused
+        self.fused, self.qkv_bias = fused, qkv_bias
         if fused:
             self.qkv = linear(dim, 3 * dim, use_bias=False)
-            self.q_bias = nnx.Param(jnp.zeros(dim))
-            self.v_bias = nnx.Param(jnp.zeros(dim))
+            if qkv_bias:
+                self.q_bias = nnx.Param(jnp.zeros(dim))
+                self.v_bias = nnx.Param(jnp.zeros(dim))
         else:
-            self.q_proj, self.v_proj = linear(dim, dim), linear(dim, dim)
+            self.q_proj, self.v_proj = (linear(dim, dim, use_bias=qkv_bias) for _ in 'qv')
             self.k_proj = linear(dim, dim, use_bias=False)
         self.proj = linear(dim, dim, kernel_init=normal(0.02 * proj_scale))
         self.attn_drop = Dropout(attn_drop, what='attn_drop_rate')
@@ -94,20 +104,28 @@ class EvaAttention(nnx.Module):
         batch, tokens, dim = x.shape
         parts: Sequence[jax.Array]
         if self.fused:
-            bias = jnp.concatenate([keep_whole(self.q_bias[...]), jnp.zeros(dim),
-                                    keep_whole(self.v_bias[...])])
-            parts = jnp.split(self.qkv(x, rngs) + bias.astype(x.dtype), 3, axis=-1)
+            qkv = self.qkv(x, rngs)
+            if self.qkv_bias:
+                bias = jnp.concatenate([keep_whole(self.q_bias[...]), jnp.zeros(dim),
+                                        keep_whole(self.v_bias[...])])
+                qkv = qkv + bias.astype(x.dtype)
+            parts = jnp.split(qkv, 3, axis=-1)
         else:
             parts = self.q_proj(x, rngs), self.k_proj(x, rngs), self.v_proj(x, rngs)
         query, key, value = (part.reshape(batch, tokens, self.num_heads, -1) for part in parts)
         if table is not None:
             padding = tokens - (self.tokens or tokens)
-            query, key = rotate(query, table, padding), rotate(key, table, padding)
+            query, key = (rotate(part, table, padding, halves=self.halves)
+                          for part in (query, key))
         return query, key, value
+
+    def bias(self, tokens: int) -> jax.Array | None:
+        """What is added to the scores of so many tokens, float32 [H, N, N], or None."""
+        return None
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None) -> jax.Array:
         y = attend(*self.project(x, rngs, table), impl=self.impl, target=self.target,
-                   drop=self.attn_drop, rngs=rngs, tokens=self.tokens)
+                   drop=self.attn_drop, rngs=rngs, tokens=self.tokens, bias=self.bias(x.shape[1]))
         return self.proj_drop(self.proj(y.reshape(x.shape), rngs), rngs)
 
 
@@ -140,31 +158,44 @@ class SwiGlu(nnx.Module):
         return self.drop(self.fc2(y, rngs), rngs)
 
 
-class EvaBlock(nnx.Module):
-    """Pre-norm attention and MLP, each with a residual connection: [B, N, D] -> same."""
+def make_mlp(dim: int, hidden: int, *, kind: str, norm: bool, drop: float, out_scale: float,
+             dtype, rngs: nnx.Rngs) -> Mlp | SwiGlu:
+    """The MLP of a block, of a kind in MLPS; its last layer starts smaller by `out_scale`."""
+    if kind != 'gelu':
+        return SwiGlu(dim, hidden, packed=kind == 'swiglu_packed', norm=norm, drop=drop,
+                      out_scale=out_scale, dtype=dtype, rngs=rngs)
+    mlp = Mlp(dim, hidden, drop=drop, dtype=dtype, rngs=rngs)
+    mlp.fc2.kernel.set_value(mlp.fc2.kernel[...] * out_scale)
+    return mlp
 
-    def __init__(self, dim: int, num_heads: int, *, layer: int, hidden: int, mlp: str,
-                 scale_mlp: bool, qkv_fused: bool, attn_drop: float, proj_drop: float,
-                 drop_path: float, attn_impl: str, dtype, rngs: nnx.Rngs):
-        scale = (2 * layer) ** -0.5  # deeper residual branches start smaller
-        self.norm1 = layer_norm(dim, rngs=rngs)
-        self.attn = EvaAttention(dim, num_heads, fused=qkv_fused, attn_drop=attn_drop,
-                                 proj_drop=proj_drop, proj_scale=scale, impl=attn_impl,
-                                 dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(dim, rngs=rngs)
-        if mlp == 'gelu':
-            self.mlp: Mlp | SwiGlu = Mlp(dim, hidden, drop=proj_drop, dtype=dtype, rngs=rngs)
-            self.mlp.fc2.kernel.set_value(self.mlp.fc2.kernel[...] * scale)
-        else:
-            self.mlp = SwiGlu(dim, hidden, packed=mlp == 'swiglu_packed', norm=scale_mlp,
-                              drop=proj_drop, out_scale=scale, dtype=dtype, rngs=rngs)
+
+class EvaBlock(nnx.Module):
+    """Pre-norm attention and MLP, each with a residual connection and, unless `init_values` is
+    None, a learned factor per channel on it (layer scale): [B, N, D] -> same.
+
+    `make_attn` and `make_mlp` () -> module are called in turn with the norms, because the random
+    numbers of each layer follow from its place.
+    """
+
+    def __init__(self, dim: int, *, make_attn: Callable, make_mlp: Callable, drop_path: float,
+                 init_values: float | None = None, eps: float = 1e-6, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(dim, eps=eps, rngs=rngs)
+        self.attn = make_attn()
+        self.norm2 = layer_norm(dim, eps=eps, rngs=rngs)
+        self.mlp = make_mlp()
+        self.scaled = init_values is not None
+        if init_values is not None:
+            self.gamma_1, self.gamma_2 = (
+                nnx.Param(jnp.full(dim, init_values, jnp.float32)) for _ in range(2))
         self.drop_path = Dropout(drop_path, per_example=True, what='drop_path')
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None, table=None, *,
                  drop_path: jax.Array | None = None) -> jax.Array:
         y = self.attn(self.norm1(x).astype(x.dtype), rngs, table)
+        y = y * self.gamma_1[...].astype(y.dtype) if self.scaled else y
         x = x + self.drop_path(y, rngs, drop_path)
         y = self.mlp(self.norm2(x).astype(x.dtype), rngs)
+        y = y * self.gamma_2[...].astype(y.dtype) if self.scaled else y
         return x + self.drop_path(y, rngs, drop_path)
 
 
@@ -210,12 +241,20 @@ class Eva(Transformer):
         self.pos_embed = nnx.Param(timm_normal(rngs.params(), (1, tokens, embed_dim)))
         self.pos_drop = Dropout(pos_drop_rate, what='pos_drop_rate')
         self.rates = drop_path_rates(drop_path, depth)
-        self.blocks = nnx.List(
-            EvaBlock(embed_dim, num_heads, layer=layer, hidden=int(embed_dim * mlp_ratio), mlp=mlp,
-                     scale_mlp=scale_mlp, qkv_fused=qkv_fused, attn_drop=attn_drop_rate,
-                     proj_drop=proj_drop_rate, drop_path=rate, attn_impl=attn_impl, dtype=dtype,
-                     rngs=rngs)
-            for layer, rate in enumerate(self.rates, 1))
+
+        def block(layer: int, rate: float) -> EvaBlock:
+            scale = (2 * layer) ** -0.5  # deeper residual branches start smaller
+            return EvaBlock(
+                embed_dim, drop_path=rate, rngs=rngs,
+                make_attn=lambda: EvaAttention(
+                    embed_dim, num_heads, fused=qkv_fused, attn_drop=attn_drop_rate,
+                    proj_drop=proj_drop_rate, proj_scale=scale, impl=attn_impl, dtype=dtype,
+                    rngs=rngs),
+                make_mlp=lambda: make_mlp(
+                    embed_dim, int(embed_dim * mlp_ratio), kind=mlp, norm=scale_mlp,
+                    drop=proj_drop_rate, out_scale=scale, dtype=dtype, rngs=rngs))
+
+        self.blocks = nnx.List(block(layer, rate) for layer, rate in enumerate(self.rates, 1))
         self.pad_tokens(tokens, token_multiple)
         self.scan, self.remat = scan, remat
         if scan:

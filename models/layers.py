@@ -83,13 +83,13 @@ def compute_dtype(dtype) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def layer_norm(dim: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm as in timm's transformers: eps 1e-6, computed and returned in float32.
+def layer_norm(dim: int, *, eps: float = 1e-6, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm as in timm's transformers: eps 1e-6 in most, computed and returned in float32.
 
     The variance is computed from centred values: E[x^2] - E[x]^2 loses precision where the mean is
     much larger than the standard deviation.
     """
-    return nnx.LayerNorm(dim, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(dim, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
 
 class BatchNorm(nnx.BatchNorm):

@@ -20,11 +20,12 @@ from flax import nnx
 from models.errors import ModelError, unknown
 from models.heads import Classifier
 from models.lora import merge_lora, unmerge_lora
+from models.relative_positions import CLASS_TOKEN, resize_table, table_entries
 from models.weight_files import open_weights
 
 HEAD_MODES = ('keep', 'reset', 'resize')
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
-_IGNORED = re.compile(r'(^|\.)num_batches_tracked$')
+_IGNORED = re.compile(r'(^|\.)(num_batches_tracked|relative_position_index)$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,9 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
               head: str = 'keep', grid: tuple[int, int] | None = None) -> list[str]:
     """Fills a model in place with weights under timm's names.
 
-    Position embeddings are resampled to the model's grid, also to one of another shape and as many
-    positions, and a stem for 3 channels is adapted to another number of channels, both as timm
-    does. Adapters (LoRA) keep their values.
+    Position embeddings and tables of relative positions are resampled to the model's grid, also to
+    one of another shape and as many positions, and a stem for 3 channels is adapted to another
+    number of channels, all as timm does. Adapters (LoRA) keep their values.
 
     Args:
         model: from `create_model`.
@@ -88,7 +89,7 @@ def load_timm(model: Classifier, source: Mapping[str, np.ndarray] | str | Path, 
             if adapters[key] is None:
                 misshaped.append(f'{key} is {list(shapes[found[key]])} and should be '
                                  f'{list(shape)}{note}')
-            elif note:
+            elif note and note not in notes:  # that of all blocks once
                 notes.append(note)
     wanted = {key for target in targets for key in target.keys}
     headless = not hasattr(model, 'head') and not hasattr(model, 'heads')
@@ -199,6 +200,8 @@ def _adapter(model: Classifier, key: str, ours: tuple[int, ...], theirs: tuple[i
     if key == 'pos_embed' and len(theirs) == 3 and theirs[2] == ours[2]:
         # Before the shapes are compared: 2 x 8 and 4 x 4 patches have as many positions.
         return _adapter_of_positions(ours[1] - math.prod(model.grid), theirs[1], model.grid, grid)
+    if key.endswith('relative_position_bias_table') and theirs[1:] == ours[1:]:
+        return _adapter_of_offsets(theirs[0], model.grid, grid)
     if ours == theirs:
         return lambda value: value, ''
     if key == f'{model.timm_stem}.weight' and len(theirs) == 4 and theirs[1] == 3 \
@@ -224,6 +227,22 @@ def _adapter_of_positions(prefix: int, tokens: int, grid: tuple[int, int],
         return None, f' (its {patches} patches are not those of grid={tuple(source)})'
     note = f'pos_embed resampled from {source[0]} x {source[1]} to {grid[0]} x {grid[1]}'
     return (lambda value: resample_positions(value, prefix, grid, source),
+            '' if tuple(source) == tuple(grid) else note)
+
+
+def _adapter_of_offsets(entries: int, grid: tuple[int, int], source: tuple[int, int] | None
+                        ) -> tuple[Callable | None, str]:
+    """As `_adapter`, for a table [entries, heads] of relative positions."""
+    if source is None:
+        source = ((math.isqrt(max(entries - CLASS_TOKEN, 0)) + 1) // 2,) * 2
+        if table_entries(source) != entries:
+            return None, (f' (its {entries} entries are not those of a square of patches: '
+                          f'load_timm takes the grid=(rows, columns) of that model)')
+    if table_entries(source) != entries:
+        return None, f' (its {entries} entries are not those of grid={tuple(source)})'
+    note = (f'relative_position_bias_table resampled from {source[0]} x {source[1]} to {grid[0]} x '
+            f'{grid[1]}')
+    return (lambda value: resize_table(value.T, grid, source).T,
             '' if tuple(source) == tuple(grid) else note)
 
 

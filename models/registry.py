@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from models import (
+    beit,
     cnn,
     densenet,
+    dinov3,
     efficientnet,
     eva,
     inception_resnet_v2,
@@ -28,6 +30,8 @@ from models.heads import Classifier
 FAMILIES: tuple[tuple[Any, dict[str, dict]], ...] = (
     (vit.VisionTransformer, vit.VARIANTS),
     (eva.Eva, eva.VARIANTS),
+    (dinov3.Dinov3, dinov3.VARIANTS),
+    (beit.Beit, beit.VARIANTS),
     (efficientnet.EfficientNet, efficientnet.VARIANTS),
     (efficientnet.EfficientNet, mobilenet.V2_VARIANTS),
     (mobilenet.MobileNetV3, mobilenet.V3_VARIANTS),

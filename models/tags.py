@@ -14,6 +14,7 @@ from models.weight_files import FILES
 STATISTICS = {  # mean and standard deviation per colour channel, for values in 0..1
     'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     'clip': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    'satellite': ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143)),  # of DINOv3's aerial pictures
     'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }

@@ -7,7 +7,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from models.beit import Beit
 from models.densenet import DenseNet
+from models.dinov3 import Dinov3
 from models.efficientnet import EfficientNet
 from models.errors import ModelError
 from models.eva import Eva
@@ -35,6 +37,10 @@ _NAMES: dict[type, dict[str, str]] = {
         'class_token': 'class_token', 'global_pool': 'global_pool'},
     Eva: _TOKENS | {'mlp': 'swiglu_mlp', 'scale_mlp': 'scale_mlp', 'qkv_fused': 'qkv_fused',
                     'use_rot_pos_emb': 'use_rot_pos_emb'},
+    Dinov3: _TOKENS | {key: key for key in (
+        'swiglu_mlp', 'swiglu_align_to', 'qkv_bias', 'init_values', 'num_reg_tokens',
+        'rope_temperature', 'global_pool')},
+    Beit: _TOKENS | {'init_values': 'init_values'},
     EfficientNet: _BLOCKS,
     MobileNetV3: _BLOCKS,
     ResNet: {'block': 'block', 'layers': 'layers', 'channels': 'channels',
@@ -83,7 +89,7 @@ def timm_arguments(name: str, settings: Mapping[str, Any]) -> tuple[str, dict[st
         architecture = _BOTTLENECK if changed.pop('block') == 'bottleneck' else _BASIC
         changed |= {key: whole[key] for key in ('layers', 'base_width')}
     arguments = {names[key]: _plain(value) for key, value in changed.items()}
-    if 'swiglu_mlp' in arguments:
+    if 'mlp' in changed:
         arguments['swiglu_mlp'] = whole['mlp'] != 'gelu'
     if changed.get('use_rot_pos_emb'):
         arguments['ref_feat_shape'] = [16, 16]  # the grid that positions are scaled to

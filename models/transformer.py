@@ -1,4 +1,4 @@
-"""What ViT and EVA share: tokens, equal blocks, and the attention weights of these."""
+"""What the transformers share: tokens, equal blocks, and the attention weights of these."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +52,10 @@ class Transformer(Classifier):
         """What each block gets besides its tokens."""
         return ()
 
+    def bias_of(self, block: Any) -> jax.Array | None:
+        """What a block adds to the scores of its attention, float32 [heads, N, N], or None."""
+        return None
+
     def finish(self, x: jax.Array) -> jax.Array:
         """Tokens [B, N, D] of the last block -> tokens to pool, same shape."""
         return x
@@ -79,5 +83,5 @@ class Transformer(Classifier):
         x, inputs = self.embed(x), self.block_inputs()
         for block in self.each_block():
             query, key, _ = block.attn.project(block.norm1(x).astype(x.dtype), None, *inputs)
-            yield attention_weights(query, key)
+            yield attention_weights(query, key, bias=self.bias_of(block))
             x = block(x, None, *inputs)

@@ -175,7 +175,7 @@ def test_cudnn_takes_every_model_with_attention_on_all_gpus_since_ampere(tokens,
                 query = jax.ShapeDtypeStruct((2, tokens, heads, dim), dtype)
                 assert attention.cudnn_refusal(query, Target('cuda', capability)) == '', name
             seen.add((settings['attn_impl'], dim))
-    assert seen == {('auto', 64), ('auto', 80), ('auto', 88)}
+    assert seen == {('auto', 64), ('auto', 80), ('auto', 88), ('auto', 128)}
 
 
 def test_dropout_of_the_attention_weights_writes_them_out_in_training_only():

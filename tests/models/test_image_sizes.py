@@ -24,6 +24,8 @@ FAMILIES = {
     'resnet_inception': dict(width=8, depth=1), 'inception_resnet_v2': dict(depth=(1, 1, 1)),
     'vit_tiny_patch16_224': dict(TINY, img_size=SIZE),
     'eva02_tiny_patch14_224': dict(TINY, img_size=SIZE),
+    'vit_tiny_patch16_dinov3_qkvb': dict(TINY, img_size=SIZE),
+    'beit_base_patch16_224': dict(TINY, img_size=SIZE),
 }
 
 

@@ -15,6 +15,8 @@ FAMILIES = {
         class_token=False, global_pool='avg')),
     'eva02': ('eva02_tiny_patch14_224', dict(patch_size=16)),
     'eva giant': ('eva_giant_patch14_224', dict(patch_size=16, mlp_ratio=2.0)),
+    'dinov3': ('vit_tiny_patch16_dinov3_qkvb', dict(init_values=0.5)),
+    'beit': ('beit_base_patch16_224', dict(init_values=0.5)),
 }
 
 
@@ -36,7 +38,9 @@ def both(family, size, multiple, **settings):
 
 
 @pytest.mark.parametrize('family, settings', [
-    *((family, dict(depth=1)) for family in FAMILIES), ('eva02', dict(scan=True, remat=True))])
+    *((family, dict(depth=1)) for family in FAMILIES), ('eva02', dict(scan=True, remat=True)),
+    pytest.param('dinov3', dict(scan=True, remat=True), marks=pytest.mark.slow),
+    pytest.param('beit', dict(scan=True, remat=True), marks=pytest.mark.slow)])
 def test_values_and_gradients_stay_those_of_the_tokens(family, settings):
     plain, expected = both(family, (48, 80), 1, **settings)  # 15 or 16 tokens
     padded, found = both(family, (48, 80), 11, **settings)   # 22

@@ -23,7 +23,8 @@ QUICK = ('resnet18', 'resnet50', 'wide_resnet50_2', 'densenet121', 'efficientnet
          'tf_efficientnet_b4', 'tf_efficientnet_lite0', 'tf_efficientnetv2_s', 'mobilenetv2_100',
          'mobilenetv3_large_100',
          'inception_resnet_v2', 'vit_tiny_patch16_224', 'vit_tiny_patch16_224-img_size160',
-         'eva02_tiny_patch14_224', 'eva02_large_patch14_448-depth2', 'eva_giant_patch14_224-depth1')
+         'eva02_tiny_patch14_224', 'eva02_large_patch14_448-depth2', 'eva_giant_patch14_224-depth1',
+         'vit_tiny_patch16_dinov3_qkvb-depth2,num_classes1000', 'beitv2_base_patch16_224-depth2')
 NAMES = timm_reference.references()
 ROWS: dict[str, str] = {}
 

@@ -16,12 +16,17 @@ from models.scan_layers import run_blocks, stack_blocks, stack_params, unstack_p
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
 NAMES = ('vit_tiny_patch16_224', 'eva02_tiny_patch14_224')
-families = pytest.mark.parametrize('name', NAMES)
+# These share the blocks of EVA-02.
+MORE = ('vit_tiny_patch16_dinov3_qkvb', 'beit_base_patch16_224')
+OWN = {name: dict(init_values=0.5) for name in MORE}  # so that every gradient is seen
+families = pytest.mark.parametrize('name', [
+    *NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 X = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)
 
 
 def build(name, seed=0, **kwargs):
-    return create_model(name, 5, rngs=nnx.Rngs(seed), **{**TINY, **kwargs})
+    return create_model(name, 5, rngs=nnx.Rngs(seed),
+                        **{**TINY, **OWN.get(name, {}), **kwargs})
 
 
 def abstract(name, **kwargs):

@@ -39,6 +39,13 @@ def test_tags_with_other_statistics_than_those_of_imagenet():
     assert find_tag('efficientnet_b0', 'ra_in1k').statistics == 'imagenet'
     assert find_tag('efficientnet_b0', 'ra4_e3600_r224_in1k').statistics == 'half'
     assert find_tag('mobilenetv3_large_100', 'miil_in21k').std == (1.0, 1.0, 1.0)
+    assert find_tag('beit_base_patch16_224', 'default').statistics == 'half'
+    assert find_tag('beitv2_base_patch16_224', 'default').statistics == 'imagenet'
+    aerial = find_tag('vit_large_patch16_dinov3', 'sat493m')
+    assert (aerial.mean, aerial.std) == ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))
+    assert (aerial.image_size, aerial.classes, aerial.license) == (256, 0, 'dinov3-license')
+    assert find_tag('vit_tiny_patch16_dinov3_qkvb', 'default').license == (
+        'fair-noncommercial-research-license')
     assert STATISTICS['imagenet'] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 

@@ -39,10 +39,11 @@ def train_step(model, images, labels):
     return loss, logits, nnx.merge(graph, updates, after)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] * name.startswith('beit')) for name in MODELS])
 def test_a_training_step_equals_that_of_torch(name):
     reference = np.load(FOLDER / f'train_{name}.npz', allow_pickle=False)
-    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **MODELS[name]))
     old = {key: by_recipe(key, to_torch(target.variable.shape), 0)
            for target in timm_targets(model) for key in target.keys}
     load_timm(model, old)

@@ -35,6 +35,10 @@ def by_recipe(key: str, shape: list[int], seed: int) -> np.ndarray:
         if len(shape) > 1:
             return (normal / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
         return 1 + 0.1 * normal
+    if 'gamma_' in key:  # layer scale: blocks would be nothing beside the rest at .02
+        return 0.5 + 0.1 * normal
+    if key.endswith('relative_position_bias_table'):
+        return normal
     return (0.1 if key.endswith(('.bias', 'q_bias', 'v_bias')) else 0.02) * normal
 
 
@@ -65,11 +69,12 @@ def reference_images(meta: dict) -> np.ndarray:
 
 def build(meta: dict, **kwargs):
     """Our model with the weights of a reference, without computing random ones first."""
-    # timm's EVA-02 models for 224 px have no classifier.
-    num_classes = 0 if meta['model'].startswith('eva02') and \
+    # timm's EVA-02 models for 224 px and those of DINOv3 have no classifier.
+    num_classes = 0 if meta['model'].startswith(('eva02', 'vit')) and \
         'head.weight' not in meta['state_dict'] else 1000
+    settings = {key: value for key, value in meta['kwargs'].items() if key != 'num_classes'}
     model = nnx.eval_shape(lambda: create_model(
-        meta['model'], num_classes, rngs=nnx.Rngs(0), **meta['kwargs'], **kwargs))
+        meta['model'], num_classes, rngs=nnx.Rngs(0), **settings, **kwargs))
     load_timm(model, weights(meta))
     return model
 

@@ -26,6 +26,13 @@ EXTRAS = (
     'vit_large_patch14_224:depth=3@224', 'eva02_small_patch14_224@224',
     'eva02_base_patch14_448:depth=3@448', 'eva02_large_patch14_448:depth=6@448',
     'eva_giant_patch14_336:depth=2@336',
+    'vit_tiny_patch16_dinov3_qkvb:depth=2,num_classes=1000@256',
+    'vit_small_patch16_dinov3:depth=2,img_size=224@224',
+    'vit_small_plus_patch16_dinov3_qkvb:depth=2@256',
+    'vit_large_patch16_dinov3:depth=2,global_pool=token@256',
+    'vit_huge_plus_patch16_dinov3:depth=1@256', 'vit_7b_patch16_dinov3:depth=1,img_size=64@64',
+    'beitv2_base_patch16_224:depth=2@224', 'beit_base_patch16_384:depth=2@384',
+    'beit_large_patch16_512:depth=1@512',
 )
 
 
@@ -33,7 +40,7 @@ def make(text: str, seed: int = 0) -> None:
     """Writes <model>[-<settings>].npz: the logits, and the meta data as JSON text."""
     text, _, side = text.partition('@')
     name, _, settings = text.partition(':')
-    kwargs = {key: int(value) for key, value in
+    kwargs = {key: int(value) if value.isdigit() else value for key, value in
               (item.split('=') for item in settings.split(',') if item)}
     model = timm.create_model(name, **kwargs).eval()
     state = model.state_dict()

@@ -16,7 +16,11 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[2])]
 from timm_reference import by_recipe  # noqa: E402
 
-MODELS = ('resnet18', 'efficientnet_b0')
+MODELS: dict[str, dict] = {  # name: its settings, which are timm's too
+    'resnet18': {}, 'efficientnet_b0': {},
+    'vit_tiny_patch16_dinov3_qkvb': dict(num_classes=1000, img_size=64, depth=2),
+    'beit_base_patch16_224': dict(img_size=64, depth=1, embed_dim=192, num_heads=3),
+}
 LEARNING_RATE = 0.01
 
 
@@ -37,7 +41,7 @@ def step(name: str, dtype: str = 'float64'):
     """(loss, logits in training mode, {key: change of that tensor})"""
     import timm
     import torch
-    model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0)
+    model = timm.create_model(name, drop_rate=0.0, drop_path_rate=0.0, **MODELS[name])
     model.load_state_dict({key: torch.from_numpy(np.asarray(by_recipe(key, list(value.shape), 0)))
                            for key, value in model.state_dict().items()})
     model.to(getattr(torch, dtype)).train()
