@@ -5,7 +5,7 @@ Weights are taken over with what belongs to them, and the log says what became o
     adapters    stay adapters if this run has adapters on the same layers with the same rank and
                 alpha; otherwise they are added to the kernels that they belong to
     heads       class by class, by the names of the classes; see head_classes.py
-    positions   a learned table of positions is resampled if the grid of patches is another one
+    positions   learned tables of positions are resampled if the grid of patches is another one
     stem        is adapted to another number of input channels
 
 How pictures are prepared is taken over as well; see preprocess_spec.py.
@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 import models
 from models.lora import merge_arrays
 from models.pretrained import adapt_channels, resample_positions
+from models.relative_positions import resize_table
 from train_lib.predictions.store import open_member
 from train_lib.run_dir import checkpoints, workdirs
 from train_lib.run_dir.checkpoints import BATCH_STATS, PARAMS
@@ -162,6 +163,13 @@ def _resample(stored: Arrays, here: Mapping[str, jax.Array], config: ConfigDict,
             found[name] = resample_positions(stored[name], prefix, new.grid, old.grid)
             log.info('init     positions resampled from %d x %d to %d x %d patches', *old.grid,
                      *new.grid)
+    tables = [name for name in stored if name.endswith('relative_position_bias_table')
+              and name in here and new.grid != old.grid]
+    for name in tables:
+        found[name] = resize_table(stored[name], new.grid, old.grid)
+    if tables:
+        log.info('init     relative positions resampled from %d x %d to %d x %d patches',
+                 *old.grid, *new.grid)
     name = f'{new.timm_stem.replace(".", "/")}/kernel'
     if name in stored and new.in_channels != old.in_channels and old.in_channels in (1, 3):
         found[name] = _adapt_stem(stored[name], old.in_channels, new.in_channels)

@@ -15,13 +15,20 @@ import main
 import models
 from configs import common
 from models.pretrained import adapt_channels, resample_positions
+from models.relative_positions import resize_table
 from train_lib.optim import param_groups
 from train_lib.predictions.store import members_of
 from train_lib.probing.backbone import make_backbone
 from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.trees import by_path
-from train_lib.training.init_from import Target, adopt, read_weights
+from train_lib.runtime.trees import by_path, path_name
+from train_lib.training.init_from import (
+    Target,
+    _resample,
+    _without_arrays,
+    adopt,
+    read_weights,
+)
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.soup_run import weights_of, write_run
 from train_lib.training.state import Weights
@@ -284,6 +291,28 @@ def test_positions_go_by_the_grid_and_not_by_the_count(source):
     np.testing.assert_allclose(found[:, :1], before[:, :1])
     back = resample_positions(found, 1, (8, 1), (4, 1))
     assert back.shape[1] == 9
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_tables_of_relative_positions_are_resampled(scan, caplog):
+    configs = []
+    for size in (16, (32, 24)):
+        configs.append(common.get_config())
+        configs[-1].model = MODEL | dict(name='beit_base_patch16_224', depth=2, scan=scan)
+        configs[-1].image.size = size
+    old, new = ({path_name(path): np.zeros(leaf.shape, np.float32) for path, leaf in
+                 nnx.to_flat_state(nnx.state(_without_arrays(config)))} for config in configs)
+    names = [name for name in old if name.endswith('relative_position_bias_table')]
+    stored = old | {name: np.random.default_rng(i).normal(size=old[name].shape)
+                    for i, name in enumerate(names)}
+    with caplog.at_level(logging.INFO):
+        found = _resample(stored, new, *reversed(configs))
+    assert len(names) == (1 if scan else 2)
+    assert caplog.text.count('relative positions resampled from 2 x 2 to 4 x 3 patches') == 1
+    assert {name: value.shape for name, value in found.items()} == {
+        name: value.shape for name, value in new.items()}
+    for name in names:
+        np.testing.assert_array_equal(found[name], resize_table(stored[name], (4, 3), (2, 2)))
 
 
 @pytest.mark.parametrize('channels', [1, 4])
