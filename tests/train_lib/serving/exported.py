@@ -34,6 +34,8 @@ SMALL: dict[str, tuple[str, dict, int]] = {
         width=8, stages=2, head='mlp', head_pool='separate'), 16),
     'eva02, packed': ('eva02_tiny_patch14_224', _TOKENS, 32),
     'eva02, apart': ('eva02_base_patch14_224', _TOKENS, 32),
+    'dinov3': ('vit_tiny_patch16_dinov3_qkvb', dict(**_TOKENS, init_values=0.5), 32),
+    'beit': ('beit_base_patch16_224', dict(**_TOKENS, init_values=0.5), 32),
     'tf_efficientnetv2': ('tf_efficientnetv2_s', _EFFICIENT, 33),
     'mobilenetv2': ('mobilenetv2_100', _EFFICIENT, 32),
     'mobilenetv3': ('mobilenetv3_large_100', _EFFICIENT, 32),

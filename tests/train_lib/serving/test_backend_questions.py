@@ -31,13 +31,16 @@ from train_lib.training.step import make_normalise, split_model
 TARGETS = {'cpu': Target('cpu'), 'cuda': Target('cuda', '9.0'), 'tpu': Target('tpu')}
 QUESTIONS = ('default_backend', 'devices', 'local_devices', 'device_count', 'local_device_count',
              'process_index', 'process_count', 'get_backend', 'backends')
-WITH_ATTENTION = ('vit', 'vit, scan, sine positions, mean', 'eva02, packed', 'eva02, apart')
+WITH_ATTENTION = ('vit', 'vit, scan, sine positions, mean', 'eva02, packed', 'eva02, apart',
+                  'dinov3')
+WITH_BIAS = ('beit',)  # whose attention is XLA's
 CONVOLUTIONS = ('efficientnet', 'mobilenetv3', 'small_cnn', 'resnet', 'densenet', 'plain_cnn')
 SLOW = ('inception_resnet_v2', 'resnet_inception')  # to trace
 CASES = [*(('vit', platform) for platform in TARGETS),
          # The others are traced for all targets by the same code.
-         *((name, 'cuda') for name in WITH_ATTENTION[1:] + CONVOLUTIONS),
-         *(pytest.param(name, 'cuda', marks=pytest.mark.slow) for name in SLOW)]
+         *((name, 'cuda') for name in WITH_ATTENTION[1:-1] + CONVOLUTIONS),
+         *(pytest.param(name, 'cuda', marks=pytest.mark.slow)
+           for name in WITH_ATTENTION[-1:] + WITH_BIAS + SLOW)]
 FORWARD, BACKWARD = '__cudnn$fmhaSoftmax', '__cudnn$fmhaSoftmaxBackward'
 
 
@@ -79,7 +82,8 @@ def config_of(name):
 
 
 def test_every_family_is_traced():
-    traced = {registry.MODELS[SMALL[name][0]][0] for name in WITH_ATTENTION + CONVOLUTIONS + SLOW}
+    traced = {registry.MODELS[SMALL[name][0]][0]
+              for name in WITH_ATTENTION + WITH_BIAS + CONVOLUTIONS + SLOW}
     assert traced == {family for family, _ in registry.FAMILIES}
 
 

@@ -32,7 +32,10 @@ SMALL = [('resnet18', dict(layers=(1, 1, 1, 1))),
                                        act='gelu_tanh', qkv_bias=False, init_values=0.1,
                                        class_token=False, global_pool='avg', patch_size=8)),
          ('eva02_tiny_patch14_224', dict(depth=2, size=(28, 56), scan=True)),
-         ('eva02_base_patch14_448', dict(depth=1, size=56, embed_dim=96, num_heads=4))]
+         ('eva02_base_patch14_448', dict(depth=1, size=56, embed_dim=96, num_heads=4)),
+         ('vit_tiny_patch16_dinov3_qkvb', dict(depth=2, size=(32, 64), scan=True)),
+         ('beit_base_patch16_224', dict(depth=2, size=(32, 64), scan=True, embed_dim=96,
+                                        num_heads=4))]
 # Slow because of the time that XLA takes, or timm's kinds of models that share their code.
 LARGE = [('resnet18', {}), ('efficientnet_b0', {}),
          ('resnet18', dict(block='bottleneck', layers=(1, 1, 1, 1))),
@@ -45,6 +48,13 @@ LARGE = [('resnet18', {}), ('efficientnet_b0', {}),
          ('eva_giant_patch14_224', dict(depth=1, size=(56, 84), embed_dim=64, num_heads=4,
                                         use_rot_pos_emb=True)),
          ('eva02_base_patch14_448', dict(depth=1, size=56, embed_dim=96, num_heads=4, mlp='gelu')),
+         ('vit_small_patch16_dinov3', dict(depth=1, size=64, embed_dim=96, num_heads=4,
+                                           qkv_bias=True, swiglu_mlp=True, num_reg_tokens=2,
+                                           rope_temperature=50.0, global_pool='token')),
+         ('vit_small_plus_patch16_dinov3', dict(depth=1, size=64, swiglu_align_to=32,
+                                                mlp_ratio=2.3, init_values=None)),
+         ('beit_base_patch16_224', dict(depth=1, size=(32, 64), init_values=None, embed_dim=96,
+                                        num_heads=4, patch_size=8)),
          ('eva02_base_patch14_448', dict(depth=1, size=56, embed_dim=96, num_heads=4,
                                          mlp='swiglu_packed', scale_mlp=False, qkv_fused=True))]
 
