@@ -127,6 +127,13 @@ TIMM_LEVELS = {
                               'cls_token': 13, 'patch_embed/': 13}, {'norm/': 0, 'blocks/11/': 1}),
     'eva02_tiny_patch14_224': ({'head/': 0, 'fc_norm/': 0, 'blocks/11/': 1, 'pos_embed': 13},
                                {'fc_norm/': 0, 'pos_embed': 13}),
+    'vit_tiny_patch16_dinov3_qkvb': (
+        {'head/': 0, 'norm/': 1, 'blocks/11/': 1, 'blocks/0/gamma_1': 12, 'cls_token': 13,
+         'reg_token': 13, 'patch_embed/': 13}, {'norm/': 0, 'reg_token': 13}),
+    'beit_base_patch16_224': (
+        {'head/': 0, 'fc_norm/': 0, 'blocks/11/': 1, 'blocks/0/': 12,
+         'blocks/0/attn/relative_position_bias_table': 12, 'cls_token': 13, 'patch_embed/': 13},
+        {'fc_norm/': 0, 'cls_token': 13}),
     'efficientnet_b0': ({'head/': 0, 'conv_head/': 1, 'bn2/': 1, 'blocks/6/0/': 1,
                          'blocks/5/3/': 2, 'bn1/': 17}, {'conv_head/': 0, 'bn2/': 0, 'bn1/': 17}),
     'mobilenetv3_large_100': ({'head/': 0, 'conv_head/': 0, 'blocks/6/0/': 1, 'bn1/': 17},

@@ -22,6 +22,10 @@ TINY = {
                                          num_heads=2)),
     'eva': ('eva02_tiny_patch14_224', dict(img_size=16, patch_size=4, embed_dim=16, depth=2,
                                            num_heads=2)),
+    'dinov3': ('vit_tiny_patch16_dinov3_qkvb', dict(img_size=16, patch_size=4, embed_dim=16,
+                                                    depth=2, num_heads=2)),
+    'beit': ('beit_base_patch16_224', dict(img_size=16, patch_size=4, embed_dim=16, depth=2,
+                                           num_heads=2)),
 }
 CLASSES = np.array([4, 0, 2])
 
@@ -101,7 +105,8 @@ def test_grad_cam_finds_what_a_change_of_the_maps_does(kind, more, head):
     np.testing.assert_allclose(found, want, rtol=2e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind, more', [('vit', {}), ('vit', dict(scan=True)), ('eva', {})])
+@pytest.mark.parametrize('kind, more', [
+    ('vit', {}), ('vit', dict(scan=True)), ('eva', {}), ('dinov3', {})])
 def test_rollout_is_the_product_of_mean_attentions(kind, more):
     model = _model(kind, **more)
 
@@ -111,14 +116,17 @@ def test_rollout_is_the_product_of_mean_attentions(kind, more):
 
     found, places, weights = _run(both, model, _images())
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
-    first, second = ((np.asarray(one, np.float64).mean(1) + np.eye(17)) / 2 for one in weights)
+    first, second = ((np.asarray(one, np.float64).mean(1) + np.eye(one.shape[-1])) / 2
+                     for one in weights)
     np.testing.assert_allclose(found, second @ first, atol=1e-6)
     assert np.abs(first @ second - second @ first).max() > 1e-3  # the order is told apart
-    row = found[:, 0, 1:] if kind == 'vit' else found[:, 1:, 1:].mean(1)
+    row = found[:, 0, 1:] if kind == 'vit' else found[:, -16:, -16:].mean(1)
     np.testing.assert_allclose(places, row.reshape(3, 4, 4), atol=1e-6)
 
 
-@pytest.mark.parametrize('kind, more', [('vit', dict(scan=True)), ('eva', {})])
+@pytest.mark.parametrize('kind, more', [
+    ('vit', dict(scan=True)), ('eva', {}), ('beit', {}),
+    pytest.param('beit', dict(scan=True, token_multiple=8), marks=pytest.mark.slow)])
 def test_attention_weights_are_those_of_the_blocks(kind, more):
     """The values mixed by them, block after block, become the model's own tokens."""
     model = _model(kind, **more)
@@ -128,8 +136,10 @@ def test_attention_weights_are_those_of_the_blocks(kind, more):
         for block, weights in zip(model.each_block(), model.attention(images), strict=True):
             value = block.attn.project(block.norm1(x), None, *inputs)[2]
             mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-            x = x + block.attn.proj(mixed.reshape(x.shape))
-            x = x + block.mlp(block.norm2(x))
+            first, second = ((getattr(block, f'gamma_{i}')[...] if kind == 'beit' else 1)
+                             for i in (1, 2))
+            x = x + first * block.attn.proj(mixed.reshape(x.shape))
+            x = x + second * block.mlp(block.norm2(x))
         return model.finish(x), model.forward_features(images)
 
     np.testing.assert_allclose(*_run(both, model, _images()), rtol=1e-4, atol=1e-4)

@@ -24,7 +24,8 @@ def built(name, device, **model):
 
 @pytest.mark.parametrize(('name', 'settings'), [
     ('vit_tiny_patch16_224', {}), ('vit_tiny_patch16_224', dict(scan=True)),
-    ('eva02_tiny_patch14_224', {}), ('eva02_tiny_patch14_224', dict(scan=True))])
+    ('eva02_tiny_patch14_224', {}), ('eva02_tiny_patch14_224', dict(scan=True)),
+    ('vit_tiny_patch16_dinov3_qkvb', {}), ('beit_base_patch16_224', dict(scan=True))])
 def test_all_attention_knows_the_device(name, settings):
     device = types.SimpleNamespace(platform='gpu', compute_capability='9.0', device_kind='a GPU')
     model = built(name, device, depth=2, **settings)
