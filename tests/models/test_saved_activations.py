@@ -26,8 +26,9 @@ FAMILIES = {
 def gradient_of(name, saved, dtype, lora=0, target=None, size=32, width=WIDTH, **settings):
     """(function (params, images) -> gradient, params, images) of a small model; `lora`: the rank of
     adapters; `target`: what it is for; `size`: of the images."""
+    own = FAMILIES.get(name, dict(patch_size=8, num_heads=2))
     model = models.create_model(name, 3, rngs=nnx.Rngs(0), img_size=size, embed_dim=width,
-                                depth=DEPTH, scan=True, dtype=dtype, **FAMILIES[name], **settings)
+                                depth=DEPTH, scan=True, dtype=dtype, **own, **settings)
     if lora:
         add_lora(model, r'blocks/.*', rank=lora, rngs=nnx.Rngs(1))
     aim(model, target)
@@ -76,6 +77,13 @@ def test_no_attention_weights_are_kept():
         return [var.aval for var in scan.outvars if var.aval.shape[-2:] == (65, 65)]
 
     assert squares('all') and not squares('products')
+
+
+def test_no_bias_of_the_scores_is_kept():
+    gradient, *arguments = gradient_of('beit_base_patch16_224', 'products', 'bfloat16')
+    scan = next(eqn for eqn in jax.make_jaxpr(gradient)(*arguments).eqns
+                if eqn.primitive.name == 'scan')
+    assert not [var.aval for var in scan.outvars if var.aval.shape[-2:] == (TOKENS, TOKENS)]
 
 
 @pytest.mark.parametrize('name', FAMILIES)

@@ -128,8 +128,9 @@ def _prepared(trained: TrainedModel, about: dict, weights: dict[str, np.ndarray]
     class Prepared(base):
         def __init__(self):
             super().__init__()
-            self.model = timm.create_model(
-                about['architecture'], num_classes=about['num_classes'],
+            # timm.create_model would leave out settings that are None (init_values).
+            self.model = timm.model_entrypoint(about['architecture'])(
+                num_classes=about['num_classes'],
                 **dict(in_chans=spec.channels) | about.get('model_args', {}))
             self.model.load_state_dict({key: torch.from_numpy(np.array(value))
                                         for key, value in weights.items()})
