@@ -53,10 +53,14 @@ def test_settings_are_those_of_the_name_and_not_of_the_family():
 def test_every_model_can_be_built_abstractly():
     assert 'small_cnn' in list_models()
     assert len(list_models('vit_huge_patch14_clip_*')) == 5
-    families = set()
-    for name, (family, _) in MODELS.items():
+    families, built = set(), set()
+    for name, (family, defaults) in MODELS.items():
         settings = {'depth': 1} if model_settings(name).get('depth') else {}
-        if settings or family not in families:  # deep models take seconds: one per family
+        # Of transformers those whose options differ in more than sizes; others take seconds.
+        options = family, *((key, value) for key, value in defaults.items()
+                            if isinstance(value, (str, bool)) or key.endswith('tokens'))
+        if (settings and options not in built) or family not in families:
+            built.add(options)
             model = nnx.eval_shape(lambda name=name, settings=settings: create_model(
                 name, 7, rngs=nnx.Rngs(0), **settings))
             assert model.head.kernel.shape == (model.num_features, 7)
