@@ -2,7 +2,7 @@
 
 Derived automatically, the gradient of such a sum keeps a copy of every shifted image (25 for a
 kernel of 5x5) from the forward pass to the backward pass: most of a step's memory, and the time to
-write and read it. Here only the images are kept, and the gradient of the kernel reads them in place.
+write and read it. Here only the images are kept, and the gradient of the kernel reads them there.
 """
 
 import functools
