@@ -1,8 +1,8 @@
 """Depthwise convolutions as sums of shifted images, the form for CPUs, with a gradient of its own.
 
 Derived automatically, the gradient of such a sum keeps a copy of every shifted image (25 for a
-kernel of 5x5) from the forward pass to the backward pass: most of a step's memory, and the time to
-write and read it. Here only the images are kept, and the gradient of the kernel reads them in place.
+kernel of 5x5) from the forward to the backward pass: much memory, and the time to write and read
+it. Here only the images are kept, and the gradient of the kernel reads them in place.
 """
 
 import functools
