@@ -1,4 +1,4 @@
-"""Depthwise convolutions on a CPU, forward and backward: derived by JAX, and by models/depthwise.py.
+"""Depthwise convolutions on a CPU, forward and backward: as JAX derives them, and as ours are.
 
     python benchmarks/depthwise_gradients.py [--steps=8]
 
