@@ -1,8 +1,8 @@
 """Depthwise convolutions as sums of shifted images, the form for CPUs, with a gradient of its own.
 
 Derived automatically, the gradient of such a sum keeps a copy of every shifted image (25 for a
-kernel of 5x5) from the forward pass to the backward pass: most of a step's memory, and the time to
-write and read it. Here only the images are kept, and the gradient of the kernel reads them there.
+kernel of 5x5) from the forward to the backward pass: much memory, and the time to write and read
+it. Here only the images are kept, and the gradient of the kernel reads them in place.
 """
 
 import functools
@@ -15,7 +15,7 @@ Pair = tuple[int, int]
 TERMS = 8
 
 
-def shifted(x: jax.Array, kernel: Pair, strides: Pair, padding: tuple[Pair, Pair]
+def shifted(x: jax.Array, kernel: tuple[int, ...], strides: Pair, padding: tuple[Pair, ...]
             ) -> list[jax.Array]:
     """For each element of a kernel of that size, row by row, the pixels of the images
     [B, H, W, a] that it multiplies: [B, h, w, a]."""
@@ -26,7 +26,7 @@ def shifted(x: jax.Array, kernel: Pair, strides: Pair, padding: tuple[Pair, Pair
             for row in range(kernel[0]) for column in range(kernel[1])]
 
 
-def output_sides(x: jax.Array, kernel: Pair, strides: Pair, padding: tuple[Pair, Pair]
+def output_sides(x: jax.Array, kernel: tuple[int, ...], strides: Pair, padding: tuple[Pair, ...]
                  ) -> list[int]:
     """[height, width] of the output for images [B, H, W, a]."""
     return [(side + sum(pad) - taps) // stride + 1 for side, pad, taps, stride in
@@ -34,7 +34,7 @@ def output_sides(x: jax.Array, kernel: Pair, strides: Pair, padding: tuple[Pair,
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair]
+def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, ...]
              ) -> jax.Array:
     """Each channel of x [B, H, W, C] convolved with its own kernel [rows, columns, 1, C] of the
     same dtype; padding is (before, after) of height and width. Returns [B, h, w, C]."""
@@ -85,7 +85,7 @@ def _of_kernel(x, kernel, strides, padding, gradient):
     for row in range(kernel.shape[0]):
         rows = x[:, row:row + strides[0] * (height - 1) + 1:strides[0]]
         for column in range(kernel.shape[1]):
-            part = 0
+            part = jnp.zeros((), jnp.float32)
             for term in range(terms):
                 first, step = column + strides[1] * term, strides[1] * terms
                 seen = rows[:, :, first:first + step * (blocks - 1) + 1:step]
