@@ -10,7 +10,7 @@ training pictures per class, on the same test pictures.
     lora        adapters of rank 8 in every convolution, and the head
     full        all pretrained weights
 
-Every cell takes as many steps (`steps=80`; all pictures take twice as many), so that few pictures
+Every cell takes as many steps (`steps=40`; all pictures take twice as many), so that few pictures
 are shown more often. The three seeds draw the pictures, the first weights and the order; with one
 seed the pictures of 5 per class are among those of 10. The rates below are common ones and were not
 tuned. `size=64` is in pixels. The other arguments are `model=`, `pretrained=` (see config.init),
@@ -30,7 +30,7 @@ WARP = (dict(kind='rotate', degrees=11.5), dict(kind='scale', factor=1.15),
 def get_config(arg: str | None = None) -> ConfigDict:
     """The base of all arms; arg is the text after the colon of --config=FILE:..."""
     args = common.parse_arg(arg, model='tf_efficientnet_lite0', pretrained='package', size='64',
-                            steps='80', warp='flips')
+                            steps='40', warp='flips')
     config = common.choose_data(common.get_config(), args)
     warp = common.choose('warp', args['warp'], ('flips', 'turns'))
     config.data.unreadable = 'drop'
