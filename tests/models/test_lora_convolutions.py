@@ -25,7 +25,7 @@ from models.lora import (
     unmerge_lora,
 )
 from models.pretrained import load_timm, to_timm
-from train_lib.run_dir.workdirs import BEFORE
+from train_lib.run_dir.before import BEFORE
 
 quick = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 call = quick(lambda layer, x: layer(x))

@@ -12,7 +12,7 @@ from models.layers import Linear
 from models.lora import add_lora
 from models.target import Target, aim
 from models.transformer import Transformer
-from train_lib.run_dir.workdirs import BEFORE
+from train_lib.run_dir.before import BEFORE
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.network import _choose_saved
 

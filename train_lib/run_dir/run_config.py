@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from train_lib.run_dir.before import BEFORE
 from train_lib.run_dir.dotted_keys import parent_of
 from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.overrides import overlay
-from train_lib.run_dir.workdirs import BEFORE, saved_config
+from train_lib.run_dir.workdirs import saved_config
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def take_over(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 
 def keep_rules(config: ConfigDict, workdir: Path | None, given: Collection[str] = ()) -> None:
-    """Sets the keys of `workdirs.BEFORE` to their older values, if the run or study that goes on
+    """Sets the keys of `before.BEFORE` to their older values, if the run or study that goes on
     has those.
 
     A run that goes on does so as it began: it reads its data and trains in the same way. The config

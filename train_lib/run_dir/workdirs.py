@@ -20,6 +20,7 @@ from input_pipeline.sixteen_bits import FULL, Range
 from input_pipeline.sixteen_bits import check as check_range16
 from input_pipeline.splits import save_splits
 from train_lib.run_dir import moved_data
+from train_lib.run_dir.before import BEFORE
 from train_lib.run_dir.code_digest import code_digest
 from train_lib.run_dir.dotted_keys import by_dotted_key, parent_of
 from train_lib.run_dir.json_files import json_digest, read_json
@@ -46,12 +47,6 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
 # setting.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
                'input', 'pretrained', 'defaults', 'pictures', 'sha256')
-# What a config.json that lacks a key means where that is not today's default: {dotted key: value}.
-BEFORE = {'data.rules': 1, 'image.range16': 'full', 'schedule.rules': 1, 'eval.ties': 'first',
-          'loss.counts': 'data', 'loss.example_weights': True, 'split.tolerance': 0.0,
-          'finetune.levels': 'groups', 'optimizer.clip_first': False, 'mesh.gradients': 'compute',
-          'saved_activations': 'all', 'finetune.lora.layers':
-          r'blocks/.*/(qkv|q_proj|k_proj|v_proj|proj|fc1|fc1_g|fc1_x|fc2)'}
 FORMAT = 2  # format 1 has no digests of itself and of the split, and no classes
 SPLIT, SPLIT_BEFORE = 'split.csv', 'split-before.csv'
 
