@@ -30,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DRAWER = re.compile(r'_(\d+)\.png$')
-PICTURES = ('.png', '.jpg', '.jpeg')
+PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 TURN, SCALE, SHIFT = 11.5, 1.15, 0.08  # degrees, factor, share of a side
 
 
