@@ -169,10 +169,14 @@ def starts_of(params: dict, rules: Mapping[str, Rule]) -> dict[str, Start]:
 
 
 def durations(config: Mapping) -> dict[str, Mapping]:
-    """The durations of config.finetune by their keys: unfreeze, and `start` of the table's rows."""
+    """The durations of config.finetune by their keys: unfreeze, and `start` of the table's rows.
+
+    Raises:
+        ConfigError: a row that is not valid.
+    """
     found = {'finetune.unfreeze': config['unfreeze']}
     found |= {f'finetune.table[{i}].start': settings['start']
-              for i, (_, settings) in enumerate(config['table']) if 'start' in settings}
+              for i, (_, settings) in enumerate(_check(config['table'])) if 'start' in settings}
     return found
 
 
@@ -206,6 +210,8 @@ def _check(table: Iterable[Row]) -> list[tuple[re.Pattern, dict]]:
                     isinstance(value, bool) or not 0 <= value < float('inf'))):
                 raise ConfigError(f'{where}.{key} = {value!r}: give '
                                   f'{"True or False" if key == "train" else "a factor >= 0"}.')
+        if 'start' in settings and not settings.get('train', True):
+            raise ConfigError(f'{where} has train=False and a start: remove one of them.')
         rows.append((compiled, settings))
     return rows
 

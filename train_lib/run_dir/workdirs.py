@@ -35,9 +35,8 @@ log = logging.getLogger(__name__)
 CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.cache_mb',
               'data.unreadable', 'data.changed', 'accumulate', 'early_stopping.patience',
               'early_stopping.min_delta', 'init.resume_from', 'init.seen', 'init.folder', 'lr_find',
-              'profile',
-              'compile_cache', 'saved_activations', 'sharding', 'distributed', 'plan', 'plan_only',
-              'plan_memory_gb', 'predict', 'curate', 'pack', 'study', 'report')
+              'profile', 'compile_cache', 'saved_activations', 'sharding', 'distributed', 'plan',
+              'plan_only', 'plan_memory_gb', 'predict', 'curate', 'pack', 'study', 'report')
 # Facts about the start of the run that config.json holds besides the config: the version of its
 # format, digests of data and code, the classes of each head, the digest of the split, the values
 # that 16-bit pictures show black and white, how pictures are prepared (mean, std, resize,

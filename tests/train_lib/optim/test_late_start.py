@@ -50,6 +50,8 @@ def test_rows_of_the_table_say_when_they_begin():
     (dict(unfreeze=dict(epoch=2)), 'finetune.unfreeze = .* is not a valid duration'),
     (dict(unfreeze=dict(epochs=-1)), 'finetune.unfreeze.epochs = -1: give a number'),
     (dict(table=(('.*', dict(start=2)),)), r'table\[0\].start = 2 is not a valid duration'),
+    (dict(table=(('.*', dict(train=False, start=dict(epochs=2))),)),
+     r'table\[0\] has train=False and a start: remove one'),
     (dict(table=(('.*', dict(begin=2)),)),
      "has the key 'begin': a row has lr, wd, train and start"),
     (dict(unfreeze=dict(epochs=2), table=(('head/.*', {}), ('.*', dict(train=False)))),
@@ -60,6 +62,13 @@ def test_rows_of_the_table_say_when_they_begin():
 def test_wrong_values_are_named(changes, words):
     with pytest.raises(ConfigError, match=words):
         plan(**changes)
+
+
+@pytest.mark.parametrize('row', [('.*',), '.*', ('.*', 5), ('.*', dict(start=2)), ('(', {})])
+def test_durations_of_a_table_that_is_not_valid_are_refused(row):
+    """They are asked for before the model is made."""
+    with pytest.raises(ConfigError, match=r'config.finetune.table\[0\].* is not a valid'):
+        param_groups.durations(settings(table=(row,)))
 
 
 def test_stacked_blocks_begin_together():
