@@ -48,6 +48,8 @@ def _features(command: Command) -> None:
     if wanted.evaluate and images:
         raise ConfigError(f'--images={images} has no labels: leave it out, or '
                           f'config.features.evaluate, which scores the rows of config.data.')
+    if wanted.evaluate:
+        feature_file.check_scores(out.with_suffix('.json'))
     source = open_source(config, command.workdir)
     manifest = (given_pictures(images, config, command.workdir) if images else
                 rows_of(config, source, scored=wanted.evaluate))

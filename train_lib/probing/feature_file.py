@@ -19,6 +19,7 @@ import numpy as np
 
 from input_pipeline.atomic_files import atomic_open
 from input_pipeline.errors import DataError, in_one_line
+from train_lib.run_dir.json_files import read_json
 from train_lib.runtime.errors import ConfigError
 
 FORMAT = 1
@@ -47,6 +48,23 @@ def check_out(path: Path) -> None:
         except DataError:
             raise ConfigError(f'--out={path} is another file, which would be replaced: give '
                               f'another name.') from None
+
+
+def check_scores(path: Path) -> None:
+    """Refuses to replace a file of that name that does not hold scores of features.
+
+    Raises:
+        ConfigError: there is such a file.
+    """
+    if not path.exists():
+        return
+    try:
+        known = {'heads', 'weights', 'prepared'} <= read_json(path).keys()
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise ConfigError(f'{path} is another file, which the scores of --out would replace: give '
+                          f'another --out.')
 
 
 def write_features(path: Path, columns: Mapping[str, Sequence[str | None]], embeddings: np.ndarray,

@@ -12,7 +12,7 @@ import main
 import train_lib
 from input_pipeline import sources
 from train_lib.probing import feature_cache
-from train_lib.probing.feature_file import load_features
+from train_lib.probing.feature_file import check_scores, load_features
 from train_lib.run_dir import workdirs
 from train_lib.runtime.signals import STOPPED
 
@@ -127,6 +127,7 @@ def test_the_scores_and_their_file(base, tmp_path, capsys):
             r'--config.data.group_regex=(w\d+)_', '--config.features.neighbours=(1, 3)']
     assert run(*argv) == 0
     scores = json.loads((tmp_path / 'f.json').read_text())
+    check_scores(tmp_path / 'f.json')  # its own may be replaced
     table = pd.read_parquet(out)
     found = scores['heads']['class']
     assert found['classes'] == 3 and found['train'] == (table['split'] == 'train').sum()
@@ -231,6 +232,14 @@ def test_another_file_is_not_replaced(base, tmp_path, capsys):
     before = out.read_bytes()
     assert run(config_of(base), *TINY, f'--out={out}') == 2
     assert 'another file' in capsys.readouterr().err and out.read_bytes() == before
+    mine = tmp_path / 'f.json'
+    argv = [config_of(base), *TINY, f'--out={tmp_path / "f.parquet"}',
+            '--config.features.evaluate=True']
+    for content in ('{"name": "my settings"}', '[1]', 'no JSON'):
+        mine.write_text(content)
+        assert run(*argv) == 2
+        assert 'f.json is another file' in capsys.readouterr().err
+        assert mine.read_text() == content and not (tmp_path / 'f.parquet').exists()
 
 
 def test_folds_are_refused_and_one_of_them_is_taken(base, tmp_path, capsys):
