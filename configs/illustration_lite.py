@@ -4,11 +4,13 @@
     python main.py --config=configs/illustration_lite.py:folder=PATH
 
 The weights come from an installed package (17 MB, no network at run time). Without it the same
-command trains from random weights and says so; it then needs more pictures and epochs.
+command trains from random weights and says so; it then needs more pictures and epochs, and what is
+made for trained layers is better left out: --config.finetune.unfreeze.percent=0
+--config.finetune.layer_decay=1.
 
     method=full    the heads alone for an eighth of the run, then everything, lower layers slower
                    (default)
-    method=lora    adapters on all convolutions of the blocks, and the heads; needs the weights
+    method=lora    adapters on all convolutions but the first, and the heads; needs the weights
     method=probe   features of six views of each picture, computed once, then linear heads at
                    several learning rates; needs the weights, takes a fraction of the time
     model=NAME     tf_efficientnet_lite0 (default) .. lite4, or any name of `main.py models`
@@ -31,7 +33,8 @@ METHODS = {
 }
 
 
-def recipe(arg: str | None, *, epochs: int, size: int, flips: str = 'yes') -> ConfigDict:
+def recipe(arg: str | None, *, epochs: int, size: int, flips: str = 'yes', **doodles
+           ) -> ConfigDict:
     """The recipe that the three configs *_lite share.
 
     Args:
@@ -39,12 +42,14 @@ def recipe(arg: str | None, *, epochs: int, size: int, flips: str = 'yes') -> Co
         epochs: length of the training.
         size: pixels, unless `arg` has another.
         flips: 'yes' or 'no', likewise.
+        **doodles: of config.data.doodles; size=tiny takes fewer of them.
     """
     args = common.parse_arg(arg, method='full', model='tf_efficientnet_lite0', size=str(size),
                             flips=flips)
     config = common.choose_data(common.get_config(), args)
     method = METHODS[common.choose('method', args['method'], METHODS)]
     mirrored = common.choose('flips', args['flips'], ('yes', 'no')) == 'yes'
+    config.data.doodles.update(doodles)
     config.model = dict(name=args['model'])
     config.data.unreadable = 'drop'
     config.curriculum = (dict(transforms=['hflip'] * mirrored + POSE),)
@@ -56,13 +61,12 @@ def recipe(arg: str | None, *, epochs: int, size: int, flips: str = 'yes') -> Co
     if not config.probe.heads:
         config.loss.label_smoothing = 0.1
     if args['size'] == 'tiny':
-        return tiny.make_tiny(config, name='tf_efficientnet_lite0', channel_multiplier=0.25)
+        return tiny.make_tiny(config, name='tf_efficientnet_lite0', channel_multiplier=0.25,
+                              depth_multiplier=0.25)
     config.image.size = common.number('size', args['size'], otherwise='tiny')
     return config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment; arg is the text after the colon of --config=FILE:..."""
-    config = recipe(arg, epochs=16, size=128)
-    config.data.doodles.classes = 20
-    return config
+    return recipe(arg, epochs=16, size=128, classes=20)

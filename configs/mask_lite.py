@@ -16,10 +16,8 @@ from configs import illustration_lite
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment; arg is the text after the colon of --config=FILE:..."""
-    config = illustration_lite.recipe(arg, epochs=6, size=128)
-    config.data.doodles.classes = 2
-    config.data.doodles.per_class = 300
-    config.data.doodles.imbalance = 2.0
+    config = illustration_lite.recipe(arg, epochs=6, size=128, classes=2, per_class=300,
+                                      imbalance=2.0)
     config.curate.detectors = ('duplicates',)
     config.split.val = 0.1
     config.split.test = 0.2

@@ -63,6 +63,13 @@ def test_a_config_makes_a_model(name, arg):
     plan(model, config.finetune.to_dict())
 
 
+@pytest.mark.parametrize('name', ['illustration_lite', 'mask_lite', 'sketch_lite'])
+def test_the_tiny_ones_have_few_pictures(name):
+    doodles = build(name, 'size=tiny').data.doodles
+    assert doodles.classes <= 4 and doodles.per_class == 30
+    assert build('mask_lite', None).data.doodles.per_class == 300
+
+
 def test_the_ways_to_learn_several_labels():
     a, b, c = (build('people_multihead', f'csv=x.csv,model={kind},mixing=rare') for kind in 'abc')
     heads = ('mask', 'gender', 'age')

