@@ -68,7 +68,8 @@ def _lines(name: str, full: bool) -> list[str]:
     numbers = f'{cost.parameters / 1e6:.1f}M', f'{cost.gflops:.2f}', cost.image_size
     lines = [_LINE.format(name, *numbers, shown)]
     if len(lines[0]) > _WIDTH:  # the tag goes under the others
-        lines = [_LINE.format(name, *numbers, '').rstrip(), f'{"":50}{shown}']
+        lines = [_LINE.format(name, *numbers, '').rstrip(),
+                 f'{"":{max(0, min(50, _WIDTH - len(shown)))}}{shown}']
     if not full:
         return lines
     lines += [_describe(tag) for tag in tags]
