@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from models.torch_pickle import MOST_BYTES, NotWeightsError, Storage, Tensor, read_pickle
+from models.torch_pickle import MOST_BYTES, NotWeightsError, Storage, Tensor, read_plain
 
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001
 _SIGNATURE = b'PK\x03\x04'
@@ -144,7 +144,7 @@ def _of_zip(file: BinaryIO) -> tuple[Any, dict[str, Place]]:
     order = by_name.get(f'{folder}byteorder')
     if order is not None and _member(file, order) != b'little':
         raise NotWeightsError('its numbers are not stored in the byte order little')
-    value = read_pickle(io.BytesIO(_member(file, by_name[pickles[0]])))[0]
+    value = read_plain(io.BytesIO(_member(file, by_name[pickles[0]])))[0]
     start = f'{folder}data/'
     return value, {name.removeprefix(start): place for name, place in by_name.items()
                    if name.startswith(start)}
@@ -170,16 +170,16 @@ def _member(file: BinaryIO, place: Place) -> bytes:
 def _of_stream(file: BinaryIO) -> tuple[Any, dict[str, Place]]:
     """As `_of_zip`, of the format before torch 1.6."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:  # reads no more than it has
-        first = read_pickle(data)[0]
+        first = read_plain(data)[0]
         if type(first) is not int or first != _MAGIC:
             raise NotWeightsError('it is not a file of torch.save')
-        if read_pickle(data)[0] != _VERSION:
+        if read_plain(data)[0] != _VERSION:
             raise NotWeightsError('its version is not 1001')
-        machine = read_pickle(data)[0]
+        machine = read_plain(data)[0]
         if not isinstance(machine, dict) or machine.get('little_endian') is not True:
             raise NotWeightsError('its numbers are not stored in the byte order little')
-        value, found = read_pickle(data)
-        keys = read_pickle(data)[0]
+        value, found = read_plain(data)
+        keys = read_plain(data)[0]
         if not isinstance(keys, list) or not all(type(key) is str for key in keys) \
                 or len(set(keys)) != len(keys) or set(keys) != set(found):
             raise NotWeightsError('its list of storages is not that of its tensors')

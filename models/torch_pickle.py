@@ -92,7 +92,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {'EMPTY_DICT': dict, 'EMPTY_LIST': list,
 _SKIPPED = {'PROTO', 'FRAME'}
 
 
-def read_pickle(file: Any) -> tuple[Any, dict[str, Storage]]:
+def read_plain(file: Any) -> tuple[Any, dict[str, Storage]]:
     """What the pickle at the position of a file describes; the position is behind it afterwards.
 
     Args:

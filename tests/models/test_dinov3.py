@@ -1,6 +1,5 @@
 """DINOv3: rotations, registers, sizes. Parity with timm is in test_parity.py."""
 
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from models import ModelError, create_model, eval_view, list_models, model_setti
 from models.costs import costs
 from models.dinov3 import centred_table
 from models.eva import rotate
-from models.lora import adaptable
+from models.lora import adaptable, auto_layers
 from models.pretrained import load_timm, timm_targets, to_timm, to_torch
 
 TINY = dict(img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4)
@@ -117,9 +116,10 @@ def test_weights_fit_every_size_of_image():
 
 @pytest.mark.parametrize('name', ['vit_small_plus_patch16_dinov3', 'beit_base_patch16_224'])
 def test_adapters_go_by_the_default_names(name):
-    layers, default = adaptable(abstract(name=name)), common.get_config().finetune.lora.layers
+    model = abstract(name=name)
     mlp = ['fc1', 'fc2'] if name.startswith('beit') else ['fc1_g', 'fc1_x', 'fc2']
-    assert {path for path in layers if re.fullmatch(default, path)} == {
+    assert common.get_config().finetune.lora.layers == 'auto'
+    assert set(auto_layers(model, adaptable(model))) == {
         f'blocks/{i}/{layer}' for i in range(2)
         for layer in ['attn/qkv', 'attn/proj', *(f'mlp/{layer}' for layer in mlp)]}
 

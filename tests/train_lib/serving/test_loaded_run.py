@@ -22,6 +22,7 @@ from main import main
 from tests.train_lib.serving.served_runs import CLASSES, make_folder, picture, stored, train, write
 from train_lib.metrics.scores import softmax
 from train_lib.predictions.answers import log_mean
+from train_lib.probing.feature_file import write_features
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving.loaded_run import LoadedRun
 
@@ -341,6 +342,8 @@ def test_the_page_of_the_manual_runs(moved, some, tmp_path, monkeypatch):
     (tmp_path / 'new').mkdir()
     (tmp_path / 'runs').mkdir()
     (tmp_path / 'runs/a').symlink_to(moved[0])
+    write_features(Path('features.parquet'), {'id': ['a', 'b']}, np.zeros((2, 3), np.float32),
+                   dict(model='resnet18', tag='', weights='', prepared={}))
     shutil.copyfile(next(path for path in some if path.suffix == '.png'), 'new/0.png')
     shutil.copyfile(next(path for path in some if path.suffix == '.jpg'), 'new/1.jpg')
     blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/python.md').read_text('utf-8'),
@@ -348,8 +351,8 @@ def test_the_page_of_the_manual_runs(moved, some, tmp_path, monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(compile(block, 'docs/python.md', 'exec'), names)
-    assert len(blocks) == 2 and names['table']['id'].tolist() == ['new/0.png', 'new/1.jpg']
-    assert len(names['features']) == 2
+    assert len(blocks) == 3 and names['table']['id'].tolist() == ['new/0.png', 'new/1.jpg']
+    assert len(names['features']) == len(names['embeddings']) == 2
 
 
 def test_a_class_called_like_a_column_is_said(run, some):
