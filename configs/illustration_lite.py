@@ -12,7 +12,7 @@ made for trained layers is better left out: --config.finetune.unfreeze.percent=0
                    (default)
     method=lora    adapters on all convolutions but the first, and the heads; needs the weights
     method=probe   features of six views of each picture, computed once, then linear heads at
-                   several learning rates; needs the weights, takes a fraction of the time
+                   several learning rates; needs the weights
     model=NAME     tf_efficientnet_lite0 (default) .. lite4, or any name of `main.py models`
     size=128       pixels; tiny: a quick trial on built-in doodles
     flips=yes      or no, for characters and anything else that mirroring makes another class

@@ -19,6 +19,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from models.depthwise import shifted
+
 SMALLEST = 7  # side of a kernel; smaller ones were not measured
 # Bytes of a part of an image: half of a small core's second-level cache.
 _PART = 512 * 1024
@@ -36,12 +38,9 @@ def depthwise(x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], .
     Returns:
         [B, h, w, C] in the dtype of x; sums are float32.
     """
-    rows, columns = kernel.shape[:2]
-    x32, kernel = _padded(x, padding).astype(jnp.float32), kernel.astype(jnp.float32)
-    height, width = x32.shape[1] - rows + 1, x32.shape[2] - columns + 1
-    terms = (x32[:, i:i + height, j:j + width] * kernel[i, j, 0]
-             for i in range(rows) for j in range(columns))
-    return functools.reduce(jnp.add, terms).astype(x.dtype)
+    parts = shifted(x.astype(jnp.float32), kernel.shape[:2], (1, 1), padding)
+    factors = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
+    return functools.reduce(jnp.add, map(jnp.multiply, parts, factors)).astype(x.dtype)
 
 
 def _depthwise(x, kernel, padding):

@@ -1,4 +1,4 @@
-"""What is known about the licences of published weights. It is no legal advice.
+"""What is known about the licences of published weights. It is not legal advice.
 
 `licences.csv` says for each name that timm records whether the licence allows commercial use:
 'yes', 'no', or 'terms', which have to be read. A name that is not there has to be read as well.

@@ -260,8 +260,8 @@ def _put(target: dict, key: Any, value: Any) -> None:
         if abs(key) >= 1 << 31:
             raise NotWeightsError('it has a number of more than 32 bits as a key')
     elif type(key) is not str or len(key) > _LONGEST or not key.isprintable():
-        raise NotWeightsError(f'it has a key that is no name: {ascii(key)[:60]}'
-                              if type(key) is str else 'it has a key that is no text')
+        raise NotWeightsError(f'it has a key that is not a valid name: {ascii(key)[:60]}'
+                              if type(key) is str else 'it has a key that is not text')
     target[key] = value
 
 
@@ -304,7 +304,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
 
 def _parameter(value: Any, needs_gradient: Any, hooks: Any = None) -> Tensor:
     if not isinstance(value, Tensor) or hooks:
-        raise NotWeightsError('one of its parameters has hooks, or is no tensor')
+        raise NotWeightsError('one of its parameters has hooks, or is not a tensor')
     return value
 
 

@@ -145,8 +145,8 @@ BAD_PICKLES = {
     'opcode PERSID': Raw(b'Pstorage\n'), 'opcode POP': Raw(b'0'),
     'opcode BINBYTES': Raw(b'B\1\0\0\0a'),
     "calls 'torch.FloatStorage'": {'a': Call(Global('torch', 'FloatStorage'), (4,))},
-    'expected type': Raw(b'}}b'), 'has a key that is no text': Raw(b'})Ns'),
-    'key that is no name': {'a\nb': 1}, '32 bits': {1 << 40: 1},
+    'expected type': Raw(b'}}b'), 'has a key that is not text': Raw(b'})Ns'),
+    'key that is not a valid name': {'a\nb': 1}, '32 bits': {1 << 40: 1},
     'pickle is damaged (': Raw(b'(((t'), 'its pickle is damaged': Raw(b''),
     'holds no state_dict': {'a': 1}, 'no state_dict': [1, 2],
     'outside of it': {'a': Reference(('storage', 1))}}

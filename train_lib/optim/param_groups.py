@@ -217,7 +217,7 @@ def _check(table: Iterable[Row]) -> list[tuple[re.Pattern, dict]]:
 
 
 def _start(duration: Any, where: str) -> Start | None:
-    """A duration as (unit, number); None for one of 0, which is no wait."""
+    """A duration as (unit, number); None for one of 0, with which nothing waits."""
     if not is_duration(duration):
         raise ConfigError(f'{where} = {duration!r} is not a valid duration: give exactly one of '
                           f'{", ".join(UNITS)}, e.g. dict(epochs=2).')
