@@ -7,7 +7,7 @@ stages change without rebuilding the pipeline, and a resumed run is always in th
 import bisect
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from input_pipeline.auto_augment import KINDS as POLICIES
 from input_pipeline.color import IN_COLOR
@@ -60,8 +60,12 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
         scale = entry.get('lr_scale', 1.0)
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale < 0:
             raise DataError(f'{where}.lr_scale = {scale!r}: give a number that is not negative.')
+        given = entry.get('transforms', ())
+        if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+            raise DataError(f"{where}.transforms = {given!r} is not a list: write ['hflip'] or "
+                            f"[dict(kind='hflip', p=0.5)].")
         transforms = tuple(make_transform(spec, f'{where}.transforms[{i}]')
-                           for i, spec in enumerate(entry.get('transforms', ())))
+                           for i, spec in enumerate(given))
         if channels == 1:
             _check_grey(transforms, where)
         stages.append(Stage(start, transforms, float(scale)))

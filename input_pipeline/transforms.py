@@ -87,9 +87,12 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
     Raises:
         DataError: an unknown kind or parameter, or a value outside its range.
     """
+    if not isinstance(spec, (str, Mapping)):
+        raise DataError(f"{where} = {spec!r} is not a valid transform: give its kind, such as "
+                        f"'hflip', or dict(kind='hflip', p=0.5).")
     spec = {'kind': spec} if isinstance(spec, str) else dict(spec)
     kind = spec.pop('kind', None)
-    if kind not in TRANSFORMS:
+    if not isinstance(kind, str) or kind not in TRANSFORMS:
         raise DataError(f'{where}: there is no transform {kind!r}; '
                         f'{did_you_mean(kind, TRANSFORMS, show=str)}')
     _, defaults, ranges, _ = TRANSFORMS[kind]

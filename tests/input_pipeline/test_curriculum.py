@@ -56,3 +56,9 @@ def test_a_bad_curriculum_is_located(curriculum, words):
         make_stages(curriculum, steps)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize('given', ['hflip', 5, dict(kind='hflip')])
+def test_transforms_that_are_not_a_list_are_named(given):
+    with pytest.raises(DataError, match=r'transforms = .* is not a list'):
+        make_stages([dict(transforms=given)], lambda duration, key: 1)

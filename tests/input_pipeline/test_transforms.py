@@ -99,6 +99,18 @@ def test_a_bad_transform_is_reported(spec, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize('spec', [('hflip',), 5, None, [('kind', 'hflip')]])
+def test_what_is_not_a_transform_is_named(spec):
+    with pytest.raises(DataError, match=r'transforms\[1\] = .* is not a valid transform'):
+        transforms.make_transform(spec, 'config.curriculum[0].transforms[1]')
+
+
+@pytest.mark.parametrize('kind', [['hflip'], 3, {}])
+def test_a_kind_that_is_not_a_word_is_named(kind):
+    with pytest.raises(DataError, match='there is no transform'):
+        transforms.make_transform({'kind': kind}, 'config.curriculum[0].transforms[1]')
+
+
 def test_one_number_stands_for_a_pair_and_lists_for_tuples():
     assert made({'kind': 'jpeg', 'quality': 70})[0].params == {'quality': (70, 70)}
     assert made({'kind': 'zoom', 'factor': [1, 1.5]})[0].params == {'factor': (1, 1.5)}

@@ -1,6 +1,7 @@
 """config.probe, read once."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -36,6 +37,9 @@ def read_probe_spec(config: ConfigDict) -> ProbeSpec:
     _refuse_without_effect(config)
     kinds: list[HeadKind] = []
     for i, entry in enumerate(config.probe.heads):
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"config.probe.heads[{i}] = {entry!r} is not a valid head: write "
+                              f"dict(name='mlp', head='mlp').")
         settings = dict(entry)
         name = settings.pop('name', None)
         if not isinstance(name, str) or not name or name in {kind.name for kind in kinds}:

@@ -42,6 +42,13 @@ def probe_config(tmp_path, **changes):
     return config
 
 
+def test_a_head_that_is_not_a_dict_is_named(tmp_path):
+    config = probe_config(tmp_path)
+    config.probe.heads = ('linear',)
+    with pytest.raises(ConfigError, match=r"heads\[0\] = 'linear' is not a valid head"):
+        read_probe_spec(config)
+
+
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('probe')
