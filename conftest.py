@@ -14,6 +14,10 @@ import pytest
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 sys.path.insert(0, str(Path(__file__).parent))
 
+from train_lib.runtime.cpu_program import set_up_cpu
+
+set_up_cpu()  # as main.py does
+
 OURS = r'(main|configs|models|input_pipeline|train_lib|tests)(\.|$)'
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import sys
 
+from train_lib.runtime.cpu_program import set_up_cpu
 from train_lib.runtime.platform import choose_platform
 
 choose_platform()  # before anything imports JAX
+set_up_cpu()
 
 from input_pipeline.errors import DataError, WorkerError  # noqa: E402
 from models.errors import ModelError  # noqa: E402

@@ -21,9 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from train_lib.runtime.cpu_program import set_up_cpu
 from train_lib.runtime.platform import choose_platform
 
 choose_platform()
+set_up_cpu()
 
 
 def configure(options: argparse.Namespace, augment: bool):

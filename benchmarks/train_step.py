@@ -24,9 +24,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from train_lib.runtime.cpu_program import set_up_cpu
 from train_lib.runtime.platform import choose_platform
 
 choose_platform()  # for the processes that measure; this one needs no device, see `main`
+set_up_cpu()
 
 PRECISIONS = ('bfloat16', 'float32')
 CLASSES = 1000

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models import plain_attention
 from models.cudnn import ANY_GPU, flash_attention
 from models.errors import ModelError, unknown
 from models.layers import Dropout, Linear, linear_init
@@ -64,7 +65,8 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
                              "which is for TPUs.")
         return xla_attention(query, key, value, target=target, tokens=tokens)
     if impl == 'xla':
-        return xla_attention(query, key, value, target=target)
+        return _by_platform(query, key, value, default=functools.partial(
+            xla_attention, target=target))
     refusal = cudnn_refusal(query, target or ANY_GPU)
     if impl == 'cudnn' and refusal:
         raise ModelError(f"attn_impl='cudnn' cannot work here ({refusal}): use attn_impl='auto', "
@@ -73,8 +75,16 @@ def attend(query, key, value, *, impl: str = 'auto', target: Target | None = Non
     if impl == 'cudnn':
         return by_cudnn(query, key, value)
     if refusal or query.shape[-1] > _SURE_DIM:
-        return xla_attention(query, key, value, target=target)
-    return jax.lax.platform_dependent(query, key, value, cuda=by_cudnn, default=xla_attention)
+        return _by_platform(query, key, value, default=functools.partial(
+            xla_attention, target=target))
+    return _by_platform(query, key, value, cuda=by_cudnn, default=xla_attention)
+
+
+def _by_platform(query, key, value, **forms) -> jax.Array:
+    """By the form of the platform that the program is lowered for; a CPU has its own in float32."""
+    if query.dtype == jnp.float32:
+        forms['cpu'] = plain_attention.attention
+    return jax.lax.platform_dependent(query, key, value, **forms)
 
 
 def attention_weights(query, key, tokens: int = 0, bias: jax.Array | None = None) -> jax.Array:
@@ -188,8 +198,9 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, ...]:
         """Query, key and value, each [B, N, H, d]."""
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x, rngs).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        # Not by slices, whose gradient is a sum of three padded arrays.
+        return tuple(part.reshape(batch, tokens, self.num_heads, dim // self.num_heads)
+                     for part in jnp.split(self.qkv(x, rngs), 3, axis=-1))
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = attend(*self.project(x, rngs), impl=self.impl, target=self.target,

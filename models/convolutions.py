@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models import batch_moments, depthwise, float32_sums, large_kernels
+from models import batch_moments, depthwise, float32_sums, large_kernels, matrix_product, stored
 from models.layers import normal
 
 # A CPU computes an output of at most this many pixels as one matrix product. 512 channels on 2x2
@@ -62,11 +62,12 @@ class Conv(nnx.Conv):
 
     def _by(self, form: str, x: jax.Array) -> jax.Array:
         if form == 'convolution' and not (self.float32_sums and self.dtype is not None):
-            return super().__call__(x)
+            return super().__call__(stored.value(x))
         return self._by_kernel(self.kernel[...], True, form, x)
 
     def _without_bias(self, form: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if form == 'convolution':
+        if form == 'convolution':  # its gradient would compute x anew in a transposed order
+            x = stored.value(x)
             padding = self.padding if isinstance(self.padding, str) else self._padding(x)
             return jax.lax.conv_general_dilated(
                 x, kernel, _pair(self.strides), padding, rhs_dilation=_pair(self.kernel_dilation),
@@ -75,15 +76,16 @@ class Conv(nnx.Conv):
         if form == 'patchify':
             return self._patchify(x, kernel)
         if form == 'pointwise':
-            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+            return matrix_product.product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(
+                *x.shape[:-1], -1)
         if form == 'large':
             return large_kernels.depthwise(x, kernel, self._padding(x))
         if form == 'depthwise':
             return depthwise.convolve(x, kernel, _pair(self.strides), self._padding(x))
         y = jnp.concatenate(depthwise.shifted(x, self.kernel_size, _pair(self.strides),
                                               self._padding(x)), -1)
-        return (y.reshape(-1, y.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])).reshape(
-            *y.shape[:-1], -1)
+        return matrix_product.product(y.reshape(-1, y.shape[-1]), kernel.reshape(
+            -1, kernel.shape[-1])).reshape(*y.shape[:-1], -1)
 
     def _form(self, x: jax.Array, *, cpu: bool) -> str:
         """The fastest form on a CPU, or on another platform."""
@@ -116,7 +118,7 @@ class Conv(nnx.Conv):
         x = x[:, :height * rows, :width * columns]
         patches = x.reshape(x.shape[0], height, rows, width, columns, -1).swapaxes(2, 3)
         kernel = kernel.reshape(-1, kernel.shape[-1])
-        return (patches.reshape(-1, kernel.shape[0]) @ kernel).reshape(
+        return matrix_product.product(patches.reshape(-1, kernel.shape[0]), kernel).reshape(
             x.shape[0], height, width, -1)
 
     def _pixels(self, x: jax.Array) -> int:

@@ -20,7 +20,7 @@ from models.layers import run_block
 SAVED = ('products', 'all')
 _PRODUCTS = (
     'dot_general', 'conv_general_dilated', 'dot_product_attention_fwd_wrapper',  # cuDNN's
-    'custom_vjp_call',  # the products of float32_sums
+    'custom_vjp_call',  # the products of float32_sums and matrix_product
     'lt')  # masks of dropout, one byte each, whose random numbers are expensive
 
 # A product that sums over so few numbers is computed again: the second one of a low-rank adapter is
@@ -30,6 +30,10 @@ _SHORT = 32
 
 def _is_kept(primitive, *arrays, **settings) -> bool:
     """Of an operation within a block, a policy of `jax.checkpoint`."""
+    if primitive.name == 'custom_vjp_call' and len(arrays) == 1:
+        return False  # `stored.gradient`, which is no operation
+    if primitive.name == 'custom_vjp_call' and [array.ndim for array in arrays] == [2, 2]:
+        return arrays[1].shape[0] > _SHORT  # `matrix_product`
     if primitive.name != 'dot_general':
         return primitive.name in _PRODUCTS
     left, right = (array.shape for array in arrays)
