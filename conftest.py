@@ -1,9 +1,11 @@
 """For every test: the repository on the path, and JAX on the CPU before it is imported.
 
-The tests compare numbers with each other and with references, so they run on one platform;
-`JAX_PLATFORMS=cuda pytest` runs them on a GPU.
+Programs that were compiled for the tests are kept for the next time, as those of runs are: a
+program is found by what it computes, for which machine and by which version, so what was changed
+is compiled anew. JAX_COMPILATION_CACHE_DIR says where (pytest sets it unless it is set).
 """
 
+import contextlib
 import os
 import sys
 import warnings
@@ -13,6 +15,11 @@ import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 sys.path.insert(0, str(Path(__file__).parent))
+from train_lib.runtime.cache_folder import cache_folder
+
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{cache_folder()}/tests')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 from train_lib.runtime.cpu_program import set_up_cpu
 
@@ -35,6 +42,17 @@ def pytest_cmdline_main(config):
     unsaid = getattr(config.option, 'numprocesses', 0) is None  # 0 without pytest-xdist
     if whole and unsaid and not a_worker and not config.option.usepdb:
         config.option.numprocesses, config.option.dist = 2, 'loadfile'
+
+
+def pytest_sessionstart(session):
+    """Drops programs that a killed test left half written, and the oldest beyond 4 GB."""
+    folder = Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
+    if folder.is_dir() and not hasattr(session.config, 'workerinput'):
+        from train_lib.runtime import compile_cache
+
+        with contextlib.suppress(OSError):  # a full disk: the cache only saves time
+            compile_cache._drop_broken(folder)
+            compile_cache._drop_oldest(folder, compile_cache.LARGEST)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,9 @@ import numpy as np
 from train_lib.ensembles.rules import RuleInputs
 from train_lib.runtime.errors import ConfigError
 
-BLOCK_CELLS = 1 << 20  # members x rows x classes of a block: a few MB, which stay in the cache
+# Members x rows x classes of a block: so few that one member's part stays in the second cache, and
+# so many that threads seldom wait for each other's short steps.
+BLOCK_CELLS = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,25 +92,69 @@ class AlignedLogits:
         Raises:
             ValueError: logits that are not finite.
         """
-        size = part.stop - part.start
-        shape = (len(members), size, self.num_classes)
-        values, log_probs, probs = (np.empty(shape, dtype) for _ in range(3))
+        shape = (len(members), part.stop - part.start, self.num_classes)
+        log_probs, probs = np.empty(shape, dtype), np.empty(shape, dtype)
         votes = np.empty(shape[:2], np.int32)
+        stored = [self.of_member(member, part) for member in members]
         for i, member in enumerate(members):
-            values[i] = self.of_member(member, part)
-            votes[i] = values[i].argmax(-1)
-            largest = values[i][np.arange(size), votes[i]][:, None]
-            if not np.isfinite(values[i]).all():
-                row = part.start + int(np.argmin(np.isfinite(values[i]).all(1)))
-                raise ValueError(f'Member {member} has logits that are not finite, first in row '
-                                 f'{row}: the model has diverged, leave it out.')
-            np.subtract(values[i], largest, out=log_probs[i])
-            np.exp(log_probs[i], out=probs[i])
-            total = probs[i].sum(-1, keepdims=True)
-            probs[i] *= 1 / total
+            votes[i], total = _softmax(stored[i], log_probs[i], probs[i], (member, part.start))
             log_probs[i] -= np.log(total)
-        return RuleInputs(probs, votes, log_probs, values)
+        return RuleInputs(probs, votes, log_probs, stored)
+
+    def read_probs(self, part: slice, dtype: type) -> np.ndarray:
+        """The probabilities of all members, as `read` makes them, [M, B, C]."""
+        shape = (part.stop - part.start, self.num_classes)
+        shifted, probs = np.empty(shape, dtype), np.empty((self.count, *shape), dtype)
+        for member in range(self.count):
+            _softmax(self.of_member(member, part), shifted, probs[member], (member, part.start))
+        return probs
 
     @property
     def _rows(self) -> Sequence[np.ndarray | None]:
         return [None] * self.count if self.rows is None else self.rows
+
+
+def _softmax(stored: np.ndarray, shifted: np.ndarray, probs: np.ndarray, where: tuple[int, int]
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """Fills `shifted` with logits minus the largest of their row, and `probs`, all [B, C].
+
+    Args:
+        where: for the error: the member, and the number of the first row.
+
+    Returns:
+        (the class of the largest int [B], the sum [B, 1] by which exp(shifted) was divided).
+    """
+    _convert(stored, shifted)
+    vote = shifted.argmax(-1)
+    largest = shifted[np.arange(len(shifted)), vote][:, None]
+    # The least and the largest tell it for all; NaN is both.
+    if len(shifted) and not (np.isfinite(largest).all() and np.isfinite(shifted.min())):
+        row = where[1] + int(np.argmin(np.isfinite(stored).all(1)))
+        raise ValueError(f'Member {where[0]} has logits that are not finite, first in row '
+                         f'{row}: the model has diverged, leave it out.')
+    shifted -= largest
+    np.exp(shifted, out=probs)
+    total = probs.sum(-1, keepdims=True)
+    probs *= 1 / total
+    return vote, total
+
+
+def _convert(stored: np.ndarray, values: np.ndarray) -> None:
+    """Copies logits into an array of the same shape and at least the same precision.
+
+    From float16 to float32 by moving the bits, in less than half of NumPy's time: the exponent,
+    whose bias differs by 112, is corrected by a product, which is exact also of denormal numbers.
+    Infinity and NaN, which this would lose, are copied the usual way.
+    """
+    if stored.dtype != np.float16 or values.dtype != np.float32:
+        values[...] = stored
+        return
+    codes = stored.view(np.int16)
+    if np.count_nonzero((codes & 0x7c00) == 0x7c00):
+        values[...] = stored
+        return
+    moved = values.view(np.int32)
+    moved[...] = codes
+    moved <<= 13
+    moved &= -0x70002000  # the sign and the rest, without the copies of the sign
+    values *= np.float32(2.0 ** 112)

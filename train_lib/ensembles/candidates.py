@@ -91,22 +91,24 @@ def find_candidates(logits: AlignedLogits | Sequence, labels: np.ndarray, thread
     labels = np.asarray(labels)
     _, classes = logits.check(labels)
     rows = np.flatnonzero(labels >= 0)
-    labelled, everyone = logits.take(rows), np.arange(logits.count)
+    labelled = logits.take(rows)
     step = max(1, aligned_logits.BLOCK_CELLS // (logits.count * classes))
     even = np.full(logits.count, 1 / logits.count)
 
     def find(start: int) -> tuple[np.ndarray, ...]:
         part = slice(start, min(start + step, len(rows)))
-        probs = labelled.read(part, everyone, np.float32).probs
+        probs = labelled.read_probs(part, np.float32)
         here = np.arange(part.stop - start)
         winner = weighted_sum(probs, even).argmax(1)
         beaten = np.ones(probs.shape[1:], bool)
         for member in probs:
             beaten &= member < member[here, winner][:, None]
-        row, kind = np.nonzero(~beaten)
+        cells = np.flatnonzero(~beaten)
+        row, kind = np.divmod(cells, classes)
         label_probs = probs[:, here, labels[rows[part]]].astype(np.float64)
         lengths = np.bincount(row, minlength=len(here))
-        return label_probs, lengths, kind.astype(np.int32), probs[:, row, kind]
+        return (label_probs, lengths, kind.astype(np.int32),
+                np.take(probs.reshape(len(probs), -1), cells, axis=1))
 
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(find, range(0, len(rows), step)))

@@ -9,7 +9,8 @@ scores that are kept.
 """
 
 import dataclasses
-from collections.abc import Collection, Hashable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,10 +18,12 @@ import numpy as np
 from input_pipeline.errors import did_you_mean, listed
 from train_lib.ensembles import aligned_logits
 from train_lib.ensembles.aligned_logits import AlignedLogits
-from train_lib.ensembles.rules import FLOOR, RULES, RuleInputs, decide, weighted_sum
+from train_lib.ensembles.rules import FLOOR, RULES, RuleInputs, decide
 from train_lib.ensembles.spec import EnsembleSpec, checked_weights
 from train_lib.metrics import scores as scores_module
 from train_lib.runtime.errors import ConfigError
+
+_TOGETHER = 8  # ensembles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +97,25 @@ def vote(logits: AlignedLogits | Sequence, specs: Mapping[Hashable, EnsembleSpec
     def count(start: int) -> None:
         part = slice(start, min(start + step, size))
         block = logits.read(part, used, logits.dtype)
+        # Each choice of members once: what is sorted, ranked or averaged for one ensemble serves
+        # the next. The block itself must not keep it, or it would outlive the block in a circle.
+        chosen = functools.cache(lambda *members: block.take(np.searchsorted(used, members)))
+        # Several are counted together: many small steps would hold up the other threads.
+        waiting: dict[bool, list[_Pooled]] = {True: [], False: []}
         for names in sharing:
-            inputs = _inputs(levels[names[0]], block, used)
+            inputs = _inputs(levels[names[0]], chosen)
             for name in names:
-                _count(outcomes[name], levels[name], inputs, part, labels)
+                level, some = levels[name], waiting[RULES[levels[name].rule].distribution]
+                some.append(_Pooled(outcomes[name], level, inputs, level.pool(inputs)))
+                if len(some) == _TOGETHER:
+                    _count(some, part, labels)
+                    some.clear()
+        for some in filter(None, waiting.values()):
+            _count(some, part, labels)
 
+    # glibc keeps freed memory for the next block, instead of having the system clear it anew, once
+    # it has freed an array as large as this, which is never touched.
+    np.empty(31 << 20, np.uint8)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(count, range(0, size, step)))
     return outcomes
@@ -224,18 +241,18 @@ def _sharing(levels: Mapping[Hashable, _Level]) -> list[list[Hashable]]:
     return list(sharing.values())
 
 
-def _inputs(level: _Level, block: RuleInputs, used: np.ndarray) -> RuleInputs:
-    """What the rule of a level pools, from a block of the members `used`."""
+def _inputs(level: _Level, chosen: Callable[..., RuleInputs]) -> RuleInputs:
+    """What the rule of a level pools.
+
+    Args:
+        chosen: (*members) -> what these members put into a vote.
+    """
     if not level.models:
-        return block.take(np.searchsorted(used, level.members))
-    columns = []
-    for model in level.models:
-        members = _inputs(model, block, used)
-        scores = model.pool(members)
-        votes, _ = decide(scores, members, model.weights, model.tie_break)
-        mean = scores if model.rule == 'soft' else weighted_sum(members.probs, model.weights)
-        columns.append((scores, votes, mean))
-    probs, votes, means = (np.stack(column) for column in zip(*columns))
+        return chosen(*level.members)
+    models = [(_inputs(model, chosen), model.weights, model.tie_break) for model in level.models]
+    probs = np.stack([model.pool(members) for model, (members, *_) in zip(level.models, models)])
+    votes, _, _ = decide(probs, models)
+    means = np.stack([members.mean(weights) for members, weights, _ in models])
     return RuleInputs(probs, votes, tie_probs=means)
 
 
@@ -252,38 +269,63 @@ def _empty(distribution: bool, shape: tuple[int, int], dtype: type, keep: bool,
                    np.empty((size, classes), dtype) if keep else None, rows, classes)
 
 
-def _count(outcome: Outcome, level: _Level, inputs: RuleInputs, part: slice,
-           labels: np.ndarray | None) -> None:
-    """Fills the rows `part` of an outcome."""
-    scores = level.pool(inputs)
-    outcome.predicted[part], outcome.tied[part] = decide(scores, inputs, level.weights,
-                                                         level.tie_break)
-    if outcome.scores is not None:
-        outcome.scores[part] = scores
+@dataclasses.dataclass(frozen=True)
+class _Pooled:
+    """One ensemble whose scores [B, C] for a block of rows are to be counted."""
+
+    outcome: Outcome
+    level: _Level
+    inputs: RuleInputs
+    scores: np.ndarray
+
+
+def _count(pooled: Sequence[_Pooled], part: slice, labels: np.ndarray | None) -> None:
+    """Fills the rows `part` of the outcomes of E ensembles, of which all or none have
+    probabilities."""
+    scores = np.stack([one.scores for one in pooled])
+    predicted, tied, largest = decide(
+        scores, [(one.inputs, one.level.weights, one.level.tie_break) for one in pooled])
+    for i, one in enumerate(pooled):
+        one.outcome.predicted[part], one.outcome.tied[part] = predicted[i], tied[i]
+        if one.outcome.scores is not None:
+            one.outcome.scores[part] = scores[i]
     if labels is None:
         return
     truth = labels[part]
     known = np.flatnonzero(truth >= 0)
     if len(known) < len(truth):
-        scores, truth = scores[known], truth[known]
-    at, here = part.start + known, np.arange(len(truth))
-    label_scores = scores[here, truth][:, None]
-    outcome.rows['rank'][at] = 0  # except for these
-    wrong = np.flatnonzero(outcome.predicted[at] != truth)
-    values, least = scores[wrong], label_scores[wrong]
-    above, upto = (np.count_nonzero(compare(values, least), axis=1)
+        scores, truth = scores[:, known], truth[known]
+        predicted, largest = predicted[:, known], largest[:, known]
+    here = np.arange(len(truth))
+    label_scores = scores[:, here, truth]
+    found = {'rank': _ranks(scores, truth, label_scores, predicted)}
+    if pooled[0].outcome.rows['nll'] is not None:
+        found['confidence'] = largest
+        found['nll'] = -np.log(np.maximum(label_scores.astype(np.float64), FLOOR))
+        for i, one in enumerate(pooled):
+            if len(one.inputs.probs) == 1:  # its own log probability may be below log(FLOOR)
+                found['nll'][i] = -one.inputs.log_probs[0][known, truth]
+        # The one-hot label is subtracted in place: 1 - p would lose digits when squared apart.
+        scores[:, here, truth] -= 1
+        found['brier'] = np.einsum('ebc,ebc->eb', scores, scores)
+    for name, values in found.items():
+        for one, row in zip(pooled, values):
+            one.outcome.rows[name][part.start + known] = row
+
+
+def _ranks(scores: np.ndarray, truth: np.ndarray, label_scores: np.ndarray, predicted: np.ndarray
+           ) -> np.ndarray:
+    """The rank of each label by the scores [E, B, C], from 0, int32 [E, B]; equal scores rank by
+    their class, but what was predicted is first."""
+    found = np.zeros(predicted.shape, np.int32)
+    ensemble, row = np.nonzero(predicted != truth)
+    values, least = scores[ensemble, row], label_scores[ensemble, row][:, None]
+    above, upto = (np.add.reduce(compare(values, least), axis=1, dtype=np.int32)
                    for compare in (np.greater, np.greater_equal))
-    for i in np.flatnonzero(upto - above > 1):  # equal scores rank by their class
-        above[i] += np.count_nonzero(values[i, :truth[wrong[i]]] == least[i])
-    outcome.rows['rank'][at[wrong]] = above
-    if outcome.rows['nll'] is None:
-        return
-    outcome.rows['confidence'][at] = scores.max(1)
-    if len(inputs.probs) == 1:  # a single member's own log probability may be below log(FLOOR)
-        label_logs = inputs.log_probs[0][known, truth]
-    else:
-        label_logs = np.log(np.maximum(label_scores[:, 0].astype(np.float64), FLOOR))
-    outcome.rows['nll'][at] = -label_logs
-    # The one-hot label is subtracted in place: 1 - p would lose digits when squared apart.
-    scores[here, truth] -= 1
-    outcome.rows['brier'][at] = np.einsum('bc,bc->b', scores, scores)
+    ties = np.flatnonzero(upto - above > 1)
+    if len(ties):
+        equal = values[ties] == least[ties]
+        equal &= np.arange(scores.shape[2]) < truth[row[ties]][:, None]
+        above[ties] += np.add.reduce(equal, axis=1, dtype=np.int32)
+    found[ensemble, row] = above
+    return found

@@ -9,14 +9,21 @@ A member of weight zero is absent: it is not read, and cannot break a tie.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from train_lib.ensembles.order_statistics import middle_mean, rank_shares, sort_members
+from train_lib.ensembles.order_statistics import (
+    middle_mean,
+    rank_shares,
+    reached,
+    sort_members,
+)
 
 FLOOR = 1.1754944e-38  # the smallest normal float32: 87.3 nats
 _MIDDLE = 0.5 - 1e-6
+_RANKED_CELLS = 1 << 18  # at once: many small steps would hold up other threads
+_NEARLY = {np.dtype(kind): 1 - 64 * np.finfo(kind).eps for kind in (np.float32, np.float64)}
 
 
 class RuleInputs:
@@ -26,8 +33,8 @@ class RuleInputs:
         probs: float [K, B, C], rows sum to 1.
         votes: int [K, B], the class that each of the K votes for.
         log_probs: their logarithms, if they are known better than by taking the logarithm.
-        order_by: anything [K, B, C] that orders the classes as `probs` does, if it is known more
-            finely, as logits are.
+        order_by: K arrays [B, C] of any float that order the classes as `probs` does, if it is
+            known more finely, as by logits.
         tie_probs: the probabilities whose mean breaks ties, if not `probs`.
     """
 
@@ -36,6 +43,8 @@ class RuleInputs:
         self.tie_probs = probs if tie_probs is None else tie_probs
         self._log_probs, self._order_by = log_probs, order_by
         self._whole, self._at = None, None
+        self._means: dict[bytes, np.ndarray] = {}
+        self._reached: dict[bytes, list[np.ndarray]] = {}
 
     def take(self, index: np.ndarray) -> 'RuleInputs':
         """Those of the K at these ascending indices."""
@@ -62,15 +71,30 @@ class RuleInputs:
         if self._whole is not None:
             return self._whole.ranks[self._at]
         shares = np.empty_like(self.probs)
-        for i, member in enumerate(self.probs if self._order_by is None else self._order_by):
-            shares[i] = rank_shares(member)
+        finest = self.probs if self._order_by is None else self._order_by
+        some = max(1, _RANKED_CELLS // max(shares[0].size, 1))
+        for start in range(0, len(shares), some):
+            part = slice(start, start + some)
+            shares[part] = rank_shares(np.stack(finest[part]), shares.dtype)
         return shares
 
-    def ordered(self, with_order: bool) -> tuple[list, list | None]:
-        """`sort_members` of the probabilities, once."""
-        if with_order:
-            return self._ordered_pairs
-        return self.__dict__.get('_ordered_pairs') or self._ordered_values
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        """`weighted_sum` of the probabilities, once."""
+        key = weights.tobytes()
+        if key not in self._means:
+            self._means[key] = weighted_sum(self.probs, weights)
+        return self._means[key]
+
+    def ordered(self, weights: np.ndarray) -> tuple[list, list | None]:
+        """The sorted probabilities and what is `reached` by uneven weights, None by even ones;
+        both once."""
+        if (weights == weights[0]).all():
+            return (self.__dict__.get('_ordered_pairs') or self._ordered_values)[0], None
+        ordered, order = self._ordered_pairs
+        key = weights.tobytes()
+        if key not in self._reached:
+            self._reached = {key: reached(order, weights)}
+        return ordered, self._reached[key]
 
     @functools.cached_property
     def _ordered_pairs(self):
@@ -83,7 +107,7 @@ class RuleInputs:
 
 def soft(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
     """Mean probability: sum w_k p_k."""
-    return weighted_sum(inputs.probs, weights)
+    return inputs.mean(weights)
 
 
 def log_mean(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.ndarray:
@@ -122,8 +146,7 @@ def trimmed_mean(inputs: RuleInputs, weights: np.ndarray, trim: float) -> np.nda
     that is left, so the result is continuous in the weights. With equal weights and a whole number
     K x trim it is the usual trimmed mean. A row that is all zero takes the mean probability.
     """
-    uneven = np.ptp(weights) != 0
-    total = middle_mean(*inputs.ordered(uneven), weights, trim)
+    total = middle_mean(*inputs.ordered(weights), weights, trim)
     norm = total.sum(axis=-1, keepdims=True)
     empty = norm[:, 0] <= 0
     total /= np.where(empty[:, None], 1, norm)
@@ -163,9 +186,9 @@ RULES = {
 }
 
 
-def decide(scores: np.ndarray, inputs: RuleInputs, weights: np.ndarray,
-           tie_break: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The class of the largest score, and where several classes share it.
+def decide(scores: np.ndarray, pooled: Sequence[tuple[RuleInputs, np.ndarray, np.ndarray]]
+           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The class of the largest score, where several classes share it, and the largest score.
 
     Among those that share it the largest mean probability (by the same weights) wins; then the
     class one of whose voters has the largest tie_break; then the lowest index. Two scores are
@@ -173,40 +196,51 @@ def decide(scores: np.ndarray, inputs: RuleInputs, weights: np.ndarray,
     what rounding errors amount to.
 
     Args:
-        scores: float [B, C] >= 0.
-        inputs: what was pooled, with the votes of K.
-        weights: float64 [K] of sum 1.
-        tie_break: float [K], higher is better.
+        scores: float [E, B, C] >= 0, of E ensembles.
+        pooled: per ensemble what was pooled, with the votes of K; the weights, float64 [K] of sum
+            1; and tie_break, float [K], higher is better.
 
     Returns:
-        (classes int32 [B], tied bool [B]).
+        (classes int32, tied bool, largest float), each [E, B].
     """
-    nearly = 1 - 64 * np.finfo(scores.dtype).eps
-    picked = scores.argmax(axis=-1)
-    largest = scores[np.arange(len(scores)), picked]
-    equal = scores >= (largest * nearly)[:, None]
-    # Ties are few: finding them is cheaper than counting along the rows.
-    tied = np.bincount(np.flatnonzero(equal) // scores.shape[1], minlength=len(scores)) > 1
-    if tied.any():
-        rows = np.flatnonzero(tied)
-        left = equal[rows]
-        mean = weighted_sum(inputs.tie_probs[:, rows], weights)
-        left = _largest(np.where(left, mean, -1), left, nearly)
-        if (left.sum(1) > 1).any():
-            best = np.full(left.shape, -np.inf)
-            here = np.arange(len(rows))
-            for voted, value in zip(inputs.votes[:, rows], tie_break):
-                best[here, voted] = np.maximum(best[here, voted], value)
-            best = np.where(left, best, -np.inf)
-            left &= best >= best.max(1, keepdims=True)
-        picked[rows] = left.argmax(1)
-    return picked.astype(np.int32), tied
+    shape, nearly = scores.shape[:2], _NEARLY[scores.dtype]
+    rows = scores.reshape(-1, scores.shape[2])
+    picked, here = rows.argmax(axis=-1), np.arange(len(rows))
+    largest = rows[here, picked]
+    least = largest * nearly
+    # Without the largest, the next one tells whether there is a tie: a maximum is the cheapest
+    # pass over the scores, which are put back.
+    rows[here, picked] = -1
+    tied = rows.max(axis=-1) >= least
+    rows[here, picked] = largest
+    picked, tied, largest = (part.reshape(shape) for part in (picked, tied, largest))
+    least = least.reshape(shape)
+    for ensemble in np.flatnonzero(tied.any(1)):
+        at = np.flatnonzero(tied[ensemble])
+        equal = scores[ensemble, at] >= least[ensemble, at, None]
+        picked[ensemble, at] = _of_equals(equal, at, *pooled[ensemble], nearly)
+    return picked.astype(np.int32), tied, largest
+
+
+def _of_equals(left: np.ndarray, rows: np.ndarray, inputs: RuleInputs, weights: np.ndarray,
+               tie_break: np.ndarray, nearly: float) -> np.ndarray:
+    """One class per row, int [R], of those that are left, bool [R, C]; see `decide`."""
+    mean = weighted_sum(inputs.tie_probs[:, rows], weights)
+    left = _largest(np.where(left, mean, -1), left, nearly)
+    if (left.sum(1) > 1).any():
+        best = np.full(left.shape, -np.inf)
+        here = np.arange(len(rows))
+        for voted, value in zip(inputs.votes[:, rows], tie_break):
+            best[here, voted] = np.maximum(best[here, voted], value)
+        best = np.where(left, best, -np.inf)
+        left &= best >= best.max(1, keepdims=True)
+    return left.argmax(1)
 
 
 def weighted_sum(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """sum_k weights[k] values[k], in the order of the members (no BLAS, whose order varies)."""
     scale = values.dtype.type
-    if np.ptp(weights) == 0:
+    if (weights == weights[0]).all():
         total = np.add.reduce(values, axis=0)
         total *= scale(weights[0])
         return total

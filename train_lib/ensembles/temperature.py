@@ -56,7 +56,12 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
     """p ** (1 / T), normalised, in the dtype of the scores [N, C]."""
-    return np.exp(log_softmax(_log(scores) / temperature)).astype(scores.dtype)
+    found = np.empty_like(scores)
+    step = max(1, _BLOCK // scores.shape[1])
+    for start in range(0, len(scores), step):
+        part = slice(start, start + step)
+        found[part] = np.exp(log_softmax(_log(scores[part]) / temperature))
+    return found
 
 
 def _log(scores: np.ndarray) -> np.ndarray:

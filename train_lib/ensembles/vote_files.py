@@ -28,6 +28,7 @@ from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.errors import ConfigError
 
 _SHOWN = 6  # columns that the log names
+_ROWS = 1024  # whose logits are made at once
 _COPIED = ('', 'copy', 'id')  # contents that are cells of the sample
 _MEMBER_SCORES = ('n', 'accuracy', 'f1_macro', 'nll', 'ece', 'brier', 'weight',
                   'contribution_accuracy', 'contribution_f1_macro', 'contribution_nll')
@@ -57,15 +58,19 @@ def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> 
     """ids; labels int32 [N]; logits float32 [N, C], log probabilities of the answer or log shares
     of the votes; classes; predicted int32 [N], the class of the largest logit; tied bool [N]."""
     answer = votes.answer
-    logits = np.log(np.maximum(votes.scores, FLOOR).astype(np.float64))
-    # Where a tie was broken, the class that won gets a slightly larger logit.
-    rows = np.arange(len(aligned))
-    logits[rows, answer.predicted] = np.maximum(logits[rows, answer.predicted],
-                                                logits.max(1) + 1e-5 * answer.tied)
+    found = np.empty(votes.scores.shape, np.float32)
+    for start in range(0, len(aligned), _ROWS):
+        part = slice(start, start + _ROWS)
+        logits = np.log(np.maximum(votes.scores[part], FLOOR).astype(np.float64))
+        # Where a tie was broken, the class that won gets a slightly larger logit.
+        rows, won = np.arange(len(logits)), answer.predicted[part]
+        logits[rows, won] = np.maximum(logits[rows, won],
+                                       logits.max(1) + 1e-5 * answer.tied[part])
+        found[part] = logits
     with atomic_open(path, 'wb') as file:
         write_npz(file, dict(
             ids=aligned.ids.astype(np.str_), labels=aligned.labels.astype(np.int32),
-            logits=logits.astype(np.float32), classes=np.array(aligned.classes, np.str_),
+            logits=found, classes=np.array(aligned.classes, np.str_),
             predicted=answer.predicted, tied=answer.tied))
 
 

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -184,3 +185,64 @@ def test_heads_voted_then_combined_and_combined_then_voted():
 
 def test_summary_takes_what_scores_takes():
     assert scores_module.summary({}, np.zeros(0, int), 9) == scores(np.zeros((0, 9)), [])
+
+
+def test_many_ensembles_counted_together_are_those_counted_alone():
+    """More than are counted at once, with ties, and of members with and without probabilities."""
+    logits, labels = members_of(5)
+    logits = [np.round(member) for member in logits]
+    labels[::5] = -1
+    specs = {(inner, rule): EnsembleSpec(rule, inner) for rule in RULES for inner in (None, *RULES)}
+    specs |= dict(enumerate(each_alone(6)))
+    together = vote(logits, specs, labels=labels, models=MODELS, keep=tuple(specs))
+    assert sum(outcome.ties for outcome in together.values()) > 100
+    for name, spec in specs.items():
+        alone = vote_one(logits, spec, labels=labels, models=MODELS)
+        found = together[name]
+        for what in ('predicted', 'tied', 'scores'):
+            np.testing.assert_array_equal(getattr(found, what), getattr(alone, what), str(name))
+        for what, values in found.rows.items():
+            np.testing.assert_array_equal(values, alone.rows[what], str((name, what)))
+        _ranks_are_counted(found, labels)
+
+
+def _ranks_are_counted(outcome, labels):
+    """One row at a time."""
+    for i in np.flatnonzero(labels >= 0):
+        own = outcome.scores[i, labels[i]]
+        want = (0 if outcome.predicted[i] == labels[i] else
+                (outcome.scores[i] > own).sum() + (outcome.scores[i, :labels[i]] == own).sum())
+        assert outcome.rows['rank'][i] == want
+
+
+def test_every_half_is_converted_to_the_same_float():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    for values in (finite, halves, finite[::3], finite.reshape(2, -1)[:, ::-1]):
+        found = np.empty(values.shape, np.float32)
+        module._convert(values, found)
+        np.testing.assert_array_equal(found, values.astype(np.float32))
+        finite_signs = np.isfinite(values)
+        np.testing.assert_array_equal(np.signbit(found)[finite_signs],
+                                      np.signbit(values)[finite_signs])
+
+
+def test_probabilities_alone_are_those_of_the_vote():
+    for dtype in (np.float16, np.float64):
+        logits = AlignedLogits(members_of(3, dtype=dtype)[0])
+        part = slice(20, 90)
+        np.testing.assert_array_equal(logits.read_probs(part, np.float32),
+                                      logits.read(part, range(6), np.float32).probs)
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch):
+    monkeypatch.setattr(module, 'BLOCK_CELLS', 1 << 15)
+    specs = {(inner, rule): EnsembleSpec(rule, inner) for rule in RULES for inner in (None, 'soft')}
+    peaks = []
+    for rows in (100, 400):
+        logits, labels = members_of(n=rows, classes=1000, dtype=np.float16)
+        tracemalloc.start()
+        vote(logits, specs, labels=labels, models=MODELS)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]

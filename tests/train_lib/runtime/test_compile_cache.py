@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import main
 from train_lib.runtime import compile_cache
@@ -15,11 +16,14 @@ from train_lib.runtime.compile_cache import use_compile_cache
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache of our own; afterwards JAX has none."""
+    """An empty cache of our own; afterwards JAX has that of the tests again."""
+    before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
     yield tmp_path / 'cache/atelier/xla'
     use_compile_cache(False)
+    jax.config.update('jax_compilation_cache_dir', before)
+    compilation_cache.reset_cache()
 
 
 def programs(folder):

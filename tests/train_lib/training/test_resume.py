@@ -132,14 +132,15 @@ def rows(workdir: Path) -> int:
         return 0
 
 
-def test_sigkill_at_random_moments_changes_nothing(unbroken, tmp_path):
+@pytest.mark.parametrize('most', [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments_changes_nothing(unbroken, tmp_path, most):
     """Each start is killed some random time after it wrote its first new row."""
     workdir = tmp_path / 'run'
     moments = random.Random(time.time_ns())
     seed = moments.randrange(10**6)
     moments.seed(seed)
     total, kills = rows(unbroken), 0
-    while kills < 4:
+    while kills < most:
         before = rows(workdir)
         process = start(workdir, f'--config.loader.threads={1 + kills}')
         wait_for(lambda known=(before, 0): rows(workdir) not in known, process)
@@ -154,6 +155,7 @@ def test_sigkill_at_random_moments_changes_nothing(unbroken, tmp_path):
     assert_same_run(unbroken, workdir)
 
 
+@pytest.mark.slow  # the random moments above may be any, these too
 def test_sigkill_at_the_roll_backs_changes_nothing(unbroken, tmp_path):
     """Killed when the first is said, then between the second and the next save."""
     for said in ('roll back: to step 30', 'roll back: to step 25'):
