@@ -23,10 +23,12 @@ MAX_BYTES = 2**28  # of one picture's file: nothing larger is read into memory
 # JPEGs decode at 1/2 or 1/4 in about half the time, from this multiple of the wanted size on.
 # Nearer to the wanted size, halving and then averaging areas blurs (1.7 grey levels at twice
 # the size).
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_4), (3, cv2.IMREAD_REDUCED_COLOR_2))
+_HALF, _QUARTER, _EIGHTH = (scale | cv2.IMREAD_COLOR_RGB for scale in (
+    cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    cv2.IMREAD_REDUCED_GRAYSCALE_8))  # the scale alone: IMREAD_REDUCED_COLOR_2 adds BGR
+_REDUCED = ((8, _QUARTER), (3, _HALF))
 # The same for callers that look up single pixels, and would halve the picture to do so.
-_TIGHTLY = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4),
-            (2, cv2.IMREAD_REDUCED_COLOR_2))
+_TIGHTLY = ((8, _EIGHTH), (4, _QUARTER), (2, _HALF))
 
 
 class UnreadableImage(DataError):
@@ -112,12 +114,9 @@ def _reduction(data: bytes, size: tuple[int, int], min_size: tuple[int, int] | N
 
 def _opencv(data: bytes, flag: int) -> np.ndarray | None:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         return None
-    if image is None or flag == cv2.IMREAD_COLOR_RGB:
-        return image
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # there are no reduced flags for RGB
 
 
 def _pillow(data: bytes, limits: Range, alpha: bool) -> tuple[np.ndarray | None, str]:

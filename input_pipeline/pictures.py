@@ -172,6 +172,11 @@ class Pictures:
             self._cache.keep('resized', row, picture)
         return picture
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every picture."""
+        return *self._size, self._spec.channels
+
     def augmented(self, row: int, stage: Stage, rng: np.random.Generator, exact: bool = False
                   ) -> np.ndarray:
         """`show(draw(...))`; with `exact`, transforms without crops work on the picture that
@@ -200,18 +205,25 @@ class Pictures:
         plan = transforms.draw(stage.transforms, rng, self._size, source)
         return View(row, plan, (data, whole, framed))
 
-    def show(self, view: View) -> np.ndarray:
+    def show(self, view: View, out: np.ndarray | None = None) -> np.ndarray:
         """The picture of a view, uint8 [height, width, channels]; the caller must not write to it.
+
+        Args:
+            view: from `draw`.
+            out: contiguous uint8 of `shape` that may take the picture, which saves a copy; the
+                result is `out` if it did.
 
         Raises:
             UnreadableImage: the picture cannot be read.
         """
         spec, size, plan = self._spec, self._size, view.plan
+        target = out[..., 0] if out is not None and spec.channels == 1 else out
         if plan is None:
             return self[view.row]
         if view.crop is None:
             picture, part = self._unresized(view.row)
-            return _with_channels(transforms.apply(plan, picture, size, spec.border, part))
+            shown = transforms.apply(plan, picture, size, spec.border, part, target)
+            return out if shown is target else _with_channels(shown)
         data, whole, framed = view.crop
         # At least the input's size: a chain that shrinks the whole may enlarge parts of it.
         needed = tuple(map(max, transforms.source_size(plan, size), size))
@@ -227,7 +239,8 @@ class Pictures:
             height = max(math.floor(min(needed[0], high, limit * spec.crop_pct)), size[0])
             whole = resize(whole, (height, max(round(height * size[1] / size[0]), size[1])),
                            spec.resize, crop_pct=spec.crop_pct)
-        return _with_channels(transforms.apply(plan, whole, size, spec.border, part))
+        shown = transforms.apply(plan, whole, size, spec.border, part, target)
+        return out if shown is target else _with_channels(shown)
 
     @property
     def _size(self) -> Size:
@@ -316,7 +329,7 @@ class Pictures:
 
     def blank(self) -> np.ndarray:
         """A black picture in place of one that cannot be read, uint8 [height, width, channels]."""
-        return np.zeros((*self._size, self._spec.channels), np.uint8)
+        return np.zeros(self.shape, np.uint8)
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
