@@ -103,7 +103,7 @@ def example_keys(manifest: Manifest) -> np.ndarray:
     split or the order of the rows."""
     return np.array([int.from_bytes(hashlib.blake2b(
         name.encode('utf-8', 'surrogateescape'), digest_size=8).digest(), 'little')
-        for name in manifest.table['id']], np.uint64)
+        for name in manifest.table['id'].tolist()], np.uint64)
 
 
 def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Generator:

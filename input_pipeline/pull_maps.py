@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline import splines
 
@@ -84,6 +83,8 @@ class Elastic:
 
     def pull(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The input points of output points."""
+        from scipy import ndimage  # a tenth of a second, and training needs `on_axes` alone
+
         at = np.stack([np.clip(y, 0, self.size[0] - 1), np.clip(x, 0, self.size[1] - 1)])
         dx, dy = (ndimage.map_coordinates(plane, at / self.spacing + 2, order=3, prefilter=False)
                   for plane in self.coefficients)
