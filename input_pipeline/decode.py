@@ -1,12 +1,14 @@
 """From the bytes of an image file to pixels.
 
-OpenCV decodes what it decodes correctly and fast: JPEG, PNG and WebP without transparency; it
-obeys EXIF orientation. Pillow decodes the rest: GIF, BMP, CMYK, everything transparent (laid over
-white, unless transparency is wanted) or animated (first frame), and pictures whose orientation is
-only in XMP or in the raw profile of a PNG.
+The pixels of a PPM, which packed folders may hold, are taken as they are. OpenCV decodes what it
+decodes correctly and fast: JPEG, PNG and WebP without transparency; it obeys EXIF orientation.
+Pillow decodes the rest: GIF, BMP, CMYK, everything transparent (laid over white, unless
+transparency is wanted) or animated (first frame), and pictures whose orientation is only in XMP or
+in the raw profile of a PNG.
 """
 
 import io
+import math
 
 import cv2
 import numpy as np
@@ -59,6 +61,7 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
            tight: bool = False, range16: Range = FULL, alpha: bool = False) -> np.ndarray:
     """Decodes the bytes of an image file to RGB uint8 [H, W, 3], or [H, W, 4] with `alpha`.
 
+    The pixels of a PPM are those in `data`, and must not be written to.
     The orientation (EXIF, else XMP) is obeyed, transparency is laid over white, colour profiles
     are ignored, and the first frame of an animation is taken.
 
@@ -79,6 +82,11 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
     """
     header = probe(data)
     limits = range16 if header.deep else FULL
+    if header.fast and data.startswith(b'P6'):
+        if alpha:
+            raise NoTransparency.of(name)
+        pixels = np.frombuffer(data, np.uint8, offset=len(data) - 3 * math.prod(header.size))
+        return pixels.reshape(*header.size, 3)
     if header.fast and limits == FULL and not alpha:
         image = _opencv(data, _reduction(data, header.size, min_size, tight))
         if image is not None:
