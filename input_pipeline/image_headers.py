@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 # Pillow's own limit for refusing a picture as a decompression bomb.
 MAX_PIXELS = 178_956_970
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')  # Pillow's names of the formats that are read
+# Pillow's names of the formats that are read; a PPM is one of ours.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM')
 
 # A PPM as `encode` writes it: width, height, and three bytes per pixel.
 _PPM = re.compile(rb'P6\n(\d{1,9}) (\d{1,9})\n255\n')

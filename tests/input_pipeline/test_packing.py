@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import loader, packing
+from input_pipeline.curation.measures import measure
 from input_pipeline.decode import NoTransparency, UnreadableImage, decode
 from input_pipeline.encode import encode
 from input_pipeline.errors import DataError
@@ -77,6 +78,8 @@ def test_raw_pictures_are_those_that_a_model_of_that_size_sees(source, tmp_path)
                    PackSpec(size=24, side='both', quality='raw'))
     packed = packed_source(tmp_path / 'p')
     assert digest(packed) == digest(written) == digest(source)
+    assert check_readable(packed, cache_dir=str(tmp_path / 'cache')) is packed
+    assert set(measure(packed).table['file_type']) == {'PPM'}
     spec = PreprocessSpec(size=24)
     left, right = (np.concatenate([batch['image'] for batch in loader.eval_dataset(
         manifest, spec, batch_size=23)()]) for manifest in (source, packed))
