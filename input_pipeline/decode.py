@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from input_pipeline import sixteen_bits
 from input_pipeline.diagnosis import reason_of
 from input_pipeline.errors import DataError
-from input_pipeline.image_headers import FORMATS, probe
+from input_pipeline.image_headers import FORMATS, Header, probe
 from input_pipeline.sixteen_bits import FULL, Range
 
 MAX_BYTES = 2**28  # of one picture's file: nothing larger is read into memory
@@ -58,7 +58,8 @@ class NoTransparency(DataError):
 
 
 def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
-           tight: bool = False, range16: Range = FULL, alpha: bool = False) -> np.ndarray:
+           tight: bool = False, range16: Range = FULL, alpha: bool = False,
+           header: Header | None = None) -> np.ndarray:
     """Decodes the bytes of an image file to RGB uint8 [H, W, 3], or [H, W, 4] with `alpha`.
 
     The pixels of a PPM are those in `data`, and must not be written to.
@@ -75,12 +76,13 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
         range16: the 16-bit values that become black and white; of `FULL`, the upper 8 bits stay.
         alpha: keep the transparency as a fourth channel, 255 where the picture is opaque, and the
             colours under it as they are in the file.
+        header: what `probe` says of `data`, if the caller knows it already.
 
     Raises:
         UnreadableImage: names the file and says what is wrong with it.
         NoTransparency: the file has none, with `alpha`.
     """
-    header = probe(data)
+    header = header or probe(data)
     limits = range16 if header.deep else FULL
     if header.fast and data.startswith(b'P6'):
         if alpha:
@@ -101,10 +103,10 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
     raise UnreadableImage.of(name, reason)
 
 
-def size_of(data: bytes) -> tuple[int, int] | None:
+def size_of(data: bytes, header: Header | None = None) -> tuple[int, int] | None:
     """(h, w) of an undamaged JPEG as `decode` gives it in full, from its header; None if the size
     is known only after decoding."""
-    header = probe(data)
+    header = header or probe(data)
     return header.size if header.fast and data.startswith(b'\xff\xd8') else None
 
 
