@@ -1,12 +1,14 @@
 """From the bytes of an image file to pixels.
 
-OpenCV decodes what it decodes correctly and fast: JPEG, PNG and WebP without transparency; it
-obeys EXIF orientation. Pillow decodes the rest: GIF, BMP, CMYK, everything transparent (laid over
-white, unless transparency is wanted) or animated (first frame), and pictures whose orientation is
-only in XMP or in the raw profile of a PNG.
+The pixels of a PPM, which packed folders may hold, are taken as they are. OpenCV decodes what it
+decodes correctly and fast: JPEG, PNG and WebP without transparency; it obeys EXIF orientation.
+Pillow decodes the rest: GIF, BMP, CMYK, everything transparent (laid over white, unless
+transparency is wanted) or animated (first frame), and pictures whose orientation is only in XMP or
+in the raw profile of a PNG.
 """
 
 import io
+import math
 
 import cv2
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image, ImageOps
 from input_pipeline import sixteen_bits
 from input_pipeline.diagnosis import reason_of
 from input_pipeline.errors import DataError
-from input_pipeline.image_headers import FORMATS, probe
+from input_pipeline.image_headers import FORMATS, Header, probe
 from input_pipeline.sixteen_bits import FULL, Range
 
 MAX_BYTES = 2**28  # of one picture's file: nothing larger is read into memory
@@ -23,10 +25,12 @@ MAX_BYTES = 2**28  # of one picture's file: nothing larger is read into memory
 # JPEGs decode at 1/2 or 1/4 in about half the time, from this multiple of the wanted size on.
 # Nearer to the wanted size, halving and then averaging areas blurs (1.7 grey levels at twice
 # the size).
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_4), (3, cv2.IMREAD_REDUCED_COLOR_2))
+_HALF, _QUARTER, _EIGHTH = (scale | cv2.IMREAD_COLOR_RGB for scale in (
+    cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    cv2.IMREAD_REDUCED_GRAYSCALE_8))  # the scale alone: IMREAD_REDUCED_COLOR_2 adds BGR
+_REDUCED = ((8, _QUARTER), (3, _HALF))
 # The same for callers that look up single pixels, and would halve the picture to do so.
-_TIGHTLY = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4),
-            (2, cv2.IMREAD_REDUCED_COLOR_2))
+_TIGHTLY = ((8, _EIGHTH), (4, _QUARTER), (2, _HALF))
 
 
 class UnreadableImage(DataError):
@@ -54,9 +58,11 @@ class NoTransparency(DataError):
 
 
 def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
-           tight: bool = False, range16: Range = FULL, alpha: bool = False) -> np.ndarray:
+           tight: bool = False, range16: Range = FULL, alpha: bool = False,
+           header: Header | None = None) -> np.ndarray:
     """Decodes the bytes of an image file to RGB uint8 [H, W, 3], or [H, W, 4] with `alpha`.
 
+    The pixels of a PPM are those in `data`, and must not be written to.
     The orientation (EXIF, else XMP) is obeyed, transparency is laid over white, colour profiles
     are ignored, and the first frame of an animation is taken.
 
@@ -70,13 +76,19 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
         range16: the 16-bit values that become black and white; of `FULL`, the upper 8 bits stay.
         alpha: keep the transparency as a fourth channel, 255 where the picture is opaque, and the
             colours under it as they are in the file.
+        header: what `probe` says of `data`, if the caller knows it already.
 
     Raises:
         UnreadableImage: names the file and says what is wrong with it.
         NoTransparency: the file has none, with `alpha`.
     """
-    header = probe(data)
+    header = header or probe(data)
     limits = range16 if header.deep else FULL
+    if header.fast and data.startswith(b'P6'):
+        if alpha:
+            raise NoTransparency.of(name)
+        pixels = np.frombuffer(data, np.uint8, offset=len(data) - 3 * math.prod(header.size))
+        return pixels.reshape(*header.size, 3)
     if header.fast and limits == FULL and not alpha:
         image = _opencv(data, _reduction(data, header.size, min_size, tight))
         if image is not None:
@@ -91,10 +103,10 @@ def decode(data: bytes, *, name: str, min_size: tuple[int, int] | None = None,
     raise UnreadableImage.of(name, reason)
 
 
-def size_of(data: bytes) -> tuple[int, int] | None:
+def size_of(data: bytes, header: Header | None = None) -> tuple[int, int] | None:
     """(h, w) of an undamaged JPEG as `decode` gives it in full, from its header; None if the size
     is known only after decoding."""
-    header = probe(data)
+    header = header or probe(data)
     return header.size if header.fast and data.startswith(b'\xff\xd8') else None
 
 
@@ -112,12 +124,9 @@ def _reduction(data: bytes, size: tuple[int, int], min_size: tuple[int, int] | N
 
 def _opencv(data: bytes, flag: int) -> np.ndarray | None:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         return None
-    if image is None or flag == cv2.IMREAD_COLOR_RGB:
-        return image
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # there are no reduced flags for RGB
 
 
 def _pillow(data: bytes, limits: Range, alpha: bool) -> tuple[np.ndarray | None, str]:

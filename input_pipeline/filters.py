@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 
 import cv2
 import numpy as np
-from scipy import special
 
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _MORPHOLOGY = {'erode': (cv2.erode,), 'dilate': (cv2.dilate,),
@@ -51,6 +50,8 @@ def sharpness(factor: float) -> partial:
 
 @lru_cache(maxsize=1)
 def _normal_quantiles() -> np.ndarray:
+    from scipy import special  # a fifth of a second, only where needed
+
     return special.ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
 
 

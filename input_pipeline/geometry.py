@@ -14,6 +14,11 @@ from input_pipeline import pull_maps
 from input_pipeline.pull_maps import Projective, Size
 
 
+def between(rng: np.random.Generator, low: float, high: float) -> float:
+    """`rng.uniform(low, high)`, the same number in a third of the time."""
+    return low + (high - low) * rng.random()
+
+
 def rotation(degrees: float, size: Size) -> Projective:
     """Turns the picture about its centre, counter-clockwise."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -56,12 +61,12 @@ def _rotate90(rng, size):
 
 
 def _rotate(rng, size, degrees):
-    return rotation(rng.uniform(-degrees, degrees), size)
+    return rotation(between(rng, -degrees, degrees), size)
 
 
 def _scale(rng, size, factor, aspect):
-    zoom = math.exp(rng.uniform(-1, 1) * math.log(factor))
-    stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(aspect))
+    zoom = math.exp(between(rng, -1.0, 1.0) * math.log(factor))
+    stretch = math.exp(between(rng, -0.5, 0.5) * math.log(aspect))
     return pull_maps.about_centre([[zoom * stretch, 0.0], [0.0, zoom / stretch]], size)
 
 
@@ -126,8 +131,8 @@ def _random_resized_crop(rng, size, scale, ratio, source):
     """
     rows, columns = source
     for _ in range(10):
-        area = rng.uniform(*scale) * rows * columns
-        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        area = between(rng, *scale) * rows * columns
+        shape = math.exp(between(rng, math.log(ratio[0]), math.log(ratio[1])))
         width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < width <= columns and 0 < height <= rows:
             top = math.floor(rng.random() * (rows - height + 1))
@@ -181,7 +186,8 @@ def wrong_elastic(params: Mapping) -> str:
 
 
 def _grid_distortion(rng, size, steps, limit):
-    numbers = rng.uniform(1 - limit, 1 + limit, 2 * steps).tolist()
+    low, width = 1 - limit, (1 + limit) - (1 - limit)
+    numbers = [low + width * share for share in rng.random(2 * steps).tolist()]
     y, x = ([0.0, *itertools.accumulate(part)] for part in (numbers[:steps], numbers[steps:]))
     return pull_maps.Grid(np.array(x) * ((size[1] - 1) / x[-1]),
                           np.array(y) * ((size[0] - 1) / y[-1]))

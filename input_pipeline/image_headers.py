@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 # Pillow's own limit for refusing a picture as a decompression bomb.
 MAX_PIXELS = 178_956_970
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')  # Pillow's names of the formats that are read
+# Pillow's names of the formats that are read; a PPM is one of ours.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM')
 
+# A PPM as `encode` writes it: width, height, and three bytes per pixel.
+_PPM = re.compile(rb'P6\n(\d{1,9}) (\d{1,9})\n255\n')
 _PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'IEND\xaeB`\x82'
 # Where Pillow finds an orientation, and OpenCV does not.
@@ -53,6 +56,9 @@ def probe(data: bytes) -> Header:
             width, height, fast, whole = _probe_png(data)
         elif data.startswith(b'RIFF') and data[8:12] == b'WEBP':
             width, height, fast, whole = _probe_webp(data)
+        elif (match := _PPM.match(data)) is not None:
+            width, height = int(match[1]), int(match[2])
+            fast, whole = True, len(data) == match.end() + 3 * width * height > match.end()
         elif data.startswith((b'GIF87a', b'GIF89a', b'BM')):
             return Header(False, '')
         else:

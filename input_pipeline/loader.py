@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from input_pipeline import curriculum as curricula
 from input_pipeline import decode
@@ -30,6 +31,18 @@ _AHEAD = 8
 _EVAL_PREFETCH = 4
 
 _log = logging.getLogger(__name__)
+
+
+class _Unseeded(ISeedSequence):
+    """Seeds a generator whose state is set afterwards: NumPy would ask the system for entropy,
+    which takes longer than drawing what a picture needs."""
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        return np.zeros(n_words, dtype)
+
+
+_UNSEEDED = _Unseeded()
+_UNUSED = {'buffer': (0, 0, 0, 0), 'buffer_pos': 4, 'has_uint32': 0, 'uinteger': 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,14 +103,16 @@ def example_keys(manifest: Manifest) -> np.ndarray:
     split or the order of the rows."""
     return np.array([int.from_bytes(hashlib.blake2b(
         name.encode('utf-8', 'surrogateescape'), digest_size=8).digest(), 'little')
-        for name in manifest.table['id']], np.uint64)
+        for name in manifest.table['id'].tolist()], np.uint64)
 
 
 def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Generator:
     """The generator of one example's augmentation in one epoch; `copy` numbers the times that
     over-sampling shows the example in that epoch."""
-    philox = np.random.Philox(counter=np.array([0, 0, copy, key], np.uint64),
-                              key=np.array([seed, (_AUGMENT << 56) | epoch], np.uint64))
+    philox = np.random.Philox(_UNSEEDED)
+    philox.state = {'bit_generator': 'Philox', **_UNUSED,
+                    'state': {'counter': (0, 0, copy, int(key)),
+                              'key': (seed, (_AUGMENT << 56) | epoch)}}
     return np.random.Generator(philox)
 
 
@@ -154,14 +169,16 @@ class _TrainBatch:
     def __call__(self, step: int) -> dict:
         positions = self.shard.positions(int(step), self.batch_size)
         stage = self.stages[curricula.stage_at(self.stages, step)]
-        images, rows = _Stack(len(positions)), []
+        images, rows = np.empty((len(positions), *self.pictures.shape), np.uint8), []
         for start in range(0, len(positions), _AHEAD):
             examples = [self.order(position) for position in positions[start:start + _AHEAD]]
             for view, example in [(self._view(stage, *one), one) for one in examples]:
-                row, picture = self._example(stage, view, *example)
+                place = images[len(rows)]
+                row, picture = self._example(stage, view, place, *example)
                 rows.append(row)
-                images.add(picture)
-        return {'image': images.array,
+                if picture is not place:
+                    place[:] = picture
+        return {'image': images,
                 **{name: values[rows] for name, values in self.columns.items()}}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
@@ -171,33 +188,19 @@ class _TrainBatch:
         except decode.UnreadableImage:
             return None  # `_example` meets the same error and handles it
 
-    def _example(self, stage: curricula.Stage, view: View | None, epoch: int, row: int, copy: int
-                 ) -> tuple[int, np.ndarray]:
+    def _example(self, stage: curricula.Stage, view: View | None, place: np.ndarray, epoch: int,
+                 row: int, copy: int) -> tuple[int, np.ndarray]:
+        """(the row that is shown, its picture, which may lie in `place`)"""
         def show(shown: int) -> np.ndarray:
             rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
             return self.pictures.augmented(shown, stage, rng)
 
         try:
-            return row, show(row) if view is None else self.pictures.show(view)
+            return row, show(row) if view is None else self.pictures.show(view, place)
         except decode.UnreadableImage as error:
             if self.replacements is None:
                 raise
             return self.replacements(row, show, self.pictures, error)
-
-
-class _Stack:
-    """An array that pictures are written into, one after another."""
-
-    def __init__(self, length: int):
-        self.array: np.ndarray | None = None
-        self._length = length
-        self._count = 0
-
-    def add(self, picture: np.ndarray) -> None:
-        if self.array is None:
-            self.array = np.empty((self._length, *picture.shape), picture.dtype)
-        self.array[self._count] = picture
-        self._count += 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,19 +217,19 @@ class _EvalBatch:
         rows = np.array(self.shard.positions(int(batch), self.batch_size))
         mask = rows < self.num_rows
         rows = np.minimum(rows, self.num_rows - 1)
-        images = _Stack(len(rows))
+        images = np.empty((len(rows), *self.pictures.shape), np.uint8)
         for i, row in enumerate(rows.tolist()):
             try:
                 rng = np.random.default_rng(0) if self.view.transforms else None
-                images.add(self.pictures.augmented(row, self.view, rng, exact=True))
+                images[i] = self.pictures.augmented(row, self.view, rng, exact=True)
             except decode.UnreadableImage as error:
                 if self.unreadable == 'error':
                     raise
                 mask[i] = False
-                images.add(self.pictures.blank())
+                images[i] = self.pictures.blank()
                 _log.warning('Image %r %s: its logits are 0, which is a random guess.',
                              self.pictures.location(row), error.reason)
-        return {'image': images.array, 'mask': mask, 'row': rows.astype(np.int32),
+        return {'image': images, 'mask': mask, 'row': rows.astype(np.int32),
                 **{name: values[rows] for name, values in self.columns.items()}}
 
 
@@ -318,12 +321,12 @@ class _ViewBatch:
 
     def __call__(self, number: int) -> dict:
         first = int(self.batches[number]) * self.batch_size
-        images = _Stack(self.batch_size)
-        for row in range(first, first + self.batch_size):
-            row = min(row, len(self.keys) - 1)
-            images.add(self.pictures.augmented(
-                row, self.stage, example_rng(self.seed, self.epoch, self.keys[row])))
-        return {'image': images.array}
+        images = np.empty((self.batch_size, *self.pictures.shape), np.uint8)
+        for i in range(self.batch_size):
+            row = min(first + i, len(self.keys) - 1)
+            images[i] = self.pictures.augmented(
+                row, self.stage, example_rng(self.seed, self.epoch, self.keys[row]))
+        return {'image': images}
 
 
 def view_iterator(pictures: Pictures, manifest: Manifest, stage: curricula.Stage, *, epoch: int,

@@ -151,7 +151,8 @@ def _text(path: str, name: str, values: pd.Series) -> pd.Series:
 
 def _as_text(values: pd.Series, missing: pd.Series) -> pd.Series:
     # One by one: pandas would try to decode bytes and fail.
-    return pd.Series(['' if gone else str(value) for value, gone in zip(values, missing)],
+    return pd.Series(['' if gone else str(value)
+                      for value, gone in zip(values.tolist(), missing.tolist())],
                      values.index, dtype=str)
 
 

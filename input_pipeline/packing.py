@@ -41,7 +41,7 @@ from input_pipeline.sources.array_records import (
     shard_name,
 )
 
-SIDES = ('longest', 'shortest')
+SIDES = ('longest', 'shortest', 'both')
 # Bounds the open files of a reader; a kill costs at most one shard.
 _MAX_SHARDS, _MIN_RECORDS = 256, 1024
 _CHUNK = 256  # pictures in memory at once: more than enough to keep the threads busy
@@ -54,10 +54,12 @@ class PackSpec:
 
     Attributes:
         size: pixels of `side`; larger pictures are shrunk to it by averaging areas, smaller
-            ones keep their bytes. 0: no resizing.
-        side: 'longest' or 'shortest'.
-        quality: 1 to 100 for JPEG, 'lossless' for PNG, 0 to keep the bytes of the files (only
-            with size=0 and without preprocess).
+            ones keep their bytes (with 'raw', their pixels). 0: no resizing.
+        side: 'longest' or 'shortest'; with 'both', every picture becomes size x size, as a model of
+            that size with image.resize='squash' sees it.
+        quality: 1 to 100 for JPEG, 'lossless' for PNG, 'raw' for pixels that are not compressed
+            (PPM: nothing to decode, three bytes per pixel), 0 to keep the bytes of the files
+            (only with size=0 and without preprocess).
         preprocess: steps (see `preprocessing.make_steps`) before the resizing. What they find is
             recorded; see `array_records.load_records`.
         shard_records: pictures per file; 0 for 1024, or more if that would make over 256 files.
@@ -169,11 +171,11 @@ def repack_like(about: Mapping) -> Callable[[bytes, str], bytes]:
 
 def _check(spec: PackSpec) -> None:
     if spec.side not in SIDES:
-        raise DataError(f'pack.side={spec.side!r} is unknown: use {" or ".join(SIDES)}.')
-    if spec.quality != 'lossless' and (isinstance(spec.quality, str)
-                                       or not 0 <= spec.quality <= 100):
+        raise DataError(f'pack.side={spec.side!r} is unknown: use {", ".join(SIDES)}.')
+    if spec.quality not in ('lossless', 'raw') and (isinstance(spec.quality, str)
+                                                    or not 0 <= spec.quality <= 100):
         raise DataError(f"pack.quality={spec.quality!r} is unknown: use 1 to 100 (JPEG), "
-                        f"'lossless', or 0 to keep the bytes of the files.")
+                        f"'lossless', 'raw', or 0 to keep the bytes of the files.")
     if spec.size < 0:
         raise DataError(f'pack.size={spec.size} is below 0: use pixels, or 0 for no resizing.')
     if spec.size and not spec.quality:
@@ -273,17 +275,27 @@ def _repack(data: bytes, name: str, spec: PackSpec, steps, range16: Range) -> tu
     whole = decode(data, name=name, range16=range16)
     image, record = preprocessing.apply(steps, whole)
     if spec.size:
-        ratio = spec.size / (max if spec.side == 'longest' else min)(image.shape[:2])
-        if ratio < 1:
-            image = resize(image, tuple(max(1, round(n * ratio)) for n in image.shape[:2]))
-        elif image is whole and (range16 == FULL or not probe(data).deep):
+        size = _packed_size(image.shape[:2], spec)
+        if size != image.shape[:2]:
+            image = resize(image, size)
+        elif image is whole and spec.quality != 'raw' and (
+                range16 == FULL or not probe(data).deep):
             return data, record
     try:
-        quality = spec.quality if max(image.shape) < _JPEG_SIDE else 'lossless'
+        jpeg = not isinstance(spec.quality, str)
+        quality = 'lossless' if jpeg and max(image.shape) >= _JPEG_SIDE else spec.quality
         return encode(image, quality), record
     except cv2.error as error:
         raise DataError(f'Image {name!r} cannot be encoded ({in_one_line(error)}): leave it '
                         f'out.') from None
+
+
+def _packed_size(size: tuple[int, int], spec: PackSpec) -> tuple[int, int]:
+    if spec.side == 'both':
+        return spec.size, spec.size
+    ratio = min(1, spec.size / (max if spec.side == 'longest' else min)(size))
+    height, width = (max(1, round(side * ratio)) for side in size)
+    return height, width
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ import numpy as np
 
 from input_pipeline import decode, sources, transforms, warp
 from input_pipeline.curriculum import Stage
+from input_pipeline.image_headers import Header, probe
 from input_pipeline.manifest import Manifest
 from input_pipeline.pull_maps import Part, Size
 from input_pipeline.resize import resize, resize_target
@@ -120,13 +121,13 @@ class View(NamedTuple):
     Attributes:
         row: of the manifest.
         plan: the drawn transforms; None shows the picture as evaluation sees it.
-        crop: for crops, (the bytes of the file, the whole picture if it is already decoded,
-            whether the crop works on the padded or centre-cropped picture).
+        crop: for crops, (the bytes of the file, their header, the whole picture if it is already
+            decoded, whether the crop works on the padded or centre-cropped picture).
     """
 
     row: int
     plan: transforms.Plan | None = None
-    crop: tuple[bytes, np.ndarray | None, bool] | None = None
+    crop: tuple[bytes, Header | None, np.ndarray | None, bool] | None = None
 
 
 class Pictures:
@@ -172,6 +173,11 @@ class Pictures:
             self._cache.keep('resized', row, picture)
         return picture
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every picture."""
+        return *self._size, self._spec.channels
+
     def augmented(self, row: int, stage: Stage, rng: np.random.Generator, exact: bool = False
                   ) -> np.ndarray:
         """`show(draw(...))`; with `exact`, transforms without crops work on the picture that
@@ -194,31 +200,38 @@ class Pictures:
                  if item.kind in _CROPS and item.params.get('share', 0) < 1]
         if not crops:
             return View(row, transforms.draw(stage.transforms, rng, self._size))
-        data, whole, source = self._source(row)
+        data, header, whole, source = self._source(row)
         framed = ((self._spec.resize != 'squash' or self._spec.crop_pct < 1)
                   and 'random_resized_crop' not in crops)
         plan = transforms.draw(stage.transforms, rng, self._size, source)
-        return View(row, plan, (data, whole, framed))
+        return View(row, plan, (data, header, whole, framed))
 
-    def show(self, view: View) -> np.ndarray:
+    def show(self, view: View, out: np.ndarray | None = None) -> np.ndarray:
         """The picture of a view, uint8 [height, width, channels]; the caller must not write to it.
+
+        Args:
+            view: from `draw`.
+            out: contiguous uint8 of `shape` that may take the picture, which saves a copy; the
+                result is `out` if it did.
 
         Raises:
             UnreadableImage: the picture cannot be read.
         """
         spec, size, plan = self._spec, self._size, view.plan
+        target = out[..., 0] if out is not None and spec.channels == 1 else out
         if plan is None:
             return self[view.row]
         if view.crop is None:
             picture, part = self._unresized(view.row)
-            return _with_channels(transforms.apply(plan, picture, size, spec.border, part))
-        data, whole, framed = view.crop
+            shown = transforms.apply(plan, picture, size, spec.border, part, target)
+            return out if shown is target else _with_channels(shown)
+        data, header, whole, framed = view.crop
         # At least the input's size: a chain that shrinks the whole may enlarge parts of it.
         needed = tuple(map(max, transforms.source_size(plan, size), size))
         part = (1, 1)
         if whole is None:
             least = resize_target(needed, spec.crop_pct) if framed else needed
-            whole, part = self._decoded(view.row, data, least, tight=not framed)
+            whole, part = self._decoded(view.row, data, header, least, tight=not framed)
         if framed:
             part = (1, 1)
             # A larger frame of the same shape, but not larger than the file is in it.
@@ -227,7 +240,8 @@ class Pictures:
             height = max(math.floor(min(needed[0], high, limit * spec.crop_pct)), size[0])
             whole = resize(whole, (height, max(round(height * size[1] / size[0]), size[1])),
                            spec.resize, crop_pct=spec.crop_pct)
-        return _with_channels(transforms.apply(plan, whole, size, spec.border, part))
+        shown = transforms.apply(plan, whole, size, spec.border, part, target)
+        return out if shown is target else _with_channels(shown)
 
     @property
     def _size(self) -> Size:
@@ -251,13 +265,14 @@ class Pictures:
         """A picture as it was read with the channels of the model: itself, or [h, w] in grey."""
         return grey(picture) if self._spec.channels == 1 else picture
 
-    def _decoded(self, row: int, data: bytes, least: Size, tight: bool) -> tuple[np.ndarray, Part]:
+    def _decoded(self, row: int, data: bytes, header: Header, least: Size, tight: bool
+                 ) -> tuple[np.ndarray, Part]:
         """(the picture, the part of it that is not padding)"""
         picture = self._in_channels(self._decode(
-            data, name=self._locations[row], tight=tight,
+            data, name=self._locations[row], tight=tight, header=header,
             min_size=least if self._spec.reduced_decode else None))
         height, width = picture.shape[:2]
-        full = decode.size_of(data)
+        full = decode.size_of(data, header)
         if full in (None, (height, width)):
             return picture, (1, 1)
         # A reduced JPEG is padded: its last pixels stand for as many pixels as the others do,
@@ -279,7 +294,7 @@ class Pictures:
             picture = self._in_channels(self._pixels(row))
         else:
             data = self._bytes(row)
-            picture, part = self._decoded(row, data, least, tight=True)
+            picture, part = self._decoded(row, data, probe(data), least, tight=True)
         if picture.shape[0] < least[0] or picture.shape[1] < least[1]:
             picture = resize(picture, size)
         picture, more = warp.halved(picture, size)
@@ -290,25 +305,28 @@ class Pictures:
             self._cache.keep('unresized', row, picture)
         return picture, part
 
-    def _source(self, row: int) -> tuple[bytes, np.ndarray | None, Size]:
-        """(the bytes of the file, the whole picture, (h, w) of the picture).
+    def _source(self, row: int) -> tuple[bytes, Header | None, np.ndarray | None, Size]:
+        """(the bytes of the file, their header, the whole picture, (h, w) of the picture).
 
         The picture is None where a reduced scale may be enough; the crop decides.
         """
         kept = self._cache.get('whole', row)
         if kept is not None:
-            return b'', kept, kept.shape[:2]
+            return b'', None, kept, kept.shape[:2]
+        header = None
         if self._is_drawn(row):
             data, whole = b'', self._in_channels(self._pixels(row))
         else:
             data = self._bytes(row)
-            source = decode.size_of(data)
+            header = probe(data)
+            source = decode.size_of(data, header)
             if source and not self._is_small(source):
-                return data, None, source
-            whole = self._in_channels(self._decode(data, name=self._locations[row]))
+                return data, header, None, source
+            whole = self._in_channels(self._decode(data, name=self._locations[row],
+                                                   header=header))
         if self._is_small(whole.shape[:2]):
             self._cache.keep('whole', row, whole)
-        return data, whole, whole.shape[:2]
+        return data, header, whole, whole.shape[:2]
 
     def _is_small(self, source: Size) -> bool:
         """Whether a picture has at most twice the input's sides."""
@@ -316,7 +334,7 @@ class Pictures:
 
     def blank(self) -> np.ndarray:
         """A black picture in place of one that cannot be read, uint8 [height, width, channels]."""
-        return np.zeros((*self._size, self._spec.channels), np.uint8)
+        return np.zeros(self.shape, np.uint8)
 
 
 def grey(picture: np.ndarray) -> np.ndarray:

@@ -21,10 +21,10 @@ up than pairs.
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline import splines
 
@@ -35,6 +35,7 @@ Planes = tuple[np.ndarray, np.ndarray]  # x, y
 BORDERS = {'edge': (cv2.BORDER_REPLICATE, 0), 'reflect': (cv2.BORDER_REFLECT_101, 0),
            'white': (cv2.BORDER_CONSTANT, 255), 'black': (cv2.BORDER_CONSTANT, 0)}
 
+_IDENTITY = np.eye(3)
 _PHASES = 64  # per px: the points of a spline are rounded to these
 _TOLERANCE = 0.08  # px, error of linear interpolation between the nodes of a table of offsets
 
@@ -82,6 +83,8 @@ class Elastic:
 
     def pull(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The input points of output points."""
+        from scipy import ndimage  # a tenth of a second, and training needs `on_axes` alone
+
         at = np.stack([np.clip(y, 0, self.size[0] - 1), np.clip(x, 0, self.size[1] - 1)])
         dx, dy = (ndimage.map_coordinates(plane, at / self.spacing + 2, order=3, prefilter=False)
                   for plane in self.coefficients)
@@ -175,8 +178,7 @@ class Radial:
         return self.pull(x, y)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Axes:
+class _Axes(NamedTuple):
     """The points matrix @ (x[j], y[i], 1), or of (x[j], y[i]) moved by a spline."""
 
     x: np.ndarray
@@ -203,7 +205,7 @@ class _Axes:
 
     def planes(self) -> Planes:
         """The points of the grid."""
-        m, spline = (np.eye(3) if self.matrix is None else self.matrix), self.spline
+        m, spline = (_IDENTITY if self.matrix is None else self.matrix), self.spline
         if spline is None:
             return tuple(self._linear(m, self.x, self.y))
         # A cubic B-spline whose control points lie on a straight line is that line. So (x, y) and
@@ -214,8 +216,9 @@ class _Axes:
         points = (m32[:, :2] @ points.reshape(2, -1) + m32[:, 2:]).reshape(2, rows, columns)
         height, width = spline.size
         # Axes are monotone: if any point lies outside, an end does.
-        if all(0 <= at.item(end) <= side - 1 for end in (0, -1)
-               for at, side in ((self.x, width), (self.y, height))):
+        right, bottom = width - 1, height - 1
+        if (0 <= self.x.item(0) <= right and 0 <= self.x.item(-1) <= right
+                and 0 <= self.y.item(0) <= bottom and 0 <= self.y.item(-1) <= bottom):
             return tuple(spline.on_grid(self.x, self.y, points))
         x, y = self.x.clip(0, width - 1), self.y.clip(0, height - 1)
         return tuple(spline.on_grid(x, y, points)
@@ -315,11 +318,10 @@ def detail(maps: list, size: Size) -> tuple[float, float]:
     It is measured at the centre, and maps that are not projective are ignored. Values below 1 mean
     that the chain enlarges, as a crop does: a source of size / detail pixels then loses nothing.
     """
-    matrix = np.eye(3)
-    for item in maps:
-        if isinstance(item, Projective):
-            matrix = matrix @ item.matrix
-    (a, b, e), (c, d, f), (g, h, i) = matrix.tolist()
+    matrices = [item.matrix for item in maps if isinstance(item, Projective)]
+    if not matrices:
+        return 1.0, 1.0
+    (a, b, e), (c, d, f), (g, h, i) = functools.reduce(np.matmul, matrices).tolist()
     x, y = (size[1] - 1) / 2, (size[0] - 1) / 2
     x, y, w = a * x + b * y + e, c * x + d * y + f, g * x + h * y + i
     return (math.hypot(c * w - g * y, d * w - h * y) / w**2,

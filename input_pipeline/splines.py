@@ -27,14 +27,15 @@ def on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray, spacing: flo
     num_rows, num_columns = coefficients.shape[1:]
     basis, first = _basis(np.concatenate([y, x]) * (phases / spacing),
                           max(num_rows, num_columns), phases)
-    rows = coefficients.reshape(2 * num_rows, num_columns)
+    # Row after row, both splines beside each other: one product makes a block of rows of both.
+    rows = coefficients.transpose(1, 0, 2).reshape(2 * num_rows, num_columns)
     columns = cv2.transpose(basis[len(y):, :num_columns])
     across = np.empty((2 * num_rows, len(x)), np.float32)
     block = max(_PRODUCT // columns.size, 1)
     for start in range(0, len(rows), block):
         np.matmul(rows[start:start + block], columns, out=across[start:start + block])
-    across = across.reshape(2, num_rows, -1)
-    out = np.empty((2, len(y), len(x)), np.float32)
+    across = across.reshape(num_rows, 2 * len(x))
+    out = np.empty((len(y), 2 * len(x)), np.float32)
     pitch = (abs(first.item(len(y) - 1) - first.item(0)) + 1) / len(y)
     block = 64
     while block > 1 and block * (block * pitch + 5) * len(x) > _PRODUCT:
@@ -43,19 +44,22 @@ def on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray, spacing: flo
         # Only four control points affect a row, so the product for a block of rows is narrow.
         end = min(start + block, len(y))
         low, high = sorted((first.item(start), first.item(end - 1)))
-        np.matmul(basis[start:end, low:high + 4], across[:, low:high + 4], out=out[:, start:end])
-    return out
+        np.matmul(basis[start:end, low:high + 4], across[low:high + 4], out=out[start:end])
+    return out.reshape(len(y), 2, len(x)).transpose(1, 0, 2)
 
 
 def _basis(at: np.ndarray, width: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
     """(weight of each of `width` control points at the places `at` [N], in phases, float32
     [N, width]; the first control point whose weight is not 0, int [N])"""
-    first, phase = np.divmod(np.rint(at).astype(np.int32) + phases, phases)
+    at = np.rint(at).astype(np.intp)
+    at += phases
+    first = at // phases
     windows, length = _windows(width, phases)
-    phase *= length
-    phase += width
-    phase -= first
-    return windows[phase], first
+    # phase * length + width - first, of the phase at - first * phases
+    at *= length
+    at -= first * (phases * length + 1)
+    at += width
+    return windows[at], first
 
 
 @functools.lru_cache(maxsize=8)

@@ -158,7 +158,7 @@ def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size
 
 
 def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
-          part: pull_maps.Part = (1, 1)) -> np.ndarray:
+          part: pull_maps.Part = (1, 1), out: np.ndarray | None = None) -> np.ndarray:
     """Applies a plan; the picture is not written to.
 
     Args:
@@ -169,11 +169,14 @@ def apply(plan: Plan, picture: np.ndarray, size: Size, border: str = 'edge',
         size: (height, width) of the result.
         border: what a warp sees outside the picture, a key of `pull_maps.BORDERS`.
         part: the part of the picture that is not padding, as in `warp.warp`.
+        out: contiguous uint8 of the result's shape that may take it, which saves a copy.
 
     Returns:
-        uint8 [height, width, 3], [height, width, 4] or [height, width].
+        uint8 [height, width, 3], [height, width, 4] or [height, width]; `out` if that took it.
     """
-    picture = warp.warp(picture, plan.geometry, border, size, part)
+    picture = warp.warp(picture, plan.geometry, border, size, part, out)
+    if not (plan.color or plan.filter or plan.erasing):
+        return picture
     if picture.ndim == 3 and picture.shape[2] == 4:
         rgb = np.ascontiguousarray(picture[..., :3])
         picture = np.dstack([_filtered(plan, rgb), picture[..., 3]])

@@ -24,7 +24,7 @@ from input_pipeline.pull_maps import (
 
 
 def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None = None,
-         part: Part = (1, 1)) -> np.ndarray:
+         part: Part = (1, 1), out: np.ndarray | None = None) -> np.ndarray:
     """Applies a chain of maps to a picture with one interpolation.
 
     A picture that would shrink by 2 or more along an axis is first halved along it, as often as
@@ -37,37 +37,41 @@ def warp(image: np.ndarray, maps: list, border: str = 'edge', size: Size | None 
         size: (H, W) of the output and of the frame of the maps; None for the picture's own.
         part: the shares of the picture's sides, from the upper left corner, that lie over the
             frame; the rest is padding.
+        out: contiguous uint8 [H, W, C] or [H, W] that may take the result, which saves a copy.
 
     Returns:
-        uint8 [H, W, C] or [H, W], interpolated bilinearly; the picture itself if there is nothing
-        to do.
+        uint8 [H, W, C] or [H, W], interpolated bilinearly: `out`, a new array, or the picture
+        itself if there is nothing to do.
     """
     height, width = size = size or image.shape[:2]
     whole = size == image.shape[:2] and part == (1, 1)
     if not maps and whole:
         return image
     maps = compose(maps)
-    spans = [span * side / out for span, side, out in zip(detail(maps, size), image.shape, size)]
-    times = [2 ** int(math.log2(min(max(span + 1e-6, 1), side)))
-             for span, side in zip(spans, image.shape)]
+    rows, columns = image.shape[:2]
+    spans = detail(maps, size)
     if not whole:
-        down, right = (share * side / out for share, side, out in zip(part, image.shape, size))
+        down, right = part[0] * rows / height, part[1] * columns / width
         maps = compose([box(0, 0, right, down, size), *maps])
-    if times != [1, 1]:
+    shrinks = spans[0] * rows / height + 1e-6, spans[1] * columns / width + 1e-6
+    if max(shrinks) >= 2:
+        times = [2 ** int(math.log2(min(max(shrink, 1), side)))
+                 for shrink, side in zip(shrinks, image.shape)]
         image, to_means = _means(image, times, maps, size)
         maps = compose([to_means, *maps])
     mode, value = BORDERS[border]
-    options = dict(borderMode=mode, borderValue=(value, value, value, 255))  # opaque
+    options = dict(borderMode=mode, borderValue=(value, value, value, 255), dst=out)  # opaque
     if len(maps) == 1 and isinstance(maps[0], Projective):
         matrix = maps[0].matrix
-        cut = _cut(image, matrix, size)
+        cut = _cut(image, matrix, size, out)
         if cut is not None:
             return cut
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         if maps[0].affine:
             return cv2.warpAffine(image, matrix[:2], (width, height), flags=flags, **options)
         return cv2.warpPerspective(image, matrix, (width, height), flags=flags, **options)
-    return cv2.remap(image, *dense_map(maps, size), cv2.INTER_LINEAR, **options)
+    x, y = dense_map(maps, size)
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, **options)
 
 
 def halved(image: np.ndarray, size: Size) -> tuple[np.ndarray, Part]:
@@ -117,12 +121,13 @@ def _range(at: np.ndarray, times: int, side: int) -> tuple[int, int]:
     return low, max(min(int(at.max()) + 3 * times, side), low + 1)
 
 
-def _cut(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray | None:
+def _cut(image: np.ndarray, matrix: np.ndarray, size: Size, out: np.ndarray | None
+         ) -> np.ndarray | None:
     """Flips and crops at whole pixels with `cv2.resize`, which is faster; None for other maps."""
-    if matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
+    (step_x, turn_x, first_x), (turn_y, step_y, first_y), (tilt_x, tilt_y, _) = matrix.tolist()
+    if turn_x or turn_y or tilt_x or tilt_y:
         return None
     slices, flips = [], []
-    (step_x, _, first_x), (_, step_y, first_y), _ = matrix.tolist()
     for axis, step, first in ((0, step_y, first_y), (1, step_x, first_x)):
         ends = first - step / 2 + 0.5, first + (size[axis] - 0.5) * step + 0.5
         low, high = round(min(ends)), round(max(ends))
@@ -132,8 +137,10 @@ def _cut(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray | None
         slices.append(slice(low, high))
         flips.append(step < 0)
     part = image[slices[0], slices[1]]
+    flipped = any(flips)
     if part.shape[:2] != size:
-        part = cv2.resize(part, size[::-1], interpolation=cv2.INTER_LINEAR)
-    if any(flips):
-        part = cv2.flip(part, -1 if all(flips) else int(flips[1]))
+        part = cv2.resize(part, size[::-1], None if flipped else out,
+                          interpolation=cv2.INTER_LINEAR)
+    if flipped:
+        part = cv2.flip(part, -1 if all(flips) else int(flips[1]), out)
     return np.ascontiguousarray(part)

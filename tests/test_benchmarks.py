@@ -4,10 +4,21 @@ import argparse
 import dataclasses
 import os
 
+import numpy as np
 import pytest
 
-from benchmarks import export_table, load_predict, scaling, start_up, train_loop, train_step
+from benchmarks import (
+    export_table,
+    input_pipeline,
+    load_predict,
+    pipeline_measures,
+    scaling,
+    start_up,
+    train_loop,
+    train_step,
+)
 from benchmarks.scaling import Way
+from input_pipeline.encode import encode
 from train_lib.planning.chips import CHIPS
 
 
@@ -23,6 +34,29 @@ def test_a_training_step_is_measured(capsys):
     expected = 100 * flops / (float(peak.rstrip('T')) * 1e12)
     assert float(share.rstrip('%')) == pytest.approx(expected, rel=0.01, abs=0.051)
     assert any('matrix product' in note for note in notes)
+
+
+def test_the_input_pipeline_is_measured_and_compared_with_a_checkout_from_before(
+        tmp_path, monkeypatch):
+    (tmp_path / 'all').mkdir()
+    for i in range(3):
+        picture = np.random.default_rng(i).integers(0, 256, (60, 80, 3), np.uint8)
+        (tmp_path / f'all/{i}.jpg').write_bytes(encode(picture, 90))
+    for request in (dict(measure='batches', p=None, threads=1, count=1),
+                    dict(measure='decoded', p=1)):
+        pictures, by_cpu = pipeline_measures.answer(
+            dict(path=str(tmp_path), specs=[dict(kind='rotate')], **request))
+        assert pictures > 10 and by_cpu > 10
+    parts = pipeline_measures.answer(dict(measure='profile', path=str(tmp_path), p=None, rounds=1,
+                                          specs=[dict(kind='elastic')]))
+    assert sum(parts.values()) == pytest.approx(2 * parts['all'])
+    assert min(parts[one] for one in ('reading', 'decoding', 'drawing', 'map', 'look-up')) > 0
+    monkeypatch.setattr(input_pipeline, 'ROWS', [])
+    input_pipeline.row('a: b', [(300, 150), (120, 90)], (60, 45), 6)
+    input_pipeline.limit_row('c', [59.5, 61], 60, ' us')
+    assert input_pipeline.ROWS == [
+        ('a: b', '120', '300', '60', '2.00', '2.00', '5.00', '3.33', 'MISSED >= 6'),
+        ('c', '61.00 us', '59.50 us', '', '', '', '', '', '< 60')]
 
 
 def test_flops_follow_the_size():

@@ -82,8 +82,10 @@ def add_verb_sections(config: ConfigDict) -> None:
     config.pack = dict(  # the verb pack: data -> ArrayRecord files
         folder='',  # folder to write
         size=0,  # pixels of the side below (0: unchanged); needs a quality
-        side='longest',  # which side: 'longest' | 'shortest'
-        quality=_anything(0),  # 1 to 100 (JPEG) | 'lossless' | 0 keeps the bytes of the files
+        side='longest',  # which side: 'longest' | 'shortest' | 'both': size x size, squashed
+        # 1 to 100 (JPEG) | 'lossless' (PNG) | 'raw': not compressed, three bytes per pixel, the
+        # fastest to read | 0 keeps the bytes of the files
+        quality=_anything(0),
         shard_records=0,  # pictures per file (0: chosen)
         # Steps done once, before resizing, recorded in preprocessing.csv: 'face', 'background',
         # 'denoise', or dict(kind='face', margin=0.4, ...); needs a quality; see docs/data.md.

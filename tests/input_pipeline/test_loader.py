@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from configs.common import get_config
-from input_pipeline import loader, packing, sources, transforms
+from input_pipeline import geometry, loader, packing, sources, transforms
 from input_pipeline.curriculum import make_stages
 from input_pipeline.decode import UnreadableImage
 from input_pipeline.durations import to_steps
@@ -111,6 +111,17 @@ def test_the_curriculum_changes_pictures_stage_by_stage(digits):
     for step, touched in ((0, False), (5, False), (6, True), (12, True)):
         row = order(step * BATCH)[1]
         assert (plain[step]['image'][0] != pictures[row]).any() == touched
+
+
+def test_a_stream_is_that_of_numpy_with_this_key_and_counter():
+    key = np.uint64(2**64 - 3)
+    plain = np.random.Generator(np.random.Philox(
+        counter=np.array([0, 0, 5, key], np.uint64), key=np.array([7, 2 << 56 | 11], np.uint64)))
+    ours = loader.example_rng(7, 11, key, 5)
+    for draw in (lambda rng: rng.random(3), lambda rng: rng.random(5, np.float32),
+                 lambda rng: rng.integers(2**63), lambda rng: rng.uniform(-2, 5, 4)):
+        np.testing.assert_array_equal(draw(ours), draw(plain))
+    assert geometry.between(ours, -3.5, 8) == plain.uniform(-3.5, 8)
 
 
 def test_seeds_epochs_and_examples_have_separate_streams():

@@ -12,14 +12,16 @@ import pytest
 from PIL import Image
 
 from input_pipeline import loader, packing
-from input_pipeline.decode import decode
+from input_pipeline.curation.measures import measure
+from input_pipeline.decode import NoTransparency, UnreadableImage, decode
+from input_pipeline.encode import encode
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import digest
 from input_pipeline.packing import PackSpec, pack
 from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.readable import check_readable
 from input_pipeline.resize import resize
-from input_pipeline.sources import load_source, read_bytes, read_image
+from input_pipeline.sources import array_records, load_source, read_bytes, read_image
 from input_pipeline.sources.array_records import verify
 
 
@@ -58,7 +60,8 @@ def test_a_packed_source_is_the_source(source, tmp_path):
     np.testing.assert_array_equal(np.concatenate(left), np.concatenate(right))
 
 
-@pytest.mark.parametrize('side, first', [('longest', (32, 21)), ('shortest', (48, 32))])
+@pytest.mark.parametrize('side, first', [('longest', (32, 21)), ('shortest', (48, 32)),
+                                         ('both', (32, 32))])
 def test_sizes(source, tmp_path, side, first):
     pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(size=32, side=side, quality='lossless'))
     packed = packed_source(tmp_path / 'p')
@@ -68,6 +71,47 @@ def test_sizes(source, tmp_path, side, first):
     full = read_image(source.root, source.table['location'][picked])
     want = resize(full, image.shape[:2])
     np.testing.assert_array_equal(image, want)
+
+
+def test_raw_pictures_are_those_that_a_model_of_that_size_sees(source, tmp_path):
+    written = pack(source, read_bytes, str(tmp_path / 'p'),
+                   PackSpec(size=24, side='both', quality='raw'))
+    packed = packed_source(tmp_path / 'p')
+    assert digest(packed) == digest(written) == digest(source)
+    assert check_readable(packed, cache_dir=str(tmp_path / 'cache')) is packed
+    assert set(measure(packed).table['file_type']) == {'PPM'}
+    spec = PreprocessSpec(size=24)
+    left, right = (np.concatenate([batch['image'] for batch in loader.eval_dataset(
+        manifest, spec, batch_size=23)()]) for manifest in (source, packed))
+    np.testing.assert_array_equal(left, right)
+    about = array_records.packed_as(packed)
+    again = packing.repack_like(about)
+    for a, b in zip(source.table['location'], packed.table['location']):
+        data = read_bytes(packed.root, b)
+        assert len(data) == len(b'P6\n24 24\n255\n') + 24 * 24 * 3
+        assert again(read_bytes(source.root, a), a) == data
+        opened = np.asarray(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(opened, decode(data, name=b))
+
+
+def test_raw_pictures_keep_every_pixel_of_a_small_one(source, tmp_path):
+    packed = pack(source, read_bytes, str(tmp_path / 'p'), PackSpec(size=99, quality='raw'))
+    for a, b in zip(source.table['location'], packed.table['location']):
+        np.testing.assert_array_equal(read_image(source.root, a), read_image(packed.root, b))
+        assert read_bytes(packed.root, b).startswith(b'P6')
+
+
+@pytest.mark.parametrize('data', [
+    encode(np.zeros((4, 5, 3), np.uint8), 'raw')[:-1],
+    encode(np.zeros((4, 5, 3), np.uint8), 'raw') + b'0', b'P6\n0 5\n255\n'])
+def test_a_raw_picture_of_another_length_is_refused(data):
+    with pytest.raises(UnreadableImage, match=r"'a\.jpg' is truncated"):
+        decode(data, name='a.jpg')
+
+
+def test_a_raw_picture_has_no_transparency():
+    with pytest.raises(NoTransparency, match=r'a\.ppm'):
+        decode(encode(np.zeros((4, 5, 3), np.uint8), 'raw'), name='a.ppm', alpha=True)
 
 
 def test_small_pictures_stay_as_they_are(source, tmp_path):

@@ -62,6 +62,19 @@ def test_one_interpolation_is_as_near_to_the_file_as_two_and_sharper(photo, spec
         assert cv2.Laplacian(once, cv2.CV_64F).var() > 1.3 * cv2.Laplacian(twice, cv2.CV_64F).var()
 
 
+@pytest.mark.parametrize('channels', [3, 1])
+@pytest.mark.parametrize('specs, taken', [
+    ([{'kind': 'vflip', 'p': 1}], True), (TURN, True), (BEND, True),
+    (['random_resized_crop'], True), ([*TURN, {'kind': 'invert', 'p': 1}], False), ([], False)])
+def test_a_picture_is_the_same_in_a_place_of_the_callers(photo, specs, taken, channels):
+    spec = PreprocessSpec(size=224, mean=(0.5,) * channels, std=(0.5,) * channels)
+    found, batch = pictures.Pictures(photo, spec), np.zeros((2, 224, 224, channels), np.uint8)
+    view, place = found.draw(0, stage_of(specs), rng()), batch[1]
+    shown = found.show(view, place)
+    assert (shown is place) == taken and not batch[0].any()
+    np.testing.assert_array_equal(shown, found.show(view))
+
+
 def test_views_of_an_evaluation_are_of_its_own_pixels(photo):
     found, mirror = pictures.Pictures(photo, PreprocessSpec(size=224)), stage_of(
         [{'kind': 'hflip', 'p': 1}])
