@@ -21,9 +21,9 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{cache_folder()}/tests')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
-from train_lib.runtime.cpu_program import set_up_cpu
+from train_lib.runtime.cpu_program import convolve_on_all_cores
 
-set_up_cpu()  # as main.py does
+convolve_on_all_cores()  # as main.py does
 
 OURS = r'(main|configs|models|input_pipeline|train_lib|tests)(\.|$)'
 

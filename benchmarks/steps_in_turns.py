@@ -125,6 +125,7 @@ def compare(job: str, whos: dict[str, tuple[Path, str]], steps: int) -> dict[str
             del processes[who]
     for _ in range(steps):
         for who, process in processes.items():
+            time.sleep(0.1)  # the threads of the one before have stopped waiting by then
             process.stdin.write('\n')
             process.stdin.flush()
             times[who].append(json.loads(process.stdout.readline()))

@@ -230,7 +230,9 @@ def run_block(block: Callable[..., jax.Array], x, rngs: nnx.Rngs | None, *extras
     third more time and a fraction of the memory (Chen et al., arXiv 1604.06174).
     """
     call = nnx.remat(_call) if remat else _call
-    return call(block, stored.gradient(x), rngs, *extras)
+    # A DenseNet passes several arrays, each of which is read by all later blocks.
+    x = stored.gradient(x) if isinstance(x, jax.Array) else x
+    return call(block, x, rngs, *extras)
 
 
 def _call(block, *arguments):

@@ -22,7 +22,8 @@ def with_gradients(function, *arrays):
 @pytest.mark.parametrize('shape', [(2, 17, 3, 8), (1, 1, 1, 4), (3, 5, 2, 1)])
 @pytest.mark.parametrize('size', [1.0, 5.0])  # 5: some weights are close to one
 def test_attention_is_that_of_jax(shape, size):
-    arrays = [size * jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3)]
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = [size * jax.random.normal(key, shape) for key in keys]
     theirs = with_gradients(lambda *x: jax.nn.dot_product_attention(*x, implementation='xla'),
                             *arrays)
     close(with_gradients(plain_attention.attention, *arrays), theirs, 1e-5)
