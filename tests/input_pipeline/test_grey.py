@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from input_pipeline import contact_sheet, loader, pictures, transforms
+from input_pipeline import contact_sheet, curriculum, loader, pictures, transforms
 from input_pipeline.color import IN_COLOR
 from input_pipeline.curriculum import make_stages
 from input_pipeline.errors import DataError
@@ -90,7 +90,7 @@ def test_transforms_of_colours_are_refused(kind):
 
 
 def test_the_saturation_of_policies_is_said(caplog):
-    with caplog.at_level('INFO'):
+    with caplog.at_level('INFO', logger=curriculum._log.name):
         stages_of('rand_augment')
     assert 'rand_augment: saturation does nothing' in caplog.text
     assert max(map(len, caplog.messages)) <= 80

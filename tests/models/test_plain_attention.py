@@ -37,7 +37,7 @@ def test_scores_too_large_for_exp_are_no_trouble():
 @pytest.mark.parametrize('dtype, is_plain', [(jnp.float32, True), (jnp.bfloat16, False)])
 @pytest.mark.parametrize('impl', ['auto', 'xla'])
 def test_only_float32_on_a_cpu_has_this_form(dtype, is_plain, impl):
-    x = jnp.ones((1, 4, 1, 8), dtype)
+    x = jnp.ones((16, 16, 1, 8), dtype)
     text = jax.jit(lambda x: attention.attend(x, x, x, impl=impl)).lower(x).as_text(
         debug_info=True)
     assert ('models/plain_attention.py' in text) == is_plain
@@ -48,7 +48,7 @@ def test_only_float32_on_a_cpu_has_this_form(dtype, is_plain, impl):
 
 @pytest.mark.parametrize('a, b', [(3, 8), (8, 3), (4, 4)])
 def test_a_product_and_its_gradients(a, b):
-    x = jax.random.normal(jax.random.key(0), (10, a))
+    x = jax.random.normal(jax.random.key(0), (300, a))
     kernel = jax.random.normal(jax.random.key(1), (a, b))
     close(jax.jit(lambda x, k: with_gradients(matrix_product.product, x, k))(x, kernel),
           with_gradients(jnp.matmul, x, kernel))
@@ -58,5 +58,5 @@ def test_the_narrower_matrix_is_transposed_on_a_cpu():
     def of_kernel(x, kernel):
         return jax.grad(lambda kernel: jnp.sum(matrix_product.product(x, kernel) ** 2))(kernel)
 
-    text = jax.jit(of_kernel).lower(jnp.ones((64, 48)), jnp.ones((48, 16))).compile().as_text()
-    assert 'f32[16,48]' in text  # [64, 16] transposed times [64, 48]
+    text = jax.jit(of_kernel).lower(jnp.ones((256, 48)), jnp.ones((48, 16))).compile().as_text()
+    assert 'f32[16,48]' in text  # [256, 16] transposed times [256, 48]
