@@ -31,7 +31,7 @@ _SHORT = 32
 def _is_kept(primitive, *arrays, **settings) -> bool:
     """Of an operation within a block, a policy of `jax.checkpoint`."""
     if primitive.name == 'custom_vjp_call' and len(arrays) == 1:
-        return False  # `stored.gradient`, which is no operation
+        return False  # `stored.gradient` computes nothing
     if primitive.name == 'custom_vjp_call' and [array.ndim for array in arrays] == [2, 2]:
         return arrays[1].shape[0] > _SHORT  # `matrix_product`
     if primitive.name != 'dot_general':

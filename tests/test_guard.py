@@ -24,7 +24,7 @@ def test_what_is_worse_than_its_tolerance_is_named(measured, tmp_path, capsys):
     assert guard.main([f'--table={table}']) == 1
     *_, said = capsys.readouterr().out.splitlines()
     assert said == 'slower: steady'
-    measured['a']['steady'] = float('nan')  # not a number is no proof
+    measured['a']['steady'] = float('nan')  # NaN must not pass as a good ratio
     assert guard.main([f'--table={table}', '--only=a']) == 1
     assert guard.main([f'--table={table}', '--only=b']) == 0
 
