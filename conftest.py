@@ -1,5 +1,8 @@
 """For every test: the repository on the path, and JAX on the CPU before it is imported.
 
+The tests compare numbers with each other and with references, so they run on one platform;
+`JAX_PLATFORMS=cuda pytest` runs them on a GPU.
+
 Programs that were compiled for the tests are kept for the next time, as those of runs are: a
 program is found by what it computes, for which machine and by which version, so what was changed
 is compiled anew. JAX_COMPILATION_CACHE_DIR says where (pytest sets it unless it is set).

@@ -40,7 +40,6 @@ FLOORS = (
 READS_CONFIGS = {'train_lib.commands.command_line', 'train_lib.run_dir.workdirs'}
 # What `train_lib.load` imports when it is called; `import train_lib` itself imports nothing.
 FRONT_DOOR = {('train_lib', 'train_lib.serving.loaded_run'),
-              ('train_lib', 'train_lib.runtime.cpu_program'),
               ('train_lib', 'train_lib.runtime.platform')}
 MOST_LINES = 400
 MOST_ARGUMENTS = 8  # then some of them are fields of one thing

@@ -31,11 +31,9 @@ def load(workdir: 'str | os.PathLike[str]') -> 'LoadedRun':
         CheckpointError: a checkpoint is damaged.
     """
     # `import train_lib` stays cheap, and JAX is imported only after its platform was chosen.
-    from train_lib.runtime.cpu_program import set_up_cpu
     from train_lib.runtime.platform import choose_platform
 
     choose_platform()
-    set_up_cpu()
     from train_lib.serving.loaded_run import load as load_run
 
     return load_run(workdir)

@@ -77,3 +77,10 @@ def test_initial_values_have_the_given_standard_deviation_and_depend_on_the_key(
     # He: 2 / fan_out, which is 3 * 3 * 64 for this kernel
     he = np.asarray(normal()(jax.random.key(0), (3, 3, 16, 64)))
     assert abs(he.std() / np.sqrt(2 / 576) - 1) < 0.04
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_gelu_keeps_small_values_in_half_precision(dtype):
+    x = jnp.asarray([-4.0, -3.0, -2.5], dtype)
+    exact = [-1.267e-4, -4.050e-3, -1.5524e-2]  # x times the normal distribution function
+    np.testing.assert_allclose(ACTIVATIONS['gelu'](x).astype(float), exact, rtol=0.02)

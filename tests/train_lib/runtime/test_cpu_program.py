@@ -64,7 +64,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='glibc, whose allocator this is about, is the C library of Linux')
+@pytest.mark.skipif(sys.platform != 'linux', reason='the allocator is that of glibc, on Linux')
 def test_the_buffers_of_a_program_are_not_fetched_anew_for_each_run(no_settings):
     faults = {}
     for which in ('on', 'off'):
