@@ -21,8 +21,8 @@ def gelu(x: jax.Array) -> jax.Array:
     """x times the normal distribution function, exact and in the form of torch.
 
     jax.nn.gelu takes erfc, whose value and gradient need two polynomials and two exponentials per
-    entry on a CPU; they differ from this form where it is below 1e-7 of |x|. In half precision it is
-    taken all the same: there 1 + erf(x) rounds to 0 for x below -2.
+    entry on a CPU; they differ from this form where it is below 1e-7 of |x|. In half precision it
+    is taken all the same: there 1 + erf loses the small values of negative x.
     """
     x = jnp.asarray(x)
     if jnp.finfo(x.dtype).bits < 32:
