@@ -29,7 +29,6 @@ from input_pipeline.resize import resize
 from input_pipeline.sources import array_records
 from input_pipeline.sources import folder as folders
 
-logging.getLogger('input_pipeline').setLevel(logging.ERROR)  # the folders have a single class
 SIZE, BATCH, CORES = 224, 64, os.cpu_count() or 1
 Speed = tuple[float, float]  # pictures per second, pictures per CPU second
 
@@ -240,6 +239,7 @@ def answer(request: dict) -> Speed | dict[str, float]:
 
 def main(requests: list[str]) -> None:
     """Answers the given requests, or those of its standard input."""
+    logging.getLogger('input_pipeline').setLevel(logging.ERROR)  # the folders have a single class
     for request in requests or sys.stdin:
         print(json.dumps(answer(json.loads(request))), flush=True)
 

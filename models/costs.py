@@ -68,12 +68,13 @@ def costs() -> dict[str, Cost]:
 def write_table(names: Sequence[str] = ()) -> None:
     """Measures every model that has no line in the table, and those named, and writes it."""
     known = costs() if TABLE.exists() else {}
+    rows = [(name, *dataclasses.astuple(
+        measure(name) if name in names or name not in known else known[name]))
+        for name in list_models()]
     with open(TABLE, 'w', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['model', 'parameters', 'gflops', 'image_size'])
-        for name in list_models():
-            cost = measure(name) if name in names or name not in known else known[name]
-            writer.writerow([name, *dataclasses.astuple(cost)])
+        writer.writerows(rows)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ the other way round: 25088 pixels of 576 and 64 channels take 38 ms as [576, n] 
 """
 
 import jax
+import jax.export
 
 # Fewer rows take no time, and stay open to forward-mode derivatives.
 _ROWS = 256
@@ -13,8 +14,10 @@ _ROWS = 256
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[N, a] times [a, b] of the same dtype: [N, b]."""
-    wide = kernel.shape[0] > kernel.shape[1] and x.shape[0] >= _ROWS
-    return _wide(x, kernel) if wide else x @ kernel
+    wide = kernel.shape[0] > kernel.shape[1]
+    # The batch of an export has no number yet, and no gradient.
+    known = not jax.export.is_symbolic_dim(x.shape[0])
+    return _wide(x, kernel) if wide and known and x.shape[0] >= _ROWS else x @ kernel
 
 
 @jax.custom_vjp

@@ -10,7 +10,7 @@ def test_the_table_has_exactly_the_models():
     assert list(costs()) == list_models()
 
 
-@pytest.mark.parametrize('name', ['cnn_basic', 'small_cnn', 'resnet20'])
+@pytest.mark.parametrize('name', ['cnn_basic', 'small_cnn', 'resnet20', 'vit_tiny_patch16_224'])
 def test_the_table_is_current(name):
     assert measure(name) == costs()[name]
 

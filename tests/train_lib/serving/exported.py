@@ -102,6 +102,8 @@ def convolutions(text: str, platform: int) -> int:
             if isinstance(value.owner, ir.Block):
                 return platform
             op = value.owner
+            if op.name in ('stablehlo.convert', 'stablehlo.optimization_barrier'):
+                return number(op.operands[0])
             if op.name == 'stablehlo.case':
                 returned = list(op.regions[number(op.operands[0])].blocks[0])[-1]
                 return number(returned.operands[0])
