@@ -6,7 +6,7 @@ import os
 import sys
 
 # Of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 # YNNPACK, which XLA takes for convolutions on CPUs, runs most of them on one core: a step of a
 # resnet18 (64 px, batch 32) on two cores takes 320 ms with it and 254 ms with Eigen. A version of
 # jaxlib that does not know a flag ends the process, so only versions that were tried get it.
@@ -28,7 +28,10 @@ def keep_freed_memory() -> bool:
     XLA allocates the temporary buffers of a program, hundreds of megabytes, in one piece for each
     run. glibc fetches so large a piece by mmap and gives it back by munmap, and the kernel then
     hands out zeroed pages one by one: a training step of a ViT-Ti (224 px, batch 8) spent a tenth
-    of its time on that. One arena is kept, because only the first can grow without mmap.
+    of its time on that. Only the arena of the main thread can grow without mmap, so programs run
+    in the thread that calls them (JAX_CPU_ENABLE_ASYNC_DISPATCH=0), which waits for its steps
+    anyway and lets others have Python's lock. One arena for all threads would do the same, but the
+    threads that compile wait for one another there: an EfficientNet-B0 took 41 s instead of 31.
 
     Returns:
         Whether it was done: only with glibc, and not where the environment has settings of its
@@ -40,7 +43,8 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, 'gnu_get_libc_version'):
         return False
-    settings = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2 ** 31 - 1)
+    os.environ.setdefault('JAX_CPU_ENABLE_ASYNC_DISPATCH', '0')
+    settings = (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2 ** 31 - 1)
     done = [library.mallopt(name, value) == 1 for name, value in settings]
     return all(done)
 
