@@ -278,7 +278,7 @@ def _with_statistics(run: RunSpec, state: TrainState, step: int) -> TrainState:
     """The moving average with BatchNorm statistics of its own, before it is scored and saved. They
     depend on its weights only, so a run that was stopped here and goes on has the same."""
     _, estimate = run.programs.at(step - 1)  # of the step that made these weights
-    if estimate is None or state.ema is None:
+    if estimate is None or state.ema is None or step < run.programs.estimate_from:
         return state
     return state.replace(ema=dataclasses.replace(
         state.ema, batch_stats=estimate(state.weights)))

@@ -58,6 +58,7 @@ class Programs:
         mesh: of the devices.
         estimate: weights of the moving average -> their BatchNorm statistics, see
             `batch_statistics.make_estimate`; None where they are averaged too.
+        estimate_from: steps done before an average that needs it.
         earlier: (phase, its train_step, its estimate), in their order, before everything trains.
     """
 
@@ -66,6 +67,7 @@ class Programs:
     heat_step: Callable
     mesh: jax.sharding.Mesh
     estimate: Callable | None = None
+    estimate_from: int = 0
     earlier: tuple[tuple[Phase, Callable, Callable | None], ...] = ()
 
     def at(self, step: int) -> tuple[Callable, Callable | None]:
