@@ -1,6 +1,7 @@
 """Everything about a run that does not change while it runs, put together once by setup.py."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,6 +41,11 @@ class Timing:
     def epoch(self, step: int) -> float:
         """Epochs done after so many steps."""
         return step * self.batch_size / self.examples_per_epoch
+
+    def evaluation_at(self, percent: float) -> int | None:
+        """The first step with an evaluation from a share of the run on; None if that is its end."""
+        step = math.ceil(self.total_steps * percent / 100 / self.eval_every) * self.eval_every
+        return step if step < self.total_steps else None
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether an event that happens every so many steps happens at this one."""
@@ -155,6 +161,7 @@ class RunSpec:
         stages: of the curriculum.
         schedule: step -> learning rate.
         profiled: steps to trace.
+        pause_at: the step at which the run saves and pauses; None: at none.
     """
 
     workdir: Path
@@ -167,6 +174,7 @@ class RunSpec:
     stages: tuple[Stage, ...]
     schedule: Schedule
     profiled: range = range(0)
+    pause_at: int | None = None
 
     def is_over(self, host: HostState, step: int) -> bool:
         """Whether this step is the last: by its number, or by early stopping."""
