@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 
 # Configs use these as common.parse_arg, ...
 from configs.arguments import choose, choose_data, number, parse_arg, split_arg
+from configs.sections.flat_minima import add_flat_minima_sections
 from configs.sections.other_verbs import add_verb_sections
 
 __all__ = ['choose', 'choose_data', 'get_config', 'number', 'parse_arg', 'split_arg']
@@ -274,6 +275,7 @@ def get_config() -> ConfigDict:
         # before each evaluation (0: they are averaged as well).
         statistics=0,
     )
+    add_flat_minima_sections(config)  # sharpness, swa, lookahead, schedule_free
     # Steps whose loss, gradient or update is not finite. It costs a check of every number per step.
     config.guard = dict(
         # Such a step changes nothing; after so many in a row the run goes back to an older

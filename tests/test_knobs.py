@@ -35,6 +35,7 @@ from train_lib.training.init import init_spec
 from train_lib.training.init_pretrained import with_found_weights
 from train_lib.training.lr_finder import sweep_spec
 from train_lib.training.predict_spec import predict_spec
+from train_lib.training.weight_averages import read_averaging
 
 ROOT = Path(__file__).parents[1]
 SKETCH = '--config=configs/sketch_vit.py'
@@ -89,6 +90,10 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     for read in (init_spec, with_found_weights, predict_spec, read_probe_spec):
         read(config)
     sweep_spec(config.lr_find)
+    for average in ('swa.start=dict(steps=1)', 'lookahead.every=2', 'schedule_free.beta=0.9'):
+        read_averaging(parse([
+            'train', SKETCH, '--config.optimizer.name=adamw', '--config.optimizer.b1=0.0',
+            '--config.schedule.name=constant', f'--config.{average}']).config, 9, lambda *_: 1)
     study = parse(['study', '--config=configs/studies/digits.py'])
     read_study(study.config, study.config_path)
     patch.setattr('jax.distributed.initialize', lambda **settings: None)

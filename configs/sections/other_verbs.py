@@ -121,6 +121,19 @@ def add_verb_sections(config: ConfigDict) -> None:
         ),
         retry=False,  # run failed cells again
         keep_checkpoints=False,  # of finished cells; else only predictions, scores and reports stay
+        # What a config file with search() tries (docs/studies.md). Its trials, one run each, are
+        # compared on the validation rows; then the best one and the config itself train with the
+        # seeds above, and their difference is the result.
+        search=dict(
+            trials=16,  # proposals in all, 2 or more (grid, 0: every combination)
+            per_bracket=0,  # proposals made together, once those before are over (0: all, or 8
+                            # with optuna, which learns from those before)
+            proposer='random',  # 'random': quasi-random points | 'grid': lists of values, every
+                                # combination | 'optuna': its TPE sampler
+            seed=1000,  # of the proposals and of the trials' runs; none of the seeds above
+            rungs=(20, 50),  # percent of a run at which trials are judged ((): none is stopped)
+            factor=3.0,  # at each rung the best 1 / factor of a bracket go on; 2: the better half
+        ),
         # Give up an arm when the interval of its paired difference to the best arm lies beyond the
         # margin, on the worse side (95 %, corrected for arms and looks where pictures are known).
         stop=dict(

@@ -24,6 +24,8 @@ from train_lib.runtime.signals import STOPPED, StopSignal
 from train_lib.studies import slurm_jobs
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.definition import Study, read_study
+from train_lib.studies.search import current, score_name
+from train_lib.studies.search_table import SEARCH_TABLES
 from train_lib.studies.stopping import unfinished
 from train_lib.studies.study_file import STUDY, claim
 from train_lib.studies.supervisor import LOGS, PARENT, of_this_process, supervise
@@ -45,10 +47,7 @@ def study_command(command: Command) -> int:
     if parent:
         return _work(study, workdir, int(parent))
     log.info('workdir  %s', workdir)
-    folds = f' x {counted(len(study.folds), "fold")}' if study.folds[0] is not None else ''
-    log.info('study    %s x %s%s: %s; metric %s', counted(len(study.arms), 'arm'),
-             counted(len(study.seeds), 'seed'), folds, counted(len(study.cells()), 'cell'),
-             study.metric)
+    _announce(study)
     in_job = slurm_jobs.JOB in os.environ
     if in_job:
         slurm_jobs.note_begin()
@@ -63,12 +62,28 @@ def study_command(command: Command) -> int:
     if code:
         return code
     write_tables(study, workdir)
-    failed = int((read_cells(study, workdir)['status'] == 'failed').sum())
+    cells = read_cells(current(study, workdir), workdir)
+    # That some settings of a space fail is a finding; search.md has them.
+    trials = sum(bool(cell.rungs) or bool(cell.metric) for cell in current(study, workdir).cells())
+    failed = int((cells['status'] == 'failed')[trials:].sum())
     if unfinished(study, workdir):
         log.info('Stopped. The same command with --workdir=%s goes on.', workdir)
         return STOPPED
     log.info('report   %s', Path(workdir) / 'report.html')
     return 1 if failed else 0
+
+
+def _announce(study: Study) -> None:
+    search, seeds = study.search, counted(len(study.seeds), 'seed')
+    if search is None:
+        folds = f' x {counted(len(study.folds), "fold")}' if study.folds[0] is not None else ''
+        log.info('study    %s x %s%s: %s; metric %s', counted(len(study.arms), 'arm'), seeds, folds,
+                 counted(len(study.cells()), 'cell'), study.metric)
+        return
+    shares = ', '.join(f'{share:g}' for share in search.rungs)
+    log.info('search   %s, %s; %s', counted(search.trials, 'trial'), search.proposer,
+             f'judged at {shares} % by {score_name(study)}' if shares else 'none is stopped')
+    log.info('study    then the winner and the reference x %s; metric %s', seeds, study.metric)
 
 
 def _supervise_jobs(study: Study, command: Command, workdir: Path, stop: Callable[[], bool]) -> int:
@@ -95,7 +110,7 @@ def _withdraw(workdir: Path, made: Sequence[Path]) -> None:
     """Takes away what a refused start wrote, so that the corrected command may use the workdir."""
     logs = workdir / LOGS
     shutil.rmtree(logs / 'slurm', ignore_errors=True)
-    for path in (workdir / STUDY, *(workdir / name for name in TABLES),
+    for path in (workdir / STUDY, *(workdir / name for name in (*TABLES, *SEARCH_TABLES)),
                  *logs.glob(f'{of_this_process()}-*.log')):
         path.unlink(missing_ok=True)
     made_folders.remove_empty([*([logs] if logs.exists() else []), *made])

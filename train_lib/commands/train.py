@@ -48,9 +48,9 @@ def train(command: Command) -> int:
 
 
 def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
-            began: float | None = None) -> None:
+            began: float | None = None, pause: float | None = None) -> None:
     """The run that the config asks for: heads on features, all folds, or one training. The caller
-    holds the lock of the workdir.
+    holds the lock of the workdir. `pause`: see `train_one`; the other kinds have none.
 
     Raises:
         Stopped or Interrupted: told to stop; the next start finds what was saved. DivergedError:
@@ -65,4 +65,4 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
     elif several_folds(config.split) is not None:
         train_folds(config, manifest, workdir, began)
     else:
-        train_one(config, manifest, workdir, began)
+        train_one(config, manifest, workdir, began, pause=pause)

@@ -68,6 +68,28 @@ class ScheduleSpec:
     plateau: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tail:
+    """The learning rate from a step to the end of the run, instead of the schedule's: in each
+    cycle of `every` steps it falls along a line, and is `low` at the last one.
+
+    Attributes:
+        start: the first step, counted from 0.
+        lr, low: shares of the schedule's `lr`; equal ones make it constant.
+        every: steps of a cycle.
+    """
+
+    start: int
+    lr: float
+    low: float
+    every: int
+
+    def share(self, step: jax.Array) -> jax.Array:
+        """The rate as a share of `lr`, as in Izmailov et al., arXiv 1803.05407."""
+        done = ((step - self.start) % self.every + 1) / self.every
+        return self.lr + (self.low - self.lr) * done
+
+
 def _constant(spec, steps, length):
     return optax.constant_schedule(spec.lr)
 
@@ -223,7 +245,8 @@ def judged_from(config: Mapping[str, Any], total_steps: int,
 
 def make_schedule(config: Mapping[str, Any], total_steps: int,
                   to_steps: Callable[[Duration, str], int],
-                  stages: Sequence[Stage] = (), *, batch_size: int = 0) -> Schedule:
+                  stages: Sequence[Stage] = (), *, batch_size: int = 0,
+                  tail: Tail | None = None) -> Schedule:
     """The learning rate of each step, counted from 0.
 
     A linear warm-up comes first; its first step has 1 / warm-up steps of the rate with which the
@@ -237,6 +260,7 @@ def make_schedule(config: Mapping[str, Any], total_steps: int,
         to_steps: (duration, config key) -> steps.
         stages: of the curriculum.
         batch_size: examples per step, over all devices; needed if scale_with_batch is set.
+        tail: see `Tail`; the curriculum's factor is on top of it too.
 
     Returns:
         A jittable function, int32 [] -> float32 [].
@@ -284,6 +308,8 @@ def make_schedule(config: Mapping[str, Any], total_steps: int,
         if cooldown:
             share = jnp.clip((step - begin) / cooldown, 0, 1)
             rate += (spec.cooldown_final * spec.lr - rate) * share
+        if tail is not None:
+            rate = jnp.where(step < tail.start, rate, spec.lr * tail.share(step))
         stage = jnp.searchsorted(starts, step, side='right') - 1
         return jnp.asarray(rate * scales[stage], jnp.float32)
 

@@ -21,6 +21,15 @@ class Stopped(Exception):
     """The training was told to stop, and its state is saved."""
 
 
+class Paused(Stopped):
+    """The training has come to the step at which it was to pause, of so many, and its state is
+    saved."""
+
+    def __init__(self, step: int, steps: int):
+        super().__init__(step, steps)
+        self.step, self.steps = step, steps
+
+
 class Interrupted(Exception):
     """A pass over a split, or other work that is not part of a checkpoint, was given up because the
     program was told to stop."""

@@ -147,8 +147,11 @@ def _about_weights(trained: TrainedModel) -> str:
     parts = ["the weights, under timm's names"]
     if trained.config.finetune.lora.rank:
         parts.append('adapters merged')
-    if trained.config.ema.decay:
-        parts.append('moving average')
+    config = trained.config
+    parts += [name for name, used in {
+        'moving average': config.ema.decay, 'mean of the last part of the run':
+        config.swa.start is not None, 'slow weights': config.lookahead.every,
+        'mean of all steps': config.schedule_free.beta}.items() if used]
     if any(np.any(offset) for offset in trained.offsets.values()):
         parts.append('the logit adjustment is in the bias of the classifier')
     if trained.config.precision != 'float32':

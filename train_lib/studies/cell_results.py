@@ -21,8 +21,8 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
     Returns:
         A table with the columns
             arm, seed, fold (None without folds), folder (relative to `workdir`)
-            status: 'done', 'failed', or '' before the cell is over
-            value: of the metric; NaN unless the cell is done
+            status: 'done', 'failed', 'stopped' (a trial of a search), or '' before the cell is over
+            value: of the metric, of a trial on the validation rows; NaN unless the cell is done
             rows: what each picture adds to it (CellRows), or None where the files do not say
             error: one line about a failure, else ''
             codes: digests of the code of all attempts
@@ -50,12 +50,13 @@ def read_cells(study: Study, workdir: Path) -> pd.DataFrame:
                    attempts=known.get('attempts'))
         if row['status'] == 'done':
             result = json.loads((folder / 'result.json').read_text())
-            value = result_value(result, study.metric)
+            metric = cell.metric or study.metric
+            value = result_value(result, metric)
             if value is None:
-                raise ConfigError(f'config.study.metric = {study.metric!r} is not a number in '
+                raise ConfigError(f'config.study.metric = {metric!r} is not a number in '
                                   f'{folder / "result.json"}: '
-                                  f'{did_you_mean(study.metric, metrics_of(result))}')
-            row |= dict(value=value, rows=read_cell_rows(folder, study.metric),
+                                  f'{did_you_mean(metric, metrics_of(result))}')
+            row |= dict(value=value, rows=read_cell_rows(folder, metric),
                         seconds=result.get('seconds', {}),
                         device=result.get('device', ''), data=_data_digest(folder),
                         seen=held_out_seen(result))

@@ -1,7 +1,8 @@
 """What a study consists of: arms x seeds x folds, read from its config file.
 
 The file has `get_config(arg)`, the config of an ordinary run, and `study()`, `study(config)` or
-`study(config, arg)`, which gives the arms in one of three forms:
+`study(config, arg)`, which gives the arms in one of three forms, or `search()` instead, which gives
+a space of settings (search_space.py):
 
     {name: {dotted.path: value}}     a mapping
     (name, {dotted.path: value})     one after another
@@ -17,8 +18,8 @@ import inspect
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -27,6 +28,7 @@ from train_lib.run_dir.overrides import apply_values
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies.identity import identity_of
 from train_lib.studies.naming import describe_changes, folder_name
+from train_lib.studies.search_space import Search, read_search
 from train_lib.studies.settings import StudySettings, read_settings
 
 NOT_IN_ARMS = ('study', 'seed', 'distributed', 'plan', 'plan_only', 'compile_cache')
@@ -52,11 +54,14 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of an arm. `fold` is None in a study without folds."""
+    """One run of an arm. `fold` is None in a study without folds. A trial of a search has `rungs`,
+    where it pauses, percent of the run, and a `metric` other than the study's."""
 
     arm: Arm
     seed: int
     fold: int | None
+    rungs: tuple[float, ...] = ()
+    metric: str = ''
 
     @property
     def folder(self) -> str:
@@ -85,6 +90,11 @@ class Study:
         baseline: name of the arm that the others are compared with.
         metric: dotted path of a number in result.json.
         settings: how the study is run.
+        search: of a search, which has the reference as its only arm until its trials are over;
+            see `search.current`.
+        base: of a search: the config that is the reference, and to which trials apply changes.
+        listed: its cells, where they are not all arms x seeds x folds.
+        about: what the caption of the table says besides.
     """
 
     arms: tuple[Arm, ...]
@@ -93,9 +103,15 @@ class Study:
     baseline: str
     metric: str
     settings: StudySettings
+    search: Search | None = None
+    base: ConfigDict | None = None
+    listed: tuple[Cell, ...] | None = None
+    about: str = ''
 
     def cells(self) -> list[Cell]:
         """Every run: all arms with a seed before any arm with the next seed."""
+        if self.listed is not None:
+            return list(self.listed)
         return [Cell(arm, seed, fold) for seed, fold, arm in
                 itertools.product(self.seeds, self.folds, self.arms)]
 
@@ -131,39 +147,88 @@ def read_study(config: ConfigDict, path: str | os.PathLike, arg: str | None = No
         ConfigError: study() is missing, an arm is wrong (the message names it), or a value of
             config.study is.
     """
-    path = os.fspath(path)
-    arms = _make_arms(_named_arms(_call_study(path, config, arg), path), config, path)
-    section = config.study
+    path, section = os.fspath(path), config.study
+    function = _function(path)
+    found = _call(function, path, config, arg)
+    if function.__name__ == 'search':
+        return _read_search(found, config, path)
+    arms = _make_arms(_named_arms(found, path), config, path)
     baseline = section.baseline or arms[0].name
     names = [arm.name for arm in arms]
     if baseline not in names:
         raise ConfigError(f'config.study.baseline = {baseline!r} is not the name of an arm: '
                           f'{did_you_mean(baseline, names)}')
-    if section.metric.partition('.')[0] not in RESULTS:
-        raise ConfigError(f'config.study.metric = {section.metric!r} is not a number in '
-                          f'result.json: give one such as test.accuracy; it begins with one of '
-                          f'{", ".join(RESULTS)}.')
+    _check_metric(section.metric)
     return Study(tuple(arms), _whole_numbers('seeds', section.seeds), _folds(config), baseline,
                  section.metric, read_settings(section))
 
 
-def _call_study(path: str, config: ConfigDict, arg: str | None) -> Mapping | list:
-    """What study(), study(config) or study(config, arg) in the file returns."""
+def _check_metric(metric: str) -> None:
+    if metric.partition('.')[0] not in RESULTS:
+        raise ConfigError(f'config.study.metric = {metric!r} is not a number in '
+                          f'result.json: give one such as test.accuracy; it begins with one of '
+                          f'{", ".join(RESULTS)}.')
+
+
+def _read_search(found: Any, config: ConfigDict, path: str) -> Study:
+    """The search in a config file; the reference is its only arm for the time being."""
+    section, split = config.study, config.split
+    search, settings = read_search(found, section, path), read_settings(section)
+    _check_metric(section.metric)
+    side, _, name = section.metric.partition('.')
+    if side != 'test':
+        raise ConfigError(f'config.study.metric = {section.metric!r}: a search chooses on the '
+                          f'validation rows, so its result is a score of the test, such as '
+                          f'test.accuracy.')
+    if name not in ('accuracy', 'f1_macro', 'loss', config.eval.metric) \
+            and name.rpartition('.')[2] != 'accuracy':
+        raise ConfigError(f'config.study.metric = {section.metric!r}: validations during a run '
+                          f'score accuracy, f1_macro, loss and config.eval.metric '
+                          f'({config.eval.metric!r}): choose one of them.')
+    for key, wrong in (('study.folds', section.folds), ('study.stop.after', section.stop.after),
+                       ('study.baseline', section.baseline), ('probe.heads', config.probe.heads)):
+        if wrong:
+            raise ConfigError(f'config.{key} = {wrong!r} is not for a search: leave it out.')
+    if split.kind == 'kfold' and not isinstance(split.fold, int):
+        raise ConfigError(f'config.split.fold = {split.fold!r}: a trial of a search is one run: '
+                          f'give one fold.')
+    base = copy.deepcopy(config)  # keeps the references that allow a value to be of any type
+    if base.split.seed is None:  # one split for all seeds, so that no test row has chosen anything
+        base.split.seed = search.seed
+    for key, one in search.space.items():
+        for value in one.ends():
+            configured(f'{key}={value}', {key: value}, base)
+    reference = Arm('reference', 'reference', {}, base)
+    return Study((reference,), _whole_numbers('seeds', section.seeds), (None,), 'reference',
+                 section.metric, settings, search=search, base=base)
+
+
+def _function(path: str) -> Callable:
+    """study() or search() of a config file."""
     spec = importlib.util.spec_from_file_location('study_config', path)
     if spec is None or spec.loader is None:
         raise ConfigError(f'{path} is not a Python file: give one whose name ends in .py.')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    study = getattr(module, 'study', None)
-    if not callable(study):
+    study, search = getattr(module, 'study', None), getattr(module, 'search', None)
+    # The file's own: `search` may be an imported design.
+    searches = callable(search) and getattr(search, '__module__', '') == module.__name__
+    if callable(study) and searches:
+        raise ConfigError(f'{path} has study() and search(): keep one of them.')
+    if not callable(study) and not searches:
         raise ConfigError(f'{path} has no function study() that gives the arms: write one as in '
                           f'configs/studies/digits.py.')
+    return study if callable(study) else search
+
+
+def _call(function: Callable, path: str, config: ConfigDict, arg: str | None) -> Mapping | list:
+    """What study() or search() returns; it may take (config) or (config, arg)."""
     arguments = [config.copy_and_resolve_references(), arg]
     try:
-        found = study(*arguments[:len(inspect.signature(study).parameters)])
+        found = function(*arguments[:len(inspect.signature(function).parameters)])
         return found if isinstance(found, Mapping) else list(found)
     except Exception as error:
-        raise ConfigError(f'{path}: study() fails with {type(error).__name__}: '
+        raise ConfigError(f'{path}: {function.__name__}() fails with {type(error).__name__}: '
                           f'{" ".join(str(error).split())}; correct it.') from error
 
 
@@ -200,7 +265,7 @@ def _make_arms(named: Iterable[_Named], base: ConfigDict, path: str) -> list[Arm
     by_identity: dict[str, str] = {}
     by_folder: dict[str, str] = {}
     for name, changes, automatic in named:
-        arm = Arm(name, folder_name(name), changes, _configured(name, changes, base))
+        arm = Arm(name, folder_name(name), changes, configured(name, changes, base))
         identity = json.dumps(identity_of(arm.config), sort_keys=True, default=str)
         if identity in by_identity:
             if automatic:  # a factor's value that the base has anyway
@@ -218,8 +283,12 @@ def _make_arms(named: Iterable[_Named], base: ConfigDict, path: str) -> list[Arm
     return arms
 
 
-def _configured(name: str, changes: dict, base: ConfigDict) -> ConfigDict:
-    """The base config with the changes of an arm."""
+def configured(name: str, changes: Mapping, base: ConfigDict) -> ConfigDict:
+    """The base config with the changes of an arm.
+
+    Raises:
+        ConfigError: a change is wrong; the message names the arm.
+    """
     config = copy.deepcopy(base)  # keeps the references that allow a value to be of any type
     for path in changes:
         if path.partition('.')[0] in NOT_IN_ARMS:

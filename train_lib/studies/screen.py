@@ -13,9 +13,10 @@ from input_pipeline.errors import counted
 from train_lib.studies import ledger
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.definition import Study
+from train_lib.studies.search import current
 
 log = logging.getLogger(__name__)
-_SIGNS = {'done': '●', 'failed': '×', 'running': '◐', '': '·'}
+_SIGNS = {'done': '●', 'failed': '×', 'stopped': '○', 'running': '◐', '': '·'}
 
 
 class Screen:
@@ -29,12 +30,13 @@ class Screen:
 
     def show(self) -> None:
         """Draws the lines again, or reports the cells that have ended since the last call."""
-        cells = read_cells(self._study, self._workdir)
+        study = current(self._study, self._workdir)
+        cells = read_cells(study, self._workdir)
         if not self._terminal:
             self._report(cells)
             return
         size = shutil.get_terminal_size()
-        lines = arm_lines(self._study, self._workdir, cells, min(size.columns, 80))
+        lines = arm_lines(study, self._workdir, cells, min(size.columns, 80))
         lines = lines[:max(size.lines - 2, 1)]
         back = f'\x1b[{self._lines_drawn}F' if self._lines_drawn else ''
         sys.stderr.write(back + ''.join(f'\x1b[2K{line}\n' for line in lines))
@@ -49,7 +51,8 @@ class Screen:
                      counted(len(cells), 'cell is', 'cells are'))
         for row in over.itertuples():
             if row.folder not in self._reported and not first:
-                text = f'{row.value:.4f}' if row.status == 'done' else f'failed: {row.error}'
+                text = {'done': f'{row.value:.4f}', 'stopped': 'stopped early'}.get(
+                    row.status, f'failed: {row.error}')
                 log.info('cell     %d/%d  %s  %s', len(over), len(cells), row.folder, text)
         self._reported |= set(over['folder'])
 
@@ -59,7 +62,8 @@ class Screen:
 
 
 def arm_lines(study: Study, workdir: Path, cells: pd.DataFrame, width: int = 80) -> list[str]:
-    """One line per arm: name, one sign per cell (● done, ◐ running, × failed), n, mean, epoch."""
+    """One line per arm: name, one sign per cell (● done, ○ stopped, ◐ running, × failed), n, mean,
+    epoch."""
     lines, longest = [], max(len(arm.name) for arm in study.arms)
     for arm in study.arms:
         own = cells[cells['arm'] == arm.name]

@@ -26,6 +26,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.studies import ledger
 from train_lib.studies.definition import Study
 from train_lib.studies.screen import Screen
+from train_lib.studies.search import current
 from train_lib.studies.settings import SlurmSettings
 from train_lib.studies.stopping import open_cells, unfinished
 from train_lib.studies.supervisor import DEATHS, LOGS, Deaths, reopen_failed
@@ -187,6 +188,7 @@ def supervise_jobs(study: Study, workdir: Path, queue: Queue, stop: Callable[[],
                         deaths = _note_death(study, workdir, queue.folder, job, deaths)
                         screen.begin_below()
                 jobs = found
+            study = current(study, workdir)  # a search goes on to other cells
             left = unfinished(study, workdir)
             if len(left) != known_cells:
                 known_cells = len(left)

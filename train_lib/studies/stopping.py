@@ -14,6 +14,7 @@ from train_lib.studies import ledger
 from train_lib.studies.cell_results import read_cells
 from train_lib.studies.comparison import CONFIDENCE, compare_arms
 from train_lib.studies.definition import Cell, Study
+from train_lib.studies.search import open_cells_of, unfinished_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Verdict:
 
 def open_cells(study: Study, workdir: Path) -> list[Cell]:
     """The cells that are not over and may begin now, in the order in which they should."""
+    if study.search is not None:
+        return open_cells_of(study, workdir)
     cells = study.cells()
     if study.settings.stop.after:
         given_up, seeds = judge(study, read_cells(study, workdir))
@@ -46,6 +49,8 @@ def open_cells(study: Study, workdir: Path) -> list[Cell]:
 
 def unfinished(study: Study, workdir: Path) -> list[Cell]:
     """The cells that are not over and whose arms are not given up."""
+    if study.search is not None:
+        return unfinished_of(study, workdir)
     given_up = judge(study, read_cells(study, workdir))[0] if study.settings.stop.after else ()
     return [cell for cell in study.cells() if cell.arm.name not in given_up
             and ledger.record(workdir / cell.folder) is None]

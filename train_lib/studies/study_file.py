@@ -25,8 +25,14 @@ def claim(study: Study, workdir: Path) -> list[Path]:
     path = workdir / STUDY
     made: list[Path] = []
     now = {arm.name: identity_of(arm.config) for arm in study.arms}
+    search = None if study.search is None else study.search.to_json()
     if path.exists():
-        _compare(json.loads(path.read_text())['arms'], now, workdir)
+        known = json.loads(path.read_text())
+        _compare(known['arms'], now, workdir)
+        if known.get('search') != search:
+            raise ConfigError(f'The search of {workdir} was started with other trials '
+                              f'(search() or config.study.search): put them back, or give a new '
+                              f'--workdir.')
     else:
         try:
             made = made_folders.make(workdir)
@@ -38,6 +44,7 @@ def claim(study: Study, workdir: Path) -> list[Path]:
     content = dict(metric=study.metric, baseline=study.baseline, seeds=study.seeds,
                    folds=[fold for fold in study.folds if fold is not None], arms=now,
                    folders={arm.name: arm.folder for arm in study.arms})
+    content |= {} if search is None else dict(search=search)
     if not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(content)):
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n', shared=True,
                    durable=False)

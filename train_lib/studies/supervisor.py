@@ -17,6 +17,7 @@ from train_lib.studies import ledger
 from train_lib.studies.definition import Cell, Study
 from train_lib.studies.processes import machine
 from train_lib.studies.screen import Screen
+from train_lib.studies.search import current
 from train_lib.studies.stopping import open_cells, unfinished
 from train_lib.studies.tables import write_tables
 
@@ -94,6 +95,7 @@ def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
                 if code not in (0, STOPPED):
                     note_death(study, workdir, worker, code, deaths)
                     screen.begin_below()
+            study = current(study, workdir)  # a search goes on to other cells
             left = unfinished(study, workdir)
             if len(left) != known:
                 known = len(left)
@@ -114,7 +116,8 @@ def supervise(study: Study, workdir: Path, worker_command: Sequence[str],
     finally:
         _stop_all(workers.values())
         screen.show()
-    for cell in study.cells():  # a worker may have died after cell.json and before tidying up
+    for cell in current(study, workdir).cells():
+        # A worker may have died after cell.json and before tidying up.
         if (ledger.record(workdir / cell.folder) or {}).get('status') == 'done':
             ledger.tidy(workdir / cell.folder, study.settings.keep_checkpoints)
     return 0
@@ -135,7 +138,7 @@ def _held_by(workers: Iterable[Worker], study: Study, workdir: Path) -> list[Cel
 
 def reopen_failed(study: Study, workdir: Path) -> None:
     """Lets failed cells begin again."""
-    for cell in study.cells():
+    for cell in current(study, workdir).cells():
         known = ledger.record(workdir / cell.folder)
         if known and known['status'] == 'failed':
             lease = ledger.take(workdir / cell.folder, code_digest(), retry=True)

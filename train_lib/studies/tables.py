@@ -17,6 +17,7 @@ from train_lib.studies.comparison import FIXED, ONE_GROUP, REDRAWN, SEEDS, summa
 from train_lib.studies.definition import Study
 from train_lib.studies.identity import differences
 from train_lib.studies.naming import describe_changes, short
+from train_lib.studies.search_table import write_search_tables
 from train_lib.studies.stopping import Verdict, judge
 
 TABLES = ('table.md', 'table.tex', 'table.csv', 'times.csv')  # report.html comes at the end
@@ -24,7 +25,13 @@ _HEADINGS = ('arm', 'what differs', 'mean', 'sd', 'n', 'difference', '95 % inter
 
 
 def write_tables(study: Study, workdir: Path, page: bool = True) -> None:
-    """Writes all of them; without `page`, all except report.html."""
+    """Writes all of them; without `page`, all except report.html. Of a search, those of its trials
+    come first, and these once they are over."""
+    if study.search is not None:
+        compared = write_search_tables(study, workdir)
+        if compared is None:
+            return
+        study = compared
     cells = read_cells(study, workdir)
     table = summarise(study, cells)
     given_up = judge(study, cells)[0]
@@ -104,7 +111,7 @@ def caption(study: Study, table: pd.DataFrame) -> str:
     return (f'{study.metric} on the same {seeds}{folds} for all arms: mean and standard '
             f'deviation (sd) of n runs. Differences to {study.baseline} are paired by seed'
             f'{" and fold" if folds else ""}, with 95 % intervals (Student); p is two-sided, after '
-            f'Holm for {max(len(table) - 1, 1)} comparisons.{_about(table)}')
+            f'Holm for {max(len(table) - 1, 1)} comparisons.{_about(table)}{study.about}')
 
 
 _ABOUT = {

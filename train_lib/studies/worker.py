@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.atomic_files import write_text
 from input_pipeline.errors import DataError
-from input_pipeline.manifest import CONTENT, Manifest
+from input_pipeline.manifest import CONTENT
 from input_pipeline.splits import several_folds
 from models.errors import ModelError
 from train_lib.probing.probe_spec import read_probe_spec
@@ -32,6 +32,7 @@ from train_lib.runtime.signals import (
     STOPPED,
     Interrupted,
     Left,
+    Paused,
     Stopped,
     StopSignal,
     leaving_at_once,
@@ -39,13 +40,14 @@ from train_lib.runtime.signals import (
 from train_lib.studies import ledger
 from train_lib.studies.definition import Cell, Study
 from train_lib.studies.heartbeat import Heartbeat
+from train_lib.studies.search import next_rung, note_rung, stop_hopeless
 from train_lib.studies.stopping import open_cells
 from train_lib.training.checks import check_values
 from train_lib.training.data import load_data, load_manifest, split_data
 from train_lib.training.row_splits import split_rows
 from train_lib.training.setup import assemble
 
-RunCell = Callable[[ConfigDict, Manifest, Path], object]  # (config, manifest, workdir)
+RunCell = Callable[..., object]  # (config, manifest, workdir), of trials also pause=
 
 
 def work(study: Study, workdir: Path, run_cell: RunCell, parent: int | None = None) -> int:
@@ -92,6 +94,9 @@ def _work(study: Study, workdir: Path, run_cell: RunCell, parent: int | None) ->
             if outcome is None:
                 lease.give_back()
                 return STOPPED
+            if outcome['status'] == 'paused':
+                lease.give_back()
+                continue
             ledger.finish(lease, **outcome)
             if outcome['status'] == 'done':
                 ledger.tidy(lease.folder, study.settings.keep_checkpoints)
@@ -100,6 +105,7 @@ def _work(study: Study, workdir: Path, run_cell: RunCell, parent: int | None) ->
 
 def _take_first(study: Study, workdir: Path, code: str) -> tuple[Cell, ledger.Lease] | None:
     """The first open cell that nobody holds; this process holds it now."""
+    stop_hopeless(study, workdir, code)
     for cell in open_cells(study, workdir):
         lease = ledger.take(workdir / cell.folder, code)
         if lease:
@@ -113,14 +119,20 @@ def _stop_if_orphaned(parent: int | None) -> None:
 
 
 def _run(cell: Cell, folder: Path, run_cell: RunCell) -> dict | None:
-    """Runs a cell. Returns the facts for cell.json, or None if the run was told to stop."""
+    """Runs a cell, or a trial to its next rung. Returns the facts for cell.json, with the status
+    'paused' at a rung, or None if the run was told to stop."""
     before = _peak_memory()
     (folder / 'error.txt').unlink(missing_ok=True)
     with _log_to(folder / 'log.txt'):
         try:
             with leaving_at_once(), lock.held(folder):
-                config = cell.config()
-                run_cell(config, load_data(config, folder), folder)
+                config, rung = cell.config(), next_rung(cell, folder)
+                pause = dict(pause=cell.rungs[rung - 1]) if rung else {}
+                try:
+                    run_cell(config, load_data(config, folder), folder, **pause)
+                except Paused as paused:
+                    note_rung(cell, folder, rung, paused.step, paused.steps)
+                    return dict(status='paused')
         except (Stopped, Interrupted, Left):
             return None
         except Exception as error:

@@ -246,7 +246,8 @@ def begin(spec: InitSpec, found: Path | None, state: TrainState, iterator, total
         state = state.replace(params=adopted.params, frozen=adopted.frozen,
                               batch_stats=adopted.batch_stats)
         if state.ema is not None:
-            state = state.replace(ema=start_of_ema(state))
+            state = state.replace(ema=dataclasses.replace(start_of_ema(state),
+                                                          total=state.ema.total))
         log.info('start    init: weights of %s', source)
         warn_of_licences(starting_weights.of_run(Path(spec.source)))
     elif not spec.pretrained:

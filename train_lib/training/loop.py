@@ -28,7 +28,7 @@ from train_lib.runtime.errors import DivergedError
 from train_lib.runtime.profiling import Trace
 from train_lib.runtime.progress import Progress
 from train_lib.runtime.sharding import place, shard_batch
-from train_lib.runtime.signals import Interrupted, Stopped
+from train_lib.runtime.signals import Interrupted, Paused, Stopped
 from train_lib.training import init, patience, rollback
 from train_lib.training.evaluate import all_finite, predict, score_split
 from train_lib.training.phases import begun_at
@@ -137,7 +137,7 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
         The final state and host state, both saved.
 
     Raises:
-        Stopped: told to stop; the state is saved.
+        Stopped: told to stop; the state is saved. Paused: so it is at `run.pause_at`.
         DivergedError: the loss became NaN or infinite.
     """
     step, guard, timing = int(state.step), run.control.guard, run.timing
@@ -196,7 +196,8 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
                         state = _log(run, state, before, step, metrics_log, progress)
                 except Interrupted:
                     interrupted = True  # `stop` is true: saved and raised below
-            over, stopping = run.is_over(host, step), stop()
+            over, asked = run.is_over(host, step), stop()
+            stopping = asked or (step == run.pause_at and not over)
             due = not interrupted and (
                 timing.is_due(timing.save_every, step) or host.best_step == step or over
                 or (step == 0 and guard))
@@ -210,7 +211,7 @@ def train_loop(run: RunSpec, state: TrainState, host: HostState, iterator,
             if stopping:
                 with clock('checkpoint'):
                     checkpointer.wait()
-                raise Stopped
+                raise Stopped if asked else Paused(step, timing.total_steps)
             if over:
                 if run.control.stopping and step < timing.total_steps:
                     log.info('early stopping: val %s has not improved since step %d.',
@@ -278,7 +279,7 @@ def _with_statistics(run: RunSpec, state: TrainState, step: int) -> TrainState:
     """The moving average with BatchNorm statistics of its own, before it is scored and saved. They
     depend on its weights only, so a run that was stopped here and goes on has the same."""
     _, estimate = run.programs.at(step - 1)  # of the step that made these weights
-    if estimate is None or state.ema is None:
+    if estimate is None or state.ema is None or step < run.programs.estimate_from:
         return state
     return state.replace(ema=dataclasses.replace(
         state.ema, batch_stats=estimate(state.weights)))

@@ -21,6 +21,7 @@ from train_lib.optim.schedules import make_schedule
 from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.data import Data
+from train_lib.training.weight_averages import read_averaging
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +122,17 @@ def _moment(config: ConfigDict, data: Data, rows: int, step: int) -> _Moment:
     total = max(steps(config.duration, 'duration'), 1)
     of_run = partial(steps, total=total)
     stages = make_stages(config.curriculum, of_run)
+    averaging = read_averaging(config, total, of_run)
     schedule = make_schedule(config.schedule.to_dict(), total, of_run, stages,
-                             batch_size=config.batch_size)
+                             batch_size=config.batch_size,
+                             tail=averaging.tail if averaging else None)
     phases = {'the curriculum': stage_at(stages, step)}
     phases |= {key: step >= of_run(duration, key)
                for key, duration in durations(config.finetune.to_dict()).items()}
+    if config.sharpness.kind != 'none':
+        phases['sharpness'] = step >= of_run(config.sharpness.start, 'sharpness.start')
+    if config.swa.start is not None:
+        phases['swa'] = step >= of_run(config.swa.start, 'swa.start')
     if config.resample.kind != 'none' and config.resample.start:
         phases['resampling'] = step >= of_run(config.resample.start, 'resample.start')
     weights = config.loss.class_weights

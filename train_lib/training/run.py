@@ -1,5 +1,6 @@
 """One run from its config to its report: data, model, start, loop, final scores."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -36,13 +37,14 @@ log = logging.getLogger(__name__)
 
 
 def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | None = None,
-              first: Callable[[], None] | None = None) -> Finished:
+              first: Callable[[], None] | None = None, pause: float | None = None) -> Finished:
     """One training run in one workdir, or what is left of it.
 
     Args:
         config, manifest, workdir: of the run.
         began: time.perf_counter() from which on its time counts (None: now).
         first: called once nothing can refuse the start any more, before anything is written.
+        pause: share of the run, percent, at whose next evaluation it saves and raises Paused.
 
     Raises:
         Stopped or Interrupted: told to stop. DivergedError: the training is no longer finite.
@@ -71,6 +73,9 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
     try:
         # Whatever may refuse the start comes before the first file is written.
         job = assemble(config, data, mesh, found, workdir)
+        if pause is not None:
+            job = dataclasses.replace(job, run=dataclasses.replace(
+                job.run, pause_at=job.run.timing.evaluation_at(pause)))
         announce(data, job)
         with _closed_if_refused(job):
             begun = init.begin(init.init_spec(config, data.manifest.classes), found, job.state,

@@ -1,6 +1,7 @@
 """Everything about a run that does not change while it runs, put together once by setup.py."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,6 +42,11 @@ class Timing:
         """Epochs done after so many steps."""
         return step * self.batch_size / self.examples_per_epoch
 
+    def evaluation_at(self, percent: float) -> int | None:
+        """The first step with an evaluation from a share of the run on; None if that is its end."""
+        step = math.ceil(self.total_steps * percent / 100 / self.eval_every) * self.eval_every
+        return step if step < self.total_steps else None
+
     def is_due(self, every: int, step: int) -> bool:
         """Whether an event that happens every so many steps happens at this one."""
         return step > 0 and (step % every == 0 or step == self.total_steps)
@@ -58,6 +64,7 @@ class Programs:
         mesh: of the devices.
         estimate: weights of the moving average -> their BatchNorm statistics, see
             `batch_statistics.make_estimate`; None where they are averaged too.
+        estimate_from: steps done before an average that needs it.
         earlier: (phase, its train_step, its estimate), in their order, before everything trains.
     """
 
@@ -66,6 +73,7 @@ class Programs:
     heat_step: Callable
     mesh: jax.sharding.Mesh
     estimate: Callable | None = None
+    estimate_from: int = 0
     earlier: tuple[tuple[Phase, Callable, Callable | None], ...] = ()
 
     def at(self, step: int) -> tuple[Callable, Callable | None]:
@@ -153,6 +161,7 @@ class RunSpec:
         stages: of the curriculum.
         schedule: step -> learning rate.
         profiled: steps to trace.
+        pause_at: the step at which the run saves and pauses; None: at none.
     """
 
     workdir: Path
@@ -165,6 +174,7 @@ class RunSpec:
     stages: tuple[Stage, ...]
     schedule: Schedule
     profiled: range = range(0)
+    pause_at: int | None = None
 
     def is_over(self, host: HostState, step: int) -> bool:
         """Whether this step is the last: by its number, or by early stopping."""

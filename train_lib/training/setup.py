@@ -22,6 +22,7 @@ from train_lib.losses.objectives import Shown, adjust, example_weights_end, obje
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.param_groups import durations
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
+from train_lib.optim.sharpness import read_sharpness
 from train_lib.run_dir.goodput import Clock
 from train_lib.run_dir.loggers import wanted_loggers
 from train_lib.runtime import distributed
@@ -53,6 +54,7 @@ from train_lib.training.step import (
     make_normalise,
     make_train_step,
 )
+from train_lib.training.weight_averages import Averaging, read_averaging
 
 ToSteps = Callable[[Mapping, str], int]  # (duration, config key) -> steps
 
@@ -102,10 +104,12 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
     inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
+    averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)
         schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
-                                 stages, batch_size=config.batch_size)
+                                 stages, batch_size=config.batch_size,
+                                 tail=averaging.tail if averaging else None)
     evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
     first = to_steps_of_run(config.profile.start, 'profile.start')
@@ -125,14 +129,16 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     options = StepOptions(
         scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
         network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
-        weights_end=_weights_end(config, data.parts['train'], order))
+        weights_end=_weights_end(config, data.parts['train'], order),
+        sharpness=read_sharpness(config.sharpness.to_dict(), to_steps_of_run),
+        averaging=averaging)
 
     def of_phase(waiting: Collection[str]) -> tuple[Callable, Callable | None]:
         graphdef = graphdef_of(network, waiting) if waiting else network.graphdef
         step = make_train_step(graphdef, optimizer, schedule, normalise,
                                dataclasses.replace(options, waiting=waiting))
-        return step, _estimate(config, network, make_statistics_step(graphdef, normalise), mesh,
-                               data, inputs)
+        return step, _estimate(config, averaging, network, make_statistics_step(
+            graphdef, normalise), mesh, data, inputs)
 
     train_step, estimate = of_phase(frozenset())
     programs = Programs(
@@ -140,14 +146,16 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         eval_step=jax.jit(on_mesh(
             make_eval_step(network.graphdef, normalise, scoring.heads), mesh)),
         heat_step=make_heat_step(network.graphdef, normalise, scoring.heads, mesh),
-        mesh=mesh, estimate=estimate,
+        mesh=mesh, estimate=estimate, estimate_from=averaging.start if averaging else 0,
         earlier=tuple((phase, *of_phase(phase.waiting)) for phase in phases))
     run = RunSpec(workdir, timing, inputs, programs, scoring, control, _outputs(config), stages,
                   schedule, range(first, first + config.profile.steps))
 
     iterator, replaced = _training_batches(config, data, run, steps, order)
     make = lambda params, batch_stats, frozen: make_state(
-        Weights(params, frozen, batch_stats), optimizer, scoring.heads, ema=ema_decay is not None,
+        Weights(params, frozen, batch_stats), optimizer, scoring.heads,
+        ema=ema_decay is not None or averaging is not None,
+        counted=averaging is not None and averaging.counted,
         plateau=control.plateau is not None)
     weights = network.weights
     state = (plan_state if abstract else make_state_on)(
@@ -156,14 +164,16 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
                dict(network.pretrained))
 
 
-def _estimate(config: ConfigDict, network: Network, step: Callable, mesh: jax.sharding.Mesh,
-              data: Data, inputs: Inputs) -> Callable | None:
-    """How the BatchNorm statistics of the moving average are estimated; None if they are not."""
-    pictures = config.ema.statistics
+def _estimate(config: ConfigDict, averaging: Averaging | None, network: Network, step: Callable,
+              mesh: jax.sharding.Mesh, data: Data, inputs: Inputs) -> Callable | None:
+    """How the BatchNorm statistics of the average are estimated; None if they are not."""
+    pictures = averaging.statistics if averaging else config.ema.statistics
     if pictures < 0:
         raise ConfigError(f'config.ema.statistics = {pictures}: give a number of pictures, or 0 '
                           f'for the average of the statistics.')
-    if not pictures or not config.ema.decay or not jax.tree.leaves(network.weights.batch_stats):
+    if not pictures or not (averaging or config.ema.decay):
+        return None
+    if not jax.tree.leaves(network.weights.batch_stats):
         return None
     return make_estimate(step, mesh, data.parts['train'], inputs, pictures=pictures,
                          batch_size=config.batch_size)

@@ -37,10 +37,16 @@ class Weights:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MovingAverage:
-    """Exponential moving averages (config.ema) of the fields of the same name of `TrainState`."""
+    """Averages over the steps of the fields of the same name of `TrainState`: exponential ones
+    (config.ema), or see `weight_averages`.
+
+    Attributes:
+        total: float32 [], the sum of the weights of what is averaged; None where none is needed.
+    """
 
     params: Tree
     batch_stats: Tree
+    total: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +60,7 @@ class TrainState:
         step: int32 [], steps done.
         metric_sums: float32 [] each, sums since the last log line: loss, steps, and for each head
             correct/<head> and labelled/<head>.
-        ema: None without config.ema.
+        ema: the average of the weights; None without one.
         lr_factor: float32 [], a factor of the learning rate; None without config.schedule.plateau.
     """
 
@@ -86,11 +92,14 @@ def zero_sums(heads: Sequence[str]) -> dict[str, jax.Array]:
 
 
 def make_state(weights: Weights, optimizer: optax.GradientTransformation, heads: Sequence[str], *,
-               ema: bool = False, plateau: bool = False) -> TrainState:
-    """The state before the first step."""
+               ema: bool = False, counted: bool = False, plateau: bool = False) -> TrainState:
+    """The state before the first step; `counted`: the average has a `total`."""
     state = TrainState(weights.params, weights.frozen, weights.batch_stats,
                        optimizer.init(weights.params), jnp.zeros((), jnp.int32), zero_sums(heads))
-    return state.replace(ema=start_of_ema(state) if ema else None,
+    average = start_of_ema(state) if ema else None
+    if average is not None and counted:
+        average = dataclasses.replace(average, total=jnp.zeros((), jnp.float32))
+    return state.replace(ema=average,
                          lr_factor=jnp.ones((), jnp.float32) if plateau else None)
 
 
@@ -108,6 +117,8 @@ def to_stored(state: TrainState) -> dict[str, Any]:
                   opt_state=state.opt_state, step=state.step, sums=state.metric_sums)
     if state.ema is not None:
         stored['ema'] = dict(params=state.ema.params, rest=state.ema.batch_stats)
+        if state.ema.total is not None:
+            stored['ema']['total'] = state.ema.total
     if state.lr_factor is not None:
         stored['lr_factor'] = state.lr_factor
     return stored
@@ -118,7 +129,8 @@ def from_stored(stored: Mapping[str, Any]) -> TrainState:
     ema = stored.get('ema')
     return TrainState(stored['params'], stored['frozen'], stored['rest'], stored['opt_state'],
                       stored['step'], stored['sums'],
-                      None if ema is None else MovingAverage(ema['params'], ema['rest']),
+                      None if ema is None else MovingAverage(ema['params'], ema['rest'],
+                                                             ema.get('total')),
                       stored.get('lr_factor'))
 
 

@@ -16,9 +16,11 @@ from train_lib.losses.losses import LossSpec, head_loss, total_weight
 from train_lib.losses.mixing import Mixing, mix
 from train_lib.optim.param_groups import scale_updates
 from train_lib.optim.schedules import Schedule
+from train_lib.optim.sharpness import Sharpness, ascended
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import joined, part_like, select
 from train_lib.training.state import MovingAverage, TrainState, Weights
+from train_lib.training.weight_averages import Averaging
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
@@ -90,6 +92,8 @@ class StepOptions:
         weights_end: see `objectives.example_weights_end`.
         waiting: names of parameters that do not train yet: they get no gradient, their moments
             stay as they are, and a BatchNorm of theirs must be frozen in the graph definition.
+        sharpness: the gradient is taken at other weights; None: at those of the state.
+        averaging: an average besides that of `ema_decay`; the state must have `ema`.
     """
 
     heads: Sequence[str]
@@ -103,6 +107,8 @@ class StepOptions:
     guarded: bool = False
     weights_end: int | None = None
     waiting: Collection[str] = frozenset()
+    sharpness: Sharpness | None = None
+    averaging: Averaging | None = None
 
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
@@ -150,9 +156,9 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             sums[f'labelled/{head}'] = jnp.sum(labels[head] >= 0, dtype=jnp.float32)
         return gradient, sums, batch_stats
 
-    def gradient_of_batch(state: TrainState, key: jax.Array, whole: tuple):
-        """`gradient_of` the whole batch, `accumulate` parts one after another."""
-        params, waiting = parts_of(state.params)
+    def gradient_of_batch(state: TrainState, at, key: jax.Array, whole: tuple):
+        """`gradient_of` the whole batch at some weights, `accumulate` parts one after another."""
+        params, waiting = parts_of(at)
         of_part = functools.partial(gradient_of, params, joined(state.frozen, waiting))
         if accumulate == 1:
             return of_part(state.batch_stats, state.step, key, whole, {})
@@ -175,6 +181,21 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             add_part, (nothing, state.batch_stats), (jnp.arange(accumulate), parts))
         return gradient, sums, batch_stats
 
+    def sharp_gradient(state: TrainState, at, gradient, key: jax.Array, whole: tuple):
+        """The second gradient of a batch where it is due, else the first one, which is given."""
+        sharpness = options.sharpness
+        if sharpness is None:
+            return gradient
+        params, waiting = parts_of(at)
+
+        def second():
+            there = joined(ascended(sharpness, params, gradient), waiting)
+            return gradient_of_batch(state, there, key, whole)[0]
+
+        if sharpness.always:
+            return second()
+        return jax.lax.cond(sharpness.is_due(state.step), second, lambda: gradient)
+
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, jax.Array]:
         labels = {head: batch[f'label/{head}'] for head in heads}
         weights = batch.get('weight')
@@ -183,11 +204,13 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         images, targets, weights = mix(options.mixings, seed, state.step, batch['image'], labels,
                                        weights)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient, sums, batch_stats = gradient_of_batch(
-            state, key, (images, targets, weights, labels))
+        averaging, whole = options.averaging, (images, targets, weights, labels)
+        at = averaging.point(state.params, state.ema) if averaging else state.params
+        gradient, sums, batch_stats = gradient_of_batch(state, at, key, whole)
+        gradient = sharp_gradient(state, at, gradient, key, whole)
 
         old, waiting = parts_of(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, old)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, parts_of(at)[0])
         rate = schedule(state.step)
         if state.lr_factor is not None:
             rate *= state.lr_factor
@@ -203,6 +226,9 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         if options.ema_decay is not None:
             new['ema'] = _averaged(state.ema, MovingAverage(params, batch_stats),
                                    options.ema_decay(state.step))
+        if averaging and state.ema is not None:
+            new['params'], new['ema'] = averaging.after(params, batch_stats, state.ema,
+                                                        state.step + 1, rate)
         if options.guarded:
             finite = is_finite((loss, gradient, params, batch_stats, opt_state))
             new = jax.tree.map(functools.partial(jnp.where, finite), new,
