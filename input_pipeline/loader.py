@@ -18,6 +18,7 @@ from input_pipeline import decode
 from input_pipeline.batches import Batches
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
+from input_pipeline.mirrored_labels import Swap, mirrored, partners_of
 from input_pipeline.order import Order, Walk
 from input_pipeline.pictures import Pictures, PreprocessSpec, View
 
@@ -116,6 +117,10 @@ def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Gen
     return np.random.Generator(philox)
 
 
+# The picture of an example, and the swaps of labels that belong to the flips it was drawn with.
+_Shown = tuple[np.ndarray, Sequence[Swap]]
+
+
 class _Replacements:
     """Which pictures can no longer be read, and what is shown in their place.
 
@@ -130,14 +135,14 @@ class _Replacements:
         self.found = found
         self._said: dict[tuple[int, int], object] = {}
 
-    def __call__(self, row: int, show: Callable[[int], np.ndarray], pictures: Pictures,
-                 error: decode.UnreadableImage) -> tuple[int, np.ndarray]:
-        """(the row shown in its place, that row's picture)"""
+    def __call__(self, row: int, show: Callable[[int], _Shown], pictures: Pictures,
+                 error: decode.UnreadableImage) -> tuple[int, _Shown]:
+        """(the row shown in its place, what is shown of it)"""
         same = np.flatnonzero(self._labels == self._labels[row])
         after = np.searchsorted(same, row, 'right')
         for other in (*same[after:].tolist(), *same[:after].tolist()):
             try:
-                picture = show(other)
+                shown = show(other)
             except decode.UnreadableImage:
                 continue
             token = object()
@@ -146,7 +151,7 @@ class _Replacements:
                 _log.warning('Image %r %s: %r is shown in its place (%d replaced so far).',
                              pictures.location(row), error.reason, pictures.location(other),
                              len(self.found))
-            return other, picture
+            return other, shown
         name = self._names[self._labels[row]] if self._labels[row] >= 0 else 'without a label'
         raise DataError(f'No image of the class {name!r} can be read any more (the last one, '
                         f'{pictures.location(row)!r}, {error.reason}): restore the files.')
@@ -165,21 +170,30 @@ class _TrainBatch:
     batch_size: int
     shard: Shard
     replacements: _Replacements | None
+    partners: Mapping[Swap, Mapping[str, np.ndarray]]
 
     def __call__(self, step: int) -> dict:
         positions = self.shard.positions(int(step), self.batch_size)
         stage = self.stages[curricula.stage_at(self.stages, step)]
-        images, rows = np.empty((len(positions), *self.pictures.shape), np.uint8), []
+        images = np.empty((len(positions), *self.pictures.shape), np.uint8)
+        rows: list[int] = []
+        swaps: list[Sequence[Swap]] = []  # of each example
         for start in range(0, len(positions), _AHEAD):
             examples = [self.order(position) for position in positions[start:start + _AHEAD]]
             for view, example in [(self._view(stage, *one), one) for one in examples]:
                 place = images[len(rows)]
-                row, picture = self._example(stage, view, place, *example)
+                row, (picture, of_example) = self._example(stage, view, place, *example)
                 rows.append(row)
+                swaps.append(of_example)
                 if picture is not place:
                     place[:] = picture
-        return {'image': images,
-                **{name: values[rows] for name, values in self.columns.items()}}
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        for place, of_example in enumerate(swaps):
+            for head, numbers in ((head, numbers) for swap in of_example
+                                  for head, numbers in self.partners[swap].items()):
+                labels = columns[f'label/{head}']
+                labels[place] = mirrored(labels[place], numbers)
+        return {'image': images, **columns}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
         rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
@@ -189,14 +203,16 @@ class _TrainBatch:
             return None  # `_example` meets the same error and handles it
 
     def _example(self, stage: curricula.Stage, view: View | None, place: np.ndarray, epoch: int,
-                 row: int, copy: int) -> tuple[int, np.ndarray]:
-        """(the row that is shown, its picture, which may lie in `place`)"""
-        def show(shown: int) -> np.ndarray:
+                 row: int, copy: int) -> tuple[int, _Shown]:
+        """(the row that is shown, what is shown of it: its picture may lie in `place`)"""
+        def show(shown: int) -> _Shown:
             rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
-            return self.pictures.augmented(shown, stage, rng)
+            drawn = self.pictures.draw(shown, stage, rng)
+            return self.pictures.show(drawn), drawn.swaps
 
         try:
-            return row, show(row) if view is None else self.pictures.show(view, place)
+            return row, (show(row) if view is None else
+                         (self.pictures.show(view, place), view.swaps))
         except decode.UnreadableImage as error:
             if self.replacements is None:
                 raise
@@ -260,6 +276,7 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         and `set_state()` are exact for any number of threads.
 
     Raises:
+        DataError: a flip swaps labels of an unknown class.
         UnreadableImage, from the iterator: a picture cannot be read, with unreadable='error'.
         DataError, from the iterator: no picture of a class can be read, with 'drop'.
         WorkerError, from the iterator: workers died too often (batches.py).
@@ -274,7 +291,9 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         replacements = _Replacements(manifest, {} if replaced is None else replaced)
     batch = _TrainBatch(
         Pictures(manifest, spec, loading.cache_mb), _columns(manifest), example_keys(manifest),
-        order, tuple(course.stages), course.seed, batch_size, shard, replacements)
+        order, tuple(course.stages), course.seed, batch_size, shard, replacements,
+        partners_of((item for stage in course.stages for item in stage.transforms),
+                    manifest.classes))
     return Batches(batch, course.steps, threads=loading.threads, workers=loading.workers,
                    prefetch=loading.prefetch)
 

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import math
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -30,6 +31,7 @@ from input_pipeline import decode, sources, transforms, warp
 from input_pipeline.curriculum import Stage
 from input_pipeline.image_headers import Header, probe
 from input_pipeline.manifest import Manifest
+from input_pipeline.mirrored_labels import Swap
 from input_pipeline.pull_maps import Part, Size
 from input_pipeline.resize import resize, resize_target
 
@@ -128,6 +130,11 @@ class View(NamedTuple):
     row: int
     plan: transforms.Plan | None = None
     crop: tuple[bytes, Header | None, np.ndarray | None, bool] | None = None
+
+    @property
+    def swaps(self) -> Sequence[Swap]:
+        """The swaps of labels that belong to the flips that were drawn."""
+        return self.plan.swaps if self.plan else ()
 
 
 class Pictures:

@@ -28,6 +28,7 @@ import numpy as np
 
 from input_pipeline import auto_augment, color, erasing, filters, geometry, pull_maps, warp
 from input_pipeline.errors import DataError, did_you_mean
+from input_pipeline.mirrored_labels import MIRRORS, Swap, read_swap
 from input_pipeline.pull_maps import Size
 
 
@@ -59,21 +60,33 @@ _CHECKS: dict[str, Callable[[Mapping], str]] = {'elastic': geometry.wrong_elasti
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """One transform with all of its parameters; it is applied with the probability `p`."""
+    """One transform with all of its parameters; it is applied with the probability `p`.
+
+    `swap` is of labels and changes no pixel, so features that were cached by the text of their
+    transforms stay valid.
+    """
 
     kind: str
     p: float
     params: Mapping[str, float | tuple | str]
+    swap: Swap = dataclasses.field(default=(), repr=False)
+
+    def facts(self) -> dict:
+        """All of it, as JSON is written; `swap` only where there is one."""
+        found = dict(kind=self.kind, p=self.p, params=dict(self.params))
+        return found | dict(swap=self.swap) if self.swap else found
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What happens to one picture: the steps drawn for each group."""
+    """What happens to one picture: the steps drawn for each group, and the swaps of labels that
+    belong to them."""
 
     geometry: list = dataclasses.field(default_factory=list)
     color: list = dataclasses.field(default_factory=list)
     filter: list = dataclasses.field(default_factory=list)
     erasing: list = dataclasses.field(default_factory=list)
+    swaps: list[Swap] = dataclasses.field(default_factory=list)
 
 
 def make_transform(spec: str | Mapping, where: str) -> Transform:
@@ -81,7 +94,8 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
 
     Args:
         spec: the kind alone, or a mapping with `kind` and parameters. A parameter whose default
-            is a pair takes a pair (least, most), or one number that stands for both.
+            is a pair takes a pair (least, most), or one number that stands for both. Kinds that
+            mirror take `swap` as well (mirrored_labels.py).
         where: the config key, for errors.
 
     Raises:
@@ -98,6 +112,7 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
     _, defaults, ranges, _ = TRANSFORMS[kind]
     ranges = {'p': (0, 1), **ranges}
     params = dict(defaults)
+    swap = read_swap(spec.pop('swap', None), f'{where}: {kind} with ') if kind in MIRRORS else ()
     for key, value in spec.items():
         if key not in defaults:
             raise DataError(f'{where}: {kind} has no parameter {key!r}; '
@@ -107,7 +122,7 @@ def make_transform(spec: str | Mapping, where: str) -> Transform:
     wrong = _CHECKS[kind](params) if kind in _CHECKS else ''
     if wrong:
         raise DataError(f'{where}: {kind} with {wrong}')
-    return Transform(kind, p, params)
+    return Transform(kind, p, params, swap)
 
 
 def _checked(value, default, allowed: tuple, name: str):
@@ -149,6 +164,8 @@ def draw(transforms: tuple[Transform, ...], rng: np.random.Generator, size: Size
     for item in transforms:
         if item.p < 1 and rng.random() >= item.p:
             continue
+        if item.swap:
+            plan.swaps.append(item.swap)
         function, _, _, group = TRANSFORMS[item.kind]
         extra = {'source': source or size} if item.kind in _NEED_SOURCE else {}
         step = function(rng, size, **item.params, **extra)

@@ -99,6 +99,9 @@ def add_verb_sections(config: ConfigDict) -> None:
         labelled=True,
         views=('identity',),  # how each picture is shown: also 'hflip', 'vflip', 'both',
                               # 'scale1.15', 'flips', 'crops5', 'hflip+scale1.15'
+        # Classes that mirroring views swap, by kind of flip: {"hflip": {"left": "right"}}; a kind
+        # left out swaps what `swap` of that flip in the run's curriculum says.
+        swap=_anything(()),
         dtype='float16',  # of the stored logits: 'float16' | 'float32'
         batch_size=0,  # pictures per step, over all devices (0: eval.batch_size)
     )

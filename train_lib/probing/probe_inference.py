@@ -27,6 +27,7 @@ from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.provenance import digest_of_heads
 from train_lib.predictions.run_folders import fold_of, folds_of
+from train_lib.predictions.views import in_class_order, say_unswapped
 from train_lib.probing.backbone import Backbone, make_backbone
 from train_lib.probing.feature_cache import digest_weights
 from train_lib.probing.probe_spec import read_probe_spec
@@ -96,10 +97,11 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
     if distributed.several():
         raise ConfigError(f'{workdir} is a probing run, which {jax.process_count()} processes '
                           f'cannot share: start one.')
-    asked = dataclasses.replace(predict_spec(config), replace=replace)
-    own = overlay(config.copy_and_resolve_references(), workdirs.saved_config(workdir).to_dict())
+    saved = workdirs.saved_config(workdir).to_dict() | dict(predict={})  # which this start says
+    own = overlay(config.copy_and_resolve_references(), saved)
     with own.ignore_type():
         own.mesh = config.mesh
+    asked = dataclasses.replace(predict_spec(config, own.curriculum), replace=replace)
     probe = open_probe(own, workdir)
     rows_of = rows_of_runs(asked, config, own, probe.backbone.preprocess, probe.folds[0].parent,
                            whole=workdir)
@@ -108,6 +110,8 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
     done: list[tuple[Rows, dict[str, Logits]]] = []
     for fold in probe.folds:
         rows = rows_of(fold)
+        if not done:
+            say_unswapped(asked.views, rows.manifest.classes)
         for view, stage in asked.views.items():
             if (rows.digest, view) not in features:
                 if any(name != rows.digest for name, _ in features):
@@ -186,8 +190,9 @@ def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
     digest = hashlib.sha256(file.read_bytes() + probe.weights.encode()).hexdigest()
     found = {}
     for view, stage in asked.views.items():
-        found[view] = predict_heads(graphdef, params, features[rows.digest, view],
-                                    rows.manifest.heads)
+        found[view] = in_class_order(
+            predict_heads(graphdef, params, features[rows.digest, view], rows.manifest.heads),
+            stage, classes)
         _write(fold / 'predictions' / asked.folder / view,
                _about(probe, rows, view, stage, digest, fold_of(fold)), rows, found[view], asked)
     logits = _read(fold / 'predictions' / asked.folder, asked)
@@ -216,7 +221,7 @@ def _about(probe: Probe, rows: Rows, view: str, stage: Stage, digest: str, fold:
     """What logits are made from, for meta.json."""
     return dict(probe.backbone.key, head=probe.kind.name, fold=fold, step=None, data=rows.digest,
                 digest=digest, view=view,
-                transforms=[dataclasses.asdict(one) for one in stage.transforms], **rows.place)
+                transforms=[one.facts() for one in stage.transforms], **rows.place)
 
 
 def _write(folder: Path, about: dict, rows: Rows, logits: Logits, asked: PredictSpec) -> None:

@@ -42,6 +42,7 @@ from train_lib.run_dir.metrics_log import METRICS, MetricsLog
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
+from train_lib.training.checks import check_swaps
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,12 @@ def load_features(config: ConfigDict, spec: ProbeSpec, data: FoldedData, clock: 
     backbone = make_backbone(config, workdir)
     examples = len(data.folds[0].train)
     total, stages = run_length(config, examples)
+    if spec.views:
+        check_swaps(config, stages, data.manifest.classes)
+        if any(item.swap for stage in stages for item in stage.transforms):
+            raise ConfigError('config.curriculum: a flip with swap changes labels, which cached '
+                              'features of views do not: leave that flip out, or train without '
+                              'config.probe.heads.')
     starts = (math.ceil(view * (examples / config.batch_size)) for view in range(spec.views))
     views = [stages[stage_at(stages, min(start, total - 1))] for start in starts]
     with clock('features'):

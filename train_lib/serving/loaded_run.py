@@ -32,7 +32,7 @@ from input_pipeline.sixteen_bits import FULL
 from input_pipeline.sources.array_records import load as load_packed
 from input_pipeline.sources.array_records import packed_as
 from train_lib.predictions.answers import answers, class_probabilities, columns_of, log_mean
-from train_lib.predictions.views import make_views
+from train_lib.predictions.views import in_class_order, make_views, say_unswapped, view_swaps
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.run_config import config_of_run
@@ -120,7 +120,8 @@ class LoadedRun:
                 a list, a generator, an array [N, H, W, 3], or a single one. They are read and
                 prepared as those of the training.
             views: how each picture is shown, as in config.predict.views; the probabilities of
-                several views are averaged. So are those of the folds.
+                several views are averaged. So are those of the folds. A view that mirrors swaps
+                the classes that config.predict.swap or the curriculum of the run names.
             batch_size: pictures computed at once at most (None: config.eval.batch_size).
             probabilities: one more column per class.
 
@@ -136,7 +137,9 @@ class LoadedRun:
         """
         several = isinstance(views, Iterable) and not isinstance(views, str)
         names: Any = views if several else (views,)
-        stages = make_views(tuple(names), 'views')
+        stages = make_views(tuple(names), 'views', view_swaps(self._config.predict.swap,
+                                                              self._config.curriculum))
+        say_unswapped(stages, self._heads)
         per_class = self._class_columns() if probabilities else {}
         ids: list[str | int] = []
         outputs = self._outputs(_noting(each_given(images), ids), list(stages.values()),
@@ -146,7 +149,7 @@ class LoadedRun:
         parts = [self._columns(nothing, per_class)]
         # The views of a batch come one after another.
         while of_views := list(itertools.islice(outputs, len(stages))):
-            parts.append(self._columns(self._together(of_views), per_class))
+            parts.append(self._columns(self._together(of_views, stages.values()), per_class))
         table = {'id': _column(ids)}
         frame = pd.DataFrame(table | {name: np.concatenate([part[name] for part in parts])
                                       for name in parts[0]})
@@ -197,11 +200,14 @@ class LoadedRun:
         for _, found in logits_of(step, self._weights[0], batches, self._mesh):
             yield found
 
-    def _together(self, views: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _together(self, found: Sequence[Mapping[str, np.ndarray]], views: Iterable[Stage]
+                  ) -> dict[str, np.ndarray]:
         """{head: logits, or the log of the mean probability of views and folds}"""
-        return {head: log_mean([view[f'{fold}/{head}'] + offsets[head] for view in views
-                                for fold, offsets in enumerate(self._offsets)])
-                for head in self._heads}
+        said = [in_class_order({head: logits[f'{fold}/{head}'] + offsets[head]
+                                for head in self._heads}, view, self._heads)
+                for logits, view in zip(found, views)
+                for fold, offsets in enumerate(self._offsets)]
+        return {head: log_mean([one[head] for one in said]) for head in self._heads}
 
     def _class_columns(self) -> dict[str, list[str]]:
         several = len(self._heads) > 1

@@ -1,11 +1,35 @@
 """Values of the config that no part of a run would complain about, or only late."""
 
+import logging
+from collections.abc import Mapping, Sequence
+
 from ml_collections import ConfigDict
 
+from input_pipeline.curriculum import Stage
+from input_pipeline.mirrored_labels import partners_of, warn_of
 from input_pipeline.warp import BORDERS
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import patience
 from train_lib.training.preprocess_spec import DTYPES, input_channels, input_size
+
+log = logging.getLogger(__name__)
+
+
+def check_swaps(config: ConfigDict, stages: Sequence[Stage],
+                classes: Mapping[str, Sequence[str]]) -> None:
+    """Compares the `swap` of flips with the classes, and warns of flips without one that turn
+    classes called left and right, or clockwise and counterclockwise, into each other.
+
+    Raises:
+        DataError: an unknown head or class.
+    """
+    transforms = [item for stage in stages for item in stage.transforms]
+    swaps = partners_of(transforms, classes)
+    for sentence in warn_of(transforms, classes):
+        log.warning('stages   %s', sentence)
+    if swaps and (config.loss.class_weights.kind != 'none' or config.eval.adjust_tau
+                  or config.loss.name in ('balanced_softmax', 'logit_adjustment', 'ldam')):
+        log.info('weights  class sizes are counted before flips swap labels')
 
 
 def check_values(config: ConfigDict, devices: int) -> None:

@@ -25,6 +25,7 @@ from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of, splits_of
+from train_lib.predictions.views import in_class_order, say_unswapped
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.digests import identity
 from train_lib.run_dir.overrides import overlay
@@ -97,9 +98,10 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
         ConfigError: there is no run or no checkpoint, or a value is wrong. Interrupted: told to
             stop.
     """
-    asked = dataclasses.replace(predict_spec(config), replace=replace)
     runs = folds_of(workdir) or [workdir]
-    own = overlay(config.copy_and_resolve_references(), workdirs.saved_config(runs[0]).to_dict())
+    saved = workdirs.saved_config(runs[0]).to_dict() | dict(predict={})  # which this start says
+    own = overlay(config.copy_and_resolve_references(), saved)
+    asked = dataclasses.replace(predict_spec(config, own.curriculum), replace=replace)
     mesh, spec = make_mesh(config.mesh), preprocess_spec(own, runs[0], say=True)
     rows_of = rows_of_runs(asked, config, own, spec, workdir)
     request = _Request(asked, loader_spec(config), own.eval.adjust_tau, stop)
@@ -107,6 +109,7 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
     for run in runs:
         rows = rows_of(run)
         if model is None:  # folds differ only in their weights
+            say_unswapped(asked.views, rows.manifest.classes)
             model = _make_inference(own, spec, rows.manifest.classes,
                                     make_layout(config.sharding, mesh))
         logits = _predict_run(request, model, run, rows)
@@ -155,8 +158,7 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     folder = run / 'predictions' / asked.folder
     weights = None
     for view, stage in asked.views.items():
-        of_view = about | dict(view=view, transforms=[dataclasses.asdict(one)
-                                                      for one in stage.transforms])
+        of_view = about | dict(view=view, transforms=[one.facts() for one in stage.transforms])
         if _is_stored(folder / view, of_view, manifest, asked.dtype):
             log.info('reused   %s', folder / view)
             continue
@@ -169,10 +171,10 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
             shard=loader.Shard(jax.process_index(), jax.process_count()),
             loading=request.loading, view=stage, pictures=rows.pictures)
 
-        def logits_from(batch, batches=batches, weights=weights):
+        def logits_from(batch, batches=batches, weights=weights, stage=stage):
             for numbers, logits in logits_of(model.step, weights, batches(batch), model.mesh,
                                              request.stop):
-                yield numbers, adjusted(logits)
+                yield numbers, in_class_order(adjusted(logits), stage, manifest.classes)
 
         _write_view(_writer(folder / view, of_view, manifest, asked.dtype), folder / view,
                     len(manifest), batch_size, logits_from)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
 from input_pipeline.curriculum import Stage
 from input_pipeline.manifest import SPLITS
 from train_lib.predictions import store
-from train_lib.predictions.views import make_views
+from train_lib.predictions.views import make_views, view_swaps
 from train_lib.runtime.errors import ConfigError
 
 
@@ -37,14 +37,20 @@ class PredictSpec:
     replace: bool = True
 
 
-def predict_spec(config: ConfigDict) -> PredictSpec:
+def predict_spec(config: ConfigDict, curriculum: Sequence[Mapping] | None = None
+                 ) -> PredictSpec:
     """config.predict; without a batch size of its own, that of config.eval.
+
+    Args:
+        config: of this start.
+        curriculum: of the run, whose flips may swap classes (None: that of `config`).
 
     Raises:
         ConfigError: a value is unknown or out of range.
     """
     given = config.predict
-    views = make_views(given.views)
+    views = make_views(given.views, swaps=view_swaps(
+        given.swap, config.curriculum if curriculum is None else curriculum))
     if given.dtype not in store.DTYPES:
         raise ConfigError(f'config.predict.dtype = {given.dtype!r}: choose one of '
                           f'{", ".join(store.DTYPES)}.')

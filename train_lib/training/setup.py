@@ -38,6 +38,7 @@ from train_lib.runtime.sharding import (
 )
 from train_lib.training import patience
 from train_lib.training.batch_statistics import make_estimate, make_statistics_step
+from train_lib.training.checks import check_swaps
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
@@ -105,6 +106,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
+
+    check_swaps(config, stages, data.manifest.classes)
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)
         schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
