@@ -106,13 +106,14 @@ def example_keys(manifest: Manifest) -> np.ndarray:
         for name in manifest.table['id'].tolist()], np.uint64)
 
 
-def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Generator:
+def example_rng(seed: int, epoch: int, key: int, copy: int = 0, purpose: int = _AUGMENT
+                ) -> np.random.Generator:
     """The generator of one example's augmentation in one epoch; `copy` numbers the times that
-    over-sampling shows the example in that epoch."""
+    over-sampling shows the example in that epoch, `purpose` the stream."""
     philox = np.random.Philox(_UNSEEDED)
     philox.state = {'bit_generator': 'Philox', **_UNUSED,
                     'state': {'counter': (0, 0, copy, int(key)),
-                              'key': (seed, (_AUGMENT << 56) | epoch)}}
+                              'key': (seed, (purpose << 56) | epoch)}}
     return np.random.Generator(philox)
 
 
@@ -165,6 +166,7 @@ class _TrainBatch:
     batch_size: int
     shard: Shard
     replacements: _Replacements | None
+    beside: Callable[[int], dict] | None = None
 
     def __call__(self, step: int) -> dict:
         positions = self.shard.positions(int(step), self.batch_size)
@@ -179,7 +181,8 @@ class _TrainBatch:
                 if picture is not place:
                     place[:] = picture
         return {'image': images,
-                **{name: values[rows] for name, values in self.columns.items()}}
+                **{name: values[rows] for name, values in self.columns.items()},
+                **(self.beside(int(step)) if self.beside else {})}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
         rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
@@ -242,7 +245,8 @@ def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
 
 def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, batch_size: int,
                    shard: Shard = Shard(), loading: LoaderSpec = LoaderSpec(),
-                   replaced: dict[int, int] | None = None) -> Batches:
+                   replaced: dict[int, int] | None = None,
+                   beside: Callable[[int], dict] | None = None) -> Batches:
     """An iterator over the training batches of one process.
 
     Args:
@@ -253,6 +257,7 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         shard: the part of each batch that this process loads.
         loading: how batches are made; only `unreadable` may change what is shown.
         replaced: is filled with {row: row shown in its place}. Worker processes only log them.
+        beside: step -> further arrays of its batch, a function of the step alone (two_views.py).
 
     Returns:
         Batches dict(image=uint8 [b, height, width, channels], 'label/<head>'=int32 [b], and
@@ -274,7 +279,7 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         replacements = _Replacements(manifest, {} if replaced is None else replaced)
     batch = _TrainBatch(
         Pictures(manifest, spec, loading.cache_mb), _columns(manifest), example_keys(manifest),
-        order, tuple(course.stages), course.seed, batch_size, shard, replacements)
+        order, tuple(course.stages), course.seed, batch_size, shard, replacements, beside)
     return Batches(batch, course.steps, threads=loading.threads, workers=loading.workers,
                    prefetch=loading.prefetch)
 

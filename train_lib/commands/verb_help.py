@@ -18,7 +18,8 @@ USAGE = f'python main.py [VERB] {_CONFIG} [{_WORKDIR}] {_KEYS}'
 WIDTH = 80
 SHOWN = 3  # knobs per verb
 _HOME = Path(__file__).parents[2]
-_KNOBS = ('configs/common.py', 'configs/sections/other_verbs.py')
+_KNOBS = ('configs/common.py', 'configs/sections/without_labels.py',
+          'configs/sections/other_verbs.py')
 _KNOBS_OF_VOTES = ('configs/vote/common.py',)
 
 

@@ -56,6 +56,7 @@ class TrainState:
             correct/<head> and labelled/<head>.
         ema: None without config.ema.
         lr_factor: float32 [], a factor of the learning rate; None without config.schedule.plateau.
+        teacher: the weights of config.teacher, which stay as they are and are in no checkpoint.
     """
 
     params: Tree
@@ -66,6 +67,7 @@ class TrainState:
     metric_sums: dict[str, jax.Array]
     ema: MovingAverage | None = None
     lr_factor: jax.Array | None = None
+    teacher: Weights | None = None
 
     @property
     def weights(self) -> Weights:
@@ -78,18 +80,19 @@ class TrainState:
         return dataclasses.replace(self, **changes)
 
 
-def zero_sums(heads: Sequence[str]) -> dict[str, jax.Array]:
-    """`TrainState.metric_sums` at the start of a log interval."""
+def zero_sums(heads: Sequence[str], more: Sequence[str] = ()) -> dict[str, jax.Array]:
+    """`TrainState.metric_sums` at the start of a log interval, and those named `more`."""
     names = ['loss', 'steps', *(f'{what}/{head}' for head in heads
-                                for what in ('correct', 'labelled'))]
+                                for what in ('correct', 'labelled')), *more]
     return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
 def make_state(weights: Weights, optimizer: optax.GradientTransformation, heads: Sequence[str], *,
-               ema: bool = False, plateau: bool = False) -> TrainState:
-    """The state before the first step."""
+               ema: bool = False, plateau: bool = False, sums: Sequence[str] = ()) -> TrainState:
+    """The state before the first step; `sums`: names of further sums of metrics."""
     state = TrainState(weights.params, weights.frozen, weights.batch_stats,
-                       optimizer.init(weights.params), jnp.zeros((), jnp.int32), zero_sums(heads))
+                       optimizer.init(weights.params), jnp.zeros((), jnp.int32),
+                       zero_sums(heads, sums))
     return state.replace(ema=start_of_ema(state) if ema else None,
                          lr_factor=jnp.ones((), jnp.float32) if plateau else None)
 
