@@ -6,7 +6,8 @@ rest: `--config.schedule.lr=3e-4`. A duration is written in any unit: `dict(epoc
 may change the unit: `--config.duration.steps=100`. A share is a number from 0 to 1.
 
 To add a knob, add its line here, or to sections/other_verbs.py if only another verb than train
-reads it, and run `python docs/make_config_md.py`.
+reads it, or to sections/without_labels.py if it is about pictures without labels or a teacher, and
+run `python docs/make_config_md.py`.
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict, FieldReference
 from configs.arguments import choose, choose_data, number, parse_arg, split_arg
 from configs.sections.flat_minima import add_flat_minima_sections
 from configs.sections.other_verbs import add_verb_sections
+from configs.sections.without_labels import add_unlabelled_sections
 
 __all__ = ['choose', 'choose_data', 'get_config', 'number', 'parse_arg', 'split_arg']
 
@@ -361,5 +363,6 @@ def get_config() -> ConfigDict:
         timeout=30,  # seconds of silence after which a process counts as dead
         join_timeout=300,  # seconds to wait for the others at the start
     )
+    add_unlabelled_sections(config)
     add_verb_sections(config)
     return config

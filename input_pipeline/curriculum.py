@@ -60,14 +60,7 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
         scale = entry.get('lr_scale', 1.0)
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale < 0:
             raise DataError(f'{where}.lr_scale = {scale!r}: give a number that is not negative.')
-        given = entry.get('transforms', ())
-        if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
-            raise DataError(f"{where}.transforms = {given!r} is not a list: write ['hflip'] or "
-                            f"[dict(kind='hflip', p=0.5)].")
-        transforms = tuple(make_transform(spec, f'{where}.transforms[{i}]')
-                           for i, spec in enumerate(given))
-        if channels == 1:
-            _check_grey(transforms, where)
+        transforms = make_list(entry.get('transforms', ()), f'{where}.transforms', channels)
         stages.append(Stage(start, transforms, float(scale)))
         last = number == len(curriculum) - 1
         if 'until' not in entry:
@@ -82,10 +75,30 @@ def make_stages(curriculum: Sequence[Mapping], to_steps: Callable[[Mapping, str]
     return tuple(stages) or (Stage(0, ()),)
 
 
+def make_list(given, where: str, channels: int = 3) -> tuple[Transform, ...]:
+    """Checks a list of transforms.
+
+    Args:
+        given: of names, or of dicts with `kind`.
+        where: the config key of the list, for errors.
+        channels: as in `make_stages`.
+
+    Raises:
+        DataError: an invalid transform, or one of colours where pictures are grey.
+    """
+    if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+        raise DataError(f"{where} = {given!r} is not a list: write ['hflip'] or "
+                        f"[dict(kind='hflip', p=0.5)].")
+    transforms = tuple(make_transform(spec, f'{where}[{i}]') for i, spec in enumerate(given))
+    if channels == 1:
+        _check_grey(transforms, where)
+    return transforms
+
+
 def _check_grey(transforms: Sequence[Transform], where: str) -> None:
     for i, item in enumerate(transforms):
         if item.kind in IN_COLOR:
-            raise DataError(f'{where}.transforms[{i}]: {item.kind} works on colours, and pictures '
+            raise DataError(f'{where}[{i}]: {item.kind} works on colours, and pictures '
                             f'are grey with config.model.in_channels=1: take it out.')
         if item.kind in POLICIES:
             _log.info('stages   %s: saturation does nothing to grey pictures', item.kind)

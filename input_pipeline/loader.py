@@ -107,13 +107,14 @@ def example_keys(manifest: Manifest) -> np.ndarray:
         for name in manifest.table['id'].tolist()], np.uint64)
 
 
-def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Generator:
+def example_rng(seed: int, epoch: int, key: int, copy: int = 0, purpose: int = _AUGMENT
+                ) -> np.random.Generator:
     """The generator of one example's augmentation in one epoch; `copy` numbers the times that
-    over-sampling shows the example in that epoch."""
+    over-sampling shows the example in that epoch, `purpose` the stream."""
     philox = np.random.Philox(_UNSEEDED)
     philox.state = {'bit_generator': 'Philox', **_UNUSED,
                     'state': {'counter': (0, 0, copy, int(key)),
-                              'key': (seed, (_AUGMENT << 56) | epoch)}}
+                              'key': (seed, (purpose << 56) | epoch)}}
     return np.random.Generator(philox)
 
 
@@ -171,6 +172,7 @@ class _TrainBatch:
     shard: Shard
     replacements: _Replacements | None
     partners: Mapping[Swap, Mapping[str, np.ndarray]]
+    beside: Callable[[int], dict] | None = None
 
     def __call__(self, step: int) -> dict:
         positions = self.shard.positions(int(step), self.batch_size)
@@ -193,7 +195,7 @@ class _TrainBatch:
                                   for head, numbers in self.partners[swap].items()):
                 labels = columns[f'label/{head}']
                 labels[place] = mirrored(labels[place], numbers)
-        return {'image': images, **columns}
+        return {'image': images, **columns, **(self.beside(int(step)) if self.beside else {})}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
         rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
@@ -258,7 +260,8 @@ def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
 
 def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, batch_size: int,
                    shard: Shard = Shard(), loading: LoaderSpec = LoaderSpec(),
-                   replaced: dict[int, int] | None = None) -> Batches:
+                   replaced: dict[int, int] | None = None,
+                   beside: Callable[[int], dict] | None = None) -> Batches:
     """An iterator over the training batches of one process.
 
     Args:
@@ -269,6 +272,7 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         shard: the part of each batch that this process loads.
         loading: how batches are made; only `unreadable` may change what is shown.
         replaced: is filled with {row: row shown in its place}. Worker processes only log them.
+        beside: step -> further arrays of its batch, a function of the step alone (two_views.py).
 
     Returns:
         Batches dict(image=uint8 [b, height, width, channels], 'label/<head>'=int32 [b], and
@@ -293,7 +297,7 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         Pictures(manifest, spec, loading.cache_mb), _columns(manifest), example_keys(manifest),
         order, tuple(course.stages), course.seed, batch_size, shard, replacements,
         partners_of((item for stage in course.stages for item in stage.transforms),
-                    manifest.classes))
+                    manifest.classes), beside)
     return Batches(batch, course.steps, threads=loading.threads, workers=loading.workers,
                    prefetch=loading.prefetch)
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 UNITS = {'epochs', 'steps', 'examples', 'percent'}  # a dict of one of these is a duration
-FUNCTIONS = {'get_config', 'add_verb_sections', 'add_flat_minima_sections'}  # that set the knobs
+FUNCTIONS = {'get_config', 'add_verb_sections', 'add_flat_minima_sections',
+             'add_unlabelled_sections'}  # that set the knobs
 
 
 @dataclasses.dataclass(frozen=True)

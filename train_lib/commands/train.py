@@ -60,6 +60,11 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.probe.heads and distributed.several():
         raise ConfigError(f'config.probe.heads asks for heads on stored features, which '
                           f'{jax.process_count()} processes cannot share: start one.')
+    for key, value, off in (('unlabelled.kind', config.unlabelled.kind, 'none'),
+                            ('teacher.workdir', config.teacher.workdir, '')):
+        if config.probe.heads and value != off:
+            raise ConfigError(f'config.{key} = {value!r} has no meaning for config.probe.heads, '
+                              f'which learn from labels alone: remove one of the two.')
     if config.probe.heads:
         probe(config, manifest, workdir, began)
     elif several_folds(config.split) is not None:

@@ -185,7 +185,7 @@ def _bytes_per_device(leaves: Iterable) -> int:
 def _arrays(state: TrainState) -> list[tuple[str, int, int, int]]:
     parts = {'weights that train': state.params, 'weights, frozen': state.frozen,
              'statistics': state.batch_stats, 'optimizer': state.opt_state,
-             'moving average': state.ema}
+             'moving average': state.ema, 'teacher': state.teacher}
     rows = []
     for name, part in parts.items():
         leaves = jax.tree.leaves(part)

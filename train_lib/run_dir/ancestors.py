@@ -26,6 +26,7 @@ from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.runtime.errors import ConfigError
 
 NAME, ROWS = 'ancestors.json', 'ancestors.csv'
+UNLABELLED = 'unlabelled.csv'  # id and group of pictures that a run learned without labels
 FORMAT = 1
 
 
@@ -62,20 +63,34 @@ def source_of(config: Mapping) -> Path | None:
     Raises:
         ConfigError: a k-fold workdir, and this run is not one of the same number of folds.
     """
-    given, split = config['init']['from'], config['split']
+    return _run_of(config, 'init.from')
+
+
+def teacher_of(config: Mapping) -> Path | None:
+    """The run that config.teacher.workdir means, likewise.
+
+    Raises:
+        ConfigError: as `source_of`.
+    """
+    return _run_of(config, 'teacher.workdir')
+
+
+def _run_of(config: Mapping, name: str) -> Path | None:
+    section, key = name.split('.')
+    given, split = config.get(section, {}).get(key, ''), config['split']
     if not given:
         return None
     source = Path(given)
     if not is_kfold(source):
         return source
     if split['kind'] != 'kfold' or not isinstance(split['fold'], int):
-        raise ConfigError(f'config.init.from = {given!r} is a k-fold run, and this run does not '
+        raise ConfigError(f'config.{name} = {given!r} is a k-fold run, and this run does not '
                           f'train one fold at a time: give one of its folds, as in '
                           f'{source / "fold_0"}.')
     theirs = read_split(source).get('folds')
     if theirs not in (None, split['folds']):
-        raise ConfigError(f'config.init.from = {given!r} has {theirs} folds and this run '
-                          f'{split["folds"]}, so that no fold starts from its own: set '
+        raise ConfigError(f'config.{name} = {given!r} has {theirs} folds and this run '
+                          f'{split["folds"]}, so that no fold has its own there: set '
                           f'config.split.folds={theirs}, or give one fold, as in '
                           f'{source / "fold_0"}.')
     return source / f'fold_{split["fold"]}'
@@ -105,6 +120,9 @@ def of_start(config: Mapping, best_checkpoint: Callable[[Path], str]) -> Ancestr
     source = source_of(config)
     found = _below(None, config['init']['pretrained']) if source is None else \
         _of_source(source, best_checkpoint)
+    teacher = teacher_of(config)
+    if teacher is not None:
+        found = _together([found, _of_source(teacher, best_checkpoint)])
     return dataclasses.replace(found, accepted=config['init']['seen'] == 'accept')
 
 
@@ -150,11 +168,20 @@ def ancestry_of(workdir: Path, known: Collection[Path] = ()) -> Ancestry:
     given, split = config.get('init', {}), config.get('split', {})
     if not isinstance(given, dict) or not isinstance(split, dict):
         return Ancestry()
-    name = given.get('from') or ''
+    teacher = config.get('teacher', {})
+    known = {*known, workdir.resolve()}
+    found = _below(_derived(given.get('from'), split), given.get('pretrained') or '', known)
+    if not isinstance(teacher, dict) or not teacher.get('workdir'):
+        return found
+    return _together([found, _below(_derived(teacher['workdir'], split), '', known)])
+
+
+def _derived(name: str | None, split: Mapping) -> Path | None:
+    """The run that an older config.json names, or its fold."""
     source = Path(name) if name else None
     if source is not None and is_kfold(source) and isinstance(split.get('fold'), int):
         source = source / f'fold_{split["fold"]}'
-    return _below(source, given.get('pretrained') or '', {*known, workdir.resolve()})
+    return source
 
 
 def _below(source: Path | None, pretrained: str, known: Collection[Path] = ()) -> Ancestry:
@@ -173,13 +200,32 @@ def _below(source: Path | None, pretrained: str, known: Collection[Path] = ()) -
         unknown.insert(0, f'what {source} trained on (it has no {workdirs.SPLIT})')
         trained = Table([], [], {})
     own = {name: trained.groups.get(name, '') for name, side in zip(trained.ids, trained.sides)
-           if side == 'train'}
+           if side == 'train'} | _unlabelled_of(source)
     facts = workdirs.start_facts(source)
     run = dict(workdir=os.path.abspath(source), data_digest=facts.get('data_digest', ''),
                split_digest=facts.get('split_digest') or (
                    split_digest(trained.ids, trained.sides) if trained.ids else ''),
                checkpoint='', rows=len(own))
     return Ancestry((run, *above.runs), {**rows, **own}, tuple(dict.fromkeys(unknown)))
+
+
+def _unlabelled_of(workdir: Path) -> dict[str, str]:
+    """{id: group, '' for none} of the pictures that a run learned without labels."""
+    path = workdir / UNLABELLED
+    if not path.exists():
+        return {}
+    header, rows, _ = read_csv(str(path))
+    if header != ['id', 'group']:
+        raise ConfigError(f'{path} has no columns id and group: restore it.')
+    return {str(name): str(group) for name, group in rows}
+
+
+def _together(parts: Sequence[Ancestry]) -> Ancestry:
+    """Several ancestries as one; nothing is accepted by it."""
+    runs = {(run['workdir'], run['checkpoint']): run for part in parts for run in part.runs}
+    rows = {name: group for part in parts for name, group in part.rows.items()}
+    return Ancestry(tuple(runs.values()), rows,
+                    tuple(dict.fromkeys(clause for part in parts for clause in part.unknown)))
 
 
 def _of_file(pretrained: str, known: Collection[Path]) -> Ancestry:
@@ -260,12 +306,9 @@ def of_several(folders: Sequence[Path], best_checkpoint: Callable[[Path], str] =
         folders: their workdirs.
         best_checkpoint: as in `of_start`.
     """
-    parts = [_of_source(folder, best_checkpoint) for folder in folders]
-    runs = {(run['workdir'], run['checkpoint']): run for part in parts for run in part.runs}
-    rows = {name: group for part in parts for name, group in part.rows.items()}
-    return Ancestry(tuple(runs.values()), rows,
-                    tuple(dict.fromkeys(clause for part in parts for clause in part.unknown)),
-                    any(ancestry_of(folder).accepted for folder in folders))
+    found = _together([_of_source(folder, best_checkpoint) for folder in folders])
+    return dataclasses.replace(
+        found, accepted=any(ancestry_of(folder).accepted for folder in folders))
 
 
 def save(workdir: Path, ancestry: Ancestry) -> None:

@@ -20,6 +20,7 @@ from train_lib.run_dir.ancestors import (
     read_split,
     read_table,
     source_of,
+    teacher_of,
 )
 from train_lib.runtime.errors import ConfigError
 
@@ -131,34 +132,41 @@ def check(config: Mapping, ancestry: Ancestry, manifest: Manifest, *, goes_on: b
 
 def _refusal(config: Mapping, ancestry: Ancestry, held: Sequence[tuple[str, list[str], int]]
              ) -> str:
-    key = 'from' if config['init']['from'] else 'pretrained'
+    keys = [f'config.{section}.{key} = {given!r}' for section, key in (
+        ('init', 'from'), ('init', 'pretrained'), ('teacher', 'workdir'))
+        if (given := config.get(section, {}).get(key))]
     by_group = sum(name not in ancestry.rows for _, ids, _ in held for name in ids)
     counts = ' and '.join(f'{len(ids)} of the {size} {name} rows' for name, ids, size in held)
     shown = ', '.join(repr(name) for name in held[0][1][:3])
     who = ancestry.runs[0]['workdir'] if len(ancestry.runs) == 1 else \
         f'{ancestry.runs[0]["workdir"]} or its ancestors'
-    return (f'config.init.{key} = {config["init"][key]!r}: {who} trained on {counts} of this run '
+    return (f'{" and ".join(keys)}: {who} trained on {counts} of this run '
             f'({shown}{", ..." if len(held[0][1]) > 3 else ""}'
             f'{f"; {by_group} only by their group" if by_group else ""}), so their scores would '
             f'mean nothing: keep its split by --config.split.kind=given '
             f'--config.split.file={ancestry.runs[0]["workdir"]}/{workdirs.SPLIT}, or for folds '
-            f'let each start from its own (init.from = a k-fold workdir of the same folds), or '
+            f'let each have its own (give a k-fold workdir of the same folds), or '
             f'accept it by --config.init.seen=accept, which is marked in every result.')
 
 
 def _check_folds(config: Mapping, manifest: Manifest) -> None:
     """Fold k of a k-fold source must hold out the rows that fold k holds out here."""
-    given = config['init']['from']
-    if not given or not is_kfold(Path(given)):
-        return
-    source = source_of(config)
+    for name, find in (('init.from', source_of), ('teacher.workdir', teacher_of)):
+        section, key = name.split('.')
+        given = config.get(section, {}).get(key)
+        if given and is_kfold(Path(given)):
+            _check_folds_of(config, manifest, name, given, find(config))
+
+
+def _check_folds_of(config: Mapping, manifest: Manifest, name: str, given: str,
+                    source: Path | None) -> None:
     assert source is not None
     theirs = read_table(source)
     if theirs is None:
         return  # said by `Ancestry.unknown`
     ours = split_digest(manifest.table['id'], manifest.table['split'])
     if split_digest(theirs.ids, theirs.sides) != ours:
-        raise ConfigError(f'config.init.from = {given!r}: its fold {config["split"]["fold"]} holds '
+        raise ConfigError(f'config.{name} = {given!r}: its fold {config["split"]["fold"]} holds '
                           f'out other rows than fold {config["split"]["fold"]} of this run (the '
                           f'digests of the splits differ): give the data, config.split and seed '
                           f'of that run, one of its folds, as in {source}, or accept it by '

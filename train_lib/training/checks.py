@@ -11,6 +11,7 @@ from input_pipeline.warp import BORDERS
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import patience
 from train_lib.training.preprocess_spec import DTYPES, input_channels, input_size
+from train_lib.training.unlabelled_rows import check_unlabelled
 
 log = logging.getLogger(__name__)
 
@@ -76,3 +77,4 @@ def check_values(config: ConfigDict, devices: int) -> None:
                           f'config.accumulate = {config.accumulate} equal parts on {devices} '
                           f'device{"s" * (devices > 1)}: give a multiple of '
                           f'{devices * config.accumulate}.')
+    check_unlabelled(config, devices)

@@ -19,6 +19,7 @@ from train_lib.run_dir import workdirs
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.row_splits import split_rows
+from train_lib.training.unlabelled_rows import Unlabelled, find_unlabelled, is_labelled
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,13 @@ class Data:
         manifest: all rows, each with its split.
         parts: the rows of 'train', 'val' and 'test'.
         digest: of ids, labels, groups, splits and class names; see `manifest.digest`.
+        unlabelled: with config.unlabelled, whose pictures then are not in `parts`.
     """
 
     manifest: Manifest
     parts: dict[str, Manifest]
     digest: str
+    unlabelled: Unlabelled | None = None
 
 
 def load_manifest(config: ConfigDict) -> Manifest:
@@ -108,9 +111,20 @@ def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) 
         config, manifest: of this start.
         run: see `row_splits.split_rows`.
     """
-    manifest = split_rows(config, manifest, run)
+    whole, manifest = manifest, split_rows(config, manifest, run)
     parts = parts_of(manifest, config.split)
+    unlabelled = find_unlabelled(config, whole, manifest)
+    if unlabelled is not None:
+        parts['train'] = _labelled(parts['train'])
     if config.resample.kind == 'cluster' and not config.resample.column:
         parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,
                                        config.seed)
-    return Data(manifest, parts, digest(manifest))
+    return Data(manifest, parts, digest(manifest), unlabelled)
+
+
+def _labelled(train: Manifest) -> Manifest:
+    kept = train.select(is_labelled(train))
+    if not len(kept):
+        raise ConfigError('config.unlabelled: no training row has a label, and somebody has to '
+                          'say what is what: label a few per class.')
+    return kept

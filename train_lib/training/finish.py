@@ -80,6 +80,8 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         device=describe_devices(run.programs.mesh), version=train_lib.__version__,
         versions=dict(jax=jax.__version__, flax=flax.__version__),
         **seen_rows.facts(run.workdir))
+    if data.unlabelled is not None:
+        result['unlabelled'] = data.unlabelled.facts()
     packed = packed_as(data.manifest)
     if packed is not None:  # what other pictures have to go through as well
         result['packed_as'] = packed

@@ -127,7 +127,7 @@ def _of_fold(config: ConfigDict, fold: int) -> ConfigDict:
 def _check_ancestors(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     """Refuses before the first fold trains what one of the folds that are still to begin would
     refuse."""
-    if not config.init['from'] and not config.init.pretrained:
+    if not config.init['from'] and not config.init.pretrained and not config.teacher.workdir:
         return
     source = Path(config.init.resume_from or workdir)
     for fold in _numbers(config):

@@ -262,7 +262,7 @@ def restore(folder: Path, state: TrainState, iterator) -> tuple[TrainState, Host
         CheckpointError: the frozen weights are damaged, missing, or not those of `state`.
     """
     stored, host = checkpoints.restore(folder, to_stored(state), iterator)
-    return from_stored(stored), HostState.from_json(host)
+    return from_stored(stored).replace(teacher=state.teacher), HostState.from_json(host)
 
 
 def best_weights(folder: Path, host: HostState, weights: Weights) -> tuple[Weights, HostState]:

@@ -30,10 +30,11 @@ from train_lib.runtime.progress import Progress
 from train_lib.runtime.sharding import place, shard_batch
 from train_lib.runtime.signals import Interrupted, Paused, Stopped
 from train_lib.training import init, patience, rollback
+from train_lib.training.beside_labels import row_of
 from train_lib.training.evaluate import all_finite, predict, score_split
 from train_lib.training.phases import begun_at
 from train_lib.training.run_spec import RunSpec
-from train_lib.training.state import HostState, TrainState, to_stored, zero_sums
+from train_lib.training.state import HostState, TrainState, to_stored
 from train_lib.training.step import is_finite
 
 log = logging.getLogger(__name__)
@@ -312,6 +313,8 @@ def _log(run: RunSpec, state: TrainState, host: HostState, step: int, metrics_lo
     if len(heads) > 1:
         row |= {f'{head}/accuracy': value if trained else None
                 for head, value in accuracies.items()}
+    row |= row_of(sums, heads)
     images = progress.update(step, loss, accuracy)
     metrics_log.write(row, images_per_second=images)
-    return state.replace(metric_sums=_like(zero_sums(heads), state.metric_sums))
+    return state.replace(metric_sums=_like(
+        jax.tree.map(lambda _: np.float32(0), state.metric_sums), state.metric_sums))

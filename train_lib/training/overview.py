@@ -27,6 +27,9 @@ def announce(data: Data, job: Job) -> None:
     log.info('data     %s train, %s val, %s test images; %s%s',
              *(f'{len(parts[name]):,}' for name in ('train', 'val', 'test')), classes,
              '' if groups is None else f'; {counted(groups, "group")}')
+    if data.unlabelled is not None and job.run.inputs.views is not None:
+        log.info('         %s unlabelled images beside them, %d per step',
+                 f'{len(data.unlabelled.rows):,}', job.run.inputs.views.batch_size)
     log.info('model    %s, %s, %s, %s', outputs.model, job.parameters.description,
              outputs.precision, describe_devices(job.run.programs.mesh))
     log.info('plan     %s of %d, %s epochs', counted(timing.total_steps, 'step'),

@@ -23,7 +23,7 @@ from train_lib.runtime.distributed import StopTogether
 from train_lib.runtime.errors import CheckpointError, ConfigError
 from train_lib.runtime.sharding import make_mesh
 from train_lib.runtime.signals import Stopped, StopSignal
-from train_lib.training import init
+from train_lib.training import init, live_teacher, unlabelled_rows
 from train_lib.training.checks import check_values
 from train_lib.training.data import Data, split_data
 from train_lib.training.finish import FinalWeights, Finished, finish
@@ -62,6 +62,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
     ancestry = ancestors.of_run(config, known, init.digest_of_best)
     seen_rows.check(config, ancestry, data.manifest,
                     goes_on=(known / 'config.json').exists())
+    live_teacher.check_goes_on(config, ancestry, init.digest_of_best)
+    unlabelled_rows.check_goes_on(known, data.unlabelled)
     own = latest_good(workdir / 'checkpoints')
     copied = own is None and bool(config.init.resume_from)
     found = init.source_checkpoint(config, data) if copied else own
@@ -88,9 +90,11 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
             first()
         workdirs.claim(workdir, config, data.digest, data.manifest,
                        range16=data.manifest.range16, compared=True,
-                       facts=dict(input=prepared, pretrained=published))
+                       facts=dict(input=prepared, pretrained=published,
+                                  **unlabelled_rows.start_facts(data.unlabelled)))
         claimed = True
         distributed.on_first(lambda: ancestors.save(workdir, ancestry))
+        distributed.on_first(lambda: unlabelled_rows.save(workdir, data.unlabelled))
         if found is not None and copied:
             distributed.on_first(lambda: init.copy_run(found, workdir))
             own = latest_good(workdir / 'checkpoints')

@@ -10,6 +10,7 @@ import jax
 from input_pipeline.curriculum import Stage
 from input_pipeline.loader import LoaderSpec
 from input_pipeline.pictures import PreprocessSpec
+from input_pipeline.two_views import ViewSpec
 from train_lib.losses.losses import LossSpec
 from train_lib.optim.schedules import Schedule
 from train_lib.training.evaluate import EvalSplit
@@ -145,10 +146,12 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """How pictures become batches: how each is prepared, and how they are loaded."""
+    """How pictures become batches: how each is prepared, and how they are loaded; with
+    config.unlabelled also what the views of unlabelled ones show."""
 
     preprocess: PreprocessSpec
     loading: LoaderSpec
+    views: ViewSpec | None = None
 
 
 @dataclasses.dataclass(frozen=True)

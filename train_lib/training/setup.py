@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 
 from input_pipeline import loader
 from input_pipeline.batches import Batches
-from input_pipeline.curriculum import make_stages
+from input_pipeline.curriculum import Stage, make_list, make_stages
 from input_pipeline.durations import to_steps
 from input_pipeline.manifest import Manifest, class_counts
 from input_pipeline.order import Order
 from input_pipeline.resampling import make_order
+from input_pipeline.two_views import STRONG, TRUTH, WEAK, ViewSpec, two_views
+from train_lib.losses.consistency import make_consistency
 from train_lib.losses.mixing import Mixing, make_mixings
 from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
 from train_lib.optim.optimizers import make_optimizer
@@ -38,10 +40,12 @@ from train_lib.runtime.sharding import (
 )
 from train_lib.training import patience
 from train_lib.training.batch_statistics import make_estimate, make_statistics_step
+from train_lib.training.beside_labels import BesideLabels
 from train_lib.training.checks import check_swaps
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
+from train_lib.training.live_teacher import load_teacher
 from train_lib.training.network import Network, ParameterCounts, make_network
 from train_lib.training.phases import find_phases, graphdef_of
 from train_lib.training.preprocess_spec import DTYPES, loader_spec, preprocess_spec
@@ -55,6 +59,7 @@ from train_lib.training.step import (
     make_normalise,
     make_train_step,
 )
+from train_lib.training.unlabelled_rows import batch_size_of, read_spec
 from train_lib.training.weight_averages import Averaging, read_averaging
 
 ToSteps = Callable[[Mapping, str], int]  # (duration, config key) -> steps
@@ -106,8 +111,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
-
     check_swaps(config, stages, data.manifest.classes)
+    inputs = dataclasses.replace(inputs, views=_views(config, data, stages, inputs))
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)
         schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
@@ -129,12 +134,16 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     order = make_order(data.parts['train'], config.resample.to_dict(), seed=config.seed,
                        batch_size=config.batch_size, to_steps=to_steps_of_run)
     scoring, mixings = _scoring(config, data, to_steps_of_run, evals, order)
+    teaching = load_teacher(config, data.manifest.classes, layout, inputs.preprocess,
+                            abstract=abstract)
+    beside = BesideLabels(make_consistency(read_spec(config), to_steps_of_run),
+                          teaching and teaching[0])
     options = StepOptions(
         scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
         network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
         weights_end=_weights_end(config, data.parts['train'], order),
         sharpness=read_sharpness(config.sharpness.to_dict(), to_steps_of_run),
-        averaging=averaging)
+        averaging=averaging, beside=beside)
 
     def of_phase(waiting: Collection[str]) -> tuple[Callable, Callable | None]:
         graphdef = graphdef_of(network, waiting) if waiting else network.graphdef
@@ -159,10 +168,12 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         Weights(params, frozen, batch_stats), optimizer, scoring.heads,
         ema=ema_decay is not None or averaging is not None,
         counted=averaging is not None and averaging.counted,
-        plateau=control.plateau is not None)
+        plateau=control.plateau is not None, sums=beside.sums(scoring.heads))
     weights = network.weights
     state = (plan_state if abstract else make_state_on)(
         layout, make, weights.params, weights.batch_stats, weights.frozen)
+    if teaching:
+        state = state.replace(teacher=teaching[1])
     return Job(run, state, iterator, evals, network.parameters, replaced,
                dict(network.pretrained))
 
@@ -245,13 +256,34 @@ def _training_batches(config: ConfigDict, data: Data, run: RunSpec, steps: int, 
                       ) -> tuple[Batches, dict[int, int]]:
     """(the iterator, the rows that it replaces while it runs)"""
     replaced: dict[int, int] = {}
+    shard, inputs = loader.Shard(jax.process_index(), jax.process_count()), run.inputs
+    beside = None
+    if inputs.views is not None:
+        assert data.unlabelled is not None
+        beside = two_views(data.unlabelled.rows, inputs.preprocess, inputs.views, shard=shard,
+                           loading=inputs.loading)
     course = loader.Course(stages=run.stages, steps=max(run.timing.total_steps, steps),
                            seed=config.seed, order=order)
     iterator = loader.train_iterator(
-        data.parts['train'], run.inputs.preprocess, course, batch_size=config.batch_size,
-        shard=loader.Shard(jax.process_index(), jax.process_count()),
-        loading=run.inputs.loading, replaced=replaced)
+        data.parts['train'], inputs.preprocess, course, batch_size=config.batch_size, shard=shard,
+        loading=inputs.loading, replaced=replaced, beside=beside)
     return iterator, replaced
+
+
+def _views(config: ConfigDict, data: Data, stages: Sequence[Stage], inputs: Inputs
+           ) -> ViewSpec | None:
+    """What the views of unlabelled pictures show; None without such pictures."""
+    if data.unlabelled is None:
+        return None
+    spec, channels = read_spec(config), inputs.preprocess.channels
+    weak = stages if spec.weak is None else (
+        Stage(0, make_list(spec.weak, 'config.unlabelled.weak', channels)),)
+    strong = make_list(spec.strong, 'config.unlabelled.strong', channels)
+    if not strong:
+        raise ConfigError('config.unlabelled.strong is empty, so that both views would be alike: '
+                          'give transforms.')
+    return ViewSpec(batch_size=batch_size_of(config), weak=weak, strong=strong, seed=config.seed,
+                    truth=data.unlabelled.truth)
 
 
 def steps_of(config: ConfigDict, examples: int, duration: Mapping, key: str,
@@ -310,11 +342,17 @@ def batch_shapes(run: RunSpec, parts: Mapping[str, Manifest]) -> dict[str, jax.S
     """Shapes, dtypes and shardings of a training batch."""
     prepared = run.inputs.preprocess
 
-    def spec(shape, dtype):
-        return jax.ShapeDtypeStruct((run.timing.batch_size, *shape), dtype,
+    def spec(shape, dtype, size=run.timing.batch_size):
+        return jax.ShapeDtypeStruct((size, *shape), dtype,
                                     sharding=batch_sharding(run.programs.mesh))
 
-    batch = {'image': spec((*prepared.frame, prepared.channels), jnp.uint8)}
+    picture, views = (*prepared.frame, prepared.channels), run.inputs.views
+    batch = {'image': spec(picture, jnp.uint8)}
+    if views is not None:
+        batch |= {name: spec(picture, jnp.uint8, views.batch_size) for name in (WEAK, STRONG)}
+        if views.truth:
+            batch |= {TRUTH + head: spec((), jnp.int32, views.batch_size)
+                      for head in run.scoring.heads}
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)

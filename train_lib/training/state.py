@@ -62,6 +62,7 @@ class TrainState:
             correct/<head> and labelled/<head>.
         ema: the average of the weights; None without one.
         lr_factor: float32 [], a factor of the learning rate; None without config.schedule.plateau.
+        teacher: the weights of config.teacher, which stay as they are and are in no checkpoint.
     """
 
     params: Tree
@@ -72,6 +73,7 @@ class TrainState:
     metric_sums: dict[str, jax.Array]
     ema: MovingAverage | None = None
     lr_factor: jax.Array | None = None
+    teacher: Weights | None = None
 
     @property
     def weights(self) -> Weights:
@@ -84,18 +86,21 @@ class TrainState:
         return dataclasses.replace(self, **changes)
 
 
-def zero_sums(heads: Sequence[str]) -> dict[str, jax.Array]:
-    """`TrainState.metric_sums` at the start of a log interval."""
+def zero_sums(heads: Sequence[str], more: Sequence[str] = ()) -> dict[str, jax.Array]:
+    """`TrainState.metric_sums` at the start of a log interval, and those named `more`."""
     names = ['loss', 'steps', *(f'{what}/{head}' for head in heads
-                                for what in ('correct', 'labelled'))]
+                                for what in ('correct', 'labelled')), *more]
     return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
 def make_state(weights: Weights, optimizer: optax.GradientTransformation, heads: Sequence[str], *,
-               ema: bool = False, counted: bool = False, plateau: bool = False) -> TrainState:
-    """The state before the first step; `counted`: the average has a `total`."""
+               ema: bool = False, counted: bool = False, plateau: bool = False,
+               sums: Sequence[str] = ()) -> TrainState:
+    """The state before the first step; `counted`: the average has a `total`; `sums`: names of
+    further sums of metrics."""
     state = TrainState(weights.params, weights.frozen, weights.batch_stats,
-                       optimizer.init(weights.params), jnp.zeros((), jnp.int32), zero_sums(heads))
+                       optimizer.init(weights.params), jnp.zeros((), jnp.int32),
+                       zero_sums(heads, sums))
     average = start_of_ema(state) if ema else None
     if average is not None and counted:
         average = dataclasses.replace(average, total=jnp.zeros((), jnp.float32))

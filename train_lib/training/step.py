@@ -19,6 +19,7 @@ from train_lib.optim.schedules import Schedule
 from train_lib.optim.sharpness import Sharpness, ascended
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import joined, part_like, select
+from train_lib.training.beside_labels import NOTHING, BesideLabels, Given
 from train_lib.training.state import MovingAverage, TrainState, Weights
 from train_lib.training.weight_averages import Averaging
 
@@ -94,6 +95,7 @@ class StepOptions:
             stay as they are, and a BatchNorm of theirs must be frozen in the graph definition.
         sharpness: the gradient is taken at other weights; None: at those of the state.
         averaging: an average besides that of `ema_decay`; the state must have `ema`.
+        beside: what is learned besides labels.
     """
 
     heads: Sequence[str]
@@ -109,6 +111,7 @@ class StepOptions:
     waiting: Collection[str] = frozenset()
     sharpness: Sharpness | None = None
     averaging: Averaging | None = None
+    beside: BesideLabels = NOTHING
 
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
@@ -125,6 +128,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     heads, seed, accumulate = options.heads, options.seed, options.accumulate
     factors = dict(zip(heads, options.head_weights or [1.0] * len(heads)))
     losses = options.losses or {head: LossSpec() for head in heads}
+    beside, own = options.beside, make_eval_step(graphdef, normalise, heads)
 
     def parts_of(params):
         """(those that train, those that wait)"""
@@ -133,23 +137,26 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         return (select(params, lambda name: name not in options.waiting),
                 select(params, options.waiting.__contains__))
 
-    def gradient_of(params, frozen, batch_stats, step, key, part, divisors):
+    def gradient_of(params, frozen, guides, batch_stats, step, key, part, divisors):
         """(gradient, metric sums, batch_stats) of a batch, or of a part of it."""
-        images, targets, weights, labels = part
-        images = normalise(images)
+        images, targets, weights, labels, more = part
+        answers = beside.answers(guides, images, more, own)
+        inputs = beside.together(normalise, images, more)
 
         def objective(params, batch_stats):
             model = nnx.merge(graphdef, params, frozen, batch_stats)
-            logits = as_heads(model(images, rngs=nnx.Rngs(dropout=key)), heads)
-            loss = sum(factors[head] * head_loss(losses[head], logits[head], targets[head],
-                                                 weights, step, divisors.get(head))
-                       for head in heads)
-            return loss, (logits, split_model(model)[2])
+            logits, views = beside.apart(
+                as_heads(model(inputs, rngs=nnx.Rngs(dropout=key)), heads), len(images), more)
+            of_labels = {head: factors[head] * head_loss(
+                losses[head], logits[head], targets[head], weights, step, divisors.get(head))
+                for head in heads}
+            loss, sums = beside.objective(of_labels, logits, views, answers,
+                                          Given(step, factors, accumulate, more))
+            return loss, (dict(loss=sum(of_labels.values())) | sums, logits, split_model(model)[2])
 
         # batch_stats is an argument: BatchNorm writes to it inside the gradient.
-        (loss, (logits, batch_stats)), gradient = jax.value_and_grad(
+        (_, (sums, logits, batch_stats)), gradient = jax.value_and_grad(
             objective, has_aux=True)(params, batch_stats)
-        sums = dict(loss=loss)
         for head in heads:
             hits = jnp.argmax(logits[head], axis=-1) == labels[head]
             sums[f'correct/{head}'] = jnp.sum(hits, dtype=jnp.float32)
@@ -159,10 +166,11 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     def gradient_of_batch(state: TrainState, at, key: jax.Array, whole: tuple):
         """`gradient_of` the whole batch at some weights, `accumulate` parts one after another."""
         params, waiting = parts_of(at)
-        of_part = functools.partial(gradient_of, params, joined(state.frozen, waiting))
+        of_part = functools.partial(gradient_of, params, joined(state.frozen, waiting),
+                                    beside.guides(state))
         if accumulate == 1:
             return of_part(state.batch_stats, state.step, key, whole, {})
-        _, targets, weights, _ = whole
+        _, targets, weights, *_ = whole
         divisors = {head: total_weight(losses[head], targets[head], weights, state.step)
                     for head in heads}
 
@@ -204,7 +212,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         images, targets, weights = mix(options.mixings, seed, state.step, batch['image'], labels,
                                        weights)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        averaging, whole = options.averaging, (images, targets, weights, labels)
+        averaging = options.averaging
+        whole = images, targets, weights, labels, beside.arrays(batch)
         at = averaging.point(state.params, state.ema) if averaging else state.params
         gradient, sums, batch_stats = gradient_of_batch(state, at, key, whole)
         gradient = sharp_gradient(state, at, gradient, key, whole)
@@ -229,7 +238,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         if averaging and state.ema is not None:
             new['params'], new['ema'] = averaging.after(params, batch_stats, state.ema,
                                                         state.step + 1, rate)
-        if options.guarded:
+        if options.guarded:  # what else is learned shows in the gradient
             finite = is_finite((loss, gradient, params, batch_stats, opt_state))
             new = jax.tree.map(functools.partial(jnp.where, finite), new,
                                {name: getattr(state, name) for name in new})

@@ -1,0 +1,45 @@
+"""The knobs of what a run learns without labels; `common.get_config` adds them to the others."""
+
+from ml_collections import ConfigDict, FieldReference
+
+
+def _anything(default) -> FieldReference:
+    """A field whose value may have another type than its default."""
+    return FieldReference(default, field_type=object)
+
+
+def add_unlabelled_sections(config: ConfigDict) -> None:
+    """Adds the sections of unlabelled pictures and of a teacher."""
+    # Pictures without labels beside the labelled ones: a weak and a strong view of a picture should
+    # get the same answer.
+    config.unlabelled = dict(
+        # 'none' | 'fixmatch': a sure answer to the weak view is the label of the strong one |
+        # 'mean_teacher': the answer of the moving average (ema.decay above 0) to the weak view is
+        # the target of the strong one.
+        kind='none',
+        # 'hidden': training rows without a label, and those that data.long_tail leaves out |
+        # 'folder' | 'csv': pictures that are no rows of the run; labels there are not read.
+        source='hidden',
+        folder='',  # source=folder: the folder or .zip with them, in any folders below it
+        csv='',  # source=csv: the table, whose columns are named as those of the run
+        images='',  # source=csv: folder or .zip that its paths are relative to ('': the CSV's own)
+        batch_size=_anything(None),  # pictures per step, over all devices (None: batch_size)
+        weight=1.0,  # of their loss, 0 or more
+        start=dict(percent=0),  # their loss counts from then on
+        ramp=dict(percent=0),  # how long the weight takes to grow from there, as exp(-5 (1 - t)^2)
+        # Least probability of an answer that is a target (None: 0.95 of fixmatch, else 0).
+        threshold=_anything(None),
+        # mean_teacher, of probabilities: 'mse': squared, summed over the classes | 'kl'.
+        distance='mse',
+        weak=_anything(None),  # transforms of the weak view (None: those of the curriculum's stage)
+        strong=('rand_augment', 'cutout'),  # transforms of the strong view
+        # Keep pictures that are the same files as validation or test pictures, or of their groups;
+        # this is marked in every result (False: they are left out).
+        transductive=False,
+    )
+    # A trained run that answers every training picture; the answer is learned beside the label.
+    config.teacher = dict(
+        workdir='',  # of the run, whose best weights answer; of a k-fold run, those of each fold
+        weight=0.5,  # share of the loss that is the teacher's, 0 to 1; the rest is the labels'
+        temperature=2.0,  # divides the logits of both; the loss is multiplied by its square
+    )
