@@ -20,6 +20,7 @@ from train_lib.runtime.signals import STOPPED, Interrupted, Left, Stopped, leavi
 from train_lib.training.data import load_data, load_manifest
 from train_lib.training.folds import train_folds
 from train_lib.training.run import train_one
+from train_lib.training.teaching import is_taught
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
     if config.probe.heads and distributed.several():
         raise ConfigError(f'config.probe.heads asks for heads on stored features, which '
                           f'{jax.process_count()} processes cannot share: start one.')
+    if config.probe.heads and is_taught(config):
+        raise ConfigError('config.probe.heads trains on stored features of the labelled rows, and '
+                          'takes neither data.extra.file nor distill.teachers: leave these out.')
     if config.probe.heads:
         probe(config, manifest, workdir, began)
     elif several_folds(config.split) is not None:

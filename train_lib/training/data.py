@@ -19,6 +19,7 @@ from train_lib.run_dir import workdirs
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.row_splits import split_rows
+from train_lib.training.teaching import Teaching, read_teaching
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,13 @@ class Data:
         manifest: all rows, each with its split.
         parts: the rows of 'train', 'val' and 'test'.
         digest: of ids, labels, groups, splits and class names; see `manifest.digest`.
+        taught: what is learnt from other runs; None for nothing.
     """
 
     manifest: Manifest
     parts: dict[str, Manifest]
     digest: str
+    taught: Teaching | None = None
 
 
 def load_manifest(config: ConfigDict) -> Manifest:
@@ -113,4 +116,5 @@ def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) 
     if config.resample.kind == 'cluster' and not config.resample.column:
         parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,
                                        config.seed)
-    return Data(manifest, parts, digest(manifest))
+    return Data(manifest, parts, digest(manifest),
+                read_teaching(config, manifest, parts['train'], run))

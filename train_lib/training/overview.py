@@ -10,6 +10,7 @@ from train_lib.runtime.progress import epochs
 from train_lib.training import parameter_table
 from train_lib.training.data import Data
 from train_lib.training.setup import Job
+from train_lib.training.teaching import announce as announce_teaching
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def announce(data: Data, job: Job) -> None:
     log.info('data     %s train, %s val, %s test images; %s%s',
              *(f'{len(parts[name]):,}' for name in ('train', 'val', 'test')), classes,
              '' if groups is None else f'; {counted(groups, "group")}')
+    announce_teaching(data.taught, job.extra_start)
     log.info('model    %s, %s, %s, %s', outputs.model, job.parameters.description,
              outputs.precision, describe_devices(job.run.programs.mesh))
     log.info('plan     %s of %d, %s epochs', counted(timing.total_steps, 'step'),

@@ -137,10 +137,12 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """How pictures become batches: how each is prepared, and how they are loaded."""
+    """How pictures become batches: how each is prepared, how they are loaded, and which columns
+    training batches have besides labels and weight, {name: width, 0 for a number per example}."""
 
     preprocess: PreprocessSpec
     loading: LoaderSpec
+    columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,15 @@ from flax import nnx
 
 import models
 from input_pipeline.errors import did_you_mean
-from train_lib.losses.losses import LossSpec, head_loss, total_weight
+from input_pipeline.extra_rows import FACTOR
+from train_lib.losses.losses import LossSpec
 from train_lib.losses.mixing import Mixing, mix
+from train_lib.losses.soft_targets import (
+    Distillation,
+    batch_targets,
+    divisors_of,
+    loss_of_head,
+)
 from train_lib.optim.param_groups import scale_updates
 from train_lib.optim.schedules import Schedule
 from train_lib.runtime.errors import ConfigError
@@ -76,7 +83,8 @@ class StepOptions:
     """How a batch becomes an update.
 
     Attributes:
-        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight.
+        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight
+            and what `extra_rows` adds.
         seed: of dropout and drop path; their masks are a function of (seed, step).
         losses: of each head; None for cross-entropy.
         head_weights: factor of each head's loss, () for 1.
@@ -90,6 +98,7 @@ class StepOptions:
         weights_end: see `objectives.example_weights_end`.
         waiting: names of parameters that do not train yet: they get no gradient, their moments
             stay as they are, and a BatchNorm of theirs must be frozen in the graph definition.
+        distillation: how much the 'teacher/<head>' of a batch counts.
     """
 
     heads: Sequence[str]
@@ -103,6 +112,7 @@ class StepOptions:
     guarded: bool = False
     weights_end: int | None = None
     waiting: Collection[str] = frozenset()
+    distillation: Distillation | None = None
 
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
@@ -135,9 +145,9 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         def objective(params, batch_stats):
             model = nnx.merge(graphdef, params, frozen, batch_stats)
             logits = as_heads(model(images, rngs=nnx.Rngs(dropout=key)), heads)
-            loss = sum(factors[head] * head_loss(losses[head], logits[head], targets[head],
-                                                 weights, step, divisors.get(head))
-                       for head in heads)
+            loss = sum(factors[head] * loss_of_head(
+                head, losses[head], options.distillation, logits[head], targets, weights, step,
+                divisors) for head in heads)
             return loss, (logits, split_model(model)[2])
 
         # batch_stats is an argument: BatchNorm writes to it inside the gradient.
@@ -157,8 +167,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         if accumulate == 1:
             return of_part(state.batch_stats, state.step, key, whole, {})
         _, targets, weights, _ = whole
-        divisors = {head: total_weight(losses[head], targets[head], weights, state.step)
-                    for head in heads}
+        divisors = divisors_of({head: losses[head] for head in heads}, targets, weights,
+                               state.step)
 
         def add_part(carry, numbered):
             total, batch_stats = carry
@@ -180,8 +190,11 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         weights = batch.get('weight')
         if weights is not None and options.weights_end is not None:
             weights = jnp.where(state.step < options.weights_end, weights, 1)
-        images, targets, weights = mix(options.mixings, seed, state.step, batch['image'], labels,
-                                       weights)
+        if FACTOR in batch:
+            weights = batch[FACTOR] if weights is None else weights * batch[FACTOR]
+        images, targets, weights = mix(
+            options.mixings, seed, state.step, batch['image'], labels, weights,
+            batch_targets(batch, heads, options.distillation))
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient, sums, batch_stats = gradient_of_batch(
             state, key, (images, targets, weights, labels))
