@@ -74,6 +74,16 @@ def get_config() -> ConfigDict:
             head='',  # whose classes ('': the first head)
         ),
         decisions=(),  # CSVs of `main.py curate`, edited or not: what is dropped, what is a copy
+        # Pseudo-labelled pictures, which train and are never scored (docs/few-labels.md).
+        extra=dict(
+            file='',  # a file that `main.py pseudo` wrote ('': none)
+            images='',  # folder or .zip of its pictures ('': where they were labelled)
+            weight=1.0,  # of such a picture in the loss, where a labelled row has 1; above 0
+            # Their share of a batch, above 0 and below 1 (None: as many as there are). Durations
+            # and logs still count an epoch as the number of labelled rows.
+            share=_anything(None),
+            start=dict(percent=0),  # they are shown from then on
+        ),
         unreadable='error',  # broken images: 'error' lists them and stops | 'drop' leaves them out
         changed='error',  # data differ from the run's start: 'error' | 'accept' keeps its split
         doodles=dict(  # the built-in drawings of source=doodles
@@ -309,6 +319,17 @@ def get_config() -> ConfigDict:
             manual=_anything(()),  # manual: {class: weight}, 1 for classes not named
         ),
         head_weights=(),  # of the heads in their order ((): all 1)
+    )
+
+    # A student: what finished runs, or a vote of them, said of the training rows is learnt beside
+    # the labels; rows of which they said nothing go by their label alone (docs/few-labels.md).
+    config.distill = dict(
+        teachers=(),  # workdirs or globs of runs, k-fold runs too, or folders of votes ((): none)
+        # 'out_of_fold': what is said of rows by models that did not train on them | 'own': of rows
+        # that they trained on too, by which fold k of a run teaches fold k of another.
+        rows='out_of_fold',
+        temperature=2.0,  # of the teacher's and the student's probabilities, above 0
+        weight=0.5,  # of the teacher, against 1 - weight of the label; above 0, up to 1
     )
 
     config.eval = dict(  # evaluation on the validation and test images

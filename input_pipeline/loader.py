@@ -17,9 +17,10 @@ from input_pipeline import curriculum as curricula
 from input_pipeline import decode
 from input_pipeline.batches import Batches
 from input_pipeline.errors import DataError
+from input_pipeline.extra_rows import Extra, JoinedPictures, SoftRows
 from input_pipeline.manifest import Manifest
-from input_pipeline.mirrored_labels import Swap, mirrored, partners_of
-from input_pipeline.order import Order, Walk
+from input_pipeline.mirrored_labels import Swap, mirror, partners_of
+from input_pipeline.order import Joined, Order, Walk
 from input_pipeline.pictures import Pictures, PreprocessSpec, View
 
 # The purpose of a random stream: streams of different purposes never meet.
@@ -91,12 +92,16 @@ class Course:
         seed: of the augmentation, and of the order if none is given.
         order: position -> (epoch, row, copy), from `resampling.make_order`; None: each row once
             per epoch.
+        extra: rows that only train; None for none.
+        teacher: {head: what a teacher says of the training rows}, 'teacher/<head>' in batches.
     """
 
     stages: Sequence[curricula.Stage]
     steps: int
     seed: int
     order: Order | None = None
+    extra: Extra | None = None
+    teacher: Mapping[str, SoftRows] = dataclasses.field(default_factory=dict)
 
 
 def example_keys(manifest: Manifest) -> np.ndarray:
@@ -127,17 +132,22 @@ class _Replacements:
 
     A row is replaced by the next readable row of its class (of the first head; after the last
     comes the first), with that row's labels. So the replacement depends only on the row and on
-    the files.
+    the files. Extra rows are replaced by others of them.
     """
 
-    def __init__(self, manifest: Manifest, found: dict[int, int]):
+    def __init__(self, manifest: Manifest, found: dict[int, int], extra: Manifest | None = None):
         self._labels = manifest.labels(manifest.heads[0])
         self._names = manifest.classes[manifest.heads[0]]
+        if extra is not None:  # as classes of their own; one more is of those without a label
+            more = len(self._names) + 1 + extra.labels(manifest.heads[0])
+            self._labels = np.append(self._labels, more)
+            self._names = (*self._names, 'without a label', *self._names)
         self.found = found
         self._said: dict[tuple[int, int], object] = {}
 
-    def __call__(self, row: int, show: Callable[[int], _Shown], pictures: Pictures,
-                 error: decode.UnreadableImage) -> tuple[int, _Shown]:
+    def __call__(self, row: int, show: Callable[[int], _Shown],
+                 pictures: Pictures | JoinedPictures, error: decode.UnreadableImage
+                 ) -> tuple[int, _Shown]:
         """(the row shown in its place, what is shown of it)"""
         same = np.flatnonzero(self._labels == self._labels[row])
         after = np.searchsorted(same, row, 'right')
@@ -162,10 +172,10 @@ class _Replacements:
 class _TrainBatch:
     """step -> this process's part of the batch; a class because worker processes pickle it."""
 
-    pictures: Pictures
-    columns: Mapping[str, np.ndarray]
+    pictures: Pictures | JoinedPictures
+    columns: Mapping[str, np.ndarray | SoftRows]
     keys: np.ndarray
-    order: Order
+    order: Order | Joined
     stages: Sequence[curricula.Stage]
     seed: int
     batch_size: int
@@ -190,11 +200,7 @@ class _TrainBatch:
                 if picture is not place:
                     place[:] = picture
         columns = {name: values[rows] for name, values in self.columns.items()}
-        for place, of_example in enumerate(swaps):
-            for head, numbers in ((head, numbers) for swap in of_example
-                                  for head, numbers in self.partners[swap].items()):
-                labels = columns[f'label/{head}']
-                labels[place] = mirrored(labels[place], numbers)
+        mirror(columns, swaps, self.partners)
         return {'image': images, **columns, **(self.beside(int(step)) if self.beside else {})}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
@@ -276,7 +282,9 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
 
     Returns:
         Batches dict(image=uint8 [b, height, width, channels], 'label/<head>'=int32 [b], and
-        weight=float32 [b] if the manifest has weights), b = batch_size / processes. `get_state()`
+        weight=float32 [b] if the manifest has weights), b = batch_size / processes. With extra
+        rows or a teacher also factor=float32 [b] (of the weights), 'target/<head>' and
+        'teacher/<head>'=float32 [b, C], zeros where there is none; see `extra_rows`. `get_state()`
         and `set_state()` are exact for any number of threads.
 
     Raises:
@@ -290,14 +298,25 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         count = len(manifest)
         order = Order(Walk(count, course.seed, np.arange(count), np.array([count]),
                            np.array([count])))
-    replacements = None
+    replacements, extra = None, course.extra
     if loading.unreadable == 'drop':
-        replacements = _Replacements(manifest, {} if replaced is None else replaced)
-    batch = _TrainBatch(
-        Pictures(manifest, spec, loading.cache_mb), _columns(manifest), example_keys(manifest),
-        order, tuple(course.stages), course.seed, batch_size, shard, replacements,
-        partners_of((item for stage in course.stages for item in stage.transforms),
-                    manifest.classes), beside)
+        replacements = _Replacements(manifest, {} if replaced is None else replaced,
+                                     extra and extra.manifest)
+    pictures: Pictures | JoinedPictures
+    columns, keys, whole = _columns(manifest), example_keys(manifest), order
+    if extra is None:
+        pictures = Pictures(manifest, spec, loading.cache_mb)
+    else:
+        pictures = JoinedPictures(manifest, extra.manifest, spec, loading.cache_mb)
+        columns = extra.columns(columns, len(manifest))
+        keys = np.append(keys, example_keys(extra.manifest))
+        whole = extra.joined_order(order, course.seed)
+    columns |= {f'teacher/{head}': taught.before(len(keys) - len(manifest))
+                for head, taught in course.teacher.items()}
+    partners = partners_of((item for stage in course.stages for item in stage.transforms),
+                           manifest.classes)
+    batch = _TrainBatch(pictures, columns, keys, whole, tuple(course.stages), course.seed,
+                        batch_size, shard, replacements, partners, beside)
     return Batches(batch, course.steps, threads=loading.threads, workers=loading.workers,
                    prefetch=loading.prefetch)
 

@@ -117,6 +117,26 @@ def mirrored(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.where(labels < 0, labels, numbers[labels])
 
 
+def mirror(columns: Mapping[str, np.ndarray], swaps: Sequence[Sequence[Swap]],
+           partners_by_swap: Mapping[Swap, Mapping[str, np.ndarray]]) -> None:
+    """Swaps what the columns of a batch say of mirrored examples, in place: 'label/<head>', and the
+    distributions over classes 'target/<head>' and 'teacher/<head>' [B, C].
+
+    Args:
+        columns: of the batch.
+        swaps: of each example, in the order in which its flips were drawn.
+        partners_by_swap: from `partners_of`.
+    """
+    for place, of_example in enumerate(swaps):
+        for head, numbers in ((head, numbers) for swap in of_example
+                              for head, numbers in partners_by_swap[swap].items()):
+            labels = columns[f'label/{head}']
+            labels[place] = mirrored(labels[place], numbers)
+            for name in (f'target/{head}', f'teacher/{head}'):
+                if name in columns:
+                    columns[name][place] = columns[name][place][numbers]
+
+
 def warn_of(transforms: Iterable, classes: Mapping[str, Sequence[str]]) -> list[str]:
     """What is said of transforms that turn classes called left into those called right and leave
     their labels as they are: sentences of at most 60 characters, one per kind.

@@ -7,6 +7,7 @@ so a look-up costs one division, wherever a run resumes.
 
 import dataclasses
 import threading
+from fractions import Fraction
 
 import numpy as np
 
@@ -182,3 +183,27 @@ class Order:
 
     def __setstate__(self, state):
         self.__init__(*state)
+
+
+class Joined:
+    """Two orders in one: from position `start` on, a fixed share of the positions, evenly spread,
+    walks through a second order, whose rows are numbered behind those of the first. O(1).
+
+    Attributes:
+        order, extra: of the N rows and of the M others.
+        start: position from which on the others are shown.
+        share: of the positions from there on that are theirs, 0 < share < 1.
+    """
+
+    def __init__(self, order: Order, extra: Order, start: int, share: Fraction):
+        self.order, self.extra, self.start, self.share = order, extra, start, share
+
+    def __call__(self, position: int) -> tuple[int, int, int]:
+        if position < self.start:
+            return self.order(position)
+        passed, (top, bottom) = position - self.start, self.share.as_integer_ratio()
+        before = passed * top // bottom  # positions of the others so far
+        if (passed + 1) * top // bottom == before:
+            return self.order(position - before)
+        epoch, row, copy = self.extra(before)
+        return epoch, self.order.plan.num_rows + row, copy

@@ -13,6 +13,7 @@ from typing import Any
 from input_pipeline import manifest_files
 from input_pipeline.sixteen_bits import FULL
 from train_lib.commands.command import Command
+from train_lib.commands.new_pictures import predict_pictures
 from train_lib.commands.vote import run_vote
 from train_lib.ensembles.answer_columns import PROBABILITY, decide_columns, question_of
 from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
@@ -20,13 +21,13 @@ from train_lib.ensembles.read_specs import check_rules
 from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.sample_file import read_sample
 from train_lib.ensembles.voters import split_words
-from train_lib.ensembles.wanted_pictures import Wanted, find_wanted, list_pictures
+from train_lib.ensembles.wanted_pictures import find_wanted, list_pictures
 from train_lib.predictions.store import IDENTITY
 from train_lib.predictions.views import make_views
 from train_lib.run_dir import lock, workdirs
 from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.errors import ConfigError
-from train_lib.runtime.signals import STOPPED, Interrupted, StopSignal
+from train_lib.runtime.signals import STOPPED, Interrupted
 
 log = logging.getLogger(__name__)
 NEEDED = ('workdirs', 'sample', 'images')
@@ -66,7 +67,7 @@ def submit(command: Command) -> int:
             file = out.absolute() / 'pictures.csv'
             manifest_files.save(wanted.manifest, str(file))
             for run in runs:
-                _predict(run, config['source'], views, file, wanted)
+                predict_pictures(run, config['source'], views, file, wanted.manifest.root)
             run_vote(config, out, wanted.shown(workdirs.range16_of(runs[0]) or FULL))
     except Interrupted:
         log.info('Stopped. The same command with --out=%s continues.', out)
@@ -159,22 +160,3 @@ def _warn_of_shares(config: Mapping) -> None:
 def _escaped(run: Path) -> str:
     """The workdir as config.members names it, where it could be a glob."""
     return glob.escape(str(run)) if glob.has_magic(str(run)) else str(run)
-
-
-def _predict(run: Path, name: str, views: Sequence[str], file: Path, wanted: Wanted) -> None:
-    """Predicts the pictures with a run, as far as it has not done so.
-
-    Raises:
-        Interrupted: told to stop; what is finished is kept.
-    """
-    from train_lib.probing.probe_inference import predict_any  # loads JAX
-
-    config = config_of_run(run)
-    with config.unlocked(), config.ignore_type():
-        config.data.update(source='csv', csv=str(file), images=wanted.manifest.root, rules=2,
-                           columns=dict.fromkeys(config.data.columns, ''), classes=(),
-                           combine=(), separate=(), decisions=(), group_regex='',
-                           unreadable='error')
-        config.predict.update(source='data', name=name, labelled=False, views=tuple(views))
-    with StopSignal() as stop, lock.held(run):
-        predict_any(config, run, stop)

@@ -20,6 +20,7 @@ from train_lib.runtime.signals import STOPPED, Interrupted, Left, Stopped, leavi
 from train_lib.training.data import load_data, load_manifest
 from train_lib.training.folds import train_folds
 from train_lib.training.run import train_one
+from train_lib.training.teaching import is_taught
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,9 @@ def run_any(config: ConfigDict, manifest: Manifest, workdir: Path,
         if config.probe.heads and value != off:
             raise ConfigError(f'config.{key} = {value!r} has no meaning for config.probe.heads, '
                               f'which learn from labels alone: remove one of the two.')
+    if config.probe.heads and is_taught(config):
+        raise ConfigError('config.probe.heads trains on stored features of the labelled rows, and '
+                          'takes neither data.extra.file nor distill.teachers: leave these out.')
     if config.probe.heads:
         probe(config, manifest, workdir, began)
     elif several_folds(config.split) is not None:

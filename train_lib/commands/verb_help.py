@@ -73,6 +73,13 @@ HELPS = {
         ["python main.py submit --workdirs='runs/a*' --sample=sample_submission.csv \\",
          '    --images=PATH --out=runs/submission'],
         ('views', 'rule', 'columns'), 'competition.md', needed=('workdirs', 'sample', 'images')),
+    'pseudo': Help(
+        'Lets trained runs label pictures that have no labels, with calibrated confidence, and '
+        'writes the surest labels to a file that config.data.extra gives to other runs. Fold k of '
+        'a run labels for fold k of a student, so that nothing leaks into its scores.',
+        ["python main.py pseudo --members=runs/first --images=UNLABELLED \\",
+         '    --threshold=0.8 --per-class=50 --out=pseudo.csv'],
+        ('rule', 'views', 'temperature'), 'few-labels.md', needed=('members', 'images', 'out')),
     'explore': Help(
         'Looks at a data set: explore.html has counts, sizes, suspicious pictures and copies.',
         ['python main.py explore --config=configs/sketch_vit.py:folder=PATH \\',

@@ -25,7 +25,8 @@ class Mixed(NamedTuple):
     """Targets of mixed examples.
 
     Attributes:
-        labels_a, labels_b: int [B]; -1 for no label, which contributes nothing.
+        labels_a, labels_b: int [B]; -1 for no label, which contributes nothing. Or both float
+            [B, C], not negative.
         lam: float [B], the share of the first label, 0 to 1; the second has 1 - lam.
     """
 
@@ -286,16 +287,15 @@ def _weights_of_examples(spec, targets, weights, step) -> jax.Array:
     factors = weights_at(spec, step)
 
     def of_label(labels):
+        if labels.ndim == 2:
+            return jnp.sum(labels if factors is None else labels * factors, axis=-1)
         counts = (labels >= 0).astype(jnp.float32)
         return counts if factors is None else counts * factors[labels]
 
     if isinstance(targets, Mixed):
         return sum(share * of_label(labels)
                    for share, labels in zip(_shares(targets, weights).T, targets[:2]))
-    if targets.ndim == 1:
-        total = of_label(targets)
-    else:
-        total = jnp.sum(targets if factors is None else targets * factors, axis=-1)
+    total = of_label(targets)
     return total if weights is None else total * weights
 
 
@@ -309,12 +309,15 @@ def _shares(targets: Mixed, weights: jax.Array | None) -> jax.Array:
 
 def _dense(targets, weights: jax.Array | None, classes: int) -> jax.Array:
     """Any targets as float32 [B, C], times the examples' weights."""
+    def dense(labels):
+        if labels.ndim == 1:
+            return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        return labels.astype(jnp.float32)
+
     if isinstance(targets, Mixed):
-        return sum(share[:, None] * jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        return sum(share[:, None] * dense(labels)
                    for share, labels in zip(_shares(targets, weights).T, targets[:2]))
-    if targets.ndim == 1:
-        targets = jax.nn.one_hot(targets, classes, dtype=jnp.float32)
-    targets = targets.astype(jnp.float32)
+    targets = dense(targets)
     return targets if weights is None else targets * weights[:, None]
 
 

@@ -98,7 +98,8 @@ MIXINGS: dict[str, Callable] = {'mixup': mixup, 'cutmix': cutmix, 'halves': halv
 
 
 def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array,
-        labels: Mapping[str, jax.Array], weights: jax.Array | None = None
+        labels: Mapping[str, jax.Array], weights: jax.Array | None = None,
+        targets: Mapping[str, jax.Array] | None = None
         ) -> tuple[jax.Array, dict, jax.Array | None]:
     """Mixes a batch with itself; for use inside jit, on whole (also sharded) batches.
 
@@ -113,14 +114,16 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
         images: uint8 or float [B, H, W, C]; uint8 is rounded.
         labels: {head: int [B]}, -1 for none.
         weights: of the examples, float [B], or None.
+        targets: what is mixed in place of the labels, {name: int [B] or float [B, C]}; None: these.
 
     Returns:
         (images, targets, weights) for `losses.head_loss`: images of the same shape and dtype,
-        targets {head: Mixed}, weights float32 [B, 2] or None. Without entries all three are
+        targets {name: Mixed}, weights float32 [B, 2] or None. Without entries all three are
         returned as they are.
     """
+    targets = labels if targets is None else targets
     if not mixings:
-        return images, dict(labels), weights
+        return images, dict(targets), weights
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
     count, height, width = images.shape[:3]
     uniform = jax.random.uniform(key, (5, count))
@@ -148,10 +151,10 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
     area = (bottom - top) * (right - left) / (height * width)
     share = jnp.where(first, 1.0, area * inside + (1 - area) * outside)
 
-    targets = {head: Mixed(values, values[partner], share) for head, values in labels.items()}
+    mixed = {name: Mixed(values, values[partner], share) for name, values in targets.items()}
     if weights is not None:
         weights = jnp.stack([weights, weights[partner]], axis=1).astype(jnp.float32)
-    return _blended(images, partner, Blend(box, inside, outside)), targets, weights
+    return _blended(images, partner, Blend(box, inside, outside)), mixed, weights
 
 
 def _choice(mixings: Sequence[Mixing], step: jax.Array, uniform: jax.Array) -> jax.Array:

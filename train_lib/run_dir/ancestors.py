@@ -306,9 +306,18 @@ def of_several(folders: Sequence[Path], best_checkpoint: Callable[[Path], str] =
         folders: their workdirs.
         best_checkpoint: as in `of_start`.
     """
-    found = _together([_of_source(folder, best_checkpoint) for folder in folders])
-    return dataclasses.replace(
-        found, accepted=any(ancestry_of(folder).accepted for folder in folders))
+    found = joined(*(_of_source(folder, best_checkpoint) for folder in folders))
+    return dataclasses.replace(found, accepted=any(ancestry_of(folder).accepted
+                                                   for folder in folders))
+
+
+def joined(*parts: Ancestry) -> Ancestry:
+    """The ancestry of what goes back to all of these; accepted as the first."""
+    runs = {(run['workdir'], run['checkpoint']): run for part in parts for run in part.runs}
+    rows = {name: group for part in parts for name, group in part.rows.items()}
+    return Ancestry(tuple(runs.values()), rows,
+                    tuple(dict.fromkeys(clause for part in parts for clause in part.unknown)),
+                    bool(parts) and parts[0].accepted)
 
 
 def save(workdir: Path, ancestry: Ancestry) -> None:

@@ -19,6 +19,7 @@ from train_lib.run_dir import workdirs
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.row_splits import split_rows
+from train_lib.training.teaching import Teaching, read_teaching
 from train_lib.training.unlabelled_rows import Unlabelled, find_unlabelled, is_labelled
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,14 @@ class Data:
         parts: the rows of 'train', 'val' and 'test'.
         digest: of ids, labels, groups, splits and class names; see `manifest.digest`.
         unlabelled: with config.unlabelled, whose pictures then are not in `parts`.
+        taught: what is learnt from other runs; None for nothing.
     """
 
     manifest: Manifest
     parts: dict[str, Manifest]
     digest: str
     unlabelled: Unlabelled | None = None
+    taught: Teaching | None = None
 
 
 def load_manifest(config: ConfigDict) -> Manifest:
@@ -119,7 +122,8 @@ def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) 
     if config.resample.kind == 'cluster' and not config.resample.column:
         parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,
                                        config.seed)
-    return Data(manifest, parts, digest(manifest), unlabelled)
+    return Data(manifest, parts, digest(manifest), unlabelled,
+                read_teaching(config, manifest, parts['train'], run))
 
 
 def _labelled(train: Manifest) -> Manifest:

@@ -31,6 +31,7 @@ from train_lib.training.preprocess_spec import input_record
 from train_lib.training.run_spec import RunSpec
 from train_lib.training.setup import Job
 from train_lib.training.state import HostState, Weights
+from train_lib.training.teaching import FACT
 
 log = logging.getLogger(__name__)
 Logits = Mapping[str, np.ndarray]  # by head, float32 [N, C]
@@ -82,6 +83,8 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         **seen_rows.facts(run.workdir))
     if data.unlabelled is not None:
         result['unlabelled'] = data.unlabelled.facts()
+    if data.taught:
+        result[FACT] = data.taught.facts
     packed = packed_as(data.manifest)
     if packed is not None:  # what other pictures have to go through as well
         result['packed_as'] = packed

@@ -24,11 +24,13 @@ from train_lib.run_dir.loggers import Loggers, wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
+from train_lib.training.data import split_data
 from train_lib.training.evaluate import save_predictions, score_split
 from train_lib.training.finish import Finished
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.row_splits import split_rows
 from train_lib.training.run import train_one
+from train_lib.training.teaching import is_taught
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,8 @@ def _of_fold(config: ConfigDict, fold: int) -> ConfigDict:
 def _check_ancestors(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:
     """Refuses before the first fold trains what one of the folds that are still to begin would
     refuse."""
-    if not config.init['from'] and not config.init.pretrained and not config.teacher.workdir:
+    if not (config.init['from'] or config.init.pretrained or config.teacher.workdir
+            or is_taught(config)):
         return
     source = Path(config.init.resume_from or workdir)
     for fold in _numbers(config):
@@ -140,6 +143,8 @@ def _check_ancestors(config: ConfigDict, manifest: Manifest, workdir: Path) -> N
         found = ancestors.of_start(of_fold, init.digest_of_best)
         if found.rows:
             seen_rows.check(of_fold, found, split_rows(of_fold, manifest, None))
+        if is_taught(config):
+            split_data(of_fold, manifest)  # reads what it learns from others
 
 
 def _check_cut(config: ConfigDict, manifest: Manifest, workdir: Path) -> None:

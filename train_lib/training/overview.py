@@ -10,6 +10,7 @@ from train_lib.runtime.progress import epochs
 from train_lib.training import parameter_table
 from train_lib.training.data import Data
 from train_lib.training.setup import Job
+from train_lib.training.teaching import announce as announce_teaching
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ def announce(data: Data, job: Job) -> None:
     if data.unlabelled is not None and job.run.inputs.views is not None:
         log.info('         %s unlabelled images beside them, %d per step',
                  f'{len(data.unlabelled.rows):,}', job.run.inputs.views.batch_size)
+    announce_teaching(data.taught, job.extra_start)
     log.info('model    %s, %s, %s, %s', outputs.model, job.parameters.description,
              outputs.precision, describe_devices(job.run.programs.mesh))
     log.info('plan     %s of %d, %s epochs', counted(timing.total_steps, 'step'),

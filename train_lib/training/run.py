@@ -32,6 +32,7 @@ from train_lib.training.new_length import find_new_length, say
 from train_lib.training.overview import announce, save_parameters
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.setup import Job, assemble, compile_step
+from train_lib.training.teaching import FACT
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
         known = Path(config.init.resume_from)
     data = split_data(config, manifest, known)
     ancestry = ancestors.of_run(config, known, init.digest_of_best)
+    if data.taught and not (known / 'config.json').exists():
+        ancestry = ancestors.joined(ancestry, data.taught.ancestry)
     seen_rows.check(config, ancestry, data.manifest,
                     goes_on=(known / 'config.json').exists())
     live_teacher.check_goes_on(config, ancestry, init.digest_of_best)
@@ -91,7 +94,8 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
         workdirs.claim(workdir, config, data.digest, data.manifest,
                        range16=data.manifest.range16, compared=True,
                        facts=dict(input=prepared, pretrained=published,
-                                  **unlabelled_rows.start_facts(data.unlabelled)))
+                                  **unlabelled_rows.start_facts(data.unlabelled)) | (
+                           {FACT: data.taught.facts} if data.taught else {}))
         claimed = True
         distributed.on_first(lambda: ancestors.save(workdir, ancestry))
         distributed.on_first(lambda: unlabelled_rows.save(workdir, data.unlabelled))

@@ -146,11 +146,13 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """How pictures become batches: how each is prepared, and how they are loaded; with
-    config.unlabelled also what the views of unlabelled ones show."""
+    """How pictures become batches: how each is prepared, how they are loaded, and which columns
+    training batches have besides labels and weight, {name: width, 0 for a number per example};
+    with config.unlabelled also what the views of unlabelled ones show."""
 
     preprocess: PreprocessSpec
     loading: LoaderSpec
+    columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
     views: ViewSpec | None = None
 
 

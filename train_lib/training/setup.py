@@ -14,6 +14,7 @@ from input_pipeline import loader
 from input_pipeline.batches import Batches
 from input_pipeline.curriculum import Stage, make_list, make_stages
 from input_pipeline.durations import to_steps
+from input_pipeline.extra_rows import FACTOR
 from input_pipeline.manifest import Manifest, class_counts
 from input_pipeline.order import Order
 from input_pipeline.resampling import make_order
@@ -77,6 +78,7 @@ class Job:
         parameters: of the model.
         replaced: rows whose picture broke, filled while the iterator runs.
         pretrained: the published weights that were loaded; {} for none.
+        extra_start: the step from which the extra rows are shown.
     """
 
     run: RunSpec
@@ -86,6 +88,7 @@ class Job:
     parameters: ParameterCounts
     replaced: dict[int, int]
     pretrained: dict[str, Any]
+    extra_start: int = 0
 
 
 def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path | None,
@@ -108,7 +111,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         ConfigError, DataError, ModelError: a user's mistake.
     """
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
-    inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
+    inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config),
+                    _wide_columns(data))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
     check_swaps(config, stages, data.manifest.classes)
@@ -143,7 +147,8 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
         network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
         weights_end=_weights_end(config, data.parts['train'], order),
         sharpness=read_sharpness(config.sharpness.to_dict(), to_steps_of_run),
-        averaging=averaging, beside=beside)
+        averaging=averaging, beside=beside,
+        distillation=data.taught.distillation if data.taught else None)
 
     def of_phase(waiting: Collection[str]) -> tuple[Callable, Callable | None]:
         graphdef = graphdef_of(network, waiting) if waiting else network.graphdef
@@ -163,7 +168,10 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     run = RunSpec(workdir, timing, inputs, programs, scoring, control, _outputs(config), stages,
                   schedule, range(first, first + config.profile.steps))
 
-    iterator, replaced = _training_batches(config, data, run, steps, order)
+    extra_start = to_steps_of_run(config.data.extra.start, 'data.extra.start')
+    iterator, replaced = _training_batches(config, data, run, loader.Course(
+        stages=stages, steps=max(timing.total_steps, steps), seed=config.seed, order=order,
+        **_taught(data, extra_start * config.batch_size)))
     make = lambda params, batch_stats, frozen: make_state(
         Weights(params, frozen, batch_stats), optimizer, scoring.heads,
         ema=ema_decay is not None or averaging is not None,
@@ -175,7 +183,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     if teaching:
         state = state.replace(teacher=teaching[1])
     return Job(run, state, iterator, evals, network.parameters, replaced,
-               dict(network.pretrained))
+               dict(network.pretrained), extra_start)
 
 
 def _estimate(config: ConfigDict, averaging: Averaging | None, network: Network, step: Callable,
@@ -252,7 +260,29 @@ def _weights_end(config: ConfigDict, train: Manifest, order: Order) -> int | Non
     return example_weights_end(config, order.start // config.batch_size)
 
 
-def _training_batches(config: ConfigDict, data: Data, run: RunSpec, steps: int, order: Order
+def _taught(data: Data, start: int) -> dict[str, Any]:
+    """What the loader shows besides the rows and labels of the run; `start`: the position from
+    which extra rows are shown."""
+    if data.taught is None:
+        return {}
+    extra = data.taught.extra
+    return dict(teacher=data.taught.teacher,
+                extra=extra and dataclasses.replace(extra, start=start))
+
+
+def _wide_columns(data: Data) -> dict[str, int]:
+    """{column of a batch: its width, 0 for one number per example}, besides those of every run."""
+    if data.taught is None:
+        return {}
+    found = {f'teacher/{head}': soft.width for head, soft in data.taught.teacher.items()}
+    if data.taught.extra is not None:
+        extra = data.taught.extra
+        found |= {f'target/{head}': soft.width for head, soft in extra.soft.items()}
+        found |= {FACTOR: 0} if extra.weight != 1 else {}
+    return found
+
+
+def _training_batches(config: ConfigDict, data: Data, run: RunSpec, course: loader.Course
                       ) -> tuple[Batches, dict[int, int]]:
     """(the iterator, the rows that it replaces while it runs)"""
     replaced: dict[int, int] = {}
@@ -262,8 +292,6 @@ def _training_batches(config: ConfigDict, data: Data, run: RunSpec, steps: int, 
         assert data.unlabelled is not None
         beside = two_views(data.unlabelled.rows, inputs.preprocess, inputs.views, shard=shard,
                            loading=inputs.loading)
-    course = loader.Course(stages=run.stages, steps=max(run.timing.total_steps, steps),
-                           seed=config.seed, order=order)
     iterator = loader.train_iterator(
         data.parts['train'], inputs.preprocess, course, batch_size=config.batch_size, shard=shard,
         loading=inputs.loading, replaced=replaced, beside=beside)
@@ -282,6 +310,9 @@ def _views(config: ConfigDict, data: Data, stages: Sequence[Stage], inputs: Inpu
     if not strong:
         raise ConfigError('config.unlabelled.strong is empty, so that both views would be alike: '
                           'give transforms.')
+    if any(item.swap for item in (*strong, *(item for stage in weak for item in stage.transforms))):
+        raise ConfigError('config.unlabelled wants one class for both views of a picture, but a '
+                          'flip with `swap` changes it: leave swap out of the views (weak, strong).')
     return ViewSpec(batch_size=batch_size_of(config), weak=weak, strong=strong, seed=config.seed,
                     truth=data.unlabelled.truth)
 
@@ -356,4 +387,5 @@ def batch_shapes(run: RunSpec, parts: Mapping[str, Manifest]) -> dict[str, jax.S
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)
-    return batch
+    return batch | {name: spec((width,) if width else (), jnp.float32)
+                    for name, width in run.inputs.columns.items()}

@@ -12,8 +12,15 @@ from flax import nnx
 
 import models
 from input_pipeline.errors import did_you_mean
-from train_lib.losses.losses import LossSpec, head_loss, total_weight
+from input_pipeline.extra_rows import FACTOR
+from train_lib.losses.losses import LossSpec
 from train_lib.losses.mixing import Mixing, mix
+from train_lib.losses.soft_targets import (
+    Distillation,
+    batch_targets,
+    divisors_of,
+    loss_of_head,
+)
 from train_lib.optim.param_groups import scale_updates
 from train_lib.optim.schedules import Schedule
 from train_lib.optim.sharpness import Sharpness, ascended
@@ -79,7 +86,8 @@ class StepOptions:
     """How a batch becomes an update.
 
     Attributes:
-        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight.
+        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight
+            and what `extra_rows` adds.
         seed: of dropout and drop path; their masks are a function of (seed, step).
         losses: of each head; None for cross-entropy.
         head_weights: factor of each head's loss, () for 1.
@@ -96,6 +104,7 @@ class StepOptions:
         sharpness: the gradient is taken at other weights; None: at those of the state.
         averaging: an average besides that of `ema_decay`; the state must have `ema`.
         beside: what is learned besides labels.
+        distillation: how much the 'teacher/<head>' of a batch counts.
     """
 
     heads: Sequence[str]
@@ -112,6 +121,7 @@ class StepOptions:
     sharpness: Sharpness | None = None
     averaging: Averaging | None = None
     beside: BesideLabels = NOTHING
+    distillation: Distillation | None = None
 
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation,
@@ -147,9 +157,9 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             model = nnx.merge(graphdef, params, frozen, batch_stats)
             logits, views = beside.apart(
                 as_heads(model(inputs, rngs=nnx.Rngs(dropout=key)), heads), len(images), more)
-            of_labels = {head: factors[head] * head_loss(
-                losses[head], logits[head], targets[head], weights, step, divisors.get(head))
-                for head in heads}
+            of_labels = {head: factors[head] * loss_of_head(
+                head, losses[head], options.distillation, logits[head], targets, weights, step,
+                divisors) for head in heads}
             loss, sums = beside.objective(of_labels, logits, views, answers,
                                           Given(step, factors, accumulate, more))
             return loss, (dict(loss=sum(of_labels.values())) | sums, logits, split_model(model)[2])
@@ -171,8 +181,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         if accumulate == 1:
             return of_part(state.batch_stats, state.step, key, whole, {})
         _, targets, weights, *_ = whole
-        divisors = {head: total_weight(losses[head], targets[head], weights, state.step)
-                    for head in heads}
+        divisors = divisors_of({head: losses[head] for head in heads}, targets, weights,
+                               state.step)
 
         def add_part(carry, numbered):
             total, batch_stats = carry
@@ -209,8 +219,11 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         weights = batch.get('weight')
         if weights is not None and options.weights_end is not None:
             weights = jnp.where(state.step < options.weights_end, weights, 1)
-        images, targets, weights = mix(options.mixings, seed, state.step, batch['image'], labels,
-                                       weights)
+        if FACTOR in batch:
+            weights = batch[FACTOR] if weights is None else weights * batch[FACTOR]
+        images, targets, weights = mix(
+            options.mixings, seed, state.step, batch['image'], labels, weights,
+            batch_targets(batch, heads, options.distillation))
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         averaging = options.averaging
         whole = images, targets, weights, labels, beside.arrays(batch)
