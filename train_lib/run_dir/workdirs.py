@@ -42,8 +42,8 @@ CHANGEABLE = ('duration', 'log', 'eval', 'checkpoint', 'loader', 'mesh', 'image.
 # that 16-bit pictures show black and white, how pictures are prepared (mean, std, resize,
 # interpolation, crop_pct), the published weights it goes back to (starting_weights.py), the
 # defaults of the keys that were changed, {'schedule.lr': 0.001}, sizes and digests of the pictures
-# (moved_data.py), a digest of the unlabelled pictures, what it learns from other runs (teaching.py),
-# and a digest of the whole file, so that a damaged value is not taken for a setting.
+# (moved_data.py), a digest of the unlabelled pictures, what it learns from other runs
+# (teaching.py), and a digest of the whole file, so that a damaged value is not taken for a setting.
 START_FACTS = ('format', 'data_digest', 'code_digest', 'classes', 'split_digest', 'range16',
                'input', 'pretrained', 'defaults', 'pictures', 'unlabelled_digest', 'taught',
                'sha256')
