@@ -313,7 +313,7 @@ def _views(config: ConfigDict, data: Data, stages: Sequence[Stage], inputs: Inpu
     shown = [*strong, *(item for stage in weak for item in stage.transforms)]
     if any(item.swap for item in shown):
         raise ConfigError('config.unlabelled wants one class for both views of a picture, but a '
-                          'flip with `swap` changes it: leave swap out of the weak and strong views.')
+                          'flip with `swap` changes it: leave swap out of both views.')
     return ViewSpec(batch_size=batch_size_of(config), weak=weak, strong=strong, seed=config.seed,
                     truth=data.unlabelled.truth)
 
