@@ -230,9 +230,18 @@ def facts_of_folds(results: Sequence[Mapping]) -> dict[str, Any]:
 
 
 def held_out_seen(result: Mapping) -> int:
-    """How many rows of a result.json that are scored were trained on by an ancestor."""
+    """How many rows of a result.json that are scored were trained on by an ancestor, or learned
+    without labels by the run itself."""
     seen = result.get('seen')
-    return sum(seen.get(name, 0) for name in SCORED) if isinstance(seen, Mapping) else 0
+    return (sum(seen.get(name, 0) for name in SCORED) if isinstance(seen, Mapping) else 0
+            ) + _kept_unlabelled(result)
+
+
+def _kept_unlabelled(result: Mapping) -> int:
+    """Unlabelled pictures that are held-out ones (config.unlabelled.transductive)."""
+    own = [fold.get('unlabelled') for fold in (result, *result.get('folds', ()))]
+    return max((one['held_out'] for one in own
+                if isinstance(one, Mapping) and one.get('held_out_kept')), default=0)
 
 
 def marks(result: Mapping) -> list[str]:
@@ -249,6 +258,11 @@ def marks(result: Mapping) -> list[str]:
                          f'{"s were" if count > 1 else " was"} trained on by an ancestor of '
                          f'this run{" (init.seen=accept)" if result.get("seen_accepted") else ""}, '
                          f'so their scores are not those of new pictures.')
+    kept = _kept_unlabelled(result)
+    if kept:
+        found.append(f'{kept:,} unlabelled picture{"s are" if kept > 1 else " is"} of validation '
+                     f'or test pictures (unlabelled.transductive), so their scores are not those '
+                     f'of new pictures.')
     unknown = result.get('not_checked')
     found += [f'Not checked: {clause}.' for clause in unknown if isinstance(clause, str)] \
         if isinstance(unknown, list) else []

@@ -173,7 +173,7 @@ def _external(config: ConfigDict, spec: UnlabelledSpec, split: Manifest
     hit = found.table[CONTENT].isin(theirs).to_numpy()
     if config.split.grouped and 'group' in found.table and 'group' in held.table:
         groups = set(held.table['group'].astype(str)) - {''}
-        hit |= found.table['group'].astype(str).isin(groups).to_numpy()
+        hit = hit | found.table['group'].astype(str).isin(groups).to_numpy()
     count = int(hit.sum())
     if count:
         log.warning('unlabelled  %s validation or test pictures: %s',
