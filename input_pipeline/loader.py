@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
@@ -17,6 +18,7 @@ from input_pipeline import curriculum as curricula
 from input_pipeline import decode
 from input_pipeline.batches import Batches
 from input_pipeline.errors import DataError
+from input_pipeline.label_sets import TargetRows
 from input_pipeline.manifest import Manifest
 from input_pipeline.order import Order, Walk
 from input_pipeline.pictures import Pictures, PreprocessSpec, View
@@ -119,14 +121,16 @@ def example_rng(seed: int, epoch: int, key: int, copy: int = 0) -> np.random.Gen
 class _Replacements:
     """Which pictures can no longer be read, and what is shown in their place.
 
-    A row is replaced by the next readable row of its class (of the first head; after the last
-    comes the first), with that row's labels. So the replacement depends only on the row and on
-    the files.
+    A row is replaced by the next readable row of its class (of the first head, or any row where
+    that is a multi-label one; after the last comes the first), with that row's labels. So the
+    replacement depends only on the row and on the files.
     """
 
     def __init__(self, manifest: Manifest, found: dict[int, int]):
-        self._labels = manifest.labels(manifest.heads[0])
-        self._names = manifest.classes[manifest.heads[0]]
+        first = manifest.heads[0]
+        self._labels, self._texts = manifest.numbers(first), manifest.texts(first)
+        if first in manifest.label_sets:  # few rows have the same set: any other may be shown
+            self._labels, self._texts = np.zeros(len(manifest), np.int32), ['any'] * len(manifest)
         self.found = found
         self._said: dict[tuple[int, int], object] = {}
 
@@ -147,7 +151,7 @@ class _Replacements:
                              pictures.location(row), error.reason, pictures.location(other),
                              len(self.found))
             return other, picture
-        name = self._names[self._labels[row]] if self._labels[row] >= 0 else 'without a label'
+        name = self._texts[row] or 'without a label'
         raise DataError(f'No image of the class {name!r} can be read any more (the last one, '
                         f'{pictures.location(row)!r}, {error.reason}): restore the files.')
 
@@ -157,7 +161,7 @@ class _TrainBatch:
     """step -> this process's part of the batch; a class because worker processes pickle it."""
 
     pictures: Pictures
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, Any]
     keys: np.ndarray
     order: Order
     stages: Sequence[curricula.Stage]
@@ -206,7 +210,7 @@ class _TrainBatch:
 @dataclasses.dataclass(frozen=True)
 class _EvalBatch:
     pictures: Pictures
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, Any]
     num_rows: int
     batch_size: int
     shard: Shard
@@ -233,8 +237,10 @@ class _EvalBatch:
                 **{name: values[rows] for name, values in self.columns.items()}}
 
 
-def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
-    columns = {f'label/{head}': manifest.labels(head) for head in manifest.heads}
+def _columns(manifest: Manifest) -> dict[str, Any]:
+    columns: dict[str, Any] = {f'label/{head}': manifest.numbers(head) for head in manifest.heads}
+    columns |= {f'target/{head}': TargetRows(manifest.numbers(head), sets)
+                for head, sets in manifest.label_sets.items()}
     if 'weight' in manifest.table:
         columns['weight'] = manifest.table['weight'].to_numpy(np.float32)
     return columns
@@ -256,7 +262,9 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
 
     Returns:
         Batches dict(image=uint8 [b, height, width, channels], 'label/<head>'=int32 [b], and
-        weight=float32 [b] if the manifest has weights), b = batch_size / processes. `get_state()`
+        weight=float32 [b] if the manifest has weights), b = batch_size / processes. Of a
+        multi-label head the label is the number of a set, and 'target/<head>'=float32 [b, C] is 1
+        for each class of it and 0 for others, or -1 throughout without a label. `get_state()`
         and `set_state()` are exact for any number of threads.
 
     Raises:

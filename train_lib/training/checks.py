@@ -1,5 +1,7 @@
 """Values of the config that no part of a run would complain about, or only late."""
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from input_pipeline.warp import BORDERS
@@ -35,9 +37,12 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('image.cache_mb', config.image.cache_mb, 0, 2**40)):
         if not least <= value <= most:
             raise ConfigError(f'config.{key} = {value}: give a number from {least:,} to {most:,}.')
-    if config.eval.adjust_tau and config.loss.name in ('balanced_softmax', 'logit_adjustment'):
+    named = config.loss.name
+    adjusting = {'balanced_softmax', 'logit_adjustment'} & set(
+        named.values() if isinstance(named, Mapping | ConfigDict) else [named])
+    if config.eval.adjust_tau and adjusting:
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} and config.loss.name '
-                          f'= {config.loss.name!r} would adjust for the class sizes twice: '
+                          f'= {min(adjusting)!r} would adjust for the class sizes twice: '
                           f'keep one of them.')
     if config.eval.adjust_tau and config.resample.kind != 'none' and config.loss.counts != 'data':
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} goes by the class '

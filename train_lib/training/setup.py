@@ -207,8 +207,16 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
         rows = order.plan.mean_counts()
         shown = Shown(order.start // config.batch_size,
                       {head: class_counts(data.parts['train'], head, rows) for head in heads})
-    losses = objectives(config, classes, counts, to_steps_of_run, shown)
-    mixings = make_mixings(config.mixing, classes, to_steps_of_run)
+    several = tuple(data.manifest.label_sets)
+    losses = objectives(config, classes, counts, to_steps_of_run, shown, several)
+    mixings = make_mixings(config.mixing, classes, to_steps_of_run, several)
+    if several and config.eval.adjust_tau:
+        raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} adjusts a softmax, '
+                          f'and the head {several[0]!r} has several labels per picture: set it to '
+                          f'0; thresholds per class are fitted anyway.')
+    if not several and config.eval.metric in patience.SET_METRICS:
+        raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of multi-label '
+                          f'heads, and there is none: use accuracy or f1_macro.')
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
     return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val')), mixings
 
@@ -303,6 +311,8 @@ def batch_shapes(run: RunSpec, parts: Mapping[str, Manifest]) -> dict[str, jax.S
 
     batch = {'image': spec((*prepared.frame, prepared.channels), jnp.uint8)}
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
+    batch |= {f'target/{head}': spec((len(parts['train'].classes[head]),), jnp.float32)
+              for head in parts['train'].label_sets}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)
     return batch

@@ -76,7 +76,8 @@ class StepOptions:
     """How a batch becomes an update.
 
     Attributes:
-        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight.
+        heads: names of the heads; batches hold 'label/<head>' int32 [B], of multi-label heads also
+            'target/<head>' float32 [B, C], image, and maybe weight.
         seed: of dropout and drop path; their masks are a function of (seed, step).
         losses: of each head; None for cross-entropy.
         head_weights: factor of each head's loss, () for 1.
@@ -145,9 +146,14 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             objective, has_aux=True)(params, batch_stats)
         sums = dict(loss=loss)
         for head in heads:
-            hits = jnp.argmax(logits[head], axis=-1) == labels[head]
+            if losses[head].multi_label:  # right if every class is, at the threshold 0.5
+                hits = jnp.all((logits[head] >= 0) == labels[head], axis=-1)
+                known = labels[head][:, 0] >= 0
+                hits = hits & known
+            else:
+                hits, known = jnp.argmax(logits[head], axis=-1) == labels[head], labels[head] >= 0
             sums[f'correct/{head}'] = jnp.sum(hits, dtype=jnp.float32)
-            sums[f'labelled/{head}'] = jnp.sum(labels[head] >= 0, dtype=jnp.float32)
+            sums[f'labelled/{head}'] = jnp.sum(known, dtype=jnp.float32)
         return gradient, sums, batch_stats
 
     def gradient_of_batch(state: TrainState, key: jax.Array, whole: tuple):
@@ -176,7 +182,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         return gradient, sums, batch_stats
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, jax.Array]:
-        labels = {head: batch[f'label/{head}'] for head in heads}
+        labels = {head: batch[f'{"target" if losses[head].multi_label else "label"}/{head}']
+                  for head in heads}
         weights = batch.get('weight')
         if weights is not None and options.weights_end is not None:
             weights = jnp.where(state.step < options.weights_end, weights, 1)
