@@ -54,12 +54,18 @@ def get_config() -> ConfigDict:
         columns=dict(  # column names of source=csv, tfds ('': guessed from common names)
             id='',  # unique name of the picture ('': its path)
             image='',  # path of the picture
-            labels='',  # label column; several, separated by commas, make several heads
+            # Label column; several, separated by commas, make several heads. 'tags=sea+ship' or
+            # 'tags=tag_*': a multi-label head whose columns hold 1 where their class applies.
+            labels='',
             group='',  # person, drawer or scene: never on two sides of a split
             weight='',  # weight of the example in the loss, 0 or more
             split='',  # 'train', 'val' or 'test'
         ),
         classes=(),  # the allowed class names, in order ((): those that occur, sorted)
+        # source=csv: heads with several labels per picture, as lists in a cell or as several rows
+        # of a picture ((): none).
+        multi_label=(),
+        label_separator='|',  # between the labels of a cell, there and in what is written
         rules=2,  # how sources read data: 2 | 1, as in runs of older versions, which keep it
         combine=(),  # heads that become one head over all combinations of their classes
         separate=(),  # heads that the first head's classes are cut into at '/': ('mask', 'age')
@@ -303,15 +309,23 @@ def get_config() -> ConfigDict:
         # Whether the column `weight` weighs examples: 'auto': if resampling does not draw by it |
         # True | False.
         example_weights=_anything('auto'),
-        name='cross_entropy',  # 'cross_entropy' | 'focal' | 'binary_cross_entropy' |
-                               # 'balanced_softmax' | 'logit_adjustment' | 'ldam'
-        label_smoothing=0.0,  # share of the target that is spread over all classes
+        # 'cross_entropy' | 'focal' | 'binary_cross_entropy' | 'balanced_softmax' |
+        # 'logit_adjustment' | 'ldam'; of a multi-label head 'binary_cross_entropy' | 'asymmetric'.
+        # By head: {'tags': 'asymmetric', 'kind': 'focal'}, those not named have a cross-entropy.
+        name=_anything('cross_entropy'),
+        # Share of the target that is spread over all classes; of a multi-label head, of each class
+        # over applies and does not apply.
+        label_smoothing=0.0,
         gamma=2.0,  # focal: exponent, 0 or more
         alpha=_anything(()),  # focal: a factor, or one per class ((): 1)
         tau=1.0,  # logit_adjustment: strength
         scale=30.0,  # ldam: factor of the logits
         max_margin=0.5,  # ldam: margin of the rarest class
-        class_weights=dict(  # weights of the classes in the loss
+        gamma_pos=0.0,  # asymmetric: exponent of classes that apply, 0 or more
+        gamma_neg=4.0,  # asymmetric: exponent of the other classes, 0 or more
+        clip=0.05,  # asymmetric: taken off the probability of the other classes, 0 to below 1
+        # Weights of the classes in the loss; of a multi-label head where a class applies.
+        class_weights=dict(
             kind='none',  # 'none' | 'balanced' | 'effective' | 'sqrt' | 'manual'
             head='',  # the only head they apply to ('': every head, by its own classes)
             start=dict(percent=0),  # weights apply from then on; before, classes count alike
@@ -336,8 +350,10 @@ def get_config() -> ConfigDict:
         every=dict(epochs=1),  # between two validations during the training
         batch_size=256,  # examples per step, over all devices
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
-        metric='accuracy',  # of the validation, for the best checkpoint, plateau and early
-                            # stopping: 'accuracy' | 'loss' | 'f1_macro' | 'nll'
+        # Of the validation, for the best checkpoint, plateau and early stopping: 'accuracy' |
+        # 'loss' | 'f1_macro' | 'nll'; with a multi-label head also 'map' | 'f1_micro' |
+        # 'f1_examples'.
+        metric='accuracy',
         ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )
     config.checkpoint = dict(  # what resuming starts from

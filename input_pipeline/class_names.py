@@ -18,7 +18,7 @@ from decimal import Decimal
 import numpy as np
 
 from input_pipeline.errors import DataError, counted, did_you_mean, listed, perhaps
-from input_pipeline.manifest import Manifest
+from input_pipeline.manifest import Manifest, class_counts
 
 RULES = (1, 2)
 _WHOLE = re.compile(r'[+-]?\d+(\.0*)?', re.ASCII)
@@ -143,6 +143,9 @@ def obeyed(manifest: Manifest, classes, rules: int) -> Manifest:
         named[head] = tuple(map(nfc, given.get(head) or names))
         if head not in given or tuple(map(nfc, names)) == named[head]:
             continue
+        if head in manifest.label_sets:
+            manifest = _moved_sets(manifest, head, named[head])
+            continue
         number = {name: place for place, name in enumerate(named[head])}
         moved = np.array([number.get(nfc(name), -2) for name in names] + [-1], np.int32)
         labels = moved[manifest.labels(head)]
@@ -159,6 +162,20 @@ def obeyed(manifest: Manifest, classes, rules: int) -> Manifest:
     if 'group' in table and not table['group'].map(str.isascii).all():
         table = table.assign(group=table['group'].map(nfc))
     return dataclasses.replace(manifest, table=table, classes=named)
+
+
+def _moved_sets(manifest: Manifest, head: str, names: tuple[str, ...]) -> Manifest:
+    """The manifest with other classes of a multi-label head, none of which may be lost."""
+    places = number_labels(map(nfc, manifest.classes[head]), names)
+    counts = class_counts(manifest, head)
+    lost = [name for name, place, count in zip(manifest.classes[head], places, counts)
+            if place is None and count]
+    if lost:
+        raise DataError(f'data.classes lacks the class {lost[0]!r} of the head {head!r}, which '
+                        f'images have: add it, or leave these images out; '
+                        f'{did_you_mean(lost[0], names)}')
+    sets = manifest.label_sets[head].moved(places, len(names))
+    return dataclasses.replace(manifest, label_sets={**manifest.label_sets, head: sets})
 
 
 def groups_of_cells(values: Sequence[str], where: str, rules: int) -> list[str]:
@@ -204,9 +221,17 @@ def check_cells(labels: Iterable[str], head: str, where: str, rules: int) -> Non
     parts = _several_labels(names)
     if parts:
         _log.warning('%s: cells of the head %r hold several labels (%r is %s, and %d of %d classes '
-                     'are combinations of others): each combination counts as a class of its own, '
-                     'because multi-label training is not supported yet.', where, head,
-                     min(parts), ' and '.join(map(repr, parts[min(parts)])), len(parts), len(names))
+                     'are combinations of others): each combination counts as a class of its '
+                     'own; for multi-label training set data.multi_label=%s and '
+                     'data.label_separator=%r.', where, head,
+                     min(parts), ' and '.join(map(repr, parts[min(parts)])), len(parts),
+                     len(names), head, _mark_of(parts))
+
+
+def _mark_of(parts: Mapping[str, list[str]]) -> str:
+    """What stands between the labels of these cells."""
+    name = min(parts)
+    return next((mark for mark in _BETWEEN if len(name.split(mark)) == len(parts[name])), '|')
 
 
 def warn_unlabelled(names: Iterable[str], head: str, where: str, hint: str,

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
@@ -16,12 +17,13 @@ from numpy.random.bit_generator import ISeedSequence
 from input_pipeline import curriculum as curricula
 from input_pipeline import decode
 from input_pipeline.batches import Batches
-from input_pipeline.errors import DataError
 from input_pipeline.extra_rows import Extra, JoinedPictures, SoftRows
+from input_pipeline.label_sets import TargetRows
 from input_pipeline.manifest import Manifest
 from input_pipeline.mirrored_labels import Swap, mirror, partners_of
 from input_pipeline.order import Joined, Order, Walk
 from input_pipeline.pictures import Pictures, PreprocessSpec, View
+from input_pipeline.replacements import Replacements, Shown
 
 # The purpose of a random stream: streams of different purposes never meet.
 _AUGMENT = 2
@@ -123,64 +125,19 @@ def example_rng(seed: int, epoch: int, key: int, copy: int = 0, purpose: int = _
     return np.random.Generator(philox)
 
 
-# The picture of an example, and the swaps of labels that belong to the flips it was drawn with.
-_Shown = tuple[np.ndarray, Sequence[Swap]]
-
-
-class _Replacements:
-    """Which pictures can no longer be read, and what is shown in their place.
-
-    A row is replaced by the next readable row of its class (of the first head; after the last
-    comes the first), with that row's labels. So the replacement depends only on the row and on
-    the files. Extra rows are replaced by others of them.
-    """
-
-    def __init__(self, manifest: Manifest, found: dict[int, int], extra: Manifest | None = None):
-        self._labels = manifest.labels(manifest.heads[0])
-        self._names = manifest.classes[manifest.heads[0]]
-        if extra is not None:  # as classes of their own; one more is of those without a label
-            more = len(self._names) + 1 + extra.labels(manifest.heads[0])
-            self._labels = np.append(self._labels, more)
-            self._names = (*self._names, 'without a label', *self._names)
-        self.found = found
-        self._said: dict[tuple[int, int], object] = {}
-
-    def __call__(self, row: int, show: Callable[[int], _Shown],
-                 pictures: Pictures | JoinedPictures, error: decode.UnreadableImage
-                 ) -> tuple[int, _Shown]:
-        """(the row shown in its place, what is shown of it)"""
-        same = np.flatnonzero(self._labels == self._labels[row])
-        after = np.searchsorted(same, row, 'right')
-        for other in (*same[after:].tolist(), *same[:after].tolist()):
-            try:
-                shown = show(other)
-            except decode.UnreadableImage:
-                continue
-            token = object()
-            if self._said.setdefault((row, other), token) is token:  # one of several threads
-                self.found[row] = other
-                _log.warning('Image %r %s: %r is shown in its place (%d replaced so far).',
-                             pictures.location(row), error.reason, pictures.location(other),
-                             len(self.found))
-            return other, shown
-        name = self._names[self._labels[row]] if self._labels[row] >= 0 else 'without a label'
-        raise DataError(f'No image of the class {name!r} can be read any more (the last one, '
-                        f'{pictures.location(row)!r}, {error.reason}): restore the files.')
-
-
 @dataclasses.dataclass(frozen=True)
 class _TrainBatch:
     """step -> this process's part of the batch; a class because worker processes pickle it."""
 
     pictures: Pictures | JoinedPictures
-    columns: Mapping[str, np.ndarray | SoftRows]
+    columns: Mapping[str, Any]
     keys: np.ndarray
     order: Order | Joined
     stages: Sequence[curricula.Stage]
     seed: int
     batch_size: int
     shard: Shard
-    replacements: _Replacements | None
+    replacements: Replacements | None
     partners: Mapping[Swap, Mapping[str, np.ndarray]]
     beside: Callable[[int], dict] | None = None
 
@@ -211,9 +168,9 @@ class _TrainBatch:
             return None  # `_example` meets the same error and handles it
 
     def _example(self, stage: curricula.Stage, view: View | None, place: np.ndarray, epoch: int,
-                 row: int, copy: int) -> tuple[int, _Shown]:
+                 row: int, copy: int) -> tuple[int, Shown]:
         """(the row that is shown, what is shown of it: its picture may lie in `place`)"""
-        def show(shown: int) -> _Shown:
+        def show(shown: int) -> Shown:
             rng = example_rng(self.seed, epoch, self.keys[row], copy) if stage.transforms else None
             drawn = self.pictures.draw(shown, stage, rng)
             return self.pictures.show(drawn), drawn.swaps
@@ -230,7 +187,7 @@ class _TrainBatch:
 @dataclasses.dataclass(frozen=True)
 class _EvalBatch:
     pictures: Pictures
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, Any]
     num_rows: int
     batch_size: int
     shard: Shard
@@ -257,8 +214,10 @@ class _EvalBatch:
                 **{name: values[rows] for name, values in self.columns.items()}}
 
 
-def _columns(manifest: Manifest) -> dict[str, np.ndarray]:
-    columns = {f'label/{head}': manifest.labels(head) for head in manifest.heads}
+def _columns(manifest: Manifest) -> dict[str, Any]:
+    columns: dict[str, Any] = {f'label/{head}': manifest.numbers(head) for head in manifest.heads}
+    columns |= {f'target/{head}': TargetRows(manifest.numbers(head), sets)
+                for head, sets in manifest.label_sets.items()}
     if 'weight' in manifest.table:
         columns['weight'] = manifest.table['weight'].to_numpy(np.float32)
     return columns
@@ -284,7 +243,9 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
         Batches dict(image=uint8 [b, height, width, channels], 'label/<head>'=int32 [b], and
         weight=float32 [b] if the manifest has weights), b = batch_size / processes. With extra
         rows or a teacher also factor=float32 [b] (of the weights), 'target/<head>' and
-        'teacher/<head>'=float32 [b, C], zeros where there is none; see `extra_rows`. `get_state()`
+        'teacher/<head>'=float32 [b, C], zeros where there is none; see `extra_rows`. Of a
+        multi-label head the label is the number of a set, and 'target/<head>' is 1 for each class
+        of it and 0 for others, or -1 throughout without a label. `get_state()`
         and `set_state()` are exact for any number of threads.
 
     Raises:
@@ -300,7 +261,7 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
                            np.array([count])))
     replacements, extra = None, course.extra
     if loading.unreadable == 'drop':
-        replacements = _Replacements(manifest, {} if replaced is None else replaced,
+        replacements = Replacements(manifest, {} if replaced is None else replaced,
                                      extra and extra.manifest)
     pictures: Pictures | JoinedPictures
     columns, keys, whole = _columns(manifest), example_keys(manifest), order

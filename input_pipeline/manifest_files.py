@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from input_pipeline.atomic_files import atomic_open
 from input_pipeline.class_names import nfc, number_labels
 from input_pipeline.csv_table import quoting_for, read_csv
 from input_pipeline.errors import DataError, in_one_line
+from input_pipeline.label_sets import LabelSets
 from input_pipeline.manifest import SPLITS, Manifest, make_manifest
 
 _COLUMNS = ('id', 'location')
@@ -36,6 +37,10 @@ def save(manifest: Manifest, path: str) -> None:
     root = manifest.root and os.path.relpath(manifest.root, os.path.dirname(path))
     about = {'classes': {head: list(names) for head, names in manifest.classes.items()},
              'root': os.path.abspath(manifest.root) if root.startswith(os.pardir) else root}
+    if manifest.label_sets:
+        about['label_sets'] = {head: {'separator': sets.separator,
+                                      'sets': [np.flatnonzero(row).tolist() for row in sets.table]}
+                               for head, sets in manifest.label_sets.items()}
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if kind == '.parquet':
         import pyarrow as pa  # takes half a second, and only Parquet needs it
@@ -51,7 +56,7 @@ def save(manifest: Manifest, path: str) -> None:
             raise DataError(f'The classes of the head {head!r} cannot be told apart in the CSV '
                             f'{path!r} (one occurs twice, is empty, or starts or ends with a '
                             f'space): save the manifest as .parquet.')
-        table[f'label/{head}'] = np.array([*names, ''], object)[manifest.labels(head)]
+        table[f'label/{head}'] = manifest.texts(head)
     with atomic_open(f'{path}.json', shared=True) as file:
         json.dump(about, file, indent=1)
     with atomic_open(path, shared=True) as file:
@@ -71,6 +76,7 @@ def load(path: str) -> Manifest:
     try:
         table, about = (_read_parquet if kind == '.parquet' else _read_csv)(path)
         classes, root = _checked(about)
+        several = _label_sets(about, classes)
     except DataError:
         raise
     except Exception as error:  # pyarrow raises nearly every type on damaged files
@@ -89,14 +95,19 @@ def load(path: str) -> Manifest:
     if not classes:
         raise DataError(f'The manifest {path!r} has no column label/<head>: add one.')
     for head, names in classes.items():
-        table[f'label/{head}'] = _numbers(path, head, table[f'label/{head}'], names)
+        column = table[f'label/{head}']
+        if head in several:
+            table[f'label/{head}'] = _set_numbers(path, head, column, several[head], names)
+        else:
+            table[f'label/{head}'] = _numbers(path, head, column, names)
     if 'weight' in table:
         table['weight'] = _weights(path, table['weight'])
     wrong = sorted(set(table.get('split', ())) - {*SPLITS, ''})
     if wrong:
         raise DataError(f'The manifest {path!r} has the split {wrong[0]!r}: '
                         f'use {", ".join(SPLITS)}, or leave it empty.')
-    return make_manifest(table, classes, root and os.path.normpath(os.path.join(folder, root)))
+    return make_manifest(table, classes, root and os.path.normpath(os.path.join(folder, root)),
+                         several)
 
 
 def is_manifest(header: Iterable[str]) -> bool:
@@ -139,6 +150,32 @@ def _checked(about) -> tuple[dict[str, list[str]], str]:
             for names in classes.values()):
         raise ValueError('its root is not a text, or its classes are not lists of names')
     return classes, root
+
+
+def _label_sets(about: dict, classes: dict[str, list[str]]) -> dict[str, LabelSets]:
+    found = {}
+    for head, kept in about.get('label_sets', {}).items():
+        table = np.zeros((len(kept['sets']), len(classes[head])), bool)
+        for row, labels in zip(table, kept['sets']):
+            row[labels] = True
+        found[head] = LabelSets(table, str(kept['separator']))
+    return found
+
+
+def _set_numbers(path: str, head: str, column: pd.Series, sets: LabelSets, names: Sequence[str]
+                 ) -> np.ndarray:
+    """Numbers of sets, int32 [N], from numbers or from the texts of the sets."""
+    if column.dtype.kind in 'iu':
+        return column.to_numpy(np.int32)
+    number = {text: place for place, text in enumerate(
+        sets.texts(np.arange(len(sets.table)), names))} | {'': -1}
+    texts = _label_text(column)
+    wrong = [row for row, text in enumerate(texts) if text not in number]
+    if wrong:
+        raise DataError(f'The manifest {path!r} labels row {wrong[0] + 1} {texts[wrong[0]]!r}, '
+                        f'which is none of the sets of labels of the head {head!r} that the file '
+                        f'beside it lists: correct it, or make the manifest anew.')
+    return np.array([number[text] for text in texts], np.int32)
 
 
 def _text(path: str, name: str, values: pd.Series) -> pd.Series:

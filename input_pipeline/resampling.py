@@ -69,6 +69,9 @@ def make_order(manifest: Manifest, resample: Mapping, *, seed: int, batch_size: 
 
 def none(manifest: Manifest, options: Mapping, seed: int) -> Walk:
     """Each row once per epoch."""
+    if options['head'] in manifest.label_sets:
+        return _walk_plan(np.zeros(len(manifest), int), np.array([len(manifest)]), options, seed,
+                          fixed=False)
     return _by_class(manifest, options, seed, class_counts(manifest, options['head']))
 
 
@@ -242,6 +245,10 @@ def _checked_options(resample: Mapping, manifest: Manifest) -> dict:
     if options['head'] not in manifest.classes:
         raise DataError(f'resample.head={options["head"]!r} is not a head: '
                         f'use one of {listed(manifest.heads)}.')
+    if options['head'] in manifest.label_sets and options['kind'] not in ('none', 'weighted'):
+        raise DataError(f'resample.kind={options["kind"]} goes by one label per picture, and the '
+                        f'head {options["head"]!r} has several: name another head in '
+                        f'resample.head, or use loss.class_weights or the kind weighted.')
     for key in ('length', 'target', 'n'):
         value = options[key]
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

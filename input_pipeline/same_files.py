@@ -55,19 +55,19 @@ def join_same_files(manifest: Manifest, *, refuse: bool = True) -> Manifest:
 
 def _conflicts(manifest: Manifest, head: str, key: pd.Series, again: np.ndarray) -> str:
     """The pictures with several labels, as the beginning of a sentence; '' if there are none."""
-    labels = manifest.labels(head)
+    labels = manifest.numbers(head)
     rows = np.flatnonzero(again & (labels >= 0))
     of_picture = pd.Series(labels[rows]).groupby(key.to_numpy(object)[rows])
     several = of_picture.nunique()
     several = several[several > 1]
     if several.empty:
         return ''
-    names, ids = manifest.classes[head], manifest.table['id']
+    names, ids = manifest.texts(head), manifest.table['id']
     shown = []
     for picture in list(dict.fromkeys(key.iloc[rows][key.iloc[rows].isin(several.index)]))[:_SHOWN]:
         mine = rows[(key.iloc[rows] == picture).to_numpy()]
         firsts = sorted({labels[row]: row for row in reversed(mine)}.values())  # one per label
-        shown.append(' and '.join(f'{ids[row]!r} is {names[labels[row]]!r}' for row in firsts[:3]))
+        shown.append(' and '.join(f'{ids[row]!r} is {names[row]!r}' for row in firsts[:3]))
     more = f'; and {len(several) - _SHOWN} more' if len(several) > _SHOWN else ''
     return (f'{counted(len(several), "picture is", "pictures are")} in several rows with different '
             f'labels of the head {head!r} ({"; ".join(shown)}{more})')

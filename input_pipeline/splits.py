@@ -1,9 +1,9 @@
 """Which images train, which validate and which test: the column `split` of the Manifest.
 
-Splits are stratified by one head and grouped (a person, a drawer or a set of near
-duplicates is never on two sides), or they are given. They depend on the seed and on the
-ids, not on the order of the rows. Rows without a label of the stratified head cannot be
-scored, so they train, unless their group or a given split says otherwise.
+Splits are stratified by one head (by all labels of a multi-label one) and grouped (a person, a
+drawer or a set of near duplicates is never on two sides), or they are given. They depend on the
+seed and on the ids, not on the order of the rows. Rows without a label of the stratified head
+cannot be scored, so they train, unless their group or a given split says otherwise.
 """
 
 import csv
@@ -19,7 +19,7 @@ from input_pipeline.class_names import place_of
 from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError, listed, nearest
 from input_pipeline.kept_splits import keep_sides
-from input_pipeline.manifest import SPLITS, Manifest
+from input_pipeline.manifest import SPLITS, Manifest, class_counts
 from input_pipeline.sections import checked_section
 from input_pipeline.sources.csv_file import column, split_name
 from input_pipeline.stratify import Pool, count_images, draw_folds, draw_share, make_pool
@@ -164,9 +164,8 @@ def assert_disjoint(manifest: Manifest, *, grouped: bool = True) -> None:
                 f'({torn.nunique()} such groups in total): correct the given splits, or allow it '
                 f'by split.grouped=False.')
     for head, names in manifest.classes.items():
-        labels = manifest.labels(head)
-        seen = np.bincount(labels[(side == 'train') & (labels >= 0)], minlength=len(names))
-        every = np.bincount(labels[labels >= 0], minlength=len(names))
+        seen = class_counts(manifest.select(side == 'train'), head)
+        every = class_counts(manifest, head)
         gone = np.flatnonzero((every > 0) & (seen == 0))
         if len(gone):
             raise DataError(
@@ -214,8 +213,8 @@ def save_splits(manifest: Manifest, path: str | os.PathLike,
     columns = {'id': table['id'], 'split': table['split']}
     if 'group' in table:
         columns['group'] = table['group']
-    for head, names in manifest.classes.items():
-        columns[f'label/{head}'] = [names[i] if i >= 0 else '' for i in manifest.labels(head)]
+    for head in manifest.heads:
+        columns[f'label/{head}'] = manifest.texts(head)
     with atomic_open(path, shared=True, durable=True) as file:
         # Everything is quoted, because a file name may contain a bare carriage return.
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator='\n')

@@ -2,7 +2,8 @@
 
 Groups of several rows are drawn among the near-optimal ways to deal them (`near_optimal`), or, as
 older runs did, dealt by scikit-learn's StratifiedGroupKFold, whose seeds break ties only. Single
-rows then fill each class up to its share, which is exact and works for classes of two images.
+rows then fill each class up to its share, which is exact and works for classes of two images. A
+multi-label head is dealt by iterative stratification (`iterative_split`).
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from input_pipeline.errors import DataError
+from input_pipeline.iterative_split import deal_sets, label_ranks
 from input_pipeline.manifest import Manifest
 from input_pipeline.near_optimal import class_shares, draw_parts, greedy_folds
 
@@ -25,11 +27,14 @@ class Pool:
     """What a draw needs to know about the N rows of a manifest.
 
     Attributes:
-        labels: int [N], of the stratified head; rows with -1 are never drawn.
+        labels: int [N], of the stratified head; rows with -1 are never drawn. Of a multi-label
+            head, the numbers of the sets.
         groups: int [N], 0 to N - 1; rows with the same number stay together.
-        tokens: int [heads, N], number of the class among the classes of all heads, or -1.
+        tokens: int [heads, N], number of the class among the classes of all heads, or -1; a
+            multi-label head has as many rows as an image has labels at most.
         names: class names of the stratified head.
         ids: ids of the rows, for errors.
+        sets: bool [S, C], the sets of labels of a multi-label head; else None.
     """
 
     labels: np.ndarray
@@ -37,6 +42,7 @@ class Pool:
     tokens: np.ndarray
     names: tuple[str, ...]
     ids: tuple[str, ...]
+    sets: np.ndarray | None = None
 
 
 def make_pool(manifest: Manifest, head: str, *, grouped: bool) -> Pool:
@@ -49,11 +55,14 @@ def make_pool(manifest: Manifest, head: str, *, grouped: bool) -> Pool:
         groups[named] = named[first][inverse]
     tokens, start = [], 0
     for name, classes in manifest.classes.items():
-        labels = manifest.labels(name)
-        tokens.append(np.where(labels >= 0, labels + start, -1))
+        several, labels = manifest.label_sets.get(name), manifest.numbers(name)
+        tokens += [np.where(each >= 0, each + start, -1) for each in
+                   ([labels] if several is None else label_ranks(several.table, labels))]
         start += len(classes)
-    return Pool(labels=manifest.labels(head), groups=groups, tokens=np.stack(tokens),
-                names=manifest.classes[head], ids=tuple(manifest.table['id']))
+    sets = manifest.label_sets.get(head)
+    return Pool(labels=manifest.numbers(head), groups=groups, tokens=np.stack(tokens),
+                names=manifest.classes[head], ids=tuple(manifest.table['id']),
+                sets=None if sets is None else sets.table)
 
 
 def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...],
@@ -80,6 +89,10 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
     usable = _usable(pool, rows)
     wanted = share * usable.sum()
     rng = np.random.default_rng(seed)
+    if pool.sets is not None:
+        dealt = deal_sets(pool.sets, pool.labels, pool.groups, usable, (share, 1 - share), rng)
+        chosen = _spare_classes(pool, usable, dealt == 0)
+        return _whole_groups(pool, rows, usable, chosen)
     multiple = usable & _is_multiple(pool)
     single = usable & ~multiple
     chosen = _draw_groups(pool, (usable, multiple), share, tolerance, rng)
@@ -91,7 +104,12 @@ def draw_share(pool: Pool, rows: np.ndarray, share: float, seed: tuple[int, ...]
     for label, number in enumerate(_round_to_total(want, have, total, rng)):
         places = np.flatnonzero(single & (pool.labels == label))
         chosen[rng.choice(places, number, replace=False)] = True
-    chosen = _spare_classes(pool, usable, chosen)
+    return _whole_groups(pool, rows, usable, _spare_classes(pool, usable, chosen))
+
+
+def _whole_groups(pool: Pool, rows: np.ndarray, usable: np.ndarray, chosen: np.ndarray
+                  ) -> np.ndarray:
+    """The chosen rows and those of their groups, bool [N]; refuses an empty choice."""
     if not chosen.any():
         raise DataError(
             f'{count_images(usable.sum())} in {len(np.unique(pool.groups[usable]))} groups cannot '
@@ -116,10 +134,14 @@ def draw_folds(pool: Pool, rows: np.ndarray, folds: int, seed: tuple[int, ...],
         raise DataError(f'split.folds={folds} is more than the {groups} groups or images that '
                         f'can be held out: use fewer folds.')
     multiple = usable & _is_multiple(pool)
-    fold = _deal_groups(pool, multiple, folds, rng) if not tolerance else \
-        _draw_group_folds(pool, (usable, multiple), folds, tolerance, rng)
+    if pool.sets is not None:
+        fold = deal_sets(pool.sets, pool.labels, pool.groups, usable, (1 / folds,) * folds, rng)
+    else:
+        fold = _deal_groups(pool, multiple, folds, rng) if not tolerance else \
+            _draw_group_folds(pool, (usable, multiple), folds, tolerance, rng)
     totals = np.bincount(fold[multiple], minlength=folds)
-    for label in range(len(pool.names)):  # single rows level the folds, class by class
+    # Single rows level the folds, class by class; those of a multi-label head are dealt.
+    for label in range(len(pool.names) if pool.sets is None else 0):
         ours = usable & (pool.labels == label)
         counts = np.bincount(fold[ours & multiple], minlength=folds)
         for row in rng.permutation(np.flatnonzero(ours & ~multiple)):
@@ -163,18 +185,18 @@ def _usable(pool: Pool, rows: np.ndarray) -> np.ndarray:
                         'choose another split.head or label images.')
     alone = np.flatnonzero(_class_counts(pool, pool.labels >= 0) == 1)
     row = np.flatnonzero(labelled & np.isin(pool.labels, alone))
-    if len(row):
+    if len(row) and pool.sets is None:  # rare tags are common, and their pictures train
         more = f', and {len(row) - 1} other classes too,' if len(row) > 1 else ''
         raise DataError(f'Class {pool.names[pool.labels[row[0]]]!r} has one image '
                         f'({pool.ids[row[0]]!r}){more} and cannot be split: add images or leave '
                         f'the class out.')
     # If only one group has a class, that group must train.
     bound = np.zeros(len(rows), bool)
-    for tokens in pool.tokens:
-        here = labelled & (tokens >= 0)
-        pairs = np.unique(np.stack([tokens[here], pool.groups[here]]), axis=1)
-        _, first, groups = np.unique(pairs[0], return_index=True, return_counts=True)
-        bound[pairs[1][first[groups == 1]]] = True
+    here = labelled & (pool.tokens >= 0)
+    pairs = np.unique(np.stack([pool.tokens[here],
+                                np.broadcast_to(pool.groups, here.shape)[here]]), axis=1)
+    _, first, groups = np.unique(pairs[0], return_index=True, return_counts=True)
+    bound[pairs[1][first[groups == 1]]] = True
     usable = labelled & ~bound[pool.groups]
     if not usable.any():
         raise DataError('Every group holds a class that no other group has, so none can be '

@@ -26,6 +26,8 @@ class Table:
         texts: the values of each column by position, N of each.
         places: where each row is, for errors: 'line 3', or 'row 2' of a Parquet file.
         unusable: {position: its type} of the columns that have no texts.
+        lists: {position: a list of texts per row, None for a missing one} of the columns of a
+            Parquet file that hold lists.
     """
 
     path: str
@@ -33,6 +35,7 @@ class Table:
     texts: Mapping[int, list[str]]
     places: list[str]
     unusable: Mapping[int, str]
+    lists: Mapping[int, list] = dataclasses.field(default_factory=dict)
 
     def values(self, place: int) -> list[str]:
         """The column at this position, N texts.
@@ -42,7 +45,7 @@ class Table:
         """
         if place in self.unusable:
             kind, name = self.unusable[place], self.header[place]
-            hint = ('several labels per picture are multi-label, which is not supported yet'
+            hint = ('several labels per picture are multi-label: name the head in data.multi_label'
                     if kind.startswith(('list', 'large_list', 'fixed_size_list')) else
                     'write pictures as files, and their paths into the table')
             raise DataError(f'The column {name!r} of {self.path!r} holds {kind[:80]}, not text: '
@@ -104,7 +107,23 @@ def _read_parquet(path: str) -> Table:
         raise DataError(f'The file {path!r} has the column {doubled[0]!r} twice: rename one.')
     return Table(path, header, {k: texts for k, texts in enumerate(found) if texts is not None},
                  [f'row {k}' for k in range(1, table.num_rows + 1)],
-                 {k: str(table.schema.types[k]) for k, texts in enumerate(found) if texts is None})
+                 {k: str(table.schema.types[k]) for k, texts in enumerate(found) if texts is None},
+                 {k: _lists(column) for k, column in enumerate(table.columns)
+                  if _is_list(column.type)})
+
+
+def _is_list(kind) -> bool:
+    """Whether an Arrow type is a list of texts or whole numbers."""
+    import pyarrow as pa
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or \
+        pa.types.is_fixed_size_list(kind)
+    return is_list and any(test(kind.value_type) for test in (
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_integer))
+
+
+def _lists(column) -> list[list[str] | None]:
+    return [None if row is None else ['' if item is None else str(item).strip() for item in row]
+            for row in column.to_pylist()]
 
 
 def _texts(column) -> list[str] | None:

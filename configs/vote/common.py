@@ -57,6 +57,8 @@ def get_config() -> ConfigDict:
     config.bootstrap = 1000  # random orders of the members behind p of Cochran's test, 1 or more
     config.groups = 'auto'  # rows of one group: 'auto': the groups of the runs | 'none' | a CSV
                             # with the columns id and group
+    # Multi-label heads: between the labels of a cell ('': that of the runs, data.label_separator).
+    config.label_separator = ''
     config.sample = ''  # a sample submission (CSV), whose rows, order and columns are taken
     # Pictures that the sample does not ask for: 'refuse' | 'ignore', as where the pictures of the
     # training lie in the same folder.
@@ -65,7 +67,8 @@ def get_config() -> ConfigDict:
     # dict(ID='id', image_path='id', target='class'); one of 'id', 'row' (0, 1, ...), 'class',
     # 'index' (of the class), 'confidence', 'probability:CLASS', 'copy' (of the sample); of several
     # heads also the name of one, 'index:HEAD', 'probability:HEAD' (of the second of two classes),
-    # 'names' (of all, with spaces between).
+    # 'names' (of all, with spaces between). Of a multi-label head 'labels' (all predicted classes),
+    # 'probability:CLASS' and 'label:CLASS' (1 or 0).
     config.columns = _anything(('ID', 'image_path', 'target'))
     # Pictures in the report that the vote got right and the best single member wrong, and as many
     # of the reverse (0: none).

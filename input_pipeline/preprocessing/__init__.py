@@ -177,6 +177,10 @@ def fallback_by_class(manifest: Manifest, records: pd.DataFrame, head: str) -> p
     """
     columns = [name for name in records if name.endswith('/fallback')]
     failed = records.set_index('id').reindex(manifest.table['id'])[columns] != ''
+    if head in manifest.label_sets:  # a picture counts for each of its classes
+        of_class = zip(manifest.classes[head], (manifest.truth(head) == 1).T)
+        shares = pd.DataFrame({name: failed[rows].mean() for name, rows in of_class}).T
+        return shares.rename(columns=lambda name: name.split('/')[0])
     labels, names = manifest.labels(head), manifest.classes[head]
     shares = failed[labels >= 0].groupby(labels[labels >= 0]).mean().reindex(range(len(names)))
     return shares.set_axis(list(names)).rename(columns=lambda name: name.split('/')[0])

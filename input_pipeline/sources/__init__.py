@@ -33,6 +33,8 @@ SOURCES: dict[str, tuple[str, Callable[[Mapping, int], dict]]] = {
         'zip_encoding', 'rules', path=data.get('folder', ''))),
     'csv': ('csv_file', lambda data, seed: _pick(
         data, 'columns', 'classes', 'group_regex', 'labelled', 'rules', path=data.get('csv', ''),
+        several=_module('label_cells').SetSpec(
+            _names(data.get('multi_label')), data.get('label_separator') or '|'),
         images=_module('csv_file').Images(**_pick(data, 'allow_outside', 'zip_encoding',
                                                   path=data.get('images') or '')))),
     'tfds': ('tfds', lambda data, seed: _pick(
@@ -66,6 +68,10 @@ def load_source(data: Mapping, *, seed: int = 0) -> Manifest:
     if kind not in SOURCES:
         raise DataError(f'data.source={kind!r} is not a valid source{perhaps(kind, SOURCES)}: '
                         f'use one of {listed(SOURCES)}.')
+    if kind != 'csv' and _names(data.get('multi_label')):
+        raise DataError(f'data.multi_label={data["multi_label"]!r} needs data.source=csv, and '
+                        f'data.source={kind} has one label per picture: unset it, or write a '
+                        f'table.')
     module, arguments = SOURCES[kind]
     manifest = _module(module).load(**arguments(data, seed))
     return class_names.obeyed(manifest, data.get('classes') or (), rules)
@@ -232,6 +238,12 @@ def _without_none(mapping: Mapping) -> dict:
 
 def _pick(data: Mapping, *keys: str, **more) -> dict:
     return more | _without_none({key: data.get(key) for key in keys})
+
+
+def _names(value) -> tuple[str, ...]:
+    """A list of names in the config, which may be text with commas."""
+    parts = value.split(',') if isinstance(value, str) else value or ()
+    return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
 def _module(name: str):

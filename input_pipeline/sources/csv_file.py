@@ -31,6 +31,15 @@ from input_pipeline.sources import (
     zip_archive,
     zip_names,
 )
+from input_pipeline.sources.label_cells import (
+    SetSpec,
+    checked,
+    join_rows,
+    number_sets,
+    one_hot_columns,
+    read_lists,
+    read_one_hot,
+)
 from input_pipeline.sources.split_folders import SPLIT_NAMES
 from input_pipeline.table_file import Table, is_parquet, read_header, read_table
 
@@ -64,7 +73,8 @@ class Images:
 
 def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] | None = None,
          classes: Sequence[str] | Mapping[str, Sequence[str]] = (),
-         group_regex: str = '', labelled: bool = True, rules: int = 2) -> Manifest:
+         group_regex: str = '', labelled: bool = True, rules: int = 2,
+         several: SetSpec | None = None) -> Manifest:
     """The manifest of a table, in the order of its lines.
 
     Args:
@@ -73,6 +83,8 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
         columns: names of the columns `image`, `labels` (several separated by commas: one
             head each, named like its column), `id`, `group`, `weight`, `split`; '' or
             absent to look for a common name. A single label column is the head `class`.
+            'tags=sea+ship' or 'tags=tag_*' among the labels is a multi-label head whose columns
+            hold 1 where their class applies.
             Without an id column the path, as written, is the id.
         classes: class names in their order, of the only head or by head; () for the sorted
             values of the column. With class names, a CSV without labels may be read.
@@ -80,6 +92,7 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
         labelled: False if no column contains labels; then columns of groups, weights and splits
             that `columns` names may be missing.
         rules: how names are read, see `class_names`.
+        several: the heads whose cells list several labels, or whose pictures have several rows.
 
     An empty label means unlabelled, -1.
 
@@ -87,7 +100,7 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
         DataError: names the file and, where there is one, the line and the value.
     """
     file = _existing(path, 'data.csv', os.path.isfile)
-    images = images or Images()
+    images, several = images or Images(), several or SetSpec()
     encoding = images.zip_encoding if rules > 1 else zip_names.OLDEST
     archive, inside = _archive(images.path, encoding)
     root = (os.path.join(archive, inside) if archive else
@@ -105,7 +118,9 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
             raise DataError(f'The file {file!r} is a saved manifest, whose names begin at the top '
                             f'of an archive: set data.images={archive!r}.')
         return _saved(file, archive or root if images.path else '', columns,
-                      classes if rules < 2 else (), images.allow_outside, group_regex)
+                      classes if rules < 2 else (),
+                      images.allow_outside, dict(group_regex=group_regex,
+                                                 multi_label=several.heads))
     table = read_table(file) if is_parquet(file) else table
     header, lines = table.header, table.places
     if not lines:
@@ -120,6 +135,10 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
         wanted |= {role: _if_there(file, header, role, wanted[role])
                    for role in ('group', 'weight', 'split')}
     optional = {'id', 'group', 'weight', 'split'} | ({'labels'} if classes else set())
+    one_hot = one_hot_columns(wanted['labels'], header, file) if labelled else {}
+    if one_hot:  # what is left are names of columns with labels
+        wanted['labels'] = ','.join(part for part in wanted['labels'].split(',')
+                                    if '=' not in part) or ','
     places = {role: _find(file, header, role, name, role in optional)
               for role, name in wanted.items() if labelled or role != 'labels'}
 
@@ -135,13 +154,20 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
         found['location'] = zip_archive.locations(
             archive, [posixpath.join(inside, name.removeprefix('./'))
                       for name in found['location']], encoding)
-    _refuse_doubled(file, found['id'], lines)
+    if not several.heads and not one_hot:  # else rows of one picture are joined
+        _refuse_doubled(file, found['id'], lines)
     of_labels = places.get('labels', ())
-    heads = {'class' if len(of_labels) == 1 else header[place]: table.values(place)
-             for place in of_labels} or {'class': [''] * len(lines)}
-    names = _class_names(file, heads, classes, rules) if labelled else {'class': ()}
-    for head, labels in heads.items():
-        found[f'label/{head}'] = _numbers(labels, names[head], table, head)
+    alone = len(of_labels) + len(one_hot) == 1
+    titles = {'class' if alone and header[place] not in several.heads else header[place]: place
+              for place in of_labels}
+    if labelled:
+        checked(several, (*titles, *one_hot), file)
+    sets = {head: read_one_hot(table, of_head, head) for head, of_head in one_hot.items()}
+    sets |= {head: read_lists(table, titles[head], head, several.separator)
+             for head in several.heads if head in titles and head not in one_hot}
+    heads = {head: table.values(place) for head, place in titles.items() if head not in sets}
+    if not heads and not sets:
+        heads = {'class': [''] * len(lines)}
     if group_regex:
         if wanted['group']:
             raise DataError('data.group_regex and data.columns.group both name the groups: '
@@ -155,7 +181,22 @@ def load(path: str, *, images: Images | None = None, columns: Mapping[str, str] 
     if places['split']:
         found['split'] = [split_name(value, file, line)
                           for value, line in zip(table.values(places['split'][0]), lines)]
-    return make_manifest(found, names, root=archive or root)
+    if sets:
+        found |= {f'label/{head}': labels for head, labels in heads.items()}
+        found, sets, places = join_rows(found, sets, file, lines)
+        heads = {head: found[f'label/{head}'] for head in heads}
+        table = dataclasses.replace(table, places=places)
+    order = [*(titles or heads), *one_hot]
+    names, label_sets = {}, {}
+    given = given_classes(classes, order) if labelled else {}
+    for head in order:
+        if head in sets:
+            names[head], found[f'label/{head}'], label_sets[head] = number_sets(
+                sets[head], given.get(head, ()), head, table, several, rules)
+        else:
+            names[head] = _class_names(file, head, heads[head], given, rules) if labelled else ()
+            found[f'label/{head}'] = _numbers(heads[head], names[head], table, head)
+    return make_manifest(found, names, root=archive or root, label_sets=label_sets)
 
 
 def _archive(images: str, encoding: str) -> tuple[str, str]:
@@ -167,10 +208,10 @@ def _archive(images: str, encoding: str) -> tuple[str, str]:
 
 
 def _saved(file: str, images: str, columns, classes, allow_outside: bool,
-           group_regex: str) -> Manifest:
+           others: Mapping[str, object]) -> Manifest:
     """A saved manifest, with the settings that keep its meaning; others are refused."""
     for key, value in (('columns', any((columns or {}).values())), ('classes', classes),
-                       ('group_regex', group_regex)):
+                       *others.items()):
         if value:
             raise DataError(f'data.{key} is set, but {file!r} is a saved manifest, which has its '
                             f'own {key}: unset it.')
@@ -323,18 +364,15 @@ def _refuse_doubled(file: str, ids: list[str], lines: list[str]) -> None:
         seen[name] = line
 
 
-def _class_names(file: str, heads: Mapping[str, list[str]], classes, rules: int
-                 ) -> dict[str, tuple[str, ...]]:
-    given = given_classes(classes, tuple(heads))
-    names = {}
-    for head, labels in heads.items():
-        found = {label.strip() for label in set(labels)} - {''}
-        if not given.get(head):
-            check_cells(found, head, file, rules)
-        names[head] = given.get(head) or in_order(as_read(sorted(found), rules, file), rules)
-        if not names[head]:
-            raise DataError(f'The file {file!r} has no label at all for the head {head!r}: '
-                            f'fill the column in, or name the classes in data.classes.')
+def _class_names(file: str, head: str, labels: list[str], given: Mapping[str, tuple[str, ...]],
+                 rules: int) -> tuple[str, ...]:
+    found = {label.strip() for label in set(labels)} - {''}
+    if not given.get(head):
+        check_cells(found, head, file, rules)
+    names = given.get(head) or in_order(as_read(sorted(found), rules, file), rules)
+    if not names:
+        raise DataError(f'The file {file!r} has no label at all for the head {head!r}: '
+                        f'fill the column in, or name the classes in data.classes.')
     return names
 
 

@@ -42,6 +42,10 @@ def export(command: Command) -> int:
     out = Path(os.path.realpath(given))  # not a link to it, whose place the folder would take
     _earlier(out)
     trained = read_models(command.workdir)
+    if trained[0].multi_label:
+        raise ConfigError(f'{command.workdir} has the head {trained[0].multi_label[0]!r} with '
+                          f'several labels per picture, and what an export writes beside the model '
+                          f'explains a softmax: use train_lib.load for such runs.')
     unfinished = out.with_name(f'{out.name}.tmp')
     made = _make(out.parent)
     try:

@@ -28,7 +28,7 @@ def predict_pictures(run: Path, name: str, views: Sequence[str], file: Path, roo
         config.data.update(source='csv', csv=str(file), images=root, rules=2,
                            columns=dict.fromkeys(config.data.columns, ''), classes=(),
                            combine=(), separate=(), decisions=(), group_regex='',
-                           unreadable='error')
+                           multi_label=(), unreadable='error')
         config.predict.update(source='data', name=name, labelled=False, views=tuple(views))
     with StopSignal() as stop, lock.held(run):
         predict_any(config, run, stop)

@@ -15,11 +15,17 @@ from input_pipeline.sixteen_bits import FULL
 from train_lib.commands.command import Command
 from train_lib.commands.new_pictures import predict_pictures
 from train_lib.commands.vote import run_vote
-from train_lib.ensembles.answer_columns import PROBABILITY, decide_columns, question_of
-from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
+from train_lib.ensembles.answer_columns import (
+    PROBABILITY,
+    Decided,
+    decide_columns,
+    question_of,
+)
+from train_lib.ensembles.chosen_runs import finished_runs, multi_label_of, shared_classes
 from train_lib.ensembles.read_specs import check_rules
 from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.sample_file import read_sample
+from train_lib.ensembles.set_columns import set_contents
 from train_lib.ensembles.voters import split_words
 from train_lib.ensembles.wanted_pictures import find_wanted, list_pictures
 from train_lib.predictions.store import IDENTITY
@@ -49,12 +55,22 @@ def submit(command: Command) -> int:
     log.info('workdir  %s', out)
     runs = finished_runs(split_words(flags['workdirs']), '--workdirs')
     sample = read_sample(flags['sample'])
-    question = question_of(shared_classes(runs, tuple(config['heads'])))
+    heads = shared_classes(runs, tuple(config['heads']))
+    several = [head for head in multi_label_of(runs[0]) if head in heads]
+    if several and len(heads) > 1:
+        raise ConfigError(f'The head {several[0]!r} has several labels per picture: submit it '
+                          f'alone by --config.heads={several[0]}, or name the other heads.')
+    question = question_of(heads)
     data = config_of_run(runs[0]).data
     pictures = list_pictures(flags['images'], '--images', allow_outside=data.allow_outside,
                              zip_encoding=data.zip_encoding)
     wanted = find_wanted(sample, pictures, told, config['extra'])
-    decided = decide_columns(sample.columns, wanted.key, question, told, sample.path)
+    if several:
+        contents = set_contents(told or (), heads[several[0]], sample, {wanted.key: True})
+        decided = Decided(contents, tuple(f'{name}: {what or "copy"}'
+                                          for name, what in contents.items()))
+    else:
+        decided = decide_columns(sample.columns, wanted.key, question, told, sample.path)
     for line in decided.why:
         log.info('column   %s', line)
     config |= dict(members=tuple(map(_escaped, runs)), source=f'submit-{wanted.digest[:12]}',

@@ -17,6 +17,7 @@ from train_lib.ensembles import vote_files
 from train_lib.ensembles.aligned import align
 from train_lib.ensembles.fit.fitting import fit_if_asked
 from train_lib.ensembles.read_specs import read_specs
+from train_lib.ensembles.set_pool import set_head
 from train_lib.ensembles.unlabelled import describe_unlabelled
 from train_lib.ensembles.vote_scores import count_votes, describe, vote_json
 from train_lib.ensembles.voters import find_voters
@@ -59,7 +60,13 @@ def run_vote(config: Mapping, workdir: Path,
     if config['bootstrap'] < 1:
         raise ConfigError(f'config.bootstrap = {config["bootstrap"]}: give 1 or more.')
     predict = predict_missing if config['predict'] else None
-    aligned = align(config, find_voters(config, config['source'], predict))
+    members = find_voters(config, config['source'], predict)
+    several = set_head(config, members)
+    if several:
+        from train_lib.commands.vote_sets import vote_on_sets
+
+        return vote_on_sets(config, members, several, workdir, predict)
+    aligned = align(config, members)
     specs = read_specs(config, aligned)
     log.info('members  %s of %s; %s of %s, %s', len(aligned.members),
              ', '.join(dict.fromkeys(aligned.models)), counted(len(aligned), 'row'),

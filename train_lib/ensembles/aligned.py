@@ -90,6 +90,11 @@ def align(config: Mapping, members: Sequence[Member]) -> AlignedPredictions:
     if unknown:
         raise ConfigError(f'config.heads names {unknown[0]!r}, and the members have the heads '
                           f'{listed(first.classes)}: name some of these.')
+    several = [head for head in heads if head in first.multi_label]
+    if several:
+        raise ConfigError(f'The head {several[0]!r} has several labels per picture, so it is no '
+                          f'part of a product class: vote on it alone by '
+                          f'--config.heads={several[0]}, or name the other heads.')
     if config['combine'] not in COMBINE:
         raise ConfigError(f'config.combine = {config["combine"]!r}: choose '
                           f'{" or ".join(COMBINE)}.')
@@ -99,12 +104,12 @@ def align(config: Mapping, members: Sequence[Member]) -> AlignedPredictions:
         refuse_leakage(members, ids.tolist(), shared=config['groups'] != 'none')
     by_head = {head: AlignedLogits([member.logits[head] for member in members], rows)
                for head in heads}
-    several = len(heads) > 1
+    joint = len(heads) > 1
     return AlignedPredictions(
         members=tuple(members), ids=ids, heads=heads, sizes=sizes,
         classes=_product_names(first, heads), labels=_product_labels(labels, sizes),
-        logits=product_of_heads(by_head) if several else by_head[heads[0]],
-        by_head=by_head if several and config['combine'] == COMBINE[0] else None,
+        logits=product_of_heads(by_head) if joint else by_head[heads[0]],
+        by_head=by_head if joint and config['combine'] == COMBINE[0] else None,
         groups=groups_of_rows(config['groups'], members, ids))
 
 

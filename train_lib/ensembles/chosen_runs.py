@@ -134,6 +134,18 @@ def _difference(one: Path, other: Path, head: str, names: Sequence[str], others:
             f'config.data.classes.')
 
 
+def multi_label_of(run: Path) -> tuple[str, ...]:
+    """The heads with several labels per picture of a run or of its first fold.
+
+    Raises:
+        ConfigError: its predictions are missing.
+    """
+    first = (folds_of(run) or [run])[0]
+    source = next((name for name in ('val', 'test', 'train', 'out_of_fold')
+                   if (first / 'predictions' / f'{name}.npz').exists()), 'test')
+    return members_of(first, source)[0].multi_label
+
+
 def classes_of(run: Path) -> Mapping[str, tuple[str, ...]]:
     """{head: classes} of a run or of its first fold.
 

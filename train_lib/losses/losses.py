@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.label_sets import float_targets
+from train_lib.losses.set_losses import for_and_against, weighted_losses
+
 Counts = Sequence[float] | np.ndarray  # training images per class, [C]
 _BLOCK = 4096  # rows that `split_loss` computes at a time
 
@@ -48,6 +51,10 @@ class LossSpec:
         tau: logit_adjustment: strength, >= 0.
         scale: ldam: factor of the logits, > 0.
         max_margin: ldam: margin of the rarest class, >= 0.
+        multi_label: pictures have a set of classes each: name is a key of `SET_LOSSES`, targets are
+            float [B, C], and class weights count where a class applies.
+        gamma_pos, gamma_neg, clip: asymmetric: exponents, >= 0, and what is taken off the
+            probability of a class that does not apply, 0 to below 1.
         counts: training images per class, [C].
         class_weights: weights of the classes in the loss, [C]; () for 1.
         weights_start: the step from which class_weights apply.
@@ -63,6 +70,10 @@ class LossSpec:
     tau: float = 1.0
     scale: float = 30.0
     max_margin: float = 0.5
+    multi_label: bool = False
+    gamma_pos: float = 0.0
+    gamma_neg: float = 4.0
+    clip: float = 0.05
     counts: tuple[float, ...] = ()
     class_weights: tuple[float, ...] = ()
     weights_start: int = 0
@@ -197,7 +208,8 @@ def head_loss(spec: LossSpec, logits: jax.Array, targets, weights: jax.Array | N
         spec: of this head.
         logits: float [B, C].
         targets: int [B], -1 leaves the example out; or `Mixed`; or float [B, C], not negative: a
-            row of zeros leaves the example out.
+            row of zeros leaves the example out. Of a multi-label head float [B, C], 1 for each
+            class that applies, a row of -1 leaves the example out; or `Mixed` of such.
         weights: of the examples, float [B]; with `Mixed` also [B, 2], of the two labels. None: 1.
         step: int [], for class weights that start later; None: they apply.
         divisor: float32 [], `total_weight` of the whole batch of which these examples are a part;
@@ -223,10 +235,15 @@ def split_loss(spec: LossSpec, logits: np.ndarray, labels: np.ndarray, step: int
     Args:
         spec: of this head.
         logits: float [N, C].
-        labels: int [N]; -1 leaves the row out.
+        labels: int [N]; -1 leaves the row out. Of a multi-label head uint8 [N, C], see
+            `LabelSets.targets`.
         step: as in `head_loss`.
     """
-    if (labels < 0).any():
+    if spec.multi_label:
+        labels = float_targets(labels)
+        labelled = labels[:, 0] >= 0
+        logits, labels = logits[labelled], labels[labelled]
+    elif (labels < 0).any():
         logits, labels = logits[labels >= 0], labels[labels >= 0]
     at = np.int32(max(spec.weights_start, spec.shown_start) if step is None else step)
     block = min(_BLOCK, len(labels))
@@ -236,7 +253,7 @@ def split_loss(spec: LossSpec, logits: np.ndarray, labels: np.ndarray, step: int
         missing = block - len(part)
         if missing:  # padded, so that one program serves all blocks
             rows = np.pad(rows, ((0, missing), (0, 0)))
-            part = np.pad(part, (0, missing), constant_values=-1)
+            part = np.pad(part, ((0, missing), *[(0, 0)] * (part.ndim - 1)), constant_values=-1)
         found = _jitted_losses(spec, rows, part, None, at)
         sums += [np.asarray(each, np.float64).sum() for each in found]
     return float(sums[0] / sums[1]) if sums[1] else None
@@ -261,6 +278,8 @@ def weights_at(spec: LossSpec, step: jax.Array | None = None) -> jax.Array | Non
 
 def _weighted_losses(spec, logits, targets, weights, step):
     """(weight x loss, weight) of each example, float32 [B] both."""
+    if spec.multi_label:
+        return weighted_losses(spec, logits, targets, weights, weights_at(spec, step))
     classes = logits.shape[-1]
     total = _weights_of_examples(spec, targets, weights, step)
     targets = _dense(targets, weights, classes)
@@ -284,6 +303,8 @@ _jitted_losses = jax.jit(_weighted_losses, static_argnums=0)
 
 def _weights_of_examples(spec, targets, weights, step) -> jax.Array:
     """The weight of all labels of each example, float32 [B], without the number of classes."""
+    if spec.multi_label:
+        return for_and_against(targets, weights)[2]
     factors = weights_at(spec, step)
 
     def of_label(labels):

@@ -7,7 +7,7 @@ batch; without mixing both values are 1. Everything random is a function of (see
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -112,7 +112,7 @@ def mix(mixings: Sequence[Mixing], seed: int, step: jax.Array, images: jax.Array
         seed: of the run.
         step: int32 [].
         images: uint8 or float [B, H, W, C]; uint8 is rounded.
-        labels: {head: int [B]}, -1 for none.
+        labels: {head: int [B]}, -1 for none; of a multi-label head its targets float [B, C].
         weights: of the examples, float [B], or None.
         targets: what is mixed in place of the labels, {name: int [B] or float [B, C]}; None: these.
 
@@ -221,7 +221,8 @@ _KEYS = tuple(field.name for field in dataclasses.fields(Mixing))
 
 
 def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]],
-                 to_steps: Callable[[Mapping, str], int]) -> tuple[Mixing, ...]:
+                 to_steps: Callable[[Mapping, str], int], multi_label: Collection[str] = ()
+                 ) -> tuple[Mixing, ...]:
     """Checks config.mixing and turns its durations into steps.
 
     Args:
@@ -230,10 +231,12 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
             given as text.
         classes: {head: names of its classes}.
         to_steps: (duration, config key) -> steps from the start of the run.
+        multi_label: heads with several labels per picture.
 
     Raises:
         ConfigError: an unknown key, kind, head or class, an invalid value, an end before the start,
-            or entries whose p add up to more than 1 at some step.
+            classes or partners by a head with several labels, or entries whose p add up to more
+            than 1 at some step.
         DataError: an invalid duration.
     """
     if not all(isinstance(entry, (str, Mapping)) for entry in config):
@@ -242,6 +245,11 @@ def make_mixings(config: Sequence[Mapping], classes: Mapping[str, Sequence[str]]
     mixings = tuple(_make_mixing({'kind': entry} if isinstance(entry, str) else dict(entry),
                                  f'mixing[{number}]', classes, to_steps)
                     for number, entry in enumerate(config))
+    for number, item in enumerate(mixings):
+        if item.head in multi_label and (item.classes or item.partner == 'same_class'):
+            raise ConfigError(f'config.mixing[{number}] chooses by the class of the head '
+                              f'{item.head!r}, whose pictures have several: name another head, or '
+                              f"leave out classes and partner='same_class'.")
     for start in sorted({item.start for item in mixings}):
         total = sum(item.p for item in mixings if item.start <= start
                     and (item.until is None or start < item.until))

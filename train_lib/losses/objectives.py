@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 from input_pipeline.errors import did_you_mean
 from train_lib.losses.class_weights import class_weights
 from train_lib.losses.losses import LOSSES, Counts, LossSpec, adjust_logits
+from train_lib.losses.set_losses import SET_LOSSES
 from train_lib.runtime.errors import ConfigError
 
 _RANGES = {'label_smoothing': (0, 1), 'gamma': (0, np.inf), 'tau': (0, np.inf),
-           'scale': (0, np.inf), 'max_margin': (0, np.inf)}
+           'scale': (0, np.inf), 'max_margin': (0, np.inf), 'gamma_pos': (0, np.inf),
+           'gamma_neg': (0, np.inf), 'clip': (0, 1)}
 _OTHERS = ('name', 'alpha', 'head_weights', 'class_weights')
 
 
@@ -34,8 +36,8 @@ class Shown:
 
 
 def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
-               counts: Mapping[str, np.ndarray], to_steps: Callable, shown: Shown | None = None
-               ) -> dict[str, LossSpec]:
+               counts: Mapping[str, np.ndarray], to_steps: Callable, shown: Shown | None = None,
+               multi_label: Collection[str] = ()) -> dict[str, LossSpec]:
     """The loss of each head, with the class weights of config.loss.class_weights.
 
     Both go by how many images of each class the training shows, while it shows them so
@@ -48,6 +50,7 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
         counts: {head: training images per class [C]}.
         to_steps: (duration, config key) -> steps.
         shown: with resampling; None without.
+        multi_label: heads with several labels per picture.
 
     Raises:
         ConfigError: see `make_loss`; or class weights for an unknown head.
@@ -72,7 +75,7 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
                 raise ConfigError(
                     f'config.loss.class_weights.head = {wanted["head"]!r} is not a head: '
                     f'{did_you_mean(wanted["head"], classes)}')
-        return make_loss(loss, counts, weights, start)
+        return make_loss(loss, counts, weights, start, multi_label)
 
     by_data = made(counts)
     if shown is None or by_counts == 'data':
@@ -115,29 +118,29 @@ def example_weights_end(config: ConfigDict, start: int) -> int | None:
 
 
 def make_loss(config: Mapping, counts: Mapping[str, Counts],
-              weights: Mapping[str, Counts] | None = None,
-              weights_start: int = 0) -> dict[str, LossSpec]:
+              weights: Mapping[str, Counts] | None = None, weights_start: int = 0,
+              multi_label: Collection[str] = ()) -> dict[str, LossSpec]:
     """The loss of each head.
 
     Args:
-        config: config.loss: name, label_smoothing, gamma, alpha, tau, scale, max_margin; a missing
-            one has the default of `LossSpec`. alpha is a number, numbers per class, or either of
-            them by head; () for 1. head_weights and class_weights are read elsewhere.
+        config: config.loss: name (of all heads, or by head) and the settings of the losses; a
+            missing one has the default of `LossSpec`. alpha is a number, numbers per class, or
+            either of them by head; () for 1. head_weights and class_weights are read elsewhere.
         counts: {head: training images per class [C]}.
         weights: of the classes, {head: [C]}; 1 for a head that is not named.
         weights_start: the step from which they apply.
+        multi_label: heads with several labels per picture, whose loss is one of `SET_LOSSES`.
 
     Raises:
-        ConfigError: an unknown name or key, a value out of its range, a wrong number of alphas or
-            class weights, or no images for a loss that needs their numbers.
+        ConfigError: an unknown name or key, a loss for the other kind of head, a value out of its
+            range, a wrong number of alphas or class weights, or no images for a loss that needs
+            their numbers.
     """
     known = (*_RANGES, *_OTHERS)
     for key in config:
         if key not in known:
             raise ConfigError(f'config.loss.{key} is unknown: {did_you_mean(key, known)}')
-    name = config.get('name', 'cross_entropy')
-    if name not in LOSSES:
-        raise ConfigError(f'config.loss.name = {name!r} is unknown: {did_you_mean(name, LOSSES)}')
+    names = _names(config.get('name', 'cross_entropy'), tuple(counts), multi_label)
     numbers_of = {key: _number(config[key], f'config.loss.{key}', *_RANGES[key])
                   for key in _RANGES if key in config}
     if numbers_of.get('label_smoothing') == 1:
@@ -153,17 +156,47 @@ def make_loss(config: Mapping, counts: Mapping[str, Counts],
                 raise ConfigError(f'config.loss.alpha names the head {head!r}, which does not '
                                   f'exist: {did_you_mean(head, counts)}')
     specs = {}
+    if numbers_of.get('clip') == 1:
+        raise ConfigError('config.loss.clip = 1 leaves nothing of a class that does not apply: '
+                          'give less, e.g. 0.05.')
     for head, of_head in counts.items():
-        if 'counts' in LOSSES[name][1] and not np.sum(of_head):
+        name = names[head]
+        if head not in multi_label and 'counts' in LOSSES[name][1] and not np.sum(of_head):
             raise ConfigError(f'config.loss.name = {name!r} needs labelled training images of the '
                               f'head {head!r}, and there are none: use cross_entropy.')
         alpha = alphas.get(head, ()) if isinstance(alphas, Mapping) else alphas
         specs[head] = LossSpec(
-            name=name, **numbers_of, alpha=_alpha(alpha, head, len(of_head)),
+            name=name, multi_label=head in multi_label, **numbers_of,
+            alpha=_alpha(alpha, head, len(of_head)),
             counts=tuple(float(count) for count in of_head), weights_start=int(weights_start),
             class_weights=_of_classes((weights or {}).get(head, ()), len(of_head),
                                       f'The class weights of the head {head!r}'))
     return specs
+
+
+def _names(wanted, heads: Sequence[str], multi_label: Collection[str]) -> dict[str, str]:
+    """{head: name of its loss}, from config.loss.name."""
+    if isinstance(wanted, Mapping):
+        for head in wanted:
+            if head not in heads:
+                raise ConfigError(f'config.loss.name names the head {head!r}, which does not '
+                                  f'exist: {did_you_mean(head, heads)}')
+        names = {head: wanted.get(head, 'binary_cross_entropy' if head in multi_label
+                                  else 'cross_entropy') for head in heads}
+    else:
+        names = dict.fromkeys(heads, wanted)
+    for head, name in names.items():
+        if name not in (*LOSSES, *SET_LOSSES):
+            raise ConfigError(f'config.loss.name = {name!r} is unknown: '
+                              f'{did_you_mean(name, {**LOSSES, **SET_LOSSES})}')
+        fitting, what = (SET_LOSSES, 'several labels') if head in multi_label else (
+            LOSSES, 'one label')
+        if name not in fitting:
+            others = f', by head where there are several: {{{head!r}: {min(fitting)!r}, ...}}'
+            raise ConfigError(f'config.loss.name = {name!r} is no loss for the head {head!r}, '
+                              f'whose pictures have {what} each: use {" or ".join(fitting)}'
+                              f'{others if len(heads) > 1 else ""}.')
+    return names
 
 
 def _alpha(alpha, head: str, classes: int) -> float | tuple[float, ...]:

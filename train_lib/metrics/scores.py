@@ -100,7 +100,7 @@ def summary(rows: Mapping[str, np.ndarray | None], labels: np.ndarray, num_class
     values = {'accuracy': np.mean(right), 'top5': np.mean(rows['rank'] < 5),
               'precision_macro': precision, 'recall_macro': recall, 'f1_macro': f1}
     if rows['confidence'] is not None:
-        table = _bin_table(rows['confidence'], right, bins)
+        table = reliability_of(rows['confidence'], right, bins)
         values.update(nll=np.mean(rows['nll']), brier=np.mean(rows['brier']),
                       ece=expected_calibration_error(table))
     return {'n': len(labels),
@@ -158,7 +158,7 @@ def reliability(logits, labels, bins: int = BINS) -> pd.DataFrame:
     """
     logits, labels = _labelled(logits, labels)
     rows = per_row(logits, labels)
-    return _bin_table(rows['confidence'], rows['predicted'] == labels, bins)
+    return reliability_of(rows['confidence'], rows['predicted'] == labels, bins)
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
@@ -228,7 +228,8 @@ def per_row(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return rows
 
 
-def _bin_table(confidence: np.ndarray, right: np.ndarray, bins: int) -> pd.DataFrame:
+def reliability_of(confidence: np.ndarray, right: np.ndarray, bins: int) -> pd.DataFrame:
+    """As `reliability`, of confidences float [N] and whether each was right, bool [N]."""
     if bins < 1:
         raise ValueError(f'bins is {bins}: use at least 1.')
     edges = np.linspace(0.0, 1.0, bins + 1)

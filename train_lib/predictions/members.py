@@ -116,7 +116,12 @@ def join(members: Sequence[Member], ids: Sequence[str] | None = None) -> list[np
                               f'member.')
         joined.append(rows)
         for head, labels in first.labels.items():
-            others = np.flatnonzero(member.labels[head][rows] != labels[joined[0]])
+            if member.labels[head].ndim != labels.ndim:
+                raise ConfigError(f'One of the members {first.name} and {member.name} has several '
+                                  f'labels per picture of the head {head!r}, and the other one: '
+                                  f'vote with models of one kind.')
+            differ = member.labels[head][rows] != labels[joined[0]]
+            others = np.flatnonzero(differ if differ.ndim == 1 else differ.any(1))
             if len(others):
                 raise ConfigError(f'The member {member.name} has other labels of {head!r} than '
                                   f'{first.name} for {counted(len(others), "row")} '

@@ -3,11 +3,15 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from input_pipeline.csv_table import read_csv
 from input_pipeline.manifest import SPLITS
+from train_lib.metrics.thresholds import in_order
+from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.workdirs import read_config
 from train_lib.runtime.errors import ConfigError
 
@@ -69,7 +73,8 @@ class Splits:
     known_groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def training_labels(self, head: str) -> list[str]:
-        """The class names of the training rows."""
+        """The class names of the training rows; of a multi-label head, those of each row in one
+        text."""
         return [name for name, role in zip(self.labels[head], self.roles.values())
                 if role == 'train']
 
@@ -94,6 +99,23 @@ def splits_of(workdir: Path) -> Splits:
     return Splits(dict(zip(columns['id'], columns['split'])), groups if grouped else {},
                   {name.removeprefix('label/'): values for name, values in columns.items()
                    if name.startswith('label/')}, groups)
+
+
+def thresholds_of(workdir: Path, classes: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """The thresholds of the multi-label heads that a run, a fold or all folds together fitted,
+    {head: float64 [C]}; {} where there are none.
+
+    Raises:
+        ConfigError: result.json is damaged.
+    """
+    path = Path(workdir) / 'result.json'
+    try:
+        stored = read_json(path).get('thresholds', {}) if path.exists() else {}
+        return {head: in_order(stored[head], names) for head, names in classes.items()
+                if head in stored}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f'{path} has thresholds that cannot be read '
+                          f'({" ".join(str(error).split())}): restore it.') from None
 
 
 def config_json(workdir: Path) -> dict:

@@ -2,7 +2,8 @@
 
     <workdir>/predictions/<source>/<view>/
         ids.npy     str [N]
-        labels.npy  int32 [N], -1: unlabelled; several heads: labels.<head>.npy
+        labels.npy  int32 [N], -1: unlabelled; several heads: labels.<head>.npy; of a multi-label
+                    head uint8 [N, C], see `label_sets.LabelSets.targets`
         logits.npy  float16 or float32 [N, C], likewise
         meta.json   what they were made from, how many rows are finished, digests of the files
     <workdir>/predictions/<source>/writing-<view>/   unfinished; never read
@@ -28,6 +29,7 @@ import numpy as np
 
 from input_pipeline.atomic_files import write_json
 from input_pipeline.class_names import nfc
+from input_pipeline.label_sets import UNLABELLED
 from train_lib.predictions.provenance import doubt_of_digest, doubt_of_file
 from train_lib.predictions.run_folders import config_json, fold_of, natural, run_of, splits_of
 from train_lib.predictions.stacked_arrays import StackedArrays
@@ -60,7 +62,8 @@ class Member:
         source: which rows, see the head of this file.
         view: how the pictures were shown.
         ids: str [N].
-        labels: {head: int32 [N]}, -1 for none.
+        labels: {head: int32 [N]}, -1 for none; of a multi-label head uint8 [N, C], see
+            `LabelSets.targets`.
         logits: {head: float [N, C]}, mostly memory-mapped.
         classes: {head: C names}.
         digest: of the checkpoint, '' if not known.
@@ -89,6 +92,11 @@ class Member:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def multi_label(self) -> tuple[str, ...]:
+        """The heads with several labels per picture."""
+        return tuple(head for head, labels in self.labels.items() if labels.ndim == 2)
+
 
 class Writer:
     """Writes one folder of the store, or completes one that was left unfinished.
@@ -103,7 +111,7 @@ class Writer:
         folder: <workdir>/predictions/<source>/<view>.
         about: what the logits are made from: model, step, digest, data, view, ... (JSON).
         ids: str [N].
-        labels: {head: int [N]}, -1 for none.
+        labels: {head: int [N]}, -1 for none; or uint8 [N, C] as in `Member`.
         classes: {head: names}.
         dtype: of DTYPES.
     """
@@ -123,7 +131,8 @@ class Writer:
             self._writing.mkdir(parents=True)
             np.save(self._writing / 'ids.npy', ids.astype(np.str_), allow_pickle=False)
             for head, values in labels.items():
-                np.save(self._writing / _file('labels', head, labels), values.astype(np.int32))
+                kind = np.uint8 if values.ndim == 2 else np.int32
+                np.save(self._writing / _file('labels', head, labels), values.astype(kind))
         self._logits = {}
         for head, names in classes.items():
             path = self._writing / _file('logits', head, classes)
@@ -272,13 +281,18 @@ def _check(ids: np.ndarray, labels: Mapping, logits: Mapping, classes: Mapping, 
         wanted = (len(ids), len(names))
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f'the classes of the head {head!r} are not names')
-        if logits[head].shape != wanted or labels[head].shape != wanted[:1]:
+        several = labels[head].ndim == 2
+        if logits[head].shape != wanted or labels[head].shape != (
+                wanted if several else wanted[:1]):
             raise ValueError(f'it holds {logits[head].shape} logits for {wanted} rows and classes '
                              f'of the head {head!r}')
         if logits[head].dtype.kind != 'f' or labels[head].dtype.kind not in 'iu':
             raise ValueError(f'the logits of the head {head!r} are {logits[head].dtype}, and the '
                              f'labels {labels[head].dtype}')
-        if len(ids) and not -1 <= labels[head].min() <= labels[head].max() < len(names):
+        if several:
+            if not np.isin(labels[head], (0, 1, UNLABELLED)).all():
+                raise ValueError(f'a target of the head {head!r} is not 0 or 1')
+        elif len(ids) and not -1 <= labels[head].min() <= labels[head].max() < len(names):
             raise ValueError(f'a label of the head {head!r} is outside its {len(names)} classes')
 
 

@@ -202,6 +202,6 @@ def columns_of(manifest: Manifest) -> dict[str, np.ndarray]:
     table = manifest.table
     found = {name: table[name].astype(str).to_numpy(object)
              for name in ('id', 'split', 'group') if name in table}
-    for head, names in manifest.classes.items():
-        found[f'label/{head}'] = np.array([*names, None], object)[manifest.labels(head)]
+    for head in manifest.heads:
+        found[f'label/{head}'] = np.array([text or None for text in manifest.texts(head)], object)
     return found

@@ -64,6 +64,10 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     """
     config = init.with_found_weights(config, workdir)
     spec = read_probe_spec(config)
+    if manifest.label_sets:
+        raise ConfigError(f'config.probe.heads trains heads with one label per picture, and the '
+                          f'head {next(iter(manifest.label_sets))!r} has several: train without '
+                          f'config.probe.heads.')
     data = make_folds(config, manifest)
     parts = [data.rows_of(fold) for fold in data.folds]
     ancestry = ancestors.of_run(config, workdir, init.digest_of_best)

@@ -2,10 +2,9 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 
-from input_pipeline.manifest import SPLITS, Manifest, digest
+from input_pipeline.manifest import SPLITS, Manifest, class_counts, digest
 from train_lib.reporting.inputs import RunInputs, as_dict
 from train_lib.reporting.page import Section, number, render
 from train_lib.run_dir.dotted_keys import by_dotted_key
@@ -93,10 +92,9 @@ def data_facts(manifest: Manifest, result: dict) -> dict:
 
 
 def _class_spread(part: Manifest, head: str) -> dict:
-    labels = part.labels(head)
-    counts = np.bincount(labels[labels >= 0], minlength=len(part.classes[head]))
+    counts = class_counts(part, head)
     seen = counts[counts > 0]
-    return dict(classes=len(seen), unlabelled=int((labels < 0).sum()),
+    return dict(classes=len(seen), unlabelled=int((part.numbers(head) < 0).sum()),
                 least=int(seen.min()) if len(seen) else 0,
                 most=int(seen.max()) if len(seen) else 0)
 

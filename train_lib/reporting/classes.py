@@ -11,6 +11,7 @@ from train_lib.reporting import example_pictures, figures
 from train_lib.reporting.inputs import Head, RunInputs
 from train_lib.reporting.overlays import Overlays
 from train_lib.reporting.page import Section, render
+from train_lib.reporting.set_classes import set_head_values
 
 _TITLE = 'Classes and errors'
 _COUNTS_UP_TO = 30  # classes; for more, the confusion matrix is a picture, not a table of counts
@@ -20,7 +21,7 @@ _PAIRS = 15
 
 def head_sections(inputs: RunInputs) -> list[Section]:
     """A section for each head; without predictions, one that says why."""
-    if not inputs.heads:
+    if not inputs.heads and not inputs.set_heads:
         return [Section('head-1', _TITLE, render('run_no_head.html.jinja', inputs=inputs))]
     overlays = Overlays(inputs.heat_maps)
     sections = []
@@ -30,6 +31,12 @@ def head_sections(inputs: RunInputs) -> list[Section]:
         body = render('run_head.html.jinja', inputs=inputs, number=number,
                       head=_head_values(head, inputs, overlays))
         sections.append(Section(f'head-{number}', title, body, label=head.name or _TITLE))
+    for number, several in enumerate(inputs.set_heads, len(sections) + 1):
+        title = (Markup('<span class="name">{}</span>: labels and errors').format(several.name)
+                 if several.name else 'Labels and errors')
+        body = render('run_set_head.html.jinja', inputs=inputs,
+                      head=set_head_values(several, inputs, overlays))
+        sections.append(Section(f'head-{number}', title, body, label=several.name or title))
     return sections
 
 

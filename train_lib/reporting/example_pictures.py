@@ -73,7 +73,7 @@ def extremes(head: Head, table: pd.DataFrame, locations: Mapping[str, str],
             first = ~wrong if worst else wrong
             order = mine[np.lexsort((-probs_top[mine], first))][:_SAMPLES]
             pictures = [
-                dict(_picture(head.ids[k], locations, thumbnail),
+                dict(picture_of(head.ids[k], locations, thumbnail),
                      wrong=bool(predicted[k] != position), predicted=head.classes[predicted[k]])
                 for k in order]
             classes.append(dict(row=row, pictures=pictures))
@@ -92,7 +92,7 @@ def errors(head: Head, locations: Mapping[str, str], examples: Mapping[str, list
     predicted = head.logits.argmax(axis=1)
     cards = []
     for k in order[:most]:
-        picture = _picture(head.ids[k], locations, thumbnail)
+        picture = picture_of(head.ids[k], locations, thumbnail)
         if picture['over']:
             break
         true, guess = head.classes[head.labels[k]], head.classes[predicted[k]]
@@ -110,10 +110,11 @@ def confused(head: Head, true: int, predicted: int, locations: Mapping[str, str]
     """Up to three pictures of one class that were predicted as another, most confident first."""
     rows = np.flatnonzero((head.labels == true) & (head.logits.argmax(axis=1) == predicted))
     rows = rows[np.argsort(-top_probability(head.logits[rows]), kind='stable')]
-    return [_picture(head.ids[k], locations, thumbnail) for k in rows[:_EXAMPLES]]
+    return [picture_of(head.ids[k], locations, thumbnail) for k in rows[:_EXAMPLES]]
 
 
-def _picture(name: str, locations: Mapping[str, str], thumbnail: Callable) -> dict:
+def picture_of(name: str, locations: Mapping[str, str], thumbnail: Callable) -> dict:
+    """The thumbnail of the picture with this id: uri, small, id, and whether the budget is over."""
     location = locations.get(name)
     found = dict(uri='', small=False) if location is None else thumbnail(location)
     return dict(found or dict(uri='', small=False), id=name, over=found is None)

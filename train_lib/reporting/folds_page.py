@@ -11,6 +11,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.manifest import SPLITS, Manifest, digest
 from input_pipeline.splits import several_folds
 from train_lib.metrics import intervals, scores
+from train_lib.metrics.set_scores import set_scores
 from train_lib.reporting.about import data_facts, settings_section, time_section
 from train_lib.reporting.classes import head_sections
 from train_lib.reporting.inputs import (
@@ -18,6 +19,7 @@ from train_lib.reporting.inputs import (
     Head,
     RunInputs,
     as_dict,
+    by_kind,
     errors_per_head,
     read_json,
     read_out_of_fold,
@@ -31,6 +33,10 @@ from train_lib.runtime.errors import ConfigError
 
 # (key in result.json, heading)
 _COLUMNS = (('accuracy', 'accuracy'), ('f1_macro', 'F1'), ('nll', 'NLL'), ('ece', 'ECE'))
+# Of multi-label heads alone.
+_OF_SETS = (('map', 'mAP'), ('f1_micro', 'micro F1'), ('f1_examples', 'F1 of pictures'),
+            ('f1_macro_fitted', 'F1, fitted'), ('f1_micro_fitted', 'micro F1, fitted'),
+            ('accuracy_fitted', 'accuracy, fitted'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,8 @@ def write_folds_report(workdir: str | Path, *, manifest: Manifest, read_image: C
     workdir = Path(workdir)
     config, config_note = read_json(workdir / 'config.json')
     result, result_note = read_json(workdir / 'result.json')
-    heads, heads_note = read_out_of_fold(workdir)
+    found, heads_note = read_out_of_fold(workdir)
+    heads, sets = by_kind(found, result)
     folds = _folds(workdir, config)
     sides = _sides(workdir, folds, manifest)
     # Every picture of a fold trains the other folds.
@@ -68,11 +75,11 @@ def write_folds_report(workdir: str | Path, *, manifest: Manifest, read_image: C
     inputs = RunInputs(
         manifest.with_column('split', trained), config, result, pd.DataFrame(), OUT_OF_FOLD, heads,
         {}, dict(config=config_note, result=result_note, metrics='', predictions=heads_note,
-             heat_maps=''), thumbnailer(read_image), errors_per_head(max_errors, len(heads)))
+             heat_maps=''), thumbnailer(read_image), errors_per_head(max_errors, len(found)), sets)
     # The headline is that of a run whose validation rows are those of all folds.
     top = headline(dataclasses.replace(
         inputs, split='val', result={'val': as_dict(result.get('out_of_fold'))}))
-    sections = [_scores_section(inputs, top), _folds_section(inputs, folds, len(heads) > 1),
+    sections = [_scores_section(inputs, top), _folds_section(inputs, folds, len(found) > 1),
                 *head_sections(inputs), _data_section(manifest, sides, config),
                 *time_section(inputs), *settings_section(inputs)]
     done = sum(not fold.note for fold in folds)
@@ -144,8 +151,19 @@ def _scores_section(inputs: RunInputs, top: Sequence[Mapping]) -> Section:
             ranges['accuracy'] = of_accuracy
         rows.append(dict(head=head.name, values=found, intervals=ranges,
                          groups=None if groups is None else len(np.unique(groups))))
+    stored = as_dict(inputs.result.get('out_of_fold'))
+    for several in inputs.set_heads:
+        values = set_scores(several.logits, several.targets)
+        of_head = as_dict(stored.get(several.name)) if several.name else stored
+        values |= {key: value for key, value in of_head.items() if key.endswith('_fitted')}
+        of_accuracy = next((one['interval'] for one in top if one['head'] == several.name), None)
+        groups = _groups(inputs.manifest, several.ids)
+        rows.append(dict(head=several.name, values=values,
+                         intervals=dict(accuracy=of_accuracy) if of_accuracy else {},
+                         groups=None if groups is None else len(np.unique(groups))))
     return Section('scores', 'Scores', render(
-        'folds_scores.html.jinja', inputs=inputs, rows=rows, columns=_COLUMNS,
+        'folds_scores.html.jinja', inputs=inputs, rows=rows,
+        columns=(*_COLUMNS, *(_OF_SETS if inputs.set_heads else ())),
         several=len(rows) > 1))
 
 
@@ -174,7 +192,7 @@ def _folds_section(inputs: RunInputs, folds: Sequence[_Fold], several: bool) -> 
     """A row per fold (and head) with a link to its report, and their mean and deviation."""
     rows = []
     for fold in folds:
-        names = [head.name for head in inputs.heads] if several else ['']
+        names = [head.name for head in (*inputs.heads, *inputs.set_heads)] if several else ['']
         for name in names:
             val, test = (_of_head(fold.result.get(split), name) for split in ('val', 'test'))
             accuracy, n = number(val.get('accuracy')), number(val.get('n'))

@@ -16,6 +16,8 @@ import pandas as pd
 from input_pipeline.manifest import Manifest
 from train_lib.metrics.confusions import Confusions
 from train_lib.metrics.scores import confusions
+from train_lib.metrics.set_scores import is_labelled
+from train_lib.metrics.thresholds import in_order
 from train_lib.run_dir.dotted_keys import by_dotted_key
 from train_lib.run_dir.npz import read_npz
 
@@ -42,6 +44,27 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
+class SetHead:
+    """The predictions of one multi-label head for its N labelled rows.
+
+    Attributes:
+        name: '' if the run has only one head.
+        ids: str [N].
+        targets: uint8 [N, C], 0 and 1.
+        logits: float [N, C], finite.
+        classes: C names.
+        thresholds: float [C] that the run fitted, None for none.
+    """
+
+    name: str
+    ids: np.ndarray
+    targets: np.ndarray
+    logits: np.ndarray
+    classes: tuple[str, ...]
+    thresholds: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class RunInputs:
     """What the report of a run is made from.
 
@@ -56,6 +79,7 @@ class RunInputs:
             damaged, in one sentence, or ''}.
         thumbnail: of `thumbnails.thumbnailer`.
         errors_per_head: how many errors of each head are shown.
+        set_heads: the predictions of each multi-label head.
     """
 
     manifest: Manifest
@@ -68,6 +92,7 @@ class RunInputs:
     notes: Mapping[str, str]
     thumbnail: Callable[[str], dict | None]
     errors_per_head: int
+    set_heads: Sequence[SetHead] = ()
 
 
 def read_run(workdir: Path, manifest: Manifest, thumbnail: Callable[[str], dict | None],
@@ -80,8 +105,22 @@ def read_run(workdir: Path, manifest: Manifest, thumbnail: Callable[[str], dict 
     heat_maps, heat_note = read_heat_maps(workdir / 'heatmaps.npz')
     notes = dict(config=config_note, result=result_note, metrics=metrics_note,
                  predictions=predictions_note, heat_maps=heat_note)
-    return RunInputs(manifest, config, result, metrics, split, heads, heat_maps, notes, thumbnail,
-                     errors_per_head(errors, len(heads)))
+    plain, sets = by_kind(heads, result)
+    return RunInputs(manifest, config, result, metrics, split, plain, heat_maps, notes, thumbnail,
+                     errors_per_head(errors, len(heads)), sets)
+
+
+def by_kind(heads: Sequence[Head | SetHead], result: Mapping) -> tuple[list[Head], list[SetHead]]:
+    """The heads with one label per picture, and the multi-label ones with the thresholds of
+    result.json."""
+    stored = as_dict(result.get('thresholds'))
+    sets = []
+    for head in heads:
+        if isinstance(head, SetHead):
+            known = as_dict(stored.get(head.name) if head.name else next(iter(stored.values()), {}))
+            sets.append(dataclasses.replace(
+                head, thresholds=in_order(known, head.classes) if known else None))
+    return [head for head in heads if isinstance(head, Head)], sets
 
 
 OUT_OF_FOLD = 'out of fold'  # RunInputs.split of a k-fold run
@@ -152,7 +191,7 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, str]:
     return table.sort_values('step', kind='stable').reset_index(drop=True), note
 
 
-def read_predictions(workdir: Path) -> tuple[str, list[Head], str]:
+def read_predictions(workdir: Path) -> tuple[str, list[Head | SetHead], str]:
     """Split, heads and a note: predictions/test.npz, else val.npz, whichever has labels."""
     notes = []
     for split in SHOWN_SPLITS:
@@ -170,7 +209,7 @@ def read_predictions(workdir: Path) -> tuple[str, list[Head], str]:
     return '', [], ' '.join(notes) or 'predictions/test.npz and val.npz are missing.'
 
 
-def read_out_of_fold(workdir: Path) -> tuple[list[Head], str]:
+def read_out_of_fold(workdir: Path) -> tuple[list[Head | SetHead], str]:
     """Heads and a note: predictions/out_of_fold.npz of a k-fold run."""
     path = workdir / 'predictions' / 'out_of_fold.npz'
     if not path.is_file():
@@ -182,15 +221,17 @@ def read_out_of_fold(workdir: Path) -> tuple[list[Head], str]:
     return heads, '' if heads else f'predictions/{path.name} has no labelled picture.'
 
 
-def _heads(path: Path) -> list[Head]:
-    heads, arrays = [], read_npz(path)
+def _heads(path: Path) -> list[Head | SetHead]:
+    heads: list[Head | SetHead] = []
+    arrays = read_npz(path)
     ids = arrays['ids'].astype(str)
     # 'labels' of a single head, 'labels/<head>' of several.
     tails = [key[len('labels'):] for key in arrays if key == 'labels' or key.startswith('labels/')]
     if not tails:
         raise KeyError('no array "labels"')
     for tail in tails:
-        labels = arrays['labels' + tail].astype(np.int64)
+        several = arrays['labels' + tail].ndim == 2
+        labels = arrays['labels' + tail].astype(np.uint8 if several else np.int64)
         logits = arrays['logits' + tail]
         classes = tuple(arrays['classes' + tail].astype(str).tolist())
         if len(ids) != len(labels):
@@ -198,8 +239,15 @@ def _heads(path: Path) -> list[Head]:
         if logits.shape != (len(ids), len(classes)) or logits.dtype.kind != 'f':
             raise ValueError(f'{logits.dtype} logits of shape {logits.shape} for {len(ids)} '
                              f'ids and {len(classes)} classes')
-        if not np.isfinite(logits).all() or (labels >= len(classes)).any():
+        if not np.isfinite(logits).all() or (not several and (labels >= len(classes)).any()):
             raise ValueError('logits that are not finite, or labels without a class')
+        if several:
+            if labels.shape != logits.shape:
+                raise ValueError(f'targets of shape {labels.shape}')
+            rows = is_labelled(labels)
+            if rows.any():
+                heads.append(SetHead(tail[1:], ids[rows], labels[rows], logits[rows], classes))
+            continue
         found = confusions(logits, labels, len(classes))
         rows = labels >= 0
         if rows.any():

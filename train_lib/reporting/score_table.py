@@ -5,12 +5,15 @@ import numpy as np
 from input_pipeline.manifest import SPLITS
 from train_lib.metrics import scores
 from train_lib.metrics.intervals import accuracy_interval
+from train_lib.metrics.set_scores import predicted_sets, set_scores
 from train_lib.reporting.inputs import Head, RunInputs, as_dict
 from train_lib.reporting.page import Section, number, render
 
 _COLUMNS = {'accuracy': 'accuracy', 'f1_macro': 'F1', 'precision_macro': 'precision',
             'recall_macro': 'recall', 'top5': 'top 5', 'loss': 'loss', 'nll': 'NLL',
-            'ece': 'ECE', 'brier': 'Brier'}
+            'ece': 'ECE', 'brier': 'Brier', 'map': 'mAP', 'f1_micro': 'micro F1',
+            'f1_examples': 'F1 of pictures', 'f1_macro_fitted': 'F1, fitted',
+            'f1_micro_fitted': 'micro F1, fitted', 'accuracy_fitted': 'accuracy, fitted'}
 
 
 def scores_section(inputs: RunInputs) -> list[Section]:
@@ -38,6 +41,10 @@ def score_rows(inputs: RunInputs) -> list[dict]:
         if not any((row['split'], row['head']) == (inputs.split, head.name) for row in rows):
             rows.append(dict(split=inputs.split, head=head.name,
                              values=scores.scores(head.logits, head.labels)))
+    for head in inputs.set_heads:
+        if not any((row['split'], row['head']) == (inputs.split, head.name) for row in rows):
+            rows.append(dict(split=inputs.split, head=head.name,
+                             values=set_scores(head.logits, head.targets)))
     return rows
 
 
@@ -53,15 +60,16 @@ def headline(inputs: RunInputs) -> list[dict]:
             if n and 0 <= accuracy <= 1:
                 interval = scores.wilson_interval(accuracy, int(n))
                 about = 'if the pictures are independent'
-            head = _shown_head(inputs, split, row['head'], accuracy)
-            groups = None if head is None else _groups_of(inputs, head.ids)
-            if head is not None and groups is not None:
+            ids, right = _shown_rows(inputs, split, row['head'], accuracy)
+            groups = None if ids is None else _groups_of(inputs, ids)
+            if groups is not None:
                 count = len(np.unique(groups))
-                interval = accuracy_interval(head.logits.argmax(axis=1) == head.labels, groups)
+                interval = accuracy_interval(right, groups)
                 about = f'for new groups of pictures, from {count:,}'
                 if count < 2:
                     interval, about = None, 'no interval from a single group of pictures'
             found.append(dict(split=split, head=row['head'], accuracy=accuracy, n=n,
+                              map=number(values.get('map')),
                               f1=values.get('f1_macro'), interval=interval, about=about))
     return found
 
@@ -79,6 +87,20 @@ def _shown_head(inputs: RunInputs, split: str, name: str, accuracy: float) -> He
     return next((head for head in inputs.heads if inputs.split == split
                  and name in (head.name, '') and (name or len(inputs.heads) == 1)
                  and same(head.confusion)), None)
+
+
+def _shown_rows(inputs: RunInputs, split: str, name: str, accuracy: float
+                ) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(ids, which are right, bool [N]) of the predictions that have this accuracy; None, None."""
+    head = _shown_head(inputs, split, name, accuracy)
+    if head is not None:
+        return head.ids, head.logits.argmax(axis=1) == head.labels
+    alone = len(inputs.heads) + len(inputs.set_heads) == 1
+    for several in inputs.set_heads if inputs.split == split else ():
+        right = (predicted_sets(several.logits) == (several.targets == 1)).all(1)
+        if name in (several.name, '') and (name or alone) and abs(right.mean() - accuracy) < 1e-6:
+            return several.ids, right
+    return None, None
 
 
 def _groups_of(inputs: RunInputs, ids: np.ndarray) -> np.ndarray | None:

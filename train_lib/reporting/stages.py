@@ -34,7 +34,7 @@ def write_stages(path: Path, manifest: Manifest, stages: Sequence[Stage], spec: 
     """
     if not any(stage.transforms for stage in stages):
         return
-    labels = manifest.labels(manifest.heads[0])
+    labels = manifest.numbers(manifest.heads[0])
     first = np.unique(labels, return_index=True)[1]
     rows = first[np.linspace(0, len(first) - 1, min(PICTURES, len(first))).astype(int)]
     prepared, pictures = Pictures(manifest, spec), {}

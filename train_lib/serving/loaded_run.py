@@ -31,7 +31,14 @@ from input_pipeline.packing import repack_like
 from input_pipeline.sixteen_bits import FULL
 from input_pipeline.sources.array_records import load as load_packed
 from input_pipeline.sources.array_records import packed_as
-from train_lib.predictions.answers import answers, class_probabilities, columns_of, log_mean
+from train_lib.predictions.answers import (
+    Deciding,
+    answers,
+    class_probabilities,
+    columns_of,
+    log_mean,
+)
+from train_lib.predictions.run_folders import thresholds_of
 from train_lib.predictions.views import in_class_order, make_views, say_unswapped, view_swaps
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.json_files import read_json
@@ -68,6 +75,9 @@ class LoadedRun:
         self.classes: tuple[str, ...] | dict[str, tuple[str, ...]] = (
             dict(self._heads) if len(self._heads) > 1 else next(iter(self._heads.values())))
         self._offsets = [one.offsets for one in trained]
+        thresholds = thresholds_of(workdir, self._heads) if first.multi_label else {}
+        self._deciding = {head: Deciding(first.config.data.label_separator, thresholds.get(head))
+                          for head in first.multi_label}
         self._spec = first.preprocess
         self._reading = reading
         self._mesh = make_mesh(first.config.mesh)
@@ -130,6 +140,9 @@ class LoadedRun:
             picture), `prediction` (the name of the class) and `probability` of that class, float32;
             with `probabilities` a float32 column per class, called like the class. With several
             heads the columns are `prediction/<head>`, `probability/<head>` and `<head>/<class>`.
+            Of a multi-label head the prediction is the names of all classes that reach their
+            thresholds (those that the run fitted, else 0.5), between separators, and the
+            probability that of exactly this set, the classes taken as independent.
 
         Raises:
             DataError: a picture cannot be read, or is of another type or shape. ConfigError: a view
@@ -207,7 +220,8 @@ class LoadedRun:
                                 for head in self._heads}, view, self._heads)
                 for logits, view in zip(found, views)
                 for fold, offsets in enumerate(self._offsets)]
-        return {head: log_mean([one[head] for one in said]) for head in self._heads}
+        return {head: log_mean([one[head] for one in said], head in self._deciding)
+                for head in self._heads}
 
     def _class_columns(self) -> dict[str, list[str]]:
         several = len(self._heads) > 1
@@ -226,14 +240,16 @@ class LoadedRun:
     def _columns(self, logits: Mapping[str, np.ndarray], per_class: Mapping[str, Sequence[str]]
                  ) -> dict[str, Any]:
         """The columns of some rows, besides their ids."""
-        said = {head: answers(values, self._heads[head]) for head, values in logits.items()}
+        said = {head: answers(values, self._heads[head], self._deciding.get(head))
+                for head, values in logits.items()}
         found: dict[str, Any] = {}
         for head, name in columns_of('prediction', self._heads):
             found[name] = said[head].names
         for head, name in columns_of('probability', self._heads):
             found[name] = said[head].probability
         for head, names in per_class.items():
-            found |= dict(zip(names, class_probabilities(logits[head]).T))
+            found |= dict(zip(names, class_probabilities(logits[head],
+                                                         head in self._deciding).T))
         return found
 
 

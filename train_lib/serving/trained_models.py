@@ -38,6 +38,7 @@ class TrainedModel:
             logit adjustment); zeros for none.
         step: of the checkpoint.
         digest: of the checkpoint.
+        multi_label: the heads with several labels per picture.
     """
 
     workdir: Path
@@ -48,6 +49,7 @@ class TrainedModel:
     offsets: Mapping[str, np.ndarray]
     step: int
     digest: str
+    multi_label: tuple[str, ...] = ()
 
 
 def read_models(workdir: Path) -> list[TrainedModel]:
@@ -61,8 +63,9 @@ def read_models(workdir: Path) -> list[TrainedModel]:
     if config.probe.heads:
         raise ConfigError(f'{workdir} is a probing run, whose heads stand apart from their '
                           f'backbone: use `main.py predict` for it.')
-    classes = dict(store.open_member(trained_predictions(runs[0])).classes)
-    return [_read(run, config, classes) for run in runs]
+    member = store.open_member(trained_predictions(runs[0]))
+    return [dataclasses.replace(_read(run, config, dict(member.classes)),
+                                multi_label=member.multi_label) for run in runs]
 
 
 def _read(run: Path, config: ConfigDict, classes: Mapping[str, tuple[str, ...]]) -> TrainedModel:

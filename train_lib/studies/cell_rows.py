@@ -6,14 +6,17 @@ with others. They are read once for each state of a file.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from input_pipeline.csv_table import read_csv
 from input_pipeline.errors import DataError
+from input_pipeline.label_sets import joined
 from train_lib.metrics.intervals import f1_rows
 from train_lib.metrics.scores import per_row
+from train_lib.metrics.set_scores import is_labelled, predicted_sets, sigmoid
 from train_lib.run_dir.npz import read_npz
 
 METRICS = ('accuracy', 'f1_macro', 'nll', 'brier', 'top5')  # means over rows, or nearly so
@@ -55,7 +58,10 @@ def _read(folder: Path, path: Path, head: str, name: str, _: tuple) -> CellRows 
     try:
         arrays = read_npz(path)
         tail = f'/{head}' if head else ''
-        labels = arrays[f'labels{tail}'].astype(np.int64)
+        labels = arrays[f'labels{tail}']
+        if labels.ndim == 2:
+            return _of_sets(folder, arrays, tail, name)
+        labels = labels.astype(np.int64)
         known = labels >= 0
         ids, labels = arrays['ids'].astype(str)[known], labels[known]
         logits = arrays[f'logits{tail}'][known]
@@ -72,6 +78,29 @@ def _read(folder: Path, path: Path, head: str, name: str, _: tuple) -> CellRows 
     order = np.argsort(ids)
     groups, train = _split_of(folder, ids[order])
     return CellRows(ids[order], values[order], groups, train, names[order])
+
+
+def _of_sets(folder: Path, arrays: Mapping[str, np.ndarray], tail: str, name: str
+             ) -> CellRows | None:
+    """The rows of a multi-label head; None for a metric that is no mean over rows."""
+    targets, logits = arrays[f'labels{tail}'], arrays[f'logits{tail}']
+    known = is_labelled(targets)
+    ids, truth, logits = arrays['ids'].astype(str)[known], targets[known] == 1, logits[known]
+    if not len(ids) or not np.isfinite(logits).all():
+        return None
+    if name == 'accuracy':
+        values = (predicted_sets(logits) == truth).all(1).astype(float)
+    elif name == 'nll':
+        values = (np.logaddexp(0.0, logits.astype(np.float64)) - truth * logits).sum(1)
+    elif name == 'brier':
+        values = ((sigmoid(logits) - truth) ** 2).sum(1)
+    else:
+        return None
+    names = arrays[f'classes{tail}'].astype(str)
+    order = np.argsort(ids)
+    groups, train = _split_of(folder, ids[order])
+    texts = np.array([joined(np.flatnonzero(row), names, '|') for row in truth[order]])
+    return CellRows(ids[order], values[order], groups, train, texts)
 
 
 def _split_of(folder: Path, ids: np.ndarray) -> tuple[np.ndarray | None, int]:

@@ -1,7 +1,7 @@
 """Values of the config that no part of a run would complain about, or only late."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -33,6 +33,31 @@ def check_swaps(config: ConfigDict, stages: Sequence[Stage],
         log.info('weights  class sizes are counted before flips swap labels')
 
 
+def check_multi_label(config: ConfigDict, stages: Sequence[Stage], heads: Collection[str]) -> None:
+    """Refuses what has no meaning yet for heads with several labels per picture.
+
+    Args:
+        config: of the run.
+        stages: of the curriculum.
+        heads: those heads.
+
+    Raises:
+        ConfigError: with the first of them.
+    """
+    if not heads:
+        return
+    for key, value, off in (('data.extra.file', config.data.extra.file, ''),
+                            ('distill.teachers', tuple(config.distill.teachers), ()),
+                            ('unlabelled.kind', config.unlabelled.kind, 'none'),
+                            ('teacher.workdir', config.teacher.workdir, '')):
+        if value != off:
+            raise ConfigError(f'config.{key} = {value!r} goes with one label per picture, but the '
+                              f'head {next(iter(heads))!r} has several: leave it out.')
+    if any(item.swap for stage in stages for item in stage.transforms):
+        raise ConfigError(f'config.curriculum: swap exchanges one label per picture, but the head '
+                          f'{next(iter(heads))!r} has several: leave swap out.')
+
+
 def check_values(config: ConfigDict, devices: int) -> None:
     """Refuses values that no part of a run would complain about, or only late.
 
@@ -60,9 +85,12 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('image.cache_mb', config.image.cache_mb, 0, 2**40)):
         if not least <= value <= most:
             raise ConfigError(f'config.{key} = {value}: give a number from {least:,} to {most:,}.')
-    if config.eval.adjust_tau and config.loss.name in ('balanced_softmax', 'logit_adjustment'):
+    named = config.loss.name
+    adjusting = {'balanced_softmax', 'logit_adjustment'} & set(
+        named.values() if isinstance(named, Mapping | ConfigDict) else [named])
+    if config.eval.adjust_tau and adjusting:
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} and config.loss.name '
-                          f'= {config.loss.name!r} would adjust for the class sizes twice: '
+                          f'= {min(adjusting)!r} would adjust for the class sizes twice: '
                           f'keep one of them.')
     if config.eval.adjust_tau and config.resample.kind != 'none' and config.loss.counts != 'data':
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} goes by the class '

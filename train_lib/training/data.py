@@ -57,7 +57,21 @@ def load_manifest(config: ConfigDict) -> Manifest:
         manifest = combine_heads(manifest, data['combine'])
     if data['decisions']:
         manifest = apply_decisions(manifest, data['decisions'], data['rules'])
-    return manifest
+    return _with_separator(manifest, data['label_separator'])
+
+
+def _with_separator(manifest: Manifest, separator: str) -> Manifest:
+    """The manifest whose multi-label heads are written with this separator, as config.data has it;
+    a saved manifest or packed data may have been read with another."""
+    for head in manifest.label_sets:
+        inside = [name for name in manifest.classes[head] if separator in name]
+        if inside or not separator:
+            raise ConfigError(f'config.data.label_separator = {separator!r} is empty or part of '
+                              f'the class {(inside or [""])[0]!r} of the head {head!r}: choose '
+                              f'another.')
+    return dataclasses.replace(manifest, label_sets={
+        head: dataclasses.replace(sets, separator=separator)
+        for head, sets in manifest.label_sets.items()})
 
 
 def load_data(config: ConfigDict, workdir: Path | None = None, *,

@@ -15,6 +15,7 @@ from input_pipeline import sources
 from input_pipeline.atomic_files import write_json
 from input_pipeline.manifest import Manifest
 from input_pipeline.sources.array_records import packed_as
+from train_lib.metrics.thresholds import by_class
 from train_lib.reporting.inputs import errors_per_head, shown_split
 from train_lib.run_dir import seen_rows, starting_weights
 from train_lib.run_dir.code_digest import code_digest
@@ -24,7 +25,14 @@ from train_lib.runtime import distributed
 from train_lib.runtime.errors import DivergedError
 from train_lib.runtime.progress import duration
 from train_lib.training.data import Data
-from train_lib.training.evaluate import all_finite, predict, save_predictions, score_split
+from train_lib.training.evaluate import (
+    all_finite,
+    fitted_thresholds,
+    predict,
+    save_predictions,
+    say_set_scores,
+    score_split,
+)
 from train_lib.training.heatmaps import explain_errors, save_heat_maps
 from train_lib.training.overview import describe_devices
 from train_lib.training.preprocess_spec import input_record
@@ -66,7 +74,10 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
     run, host = job.run, final.host
     with clock('eval'):
         logits = _predict_all(job, final.weights, stop)
-        found = {name: score_split(logits[name], split.manifest, run.scoring.losses)
+        thresholds = fitted_thresholds(data.parts['val'], logits.get('val', {})) \
+            if 'val' in logits else {}
+        found = {name: score_split(logits[name], split.manifest, run.scoring.losses,
+                                   dict.fromkeys(thresholds) if name == 'val' else thresholds)
                  for name, split in job.evals.items()}
     result: dict[str, Any] = dict(
         status='done', **found, steps=final.step, epochs=round(run.timing.epoch(final.step), 4),
@@ -85,6 +96,9 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         result['unlabelled'] = data.unlabelled.facts()
     if data.taught:
         result[FACT] = data.taught.facts
+    if thresholds:
+        result['thresholds'] = {head: by_class(values, data.manifest.classes[head])
+                                for head, values in thresholds.items()}
     packed = packed_as(data.manifest)
     if packed is not None:  # what other pictures have to go through as well
         result['packed_as'] = packed
@@ -93,7 +107,7 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         result['checkpoint'] = identity(made_with) if made_with.exists() else ''
         for name in logits:
             save_predictions(run.workdir / 'predictions' / f'{name}.npz', data.parts[name],
-                             logits[name], result['checkpoint'])
+                             logits[name], result['checkpoint'], thresholds)
         result['seconds'] = clock.seconds()
         write_json(run.workdir / 'result.json', result)
     with clock('report'):
@@ -131,7 +145,7 @@ def _write_heat_maps(data: Data, job: Job, weights: Weights, logits: Mapping[str
         path.unlink(missing_ok=True)  # of a shorter run
     if not outputs.heat_maps:
         return
-    split = shown_split({name: [part.labels(head) for head in part.heads]
+    split = shown_split({name: [part.numbers(head) for head in part.heads]
                          for name, part in data.parts.items() if name in logits})
     if not split:
         return
@@ -156,4 +170,5 @@ def _log_scores(found: Mapping[str, dict], report: Path) -> None:
     for name, scores in found.items():
         log.info('%-5s accuracy %.4f  f1 %.4f  nll %.4f  (n %d)', name, scores['accuracy'],
                  scores['f1_macro'], scores.get('nll', scores['loss']), scores['n'])
+        say_set_scores(name, scores)
     log.info('report   %s', report)

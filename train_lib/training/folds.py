@@ -17,6 +17,7 @@ from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import Manifest, digest
 from input_pipeline.splits import several_folds
 from models.errors import ModelError
+from train_lib.metrics.thresholds import by_class
 from train_lib.run_dir import ancestors, checkpoints, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import goodput, together
 from train_lib.run_dir.json_files import read_json
@@ -25,7 +26,12 @@ from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
 from train_lib.training.data import split_data
-from train_lib.training.evaluate import save_predictions, score_split
+from train_lib.training.evaluate import (
+    fitted_thresholds,
+    save_predictions,
+    say_set_scores,
+    score_split,
+)
 from train_lib.training.finish import Finished
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 from train_lib.training.row_splits import split_rows
@@ -82,9 +88,11 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
               for head in manifest.heads}
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     ended = time.perf_counter()
-    out_of_fold = score_split(pooled, whole)
+    thresholds = fitted_thresholds(whole, pooled)
+    out_of_fold = score_split(pooled, whole, thresholds=dict.fromkeys(thresholds))
     if distributed.is_first():
-        save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
+        save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled,
+                         thresholds=thresholds)
         seconds = together([*(result['seconds'] for result in results),
                             dict(eval=time.perf_counter() - ended)])
         result = dict(
@@ -92,11 +100,15 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
             test_accuracy_mean=float(np.mean(mean_test)) if mean_test else None,
             seconds=seconds, goodput=goodput(seconds), version=train_lib.__version__,
             **seen_rows.facts_of_folds(results))
+        if thresholds:
+            result['thresholds'] = {head: by_class(values, whole.classes[head])
+                                    for head, values in thresholds.items()}
         write_json(workdir / 'result.json', result)
         with Loggers(wanted_loggers(config.log), workdir) as loggers:
             loggers.result(result)
         report = _write_report(config, manifest, workdir)
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
+    say_set_scores('folds', out_of_fold)
     if distributed.is_first():
         log.info('report   %s', report)
 

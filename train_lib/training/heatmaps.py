@@ -5,6 +5,7 @@ logit is then a sum over positions; Grad-CAM (Selvaraju et al., arXiv 1610.02391
 transformers also attention rollout (Abnar and Zuidema, arXiv 2005.00928), which knows no class.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from input_pipeline.pictures import PreprocessSpec, as_rgb
 from models.heads import Classifier, LinearHead
 from models.transformer import Transformer
 from train_lib.metrics.scores import confident_errors
+from train_lib.metrics.set_scores import confident_set_errors
 from train_lib.runtime.sharding import gather, on_mesh, shard_batch
 from train_lib.training.state import Weights
 from train_lib.training.step import as_heads
@@ -147,7 +149,8 @@ def explain_errors(heat_step: Callable, weights: Weights, part: Manifest,
         heat_step: of `make_heat_step`.
         weights: of `TrainState.weights`.
         part: the rows of the split.
-        logits: of these rows, by head; the class that they predict is explained.
+        logits: of these rows, by head; the class that they predict is explained, of a multi-label
+            head the one that is most confidently wrong.
         spec: of the run.
         loading: threads and unreadable are used; the pictures are not cached again.
         mesh: of the devices.
@@ -158,13 +161,19 @@ def explain_errors(heat_step: Callable, weights: Weights, part: Manifest,
         class/<head> the names of the explained classes, and the maps of `heat_step` as float16,
         scaled to a largest value of 1.
     """
-    wrong = [confident_errors(logits[head], part.labels(head))[:most] for head in part.heads]
+    wrong = [confident_set_errors(logits[head], part.truth(head))[0][:most]
+             if head in part.label_sets else
+             confident_errors(logits[head], part.labels(head))[:most] for head in part.heads]
     rows = np.unique(np.concatenate(wrong))
     if not len(rows):
         return {}
-    chosen = part.select(rows)
+    chosen = dataclasses.replace(part.select(rows), label_sets={})
     for head in part.heads:
-        chosen = chosen.with_column(f'label/{head}', logits[head][rows].argmax(1))
+        explained = logits[head][rows].argmax(1)
+        if head in part.label_sets:  # of an error, the class that is most confidently wrong
+            found_rows, worst = confident_set_errors(logits[head][rows], part.truth(head)[rows])
+            explained[found_rows] = worst
+        chosen = chosen.with_column(f'label/{head}', explained)
     size = -(-min(_BATCH, len(rows)) // mesh.size) * mesh.size
     batches = loader.eval_dataset(
         chosen, spec, batch_size=size,

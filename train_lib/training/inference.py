@@ -24,7 +24,7 @@ from train_lib.losses.objectives import adjust
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
 from train_lib.predictions.members import out_of_fold
-from train_lib.predictions.run_folders import fold_of, folds_of, splits_of
+from train_lib.predictions.run_folders import fold_of, folds_of, splits_of, thresholds_of
 from train_lib.predictions.views import in_class_order, say_unswapped
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.digests import identity
@@ -35,7 +35,7 @@ from train_lib.runtime.progress import bar
 from train_lib.runtime.sharding import Layout, make_layout, make_mesh
 from train_lib.runtime.signals import Interrupted
 from train_lib.training import init
-from train_lib.training.evaluate import logits_of, save_predictions, score_split
+from train_lib.training.evaluate import logits_of, save_predictions, say_set_scores, score_split
 from train_lib.training.inference_rows import Rows, rows_of_runs
 from train_lib.training.network import Network, make_network
 from train_lib.training.predict_spec import PredictSpec, predict_spec
@@ -181,7 +181,7 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     logits = mean_of_views([store.open_member(folder / view) for view in asked.views])
     if distributed.is_first():
         save_together(asked, folder.with_name(f'{asked.folder}.npz'), manifest, logits,
-                      about['digest'])
+                      about['digest'], thresholds_of(run, manifest.classes))
     return logits
 
 
@@ -195,7 +195,7 @@ def _writer(folder: Path, about: Mapping, manifest: Manifest, dtype: str) -> sto
     if not distributed.is_first():
         return None
     return store.Writer(folder, about, manifest.table['id'].to_numpy(np.str_),
-                        {head: manifest.labels(head) for head in manifest.heads},
+                        {head: manifest.truth(head) for head in manifest.heads},
                         manifest.classes, dtype)
 
 
@@ -251,7 +251,8 @@ def adjustment(tau: float, run: Path, classes: Mapping[str, tuple]) -> Callable:
 
 
 def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
-    """Logits of one view, or the log of the mean probability of several: float32 [N, C]."""
+    """Logits of one view, or the log of the mean probability of several (of a multi-label head its
+    logit): float32 [N, C]."""
     heads = members[0].logits
     if len(members) == 1:
         return {head: np.asarray(values, np.float32) for head, values in heads.items()}
@@ -260,15 +261,17 @@ def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
         found[head] = np.empty(values.shape, np.float32)
         for first in range(0, len(values), 4096):
             block = slice(first, first + 4096)
-            found[head][block] = log_mean([member.logits[head][block] for member in members])
+            found[head][block] = log_mean([member.logits[head][block] for member in members],
+                                          head in members[0].multi_label)
     return found
 
 
 def save_together(asked: PredictSpec, path: Path, manifest: Manifest,
-                  logits: Mapping[str, np.ndarray], digest: str = '') -> None:
+                  logits: Mapping[str, np.ndarray], digest: str = '',
+                  thresholds: Mapping[str, np.ndarray] | None = None) -> None:
     """`save_predictions` of all views together, unless a file that is there has to stay."""
     if asked.replace or not path.exists():
-        save_predictions(path, manifest, logits, digest)
+        save_predictions(path, manifest, logits, digest, thresholds)
 
 
 def _save_out_of_fold(asked: PredictSpec, workdir: Path,
@@ -280,13 +283,15 @@ def _save_out_of_fold(asked: PredictSpec, workdir: Path,
     if distributed.is_first():
         # Complete, and no fold scores rows that it trained on.
         out_of_fold(workdir, next(iter(asked.views)))
-        save_together(asked, workdir / 'predictions/out_of_fold.npz', whole, pooled)
+        save_together(asked, workdir / 'predictions/out_of_fold.npz', whole, pooled,
+                      thresholds=thresholds_of(workdir, whole.classes))
     log_scores(f'{workdir.name} out of fold', whole, pooled)
 
 
 def log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
     """Logs the scores of labelled rows under a name; logits are float32 [N, C] by head."""
-    if any((manifest.labels(head) >= 0).any() for head in manifest.heads):
+    if any((manifest.numbers(head) >= 0).any() for head in manifest.heads):
         found = score_split(logits, manifest)
         log.info('%s  accuracy %.4f  f1 %.4f  (n %d)', name, found['accuracy'],
                  found['f1_macro'], found['n'])
+        say_set_scores('', found)

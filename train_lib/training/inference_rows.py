@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from input_pipeline import loader
 from input_pipeline.class_names import number_labels
 from input_pipeline.errors import listed, perhaps
-from input_pipeline.manifest import SPLITS, Manifest, digest
+from input_pipeline.label_sets import LabelSets
+from input_pipeline.manifest import SPLITS, Manifest, class_counts, digest
 from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.sixteen_bits import Range
 from train_lib.predictions import store
@@ -98,7 +99,9 @@ def _part_of(manifest: Manifest, run: Path, source: str, whole: Path) -> Manifes
 
 def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | None) -> Manifest:
     """The rows of config.data, with the classes of the run, and its labels by class name."""
-    classes = store.open_member(trained_predictions(run)).classes
+    member = store.open_member(trained_predictions(run))
+    classes, several = member.classes, member.multi_label
+    separator = workdirs.saved_config(run).data.label_separator
     if not labelled:
         config = config.copy_and_resolve_references()
         with config.unlocked():
@@ -107,23 +110,44 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | 
     table = found.table.drop(columns=[f'label/{head}' for head in found.heads])
     if not labelled:
         table = table.assign(**{f'label/{head}': np.int32(-1) for head in classes})
-        return dataclasses.replace(found, table=table, classes=classes)
+        sets = {head: LabelSets(np.zeros((0, len(classes[head])), bool), separator)
+                for head in several}
+        return dataclasses.replace(found, table=table, classes=classes, label_sets=sets)
     if set(found.heads) != set(classes):
         raise ConfigError(f'The data have the heads {listed(found.heads)}, and the run '
                           f'{listed(classes)}: set config.data.columns.labels, or '
                           f'config.predict.labelled=False to ignore their labels.')
+    label_sets = {}
     for head, names in classes.items():
         places = number_labels(found.classes[head], names)
+        if (head in several) != (head in found.label_sets):
+            ours, theirs = (('one', 'several'), ('several', 'one'))[head in several]
+            raise ConfigError(f'The run takes {ours} of the labels of {head!r} per picture, and '
+                              f'the data have {theirs}: set config.data.multi_label as in '
+                              f'training, or config.predict.labelled=False to ignore the labels.')
+        if head in several:
+            label_sets[head] = dataclasses.replace(
+                found.label_sets[head].moved(places, len(names)), separator=separator)
+            counts = class_counts(found, head)
+            lost = [name for name, place, count in zip(found.classes[head], places, counts)
+                    if place is None and count]
+            if lost:
+                raise ConfigError(_unknown_class(lost[0], names))
+            table = table.assign(**{f'label/{head}': found.numbers(head)})
+            continue
         known = np.array([-2 if k is None else k for k in places] + [-1], np.int32)
         labels = known[found.labels(head)]
         if (labels == -2).any():
             name = found.classes[head][found.labels(head)[np.argmin(labels)]]
-            raise ConfigError(f'The data have the class {name!r}, which the run does not know'
-                              f'{perhaps(name, names)} (it knows {len(names)}, such as '
-                              f'{names[0]!r}): rename it, or set '
-                              f'config.predict.labelled=False to ignore the labels.')
+            raise ConfigError(_unknown_class(name, names))
         table = table.assign(**{f'label/{head}': labels})
-    return dataclasses.replace(found, table=table, classes=classes)
+    return dataclasses.replace(found, table=table, classes=classes, label_sets=label_sets)
+
+
+def _unknown_class(name: str, names: Sequence[str]) -> str:
+    return (f'The data have the class {name!r}, which the run does not know{perhaps(name, names)} '
+            f'(it knows {len(names)}, such as {names[0]!r}): rename it, or set '
+            f'config.predict.labelled=False to ignore the labels.')
 
 
 def trained_predictions(run: Path) -> Path:

@@ -53,7 +53,7 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
     else:
         log.warning('step %d: the logits of the validation are not finite, so it has no scores.',
                     step)
-        nothing = dict(loss=None, accuracy=None, f1_macro=None, nll=None)
+        nothing = dict(loss=None, accuracy=None, f1_macro=None, nll=None) | {scoring.metric: None}
         found = nothing | dict.fromkeys(scoring.heads, nothing)
     row = dict(step=step, epoch=epoch, split='val', loss=found['loss'],
                accuracy=found['accuracy'], f1_macro=found['f1_macro'])

@@ -11,7 +11,9 @@ from typing import Any
 
 from train_lib.runtime.errors import ConfigError
 
-METRICS = {'accuracy': True, 'loss': False, 'f1_macro': True, 'nll': False}  # higher is better?
+SET_METRICS = ('map', 'f1_micro', 'f1_examples')  # of multi-label heads alone
+METRICS = {'accuracy': True, 'loss': False, 'f1_macro': True, 'nll': False,  # higher is better?
+           **dict.fromkeys(SET_METRICS, True)}
 
 
 @dataclasses.dataclass(frozen=True)

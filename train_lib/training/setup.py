@@ -42,7 +42,7 @@ from train_lib.runtime.sharding import (
 from train_lib.training import patience
 from train_lib.training.batch_statistics import make_estimate, make_statistics_step
 from train_lib.training.beside_labels import BesideLabels
-from train_lib.training.checks import check_swaps
+from train_lib.training.checks import check_multi_label, check_swaps
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
@@ -116,6 +116,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
     check_swaps(config, stages, data.manifest.classes)
+    check_multi_label(config, stages, data.manifest.label_sets)
     inputs = dataclasses.replace(inputs, views=_views(config, data, stages, inputs))
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)
@@ -239,8 +240,16 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
         rows = order.plan.mean_counts()
         shown = Shown(order.start // config.batch_size,
                       {head: class_counts(data.parts['train'], head, rows) for head in heads})
-    losses = objectives(config, classes, counts, to_steps_of_run, shown)
-    mixings = make_mixings(config.mixing, classes, to_steps_of_run)
+    several = tuple(data.manifest.label_sets)
+    losses = objectives(config, classes, counts, to_steps_of_run, shown, several)
+    mixings = make_mixings(config.mixing, classes, to_steps_of_run, several)
+    if several and config.eval.adjust_tau:
+        raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} adjusts a softmax, '
+                          f'and the head {several[0]!r} has several labels per picture: set it to '
+                          f'0; thresholds per class are fitted anyway.')
+    if not several and config.eval.metric in patience.SET_METRICS:
+        raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of multi-label '
+                          f'heads, and there is none: use accuracy or f1_macro.')
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
     return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val')), mixings
 
@@ -386,6 +395,8 @@ def batch_shapes(run: RunSpec, parts: Mapping[str, Manifest]) -> dict[str, jax.S
             batch |= {TRUTH + head: spec((), jnp.int32, views.batch_size)
                       for head in run.scoring.heads}
     batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
+    batch |= {f'target/{head}': spec((len(parts['train'].classes[head]),), jnp.float32)
+              for head in parts['train'].label_sets}
     if 'weight' in parts['train'].table:
         batch['weight'] = spec((), jnp.float32)
     return batch | {name: spec((width,) if width else (), jnp.float32)

@@ -86,8 +86,8 @@ class StepOptions:
     """How a batch becomes an update.
 
     Attributes:
-        heads: names of the heads; batches hold 'label/<head>' int32 [B], image, and maybe weight
-            and what `extra_rows` adds.
+        heads: names of the heads; batches hold 'label/<head>' int32 [B], of multi-label heads also
+            'target/<head>' float32 [B, C], image, and maybe weight and what `extra_rows` adds.
         seed: of dropout and drop path; their masks are a function of (seed, step).
         losses: of each head; None for cross-entropy.
         head_weights: factor of each head's loss, () for 1.
@@ -138,6 +138,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     heads, seed, accumulate = options.heads, options.seed, options.accumulate
     factors = dict(zip(heads, options.head_weights or [1.0] * len(heads)))
     losses = options.losses or {head: LossSpec() for head in heads}
+    one_label = [head for head in heads if not losses[head].multi_label]
     beside, own = options.beside, make_eval_step(graphdef, normalise, heads)
 
     def parts_of(params):
@@ -168,9 +169,14 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         (_, (sums, logits, batch_stats)), gradient = jax.value_and_grad(
             objective, has_aux=True)(params, batch_stats)
         for head in heads:
-            hits = jnp.argmax(logits[head], axis=-1) == labels[head]
+            if losses[head].multi_label:  # right if every class is, at the threshold 0.5
+                hits = jnp.all((logits[head] >= 0) == labels[head], axis=-1)
+                known = labels[head][:, 0] >= 0
+                hits = hits & known
+            else:
+                hits, known = jnp.argmax(logits[head], axis=-1) == labels[head], labels[head] >= 0
             sums[f'correct/{head}'] = jnp.sum(hits, dtype=jnp.float32)
-            sums[f'labelled/{head}'] = jnp.sum(labels[head] >= 0, dtype=jnp.float32)
+            sums[f'labelled/{head}'] = jnp.sum(known, dtype=jnp.float32)
         return gradient, sums, batch_stats
 
     def gradient_of_batch(state: TrainState, at, key: jax.Array, whole: tuple):
@@ -215,7 +221,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         return jax.lax.cond(sharpness.is_due(state.step), second, lambda: gradient)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, jax.Array]:
-        labels = {head: batch[f'label/{head}'] for head in heads}
+        labels = {head: batch[f'{"target" if losses[head].multi_label else "label"}/{head}']
+                  for head in heads}
         weights = batch.get('weight')
         if weights is not None and options.weights_end is not None:
             weights = jnp.where(state.step < options.weights_end, weights, 1)
@@ -223,7 +230,7 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             weights = batch[FACTOR] if weights is None else weights * batch[FACTOR]
         images, targets, weights = mix(
             options.mixings, seed, state.step, batch['image'], labels, weights,
-            batch_targets(batch, heads, options.distillation))
+            labels | batch_targets(batch, one_label, options.distillation))
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         averaging = options.averaging
         whole = images, targets, weights, labels, beside.arrays(batch)

@@ -73,7 +73,7 @@ def _single_fold(run: Path, roles: Mapping[str, str]) -> tuple[str, int | None]:
     return json.dumps([settings, rows], sort_keys=True), fold
 
 
-def fit_source(config: Mapping, aligned: AlignedPredictions) -> tuple[str, str]:
+def fit_source(config: Mapping, members: Sequence[Member]) -> tuple[str, str]:
     """(the source to fit on, ''), or ('', why there is none).
 
     Raises:
@@ -82,7 +82,7 @@ def fit_source(config: Mapping, aligned: AlignedPredictions) -> tuple[str, str]:
     if config['fit_source'] not in ('auto', OUT_OF_FOLD, 'val'):
         raise ConfigError(f'config.fit_source = {config["fit_source"]!r}: choose auto, '
                           f'{OUT_OF_FOLD} or val.')
-    parts = _parts(runs_of(aligned.members))
+    parts = _parts(runs_of(members))
     with_folds: list[str] = []
     single: list[str] = []
     for run, paths in parts.items():
@@ -90,7 +90,7 @@ def fit_source(config: Mapping, aligned: AlignedPredictions) -> tuple[str, str]:
         if missing:
             return '', f'{run} has only {missing}'
         pooled = _is_pooled(Path(run))
-        views = {member.view for member in aligned.members if str(run_of(member.workdir)) == run}
+        views = {member.view for member in members if str(run_of(member.workdir)) == run}
         if pooled and views != {IDENTITY}:
             return '', f'{run} has out-of-fold predictions of the view {IDENTITY} only'
         (with_folds if folds_of(Path(run)) or len(paths) > 1 or pooled else single).append(run)
@@ -98,7 +98,7 @@ def fit_source(config: Mapping, aligned: AlignedPredictions) -> tuple[str, str]:
         return '', f'the folds of {with_folds[0]} validate different rows'
     if config['fit_source'] == OUT_OF_FOLD and single:
         return '', f'{single[0]} has no folds'
-    roles = {member.workdir.absolute(): member.roles for member in aligned.members}
+    roles = {member.workdir.absolute(): member.roles for member in members}
     held_out = {run: {name for path in paths for name, role in (
         roles.get(path.absolute()) or splits_of(path).roles).items()
         if role == 'val' or (role == 'train' and _is_pooled(Path(run)))}
@@ -131,10 +131,16 @@ def _parts(runs: Mapping[str, str]) -> dict[str, list[Path]]:
 def align_runs(config: Mapping, aligned: AlignedPredictions, source: str,
                predict: Predict | None) -> AlignedPredictions:
     """The predictions of `source` by the runs that vote: one member per run and view."""
-    runs = runs_of(aligned.members)
+    return align(config, members_of_runs(aligned.members, source, predict))
+
+
+def members_of_runs(voting: Sequence[Member], source: str, predict: Predict | None
+                    ) -> list[Member]:
+    """The runs of the members that vote on the rows of `source`: one member per run and view."""
+    runs = runs_of(voting)
     parts = _parts(runs)
     wanted: dict[str, dict[str, Member]] = {}
-    for member in aligned.members:
+    for member in voting:
         run, view = run_and_view(member, runs)
         wanted.setdefault(run, {}).setdefault(view, member)
     if predict is not None:
@@ -153,4 +159,4 @@ def align_runs(config: Mapping, aligned: AlignedPredictions, source: str,
             else:
                 found = join_folds(parts[run], view)
             members.append(dataclasses.replace(found, model=member.model))
-    return align(config, members)
+    return members

@@ -84,7 +84,7 @@ def fit_if_asked(config: Mapping, aligned: AlignedPredictions, specs: Sequence[E
     needed += ['config.choose'] if config['choose'] else []
     if not needed and not config['temperature']:
         return None, 'nothing is to be fitted'
-    source, why_not = fit_source(config, aligned)
+    source, why_not = fit_source(config, aligned.members)
     if not source and needed:
         raise ConfigError(f'{needed[0]} cannot be fitted: {why_not}; give members that are all '
                           f'k-fold runs, or all single runs with the same validation rows.')
