@@ -95,6 +95,7 @@ class Study:
         base: of a search: the config that is the reference, and to which trials apply changes.
         listed: its cells, where they are not all arms x seeds x folds.
         about: what the caption of the table says besides.
+        made: of a search: the arms of its trials, each made once, by name and changes.
     """
 
     arms: tuple[Arm, ...]
@@ -107,6 +108,7 @@ class Study:
     base: ConfigDict | None = None
     listed: tuple[Cell, ...] | None = None
     about: str = ''
+    made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def cells(self) -> list[Cell]:
         """Every run: all arms with a seed before any arm with the next seed."""

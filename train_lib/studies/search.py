@@ -86,8 +86,11 @@ def trials_of(study: Study, workdir: Path) -> list[Trial]:
         for changes in proposals:
             number = len(found) + 1
             name = f'trial {number:03}'
-            arm = Arm(name, name.replace(' ', '_'), changes, configured(name, changes, study.base))
-            cell = Cell(arm, search.seed, None, search.rungs, score_name(study))
+            key = f'{name} {changes}'
+            if key not in study.made:
+                study.made[key] = Arm(name, name.replace(' ', '_'), changes,
+                                      configured(name, changes, study.base))
+            cell = Cell(study.made[key], search.seed, None, search.rungs, score_name(study))
             found.append(_trial(cell, bracket, workdir))
         bracket += 1
     return found
