@@ -1,6 +1,6 @@
 """A few labels per class and many pictures without: what do the unlabelled ones add?
 
-    python main.py study --config=configs/studies/consistency.py:folder=omniglot_sketches.zip \
+    python main.py study --config=configs/studies/consistency.py:folder=PATH \
         --config.data.group_regex='_(\\d+)\\.' --config.split.test_groups=17,18,19,20
     python main.py study --config=configs/studies/consistency.py:size=tiny
 
@@ -11,8 +11,8 @@
 
 Every arm takes as many steps, of as many labelled pictures, by the same recipe (moving average
 included); the three seeds draw the labelled pictures, the first weights and the order. Nothing is
-chosen: there is no validation split. The arguments are `shots=3` (labels per class), `steps=600`,
-`size=32` (pixels), and those of the data. Flips are left out, as for characters; for other pictures
+chosen: there is no validation split. The arguments are `shots=3` (labels per class), `steps=400`,
+`size=28` (pixels), and those of the data. Flips are left out, as for characters; for other pictures
 add them to the curriculum and to unlabelled.strong.
 """
 
@@ -30,7 +30,7 @@ STRONG = (dict(kind='rotate', degrees=30), dict(kind='scale', factor=1.35, aspec
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The base of all arms; arg is the text after the colon of --config=FILE:..."""
-    args = common.parse_arg(arg, shots='3', steps='600', size='32')
+    args = common.parse_arg(arg, shots='3', steps='400', size='28')
     config = common.choose_data(common.get_config(), args)
     config.data.long_tail.per_class = common.number('shots', args['shots'])
     config.curriculum = (dict(transforms=WEAK),)
@@ -38,11 +38,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.batch_size = 32
     config.duration = dict(steps=common.number('steps', args['steps']))
     config.split.val = 0.0  # nothing is chosen
-    config.optimizer.weight_decay = 0.05
+    config.optimizer.name = 'muon'
+    config.optimizer.momentum = 0.95
     config.schedule.lr = 3e-3
     config.ema.decay = 0.99
     config.loader.threads = 1
-    config.unlabelled.batch_size = 64
+    config.unlabelled.batch_size = 48
     config.unlabelled.strong = STRONG
     config.log.tensorboard = False
     config.report.heat_maps = False
@@ -55,7 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def study() -> dict[str, dict]:
     """The arms, by name."""
     return {'plain': {},
-            'fixmatch': {'unlabelled.kind': 'fixmatch'},
+            'fixmatch': {'unlabelled.kind': 'fixmatch', 'unlabelled.threshold': 0.8},
             'mean_teacher': {'unlabelled.kind': 'mean_teacher',
                              'unlabelled.ramp': dict(percent=30)},
             'all labels': {'data.long_tail.per_class': 0}}

@@ -14,7 +14,7 @@ from tests.train_lib.training import eight_devices
 from tests.train_lib.training.eight_devices import CNN, Started, settings, share
 
 MESHES = {'one': dict(data=1, fsdp=1), 'data': dict(data=2, fsdp=1), 'fsdp': dict(data=1, fsdp=2)}
-KINDS = {'fixmatch': {'unlabelled/kind': 'fixmatch', 'unlabelled/threshold': 0.12},
+KINDS = {'fixmatch': {'unlabelled/kind': 'fixmatch', 'unlabelled/threshold': 0.0},
          'mean_teacher': {'unlabelled/kind': 'mean_teacher', 'unlabelled/weight': 20.0}}
 
 
