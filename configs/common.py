@@ -56,7 +56,12 @@ def get_config() -> ConfigDict:
             weight='',  # weight of the example in the loss, 0 or more
             split='',  # 'train', 'val' or 'test'
         ),
-        classes=(),  # the allowed class names, in order ((): those that occur, sorted)
+        # The allowed class names, in order, of several heads {head: names} ((): those that occur,
+        # sorted).
+        classes=(),
+        # Heads whose classes have an order, as `classes` or numbers have it: scores then say how
+        # far predictions are off. Heads of model.head_order have one too.
+        ordered=(),
         rules=2,  # how sources read data: 2 | 1, as in runs of older versions, which keep it
         combine=(),  # heads that become one head over all combinations of their classes
         separate=(),  # heads that the first head's classes are cut into at '/': ('mask', 'age')
@@ -305,6 +310,10 @@ def get_config() -> ConfigDict:
             manual=_anything(()),  # manual: {class: weight}, 1 for classes not named
         ),
         head_weights=(),  # of the heads in their order ((): all 1)
+        # Class names as a tree, cut at '/': weights of the cross-entropies of its levels, from the
+        # first folder to the class itself, (0.5, 1.0); by head {'class': (0.5, 1.0)} ((): the
+        # class alone).
+        levels=_anything(()),
     )
 
     config.eval = dict(  # evaluation on the validation and test images

@@ -24,6 +24,7 @@ from train_lib.run_dir.loggers import Loggers, wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
+from train_lib.training.class_structure import ordered_heads, with_structure
 from train_lib.training.evaluate import save_predictions, score_split
 from train_lib.training.finish import Finished
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
@@ -80,7 +81,8 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
               for head in manifest.heads}
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     ended = time.perf_counter()
-    out_of_fold = score_split(pooled, whole)
+    out_of_fold = with_structure(score_split(pooled, whole), pooled, whole,
+                                 ordered_heads(config, whole.classes))
     if distributed.is_first():
         save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled)
         seconds = together([*(result['seconds'] for result in results),

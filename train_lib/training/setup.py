@@ -38,6 +38,7 @@ from train_lib.runtime.sharding import (
 from train_lib.training import patience
 from train_lib.training.batch_statistics import make_estimate, make_statistics_step
 from train_lib.training.checks import check_swaps
+from train_lib.training.class_structure import check_structure, ordered_heads, with_levels
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
@@ -104,6 +105,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     check_swaps(config, stages, data.manifest.classes)
+    check_structure(config, data.manifest.classes)
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)
         schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
@@ -209,10 +211,12 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
         rows = order.plan.mean_counts()
         shown = Shown(order.start // config.batch_size,
                       {head: class_counts(data.parts['train'], head, rows) for head in heads})
-    losses = objectives(config, classes, counts, to_steps_of_run, shown)
+    losses = with_levels(objectives(config, classes, counts, to_steps_of_run, shown), config,
+                         classes)
     mixings = make_mixings(config.mixing, classes, to_steps_of_run)
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
-    return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val')), mixings
+    return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val'),
+                   ordered_heads(config, classes)), mixings
 
 
 def _outputs(config: ConfigDict) -> Outputs:
