@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FieldReference
 
 # Configs use these as common.parse_arg, ...
 from configs.arguments import choose, choose_data, number, parse_arg, split_arg
+from configs.sections.devices import add_device_sections
 from configs.sections.flat_minima import add_flat_minima_sections
 from configs.sections.other_verbs import add_verb_sections
 from configs.sections.without_labels import add_unlabelled_sections
@@ -61,7 +62,12 @@ def get_config() -> ConfigDict:
             weight='',  # weight of the example in the loss, 0 or more
             split='',  # 'train', 'val' or 'test'
         ),
-        classes=(),  # the allowed class names, in order ((): those that occur, sorted)
+        # The allowed class names, in order, of several heads {head: names} ((): those that occur,
+        # sorted).
+        classes=(),
+        # Heads whose classes have an order, as `classes` or numbers have it: scores then say how
+        # far predictions are off. Heads of model.head_order have one too.
+        ordered=(),
         # source=csv: heads with several labels per picture, as lists in a cell or as several rows
         # of a picture ((): none).
         multi_label=(),
@@ -333,17 +339,10 @@ def get_config() -> ConfigDict:
             manual=_anything(()),  # manual: {class: weight}, 1 for classes not named
         ),
         head_weights=(),  # of the heads in their order ((): all 1)
-    )
-
-    # A student: what finished runs, or a vote of them, said of the training rows is learnt beside
-    # the labels; rows of which they said nothing go by their label alone (docs/few-labels.md).
-    config.distill = dict(
-        teachers=(),  # workdirs or globs of runs, k-fold runs too, or folders of votes ((): none)
-        # 'out_of_fold': what is said of rows by models that did not train on them | 'own': of rows
-        # that they trained on too, by which fold k of a run teaches fold k of another.
-        rows='out_of_fold',
-        temperature=2.0,  # of the teacher's and the student's probabilities, above 0
-        weight=0.5,  # of the teacher, against 1 - weight of the label; above 0, up to 1
+        # Class names as a tree, cut at '/': weights of the cross-entropies of its levels, from the
+        # first folder to the class itself, (0.5, 1.0); by head {'class': (0.5, 1.0)} ((): the
+        # class alone).
+        levels=_anything(()),
     )
 
     config.eval = dict(  # evaluation on the validation and test images
@@ -378,28 +377,7 @@ def get_config() -> ConfigDict:
         steps=0,  # traced steps (0: no trace)
     )
     config.compile_cache = True  # keep compiled programs in ~/.cache/atelier/xla for later starts
-    config.mesh = dict(  # the devices, which all share each batch (-1: the rest of them)
-        data=-1,  # devices along which weights are copied
-        fsdp=1,  # devices along which weights are split too
-        # How they add the gradients of kernels and biases: 'float32' | 'compute': in `precision`,
-        # half the bytes, as in older versions, whose runs keep it.
-        gradients='float32',
-    )
-    config.sharding = dict(  # how fsdp splits the weights
-        # Rows (regex, 'largest') or (regex, an axis or None for each dimension); the first match of
-        # the whole name decides: [('.*/kernel', (None, 'fsdp')), ('.*', ())]. 'auto': 'largest' for
-        # all.
-        rules=_anything('auto'),
-        min_size=16384,  # smaller arrays stay whole, in numbers
-    )
-    config.distributed = dict(  # several processes, each started with the same command
-        coordinator='auto',  # HOST:PORT of process 0; 'auto': as Slurm, Open MPI, Kubernetes or a
-                             # TPU pod say, one process otherwise; '': one process
-        processes=0,  # number of processes, with a HOST:PORT
-        process=-1,  # number of this process, from 0, with a HOST:PORT
-        timeout=30,  # seconds of silence after which a process counts as dead
-        join_timeout=300,  # seconds to wait for the others at the start
-    )
     add_unlabelled_sections(config)
+    add_device_sections(config)
     add_verb_sections(config)
     return config

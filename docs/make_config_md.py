@@ -33,11 +33,13 @@ This page is made by `python docs/make_config_md.py` from the comments in
 [configs/common.py](../configs/common.py),
 [configs/sections/flat_minima.py](../configs/sections/flat_minima.py),
 [configs/sections/without_labels.py](../configs/sections/without_labels.py),
+[configs/sections/devices.py](../configs/sections/devices.py),
 [configs/sections/other_verbs.py](../configs/sections/other_verbs.py) and
 [configs/vote/common.py](../configs/vote/common.py): edit those.
 """
 PARTS = (('A run', 'configs/common.py'), ('Flat minima', 'configs/sections/flat_minima.py'),
          ('Without labels', 'configs/sections/without_labels.py'),
+         ('Devices', 'configs/sections/devices.py'),
          ('Other verbs', 'configs/sections/other_verbs.py'),
          ('A vote', 'configs/vote/common.py'))
 

@@ -5,6 +5,7 @@ vector per image) unless that is the mean of the maps. Everything after that is 
 works with every backbone.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from flax import nnx
 from models.branches import BRANCHES, BranchHead, PooledHead
 from models.errors import ModelError, unknown
 from models.layers import Dropout, activation, timm_normal
+from models.ordinal import ORDERS, OrderedHead
 
 HEADS = ('linear', 'mlp', *BRANCHES)
 HEAD_POOLS = ('shared', 'separate')
@@ -123,7 +125,8 @@ class Classifier(nnx.Module):
     def add_heads(self, num_classes: int | Mapping[str, int], *, head: str = 'linear',
                   head_hidden: int | tuple[int, ...] | None = None, head_act: str = 'gelu',
                   head_dropout: float = 0.0, head_init: str = 'normal',
-                  head_pool: str = 'shared', drop_rate: float = 0.0, rngs: nnx.Rngs):
+                  head_pool: str = 'shared', head_order: str | Mapping[str, str] = '',
+                  drop_rate: float = 0.0, rngs: nnx.Rngs):
         """Puts new heads on the backbone and removes the old ones.
 
         Args:
@@ -140,6 +143,8 @@ class Classifier(nnx.Module):
             head_pool: for 'linear' and 'mlp': 'shared' is the pooling of the backbone, once for all
                 heads; 'separate' gives each head its own learned pooling. Branches always pool
                 for themselves.
+            head_order: of classes that have an order: 'corn' or 'cumulative_link' (ordinal.py),
+                whose logits are log probabilities; {head: one of them} for some of several heads.
             drop_rate: dropout on the pooled features, before any head.
             rngs: for the initial values.
 
@@ -159,11 +164,16 @@ class Classifier(nnx.Module):
                              f'branch has only one: give one integer.')
         common = dict(dropout=head_dropout, kernel_init=INITS[head_init], rngs=rngs)
 
-        def build(classes: int) -> nnx.Module:
-            def vector_head(features):
+        def build(classes: int, order: str = '') -> nnx.Module:
+            def plain_head(features: int, outputs: int) -> nnx.Module:
                 if head == 'mlp':
-                    return MlpHead(features, classes, hidden=hidden, act=head_act, **common)
-                return LinearHead(features, classes, **common)
+                    return MlpHead(features, outputs, hidden=hidden, act=head_act, **common)
+                return LinearHead(features, outputs, **common)
+
+            def vector_head(features):
+                if order:
+                    return OrderedHead(functools.partial(plain_head, features), classes, order)
+                return plain_head(features, classes)
 
             maps = getattr(self, 'map_features', self.num_features)
             if head in BRANCHES:
@@ -174,15 +184,16 @@ class Classifier(nnx.Module):
             return vector_head(self.num_features)
 
         _check_classes(num_classes)
+        orders = _orders(head_order, num_classes)
         for old in ('head', 'heads'):
             if hasattr(self, old):
                 delattr(self, old)
         self.head_drop = Dropout(drop_rate)
         if isinstance(num_classes, Mapping):
             self.heads = nnx.Dict(
-                {name: build(n) for name, n in num_classes.items()})
+                {name: build(n, orders.get(name, '')) for name, n in num_classes.items()})
         elif num_classes:
-            self.head = build(num_classes)
+            self.head = build(num_classes, orders.get('', ''))
 
 
 def _widths(head_hidden, default: int) -> tuple[int, ...]:
@@ -192,6 +203,26 @@ def _widths(head_hidden, default: int) -> tuple[int, ...]:
         raise ModelError(f'head_hidden={head_hidden!r} is not a valid width: give a positive '
                          f'integer, or several for several layers.')
     return hidden
+
+
+def _orders(given, num_classes: int | Mapping[str, int]) -> dict[str, str]:
+    """{head: 'corn' or 'cumulative_link'}; the name of a lone head is ''."""
+    sizes = dict(num_classes) if isinstance(num_classes, Mapping) else {'': num_classes}
+    if isinstance(given, Mapping):
+        wanted = dict(given)
+        if list(sizes) == [''] and len(wanted) == 1:  # a lone head has no name in the model
+            wanted = {'': next(iter(wanted.values()))}
+    else:
+        wanted = dict.fromkeys(sizes, given) if given else {}
+    for name, order in wanted.items():
+        if name not in sizes:
+            raise unknown('In head_order, the head', name, sizes)
+        if order not in ORDERS:
+            raise unknown('head_order', order, ORDERS)
+        if 0 < sizes[name] < 2:
+            raise ModelError(f'head_order={order!r} needs two classes or more, and there is one: '
+                             f'leave it out.')
+    return wanted
 
 
 def _check_classes(num_classes):

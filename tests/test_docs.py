@@ -238,7 +238,7 @@ def leaves(config, above: str = '') -> dict:
 
 @pytest.mark.parametrize(('files', 'config'), [
     (('configs/common.py', 'configs/sections/flat_minima.py', 'configs/sections/without_labels.py',
-      'configs/sections/other_verbs.py'), common.get_config()),
+      'configs/sections/devices.py', 'configs/sections/other_verbs.py'), common.get_config()),
     (('configs/vote/common.py',), vote.get_config())])
 def test_config_md_has_every_knob_with_its_default_and_a_comment(files, config):
     assert set(files) <= {file for _, file in make_config_md.PARTS}

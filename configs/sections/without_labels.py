@@ -9,7 +9,7 @@ def _anything(default) -> FieldReference:
 
 
 def add_unlabelled_sections(config: ConfigDict) -> None:
-    """Adds the sections of unlabelled pictures and of a teacher."""
+    """Adds the sections unlabelled, teacher and distill."""
     # Pictures without labels beside the labelled ones: a weak and a strong view of a picture should
     # get the same answer.
     config.unlabelled = dict(
@@ -42,4 +42,14 @@ def add_unlabelled_sections(config: ConfigDict) -> None:
         workdir='',  # of the run, whose best weights answer; of a k-fold run, those of each fold
         weight=0.5,  # share of the loss that is the teacher's, 0 to 1; the rest is the labels'
         temperature=2.0,  # divides the logits of both; the loss is multiplied by its square
+    )
+    # A student: what finished runs, or a vote of them, said of the training rows is learnt beside
+    # the labels; rows of which they said nothing go by their label alone (docs/few-labels.md).
+    config.distill = dict(
+        teachers=(),  # workdirs or globs of runs, k-fold runs too, or folders of votes ((): none)
+        # 'out_of_fold': what is said of rows by models that did not train on them | 'own': of rows
+        # that they trained on too, by which fold k of a run teaches fold k of another.
+        rows='out_of_fold',
+        temperature=2.0,  # of the teacher's and the student's probabilities, above 0
+        weight=0.5,  # of the teacher, against 1 - weight of the label; above 0, up to 1
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 UNITS = {'epochs', 'steps', 'examples', 'percent'}  # a dict of one of these is a duration
 FUNCTIONS = {'get_config', 'add_verb_sections', 'add_flat_minima_sections',
-             'add_unlabelled_sections'}  # that set the knobs
+             'add_unlabelled_sections', 'add_device_sections'}  # that set the knobs
 
 
 @dataclasses.dataclass(frozen=True)

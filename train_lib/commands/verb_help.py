@@ -19,7 +19,7 @@ WIDTH = 80
 SHOWN = 3  # knobs per verb
 _HOME = Path(__file__).parents[2]
 _KNOBS = ('configs/common.py', 'configs/sections/flat_minima.py',
-          'configs/sections/without_labels.py',
+          'configs/sections/without_labels.py', 'configs/sections/devices.py',
           'configs/sections/other_verbs.py')
 _KNOBS_OF_VOTES = ('configs/vote/common.py',)
 

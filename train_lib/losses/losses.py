@@ -19,6 +19,7 @@ import numpy as np
 
 from input_pipeline.label_sets import float_targets
 from train_lib.losses.set_losses import for_and_against, weighted_losses
+from train_lib.losses.tree_loss import Levels, inner_loss, leaf_weight
 
 Counts = Sequence[float] | np.ndarray  # training images per class, [C]
 _BLOCK = 4096  # rows that `split_loss` computes at a time
@@ -61,6 +62,7 @@ class LossSpec:
         shown_start: the step from which the next two take the place of counts and class_weights,
             because resampling begins there.
         shown_counts, shown_weights: () where nothing changes.
+        levels: of a tree of classes, see tree_loss.py; () for the classes alone.
     """
 
     name: str = 'cross_entropy'
@@ -80,6 +82,7 @@ class LossSpec:
     shown_start: int = 0
     shown_counts: tuple[float, ...] = ()
     shown_weights: tuple[float, ...] = ()
+    levels: Levels = ()
 
 
 # --- losses: (logits [B, C], targets float [B, C], *, settings) -> float32 [B] ------------------
@@ -295,6 +298,9 @@ def _weighted_losses(spec, logits, targets, weights, step):
     if spec.shown_counts and 'counts' in settings:
         shown = function(logits, targets * factors, **given | dict(counts=spec.shown_counts))
         found = shown if step is None else jnp.where(step < spec.shown_start, found, shown)
+    if spec.levels:
+        found = leaf_weight(spec.levels) * found + inner_loss(spec.levels, logits,
+                                                              targets * factors)
     return found, total
 
 

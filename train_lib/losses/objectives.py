@@ -60,6 +60,7 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
     wanted = loss.pop('class_weights')
     by_counts = loss.pop('counts')
     loss.pop('example_weights')
+    loss.pop('levels')  # see training/class_structure.py
     if by_counts not in ('shown', 'data'):
         raise ConfigError(f'config.loss.counts = {by_counts!r}: choose one of shown, data.')
 

@@ -16,7 +16,8 @@ from train_lib.planning.targets import Memory, PlanTarget
 from train_lib.runtime.sharding import AXES, make_mesh
 from train_lib.runtime.trees import by_path
 from train_lib.training.data import Data
-from train_lib.training.setup import Job, assemble, batch_shapes, lower_step
+from train_lib.training.run_batches import batch_shapes
+from train_lib.training.setup import Job, assemble, lower_step
 from train_lib.training.state import TrainState
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from train_lib.probing.head_training import TrainedHeads
 from train_lib.probing.probe_folds import Fold, FoldedData
 from train_lib.probing.stacked_heads import predict_heads
 from train_lib.runtime.trees import by_path
+from train_lib.training.class_structure import with_structure
 from train_lib.training.evaluate import save_predictions, score_split
 
 log = logging.getLogger(__name__)
@@ -46,12 +48,13 @@ class _Setting:
         return self.scores.get('accuracy') or 0
 
 
-def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, workdir: Path
-                ) -> tuple[pd.DataFrame, dict]:
+def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, workdir: Path,
+                ordered: Sequence[str] = ()) -> tuple[pd.DataFrame, dict]:
     """Scores every setting, chooses the best one, and writes what they predict.
 
     The choice is made by validation rows, which no head was trained on. Only the chosen setting is
-    scored on the test rows, by the mean probability of its folds.
+    scored on the test rows, by the mean probability of its folds. `ordered` are label heads whose
+    classes have an order.
 
     Returns:
         (one row per setting, as in heads.csv; the keys `chosen`, `out_of_fold` or `val`, and
@@ -73,11 +76,11 @@ def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, wor
     chosen: dict = dict(chosen=best.name)
     if with_val:
         key = 'out_of_fold' if len(data.folds) > 1 else 'val'
-        chosen[key] = best.scores
-        save_predictions(workdir / 'predictions' / f'{key}.npz', _val_rows(data),
-                         _val_logits(data, best.logits))
+        rows, logits = _val_rows(data), _val_logits(data, best.logits)
+        chosen[key] = with_structure(best.scores, logits, rows, ordered)
+        save_predictions(workdir / 'predictions' / f'{key}.npz', rows, logits)
     if len(data.folds[0].test):
-        chosen['test'] = _score_test(data, best, workdir)
+        chosen['test'] = _score_test(data, best, workdir, ordered)
     save_splits(data.manifest, workdir / 'split.csv')
     return table, chosen
 
@@ -113,7 +116,8 @@ def _val_logits(data: FoldedData, logits: dict[str, dict[str, Logits]]) -> Logit
             for head in data.manifest.heads}
 
 
-def _score_test(data: FoldedData, best: _Setting, workdir: Path) -> dict:
+def _score_test(data: FoldedData, best: _Setting, workdir: Path, ordered: Sequence[str]
+                ) -> dict:
     """Scores the mean probability of the folds on the test rows, and writes it as logits."""
     test = data.manifest.select(data.folds[0].test)
     logits = {}
@@ -121,7 +125,7 @@ def _score_test(data: FoldedData, best: _Setting, workdir: Path) -> dict:
         probabilities = np.mean([np.exp(log_softmax(best.logits[fold.name]['test'][head]))
                                  for fold in data.folds], axis=0)
         logits[head] = np.log(probabilities + 1e-12).astype(np.float32)
-    scores = score_split(logits, test)
+    scores = with_structure(score_split(logits, test), logits, test, ordered)
     save_predictions(workdir / 'predictions' / 'test.npz', test, logits)
     log.info('test     accuracy %.4f  (%s, mean probability of %s, n %d)',
              scores['accuracy'], best.name, counted(len(data.folds), 'fold'), len(test))

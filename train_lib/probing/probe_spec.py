@@ -54,6 +54,7 @@ def _refuse_without_effect(config: ConfigDict) -> None:
     """Refuses keys of ordinary training that heads on cached features do not obey."""
     for key, value, default in (
             ('loss.name', config.loss.name, 'cross_entropy'),
+            ('loss.levels', tuple(config.loss.levels), ()),
             ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),
             ('mixing', tuple(config.mixing), ()),
             ('ema.decay', config.ema.decay, 0.0),

@@ -43,6 +43,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
 from train_lib.training.checks import check_swaps
+from train_lib.training.class_structure import ordered_heads
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     log.info('heads    %s of %s: %.1f s', counted(heads, 'head'),
              counted(trained.steps, 'step'), clock.seconds()['step'])
     with clock('eval'):
-        table, chosen = score_heads(data, trained, features, workdir)
+        table, chosen = score_heads(data, trained, features, workdir,
+                                    ordered_heads(config, data.manifest.classes))
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
                   features=str(features.folder), pretrained=features.pretrained,
                   backbone=read_json(features.folder / 'about.json')['weights'],

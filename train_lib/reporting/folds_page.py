@@ -26,6 +26,7 @@ from train_lib.reporting.inputs import (
 )
 from train_lib.reporting.page import Section, duration, number, render, write_page
 from train_lib.reporting.score_table import headline
+from train_lib.reporting.structured_section import structure_section
 from train_lib.reporting.thumbnails import thumbnailer
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.seen_rows import marks
@@ -80,7 +81,8 @@ def write_folds_report(workdir: str | Path, *, manifest: Manifest, read_image: C
     top = headline(dataclasses.replace(
         inputs, split='val', result={'val': as_dict(result.get('out_of_fold'))}))
     sections = [_scores_section(inputs, top), _folds_section(inputs, folds, len(found) > 1),
-                *head_sections(inputs), _data_section(manifest, sides, config),
+                *structure_section(inputs), *head_sections(inputs),
+                _data_section(manifest, sides, config),
                 *time_section(inputs), *settings_section(inputs)]
     done = sum(not fold.note for fold in folds)
     facts = [('folds', _which(folds, config)),

@@ -10,6 +10,7 @@ from train_lib.reporting.curves import curves_section
 from train_lib.reporting.inputs import RunInputs, as_dict, read_run
 from train_lib.reporting.page import Section, duration, number, whole, write_page
 from train_lib.reporting.score_table import headline, scores_section
+from train_lib.reporting.structured_section import structure_section
 from train_lib.reporting.thumbnails import thumbnailer
 from train_lib.run_dir.seen_rows import marks
 from train_lib.runtime.progress import epochs
@@ -18,6 +19,7 @@ from train_lib.runtime.progress import epochs
 # where the run has nothing to show) and add its name here.
 SECTIONS: tuple[Callable[[RunInputs], list[Section]], ...] = (
     scores_section,
+    structure_section,
     curves_section,
     head_sections,
     data_section,

@@ -16,6 +16,8 @@ from train_lib.runtime.errors import ConfigError
 
 # Sections whose keys are the keyword arguments of a function, which checks them itself.
 OPEN_SECTIONS = ('model',)
+# Lists that may also be given by head, {head: list}.
+BY_HEAD = ('data.classes',)
 
 
 def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> ConfigDict:
@@ -191,6 +193,8 @@ def _typed(old: Any, text: str, path: str) -> Any:
             return number
         if isinstance(old, str):
             return text
+        if path in BY_HEAD and re.match(r'\s*(\{|dict\()', text):
+            return ConfigDict(dict(literal(text)))
         if isinstance(old, (tuple, list)):
             return _sequence(old, text)
         if isinstance(old, (ConfigDict, dict)):
@@ -230,6 +234,8 @@ def _checked(old: Any, value: Any, path: str) -> Any:
     kind = type(old)
     if old is None:
         return value
+    if path in BY_HEAD and isinstance(value, (ConfigDict, dict)):
+        return ConfigDict(value)
     if not isinstance(value, kinds.get(kind, kind)) or isinstance(value, bool) > (kind is bool):
         text = shown(repr(value))
         raise ConfigError(f'--config.{path}={text}: {text} is not of type {kind.__name__}, '

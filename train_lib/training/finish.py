@@ -24,6 +24,7 @@ from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import DivergedError
 from train_lib.runtime.progress import duration
+from train_lib.training.class_structure import with_structure
 from train_lib.training.data import Data
 from train_lib.training.evaluate import (
     all_finite,
@@ -76,9 +77,11 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         logits = _predict_all(job, final.weights, stop)
         thresholds = fitted_thresholds(data.parts['val'], logits.get('val', {})) \
             if 'val' in logits else {}
-        found = {name: score_split(logits[name], split.manifest, run.scoring.losses,
-                                   dict.fromkeys(thresholds) if name == 'val' else thresholds)
-                 for name, split in job.evals.items()}
+        found = {name: with_structure(
+            score_split(logits[name], split.manifest, run.scoring.losses,
+                        dict.fromkeys(thresholds) if name == 'val' else thresholds),
+            logits[name], split.manifest, run.scoring.ordered)
+            for name, split in job.evals.items()}
     result: dict[str, Any] = dict(
         status='done', **found, steps=final.step, epochs=round(run.timing.epoch(final.step), 4),
         best_step=host.best_step or final.step,

@@ -25,6 +25,7 @@ from train_lib.run_dir.loggers import Loggers, wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
+from train_lib.training.class_structure import ordered_heads, with_structure
 from train_lib.training.data import split_data
 from train_lib.training.evaluate import (
     fitted_thresholds,
@@ -89,7 +90,9 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     ended = time.perf_counter()
     thresholds = fitted_thresholds(whole, pooled)
-    out_of_fold = score_split(pooled, whole, thresholds=dict.fromkeys(thresholds))
+    out_of_fold = with_structure(
+        score_split(pooled, whole, thresholds=dict.fromkeys(thresholds)), pooled, whole,
+        ordered_heads(config, whole.classes))
     if distributed.is_first():
         save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled,
                          thresholds=thresholds)

@@ -88,6 +88,8 @@ def _one_head(stored: Arrays, here: Mapping[str, Any], ours: tuple[str, Sequence
     (to, names), (prefix, there) = ours, theirs
     weights = {f'{to}{name.removeprefix(prefix)}': value for name, value in stored.items()
                if name.startswith(prefix)}
+    if any('raw' in name.removeprefix(to).split('/') for name in here if name.startswith(to)):
+        return _ordered_head(weights, here, to, list(names) == list(there), head)
     per_class = [name for name in here
                  if name.startswith(to) and _PER_CLASS.fullmatch(name.removeprefix(to))]
     if not all(name in weights and weights[name].shape == (*here[name].shape[:-1], len(there))
@@ -113,3 +115,13 @@ def _one_head(stored: Arrays, here: Mapping[str, Any], ours: tuple[str, Sequence
         log.warning('init     no class of head %s is known there; init.head=keep goes by order',
                     head)
     return weights
+
+
+def _ordered_head(weights: Arrays, here: Mapping[str, Any], to: str, same: bool, head: str
+                  ) -> Arrays:
+    """A head of ordered classes, whose outputs are no classes: as a whole, or not at all."""
+    fits = same and all(name in weights and weights[name].shape == here[name].shape
+                        for name in here if name.startswith(to))
+    log.info('init     head %s of ordered classes %s', head,
+             'is kept' if fits else 'starts anew: it is built otherwise there')
+    return weights if fits else {}

@@ -93,6 +93,7 @@ class Scoring:
         losses: by head.
         adjust: {head: logits} -> the same, as they are scored.
         val: the validation split, None without one.
+        ordered: heads whose classes have an order.
     """
 
     heads: tuple[str, ...]
@@ -100,6 +101,7 @@ class Scoring:
     losses: Mapping[str, LossSpec]
     adjust: Callable
     val: EvalSplit | None
+    ordered: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from input_pipeline import loader
 from input_pipeline.batches import Batches
-from input_pipeline.curriculum import Stage, make_list, make_stages
+from input_pipeline.curriculum import make_stages
 from input_pipeline.durations import to_steps
-from input_pipeline.extra_rows import FACTOR
 from input_pipeline.manifest import Manifest, class_counts
 from input_pipeline.order import Order
 from input_pipeline.resampling import make_order
-from input_pipeline.two_views import STRONG, TRUTH, WEAK, ViewSpec, two_views
 from train_lib.losses.consistency import make_consistency
 from train_lib.losses.mixing import Mixing, make_mixings
 from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
@@ -32,7 +29,6 @@ from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.progress import compiling
 from train_lib.runtime.sharding import (
-    batch_sharding,
     keep_layout,
     make_layout,
     make_state_on,
@@ -43,6 +39,7 @@ from train_lib.training import patience
 from train_lib.training.batch_statistics import make_estimate, make_statistics_step
 from train_lib.training.beside_labels import BesideLabels
 from train_lib.training.checks import check_multi_label, check_swaps
+from train_lib.training.class_structure import check_structure, ordered_heads, with_levels
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
@@ -51,6 +48,14 @@ from train_lib.training.network import Network, ParameterCounts, make_network
 from train_lib.training.phases import find_phases, graphdef_of
 from train_lib.training.preprocess_spec import DTYPES, loader_spec, preprocess_spec
 from train_lib.training.rollback import make_guard
+from train_lib.training.run_batches import (
+    batch_shapes,
+    eval_splits,
+    taught_of,
+    training_batches,
+    views_of,
+    wide_columns,
+)
 from train_lib.training.run_spec import Control, Inputs, Outputs, Programs, RunSpec, Scoring, Timing
 from train_lib.training.state import TrainState, Weights, make_state
 from train_lib.training.step import (
@@ -60,7 +65,7 @@ from train_lib.training.step import (
     make_normalise,
     make_train_step,
 )
-from train_lib.training.unlabelled_rows import batch_size_of, read_spec
+from train_lib.training.unlabelled_rows import read_spec
 from train_lib.training.weight_averages import Averaging, read_averaging
 
 ToSteps = Callable[[Mapping, str], int]  # (duration, config key) -> steps
@@ -112,18 +117,19 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     """
     timing, to_steps_of_run = _timing(config, len(data.parts['train']))
     inputs = Inputs(preprocess_spec(config, None if abstract else workdir), loader_spec(config),
-                    _wide_columns(data))
+                    wide_columns(data))
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
     check_swaps(config, stages, data.manifest.classes)
     check_multi_label(config, stages, data.manifest.label_sets)
-    inputs = dataclasses.replace(inputs, views=_views(config, data, stages, inputs))
+    check_structure(config, data.manifest.classes, data.manifest.label_sets)
+    inputs = dataclasses.replace(inputs, views=views_of(config, data, stages, inputs))
     if schedule is None:
         say_left_out(config.schedule.to_dict(), to_steps_of_run)
         schedule = make_schedule(config.schedule.to_dict(), timing.total_steps, to_steps_of_run,
                                  stages, batch_size=config.batch_size,
                                  tail=averaging.tail if averaging else None)
-    evals = _eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
+    evals = eval_splits(config.eval.batch_size, data.parts, inputs, mesh.size)
     control = _control(config, to_steps_of_run, timing, scored='val' in evals)
     first = to_steps_of_run(config.profile.start, 'profile.start')
     ema_decay = make_ema_decay(config.ema.to_dict())
@@ -170,9 +176,9 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
                   schedule, range(first, first + config.profile.steps))
 
     extra_start = to_steps_of_run(config.data.extra.start, 'data.extra.start')
-    iterator, replaced = _training_batches(config, data, run, loader.Course(
+    iterator, replaced = training_batches(config, data, run, loader.Course(
         stages=stages, steps=max(timing.total_steps, steps), seed=config.seed, order=order,
-        **_taught(data, extra_start * config.batch_size)))
+        **taught_of(data, extra_start * config.batch_size)))
     make = lambda params, batch_stats, frozen: make_state(
         Weights(params, frozen, batch_stats), optimizer, scoring.heads,
         ema=ema_decay is not None or averaging is not None,
@@ -241,7 +247,8 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
         shown = Shown(order.start // config.batch_size,
                       {head: class_counts(data.parts['train'], head, rows) for head in heads})
     several = tuple(data.manifest.label_sets)
-    losses = objectives(config, classes, counts, to_steps_of_run, shown, several)
+    losses = with_levels(objectives(config, classes, counts, to_steps_of_run, shown, several),
+                         config, classes)
     mixings = make_mixings(config.mixing, classes, to_steps_of_run, several)
     if several and config.eval.adjust_tau:
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} adjusts a softmax, '
@@ -251,7 +258,8 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
         raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of multi-label '
                           f'heads, and there is none: use accuracy or f1_macro.')
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
-    return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val')), mixings
+    return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val'),
+                   ordered_heads(config, classes)), mixings
 
 
 def _outputs(config: ConfigDict) -> Outputs:
@@ -267,64 +275,6 @@ def _weights_end(config: ConfigDict, train: Manifest, order: Order) -> int | Non
     if 'weight' not in train.table:
         return None
     return example_weights_end(config, order.start // config.batch_size)
-
-
-def _taught(data: Data, start: int) -> dict[str, Any]:
-    """What the loader shows besides the rows and labels of the run; `start`: the position from
-    which extra rows are shown."""
-    if data.taught is None:
-        return {}
-    extra = data.taught.extra
-    return dict(teacher=data.taught.teacher,
-                extra=extra and dataclasses.replace(extra, start=start))
-
-
-def _wide_columns(data: Data) -> dict[str, int]:
-    """{column of a batch: its width, 0 for one number per example}, besides those of every run."""
-    if data.taught is None:
-        return {}
-    found = {f'teacher/{head}': soft.width for head, soft in data.taught.teacher.items()}
-    if data.taught.extra is not None:
-        extra = data.taught.extra
-        found |= {f'target/{head}': soft.width for head, soft in extra.soft.items()}
-        found |= {FACTOR: 0} if extra.weight != 1 else {}
-    return found
-
-
-def _training_batches(config: ConfigDict, data: Data, run: RunSpec, course: loader.Course
-                      ) -> tuple[Batches, dict[int, int]]:
-    """(the iterator, the rows that it replaces while it runs)"""
-    replaced: dict[int, int] = {}
-    shard, inputs = loader.Shard(jax.process_index(), jax.process_count()), run.inputs
-    beside = None
-    if inputs.views is not None:
-        assert data.unlabelled is not None
-        beside = two_views(data.unlabelled.rows, inputs.preprocess, inputs.views, shard=shard,
-                           loading=inputs.loading)
-    iterator = loader.train_iterator(
-        data.parts['train'], inputs.preprocess, course, batch_size=config.batch_size, shard=shard,
-        loading=inputs.loading, replaced=replaced, beside=beside)
-    return iterator, replaced
-
-
-def _views(config: ConfigDict, data: Data, stages: Sequence[Stage], inputs: Inputs
-           ) -> ViewSpec | None:
-    """What the views of unlabelled pictures show; None without such pictures."""
-    if data.unlabelled is None:
-        return None
-    spec, channels = read_spec(config), inputs.preprocess.channels
-    weak = stages if spec.weak is None else (
-        Stage(0, make_list(spec.weak, 'config.unlabelled.weak', channels)),)
-    strong = make_list(spec.strong, 'config.unlabelled.strong', channels)
-    if not strong:
-        raise ConfigError('config.unlabelled.strong is empty, so that both views would be alike: '
-                          'give transforms.')
-    shown = [*strong, *(item for stage in weak for item in stage.transforms)]
-    if any(item.swap for item in shown):
-        raise ConfigError('config.unlabelled wants one class for both views of a picture, but a '
-                          'flip with `swap` changes it: leave swap out of both views.')
-    return ViewSpec(batch_size=batch_size_of(config), weak=weak, strong=strong, seed=config.seed,
-                    truth=data.unlabelled.truth)
 
 
 def steps_of(config: ConfigDict, examples: int, duration: Mapping, key: str,
@@ -346,18 +296,6 @@ def steps_of(config: ConfigDict, examples: int, duration: Mapping, key: str,
                     batch_size=config.batch_size, total_steps=total)
 
 
-def _eval_splits(most: int, parts: Mapping[str, Manifest], inputs: Inputs, devices: int
-                 ) -> dict[str, EvalSplit]:
-    """The splits that have rows, all with one batch size, so that one program serves them: at most
-    `most` pictures, rounded up to a multiple of the devices."""
-    largest = max(len(parts['val']), len(parts['test']), 1)
-    batch_size = -(-min(most, largest) // devices) * devices
-    make = partial(loader.eval_dataset, spec=inputs.preprocess, batch_size=batch_size,
-                   shard=loader.Shard(jax.process_index(), jax.process_count()),
-                   loading=inputs.loading)
-    return {name: EvalSplit(part, make(part)) for name, part in parts.items() if len(part)}
-
-
 def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest], clock: Clock,
                  first: int = 0) -> RunSpec:
     """The run with its training steps compiled before its first batch, so that the time is known
@@ -377,27 +315,3 @@ def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
     as it is."""
     step: Any = keep_layout(train_step or run.programs.train_step, state)  # jitted
     return step.lower(state, batch_shapes(run, parts))
-
-
-def batch_shapes(run: RunSpec, parts: Mapping[str, Manifest]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of a training batch."""
-    prepared = run.inputs.preprocess
-
-    def spec(shape, dtype, size=run.timing.batch_size):
-        return jax.ShapeDtypeStruct((size, *shape), dtype,
-                                    sharding=batch_sharding(run.programs.mesh))
-
-    picture, views = (*prepared.frame, prepared.channels), run.inputs.views
-    batch = {'image': spec(picture, jnp.uint8)}
-    if views is not None:
-        batch |= {name: spec(picture, jnp.uint8, views.batch_size) for name in (WEAK, STRONG)}
-        if views.truth:
-            batch |= {TRUTH + head: spec((), jnp.int32, views.batch_size)
-                      for head in run.scoring.heads}
-    batch |= {f'label/{head}': spec((), jnp.int32) for head in run.scoring.heads}
-    batch |= {f'target/{head}': spec((len(parts['train'].classes[head]),), jnp.float32)
-              for head in parts['train'].label_sets}
-    if 'weight' in parts['train'].table:
-        batch['weight'] = spec((), jnp.float32)
-    return batch | {name: spec((width,) if width else (), jnp.float32)
-                    for name, width in run.inputs.columns.items()}
