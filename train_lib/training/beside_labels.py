@@ -8,6 +8,7 @@ What answers instead of a label (a moving average, a teacher) is in inference mo
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,11 +120,12 @@ class BesideLabels:
             answers: of `answers`.
             given: the rest.
         """
-        loss, sums = sum(losses.values()), {}
+        loss: Any = sum(losses.values())
+        sums: dict[str, jax.Array] = {}
         if self.teacher:
             known, teacher = answers['teacher'], self.teacher
             count = len(next(iter(logits.values()))) * given.parts
-            taught = sum(given.factors[head] * jnp.sum(distillation(
+            taught: Any = sum(given.factors[head] * jnp.sum(distillation(
                 logits[head], known[head], teacher.temperature)) / count for head in known)
             of_labels = sum(losses[head] for head in known)
             loss = loss + teacher.weight * (taught - of_labels)

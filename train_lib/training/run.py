@@ -66,7 +66,7 @@ def train_one(config: ConfigDict, manifest: Manifest, workdir: Path, began: floa
     seen_rows.check(config, ancestry, data.manifest,
                     goes_on=(known / 'config.json').exists())
     live_teacher.check_goes_on(config, ancestry, init.digest_of_best)
-    unlabelled_rows.check_goes_on(known, data.unlabelled)
+    unlabelled_rows.check_goes_on(config, known, data.unlabelled)
     own = latest_good(workdir / 'checkpoints')
     copied = own is None and bool(config.init.resume_from)
     found = init.source_checkpoint(config, data) if copied else own

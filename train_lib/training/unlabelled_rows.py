@@ -84,6 +84,10 @@ def check_unlabelled(config: ConfigDict, devices: int) -> None:
     """
     spec = read_spec(config)
     if spec.kind == 'none':
+        if spec.folder or spec.csv:
+            raise ConfigError(f'config.unlabelled.{"folder" if spec.folder else "csv"} is given, '
+                              f'but nothing learns from it: choose config.unlabelled.kind, or '
+                              f'leave it out.')
         return
     if spec.source not in SOURCES:
         raise ConfigError(f'config.unlabelled.source = {spec.source!r}: choose one of '
@@ -96,6 +100,10 @@ def check_unlabelled(config: ConfigDict, devices: int) -> None:
             raise ConfigError(f'config.unlabelled.{key} = {getattr(spec, key)!r} has no meaning '
                               f'with config.unlabelled.source = {spec.source!r}: remove one of '
                               f'the two.')
+    if spec.source == 'hidden' and spec.transductive:
+        raise ConfigError("config.unlabelled.transductive = True has no meaning with "
+                          "config.unlabelled.source = 'hidden', whose rows all train: remove one "
+                          "of the two.")
     if spec.kind == MEAN_TEACHER and not config.ema.decay:
         raise ConfigError("config.unlabelled.kind = 'mean_teacher' learns from the moving average "
                           "of the weights, and there is none: set config.ema.decay, e.g. to "
@@ -125,8 +133,9 @@ def find_unlabelled(config: ConfigDict, manifest: Manifest, split: Manifest) -> 
     spec = read_spec(config)
     if spec.kind == 'none':
         return None
+    files: list[str] = []  # digests of them, where they are no rows of the run
     if spec.source == 'hidden':
-        rows, held_out, files = _hidden(manifest, split), 0, []
+        rows, held_out = _hidden(manifest, split), 0
         if not len(rows):
             raise ConfigError("config.unlabelled.source = 'hidden': every training row has a "
                               "label: give pictures by source=folder or csv, or hide labels by "
@@ -193,18 +202,22 @@ def _external(config: ConfigDict, spec: UnlabelledSpec, split: Manifest
     return dataclasses.replace(found, table=table, classes=split.classes), count, files
 
 
-def check_goes_on(run: Path, unlabelled: Unlabelled | None) -> None:
+def check_goes_on(config: ConfigDict, run: Path, unlabelled: Unlabelled | None) -> None:
     """A run that goes on keeps its unlabelled pictures.
 
     Raises:
-        ConfigError: they have changed.
+        ConfigError: they have changed, and config.data.changed is not 'accept'.
     """
     ours = '' if unlabelled is None else unlabelled.digest
     distributed.check_same(ours, 'The unlabelled pictures')
     before = workdirs.start_facts(run).get('unlabelled_digest', ours)
-    if before != ours:
+    if before == ours:
+        return
+    if config.data.changed != 'accept':
         raise ConfigError(f'The unlabelled pictures have changed since {run} was started: put '
-                          f'them back, or give a new --workdir.')
+                          f'them back, go on with these by --config.data.changed=accept, or give '
+                          f'a new --workdir.')
+    log.info('changed  the unlabelled pictures (config.data.changed=accept)')
 
 
 def start_facts(unlabelled: Unlabelled | None) -> Mapping[str, str]:
