@@ -32,9 +32,9 @@ def set_contents(given, classes: Sequence[str], sample: SampleFile | None,
                  is_id: Mapping[str, bool] | None = None) -> dict[str, str]:
     """{column: what it holds}; '' for a column that is copied from the sample.
 
-    A column of a sample that is called like a class holds its probability, or 1 and 0 where all of
-    its cells are whole numbers and one of them is not 0; one called labels, tags or target holds
-    the names of all predicted classes.
+    A column of a sample that is called like a class holds its probability, or 1 and 0 where all
+    cells of such columns are 1 or 0 and some are 1; one called labels, tags or target holds the
+    names of all predicted classes.
 
     Args:
         given: config.columns, names or {column: what it holds}.
@@ -62,16 +62,17 @@ def set_contents(given, classes: Sequence[str], sample: SampleFile | None,
         return told
     by_name = {nfc(name).casefold(): name for name in classes}
     found, of_class = {}, {}
-    for name, cells in sample.columns.items():
+    cells_of_classes = {cell.strip() for name, cells in sample.columns.items()
+                        if nfc(name).casefold() in by_name for cell in cells}
+    decides = cells_of_classes <= {'0', '1'} and '1' in cells_of_classes
+    for name in sample.columns:
         own = by_name.get(nfc(name).casefold())
         if isinstance(given, Mapping) and name in told:
             found[name] = told[name]
         elif (is_id or {}).get(name):
             found[name] = 'id' if 'id' not in found.values() else ''
         elif own is not None:
-            whole = all(cell.strip() in ('0', '1') for cell in cells) and any(
-                cell.strip() == '1' for cell in cells)
-            found[name] = f'{YES if whole else PROBABILITY}{own}'
+            found[name] = f'{YES if decides else PROBABILITY}{own}'
             of_class[own] = name
         elif name.lower() in _JOINED:
             found[name] = LABELS
