@@ -27,14 +27,20 @@ from input_pipeline.errors import DataError
 from tests.config_reads import Reads, leaves, recorded
 from tests.train_lib.commands import stored_runs
 from train_lib.commands.command_line import parse
+from train_lib.predictions import pseudo_file
 from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.runtime import distributed
+from train_lib.runtime.errors import ConfigError
 from train_lib.studies.definition import read_study
+from train_lib.studies.search_space import read_search
+from train_lib.training import live_teacher
 from train_lib.training.data import load_manifest
+from train_lib.training.extra_data import read_extra
 from train_lib.training.init import init_spec
 from train_lib.training.init_pretrained import with_found_weights
 from train_lib.training.lr_finder import sweep_spec
 from train_lib.training.predict_spec import predict_spec
+from train_lib.training.stored_teachers import read_teachers
 from train_lib.training.weight_averages import read_averaging
 
 ROOT = Path(__file__).parents[1]
@@ -94,8 +100,19 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
         read_averaging(parse([
             'train', SKETCH, '--config.optimizer.name=adamw', '--config.optimizer.b1=0.0',
             '--config.schedule.name=constant', f'--config.{average}']).config, 9, lambda *_: 1)
+    config.distill.teachers, config.teacher.workdir = ('nowhere',), 'nowhere'
+    with pytest.raises(ConfigError):
+        read_teachers(config, None, None, accepted=False)
+    live_teacher.check_numbers(config)
+    pseudo_file.write(folder / 'pseudo.csv', dict(
+        id=NAMES[:2], image=NAMES[:2], fold=['', ''], label=['a', 'b'], confidence=['1', '1']),
+        dict(classes=[['class', ['a', 'b']]], images=f'{folder}/pictures', members=[],
+             ancestors=[], round=1, earlier=[], not_checked=[]), {'': {}})
+    config.data.extra.file = f'{folder}/pseudo.csv'
+    read_extra(config, load_manifest(parse([table, *SMALL]).config))
     study = parse(['study', '--config=configs/studies/digits.py'])
     read_study(study.config, study.config_path)
+    read_search({'schedule.lr': [0.1, 0.2]}, study.config.study, '')
     patch.setattr('jax.distributed.initialize', lambda **settings: None)
     config.distributed.update(coordinator='here:1', processes=1, process=0)
     distributed.start(config.distributed)

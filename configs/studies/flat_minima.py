@@ -7,8 +7,8 @@
 All arms see the same pictures for the same number of epochs; `twice as long` is what the second
 gradient of SAM costs, spent on epochs. Nothing is chosen: the last weights are scored. The values
 are those of the papers, or common ones, and were not tuned. `arms=few` has plain, SAM and SWA
-alone; `size=28` is in pixels, `epochs=30`. The other arguments are those of the data. Letters are turned,
-moved and scaled, not mirrored.
+alone; `size=28` is in pixels, `epochs=30`. The other arguments are those of the data. Letters are
+turned, moved and scaled, not mirrored.
 """
 
 from ml_collections import ConfigDict

@@ -49,7 +49,7 @@ def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
     workdir = ancestors.teacher_of(config)
     if workdir is None:
         return None
-    _check_numbers(config)
+    check_numbers(config)
     checkpoint = None if not workdir.exists() else best_checkpoint(workdir)
     if checkpoint is None:
         hint = 'give the workdir of a trained run.'
@@ -143,7 +143,8 @@ def _check_pictures(workdir: Path, theirs: PreprocessSpec, ours: PreprocessSpec)
                     ', '.join(f'image.{key}' for key in differing))
 
 
-def _check_numbers(config: ConfigDict) -> None:
+def check_numbers(config: ConfigDict) -> None:
+    """Refuses a weight or a temperature of config.teacher that is out of its range."""
     for key, least, most in (('weight', 0, 1), ('temperature', 1e-3, 1e3)):
         value = config.teacher[key]
         if isinstance(value, bool) or not isinstance(value, numbers.Real) \

@@ -65,7 +65,7 @@ def read_spec(config: ConfigDict) -> UnlabelledSpec:
     Raises:
         ConfigError: see `consistency.read_unlabelled`.
     """
-    return read_unlabelled(json.loads(config.unlabelled.to_json()))
+    return read_unlabelled(json.loads(json.dumps(config.unlabelled.to_dict())))
 
 
 def batch_size_of(config: ConfigDict) -> int:
