@@ -33,7 +33,6 @@ from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies.definition import read_study
 from train_lib.studies.search_space import read_search
-from train_lib.training import live_teacher
 from train_lib.training.data import load_manifest
 from train_lib.training.extra_data import read_extra
 from train_lib.training.init import init_spec
@@ -103,7 +102,6 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     config.distill.teachers, config.teacher.workdir = ('nowhere',), 'nowhere'
     with pytest.raises(ConfigError):
         read_teachers(config, None, None, accepted=False)
-    live_teacher.check_numbers(config)
     pseudo_file.write(folder / 'pseudo.csv', dict(
         id=NAMES[:2], image=NAMES[:2], fold=['', ''], label=['a', 'b'], confidence=['1', '1']),
         dict(classes=[['class', ['a', 'b']]], images=f'{folder}/pictures', members=[],

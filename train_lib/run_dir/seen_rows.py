@@ -14,6 +14,7 @@ from input_pipeline.kept_splits import split_digest
 from input_pipeline.manifest import SPLITS, Manifest
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.ancestors import (
+    UNLABELLED,
     Ancestry,
     ancestry_of,
     is_kfold,
@@ -143,10 +144,15 @@ def _refusal(config: Mapping, ancestry: Ancestry, held: Sequence[tuple[str, list
     return (f'{" and ".join(keys)}: {who} trained on {counts} of this run '
             f'({shown}{", ..." if len(held[0][1]) > 3 else ""}'
             f'{f"; {by_group} only by their group" if by_group else ""}), so their scores would '
-            f'mean nothing: keep its split by --config.split.kind=given '
-            f'--config.split.file={ancestry.runs[0]["workdir"]}/{workdirs.SPLIT}, or for folds '
-            f'let each have its own (give a k-fold workdir of the same folds), or '
+            f'mean nothing: keep its split by {_way_to_keep(ancestry.runs[0]["workdir"])}, or for '
+            f'folds let each have its own (give a k-fold workdir of the same folds), or '
             f'accept it by --config.init.seen=accept, which is marked in every result.')
+
+
+def _way_to_keep(workdir: str) -> str:
+    if (Path(workdir) / UNLABELLED).exists():  # then split.csv does not have all rows
+        return 'the data, config.split and seed of that run'
+    return f'--config.split.kind=given --config.split.file={workdir}/{workdirs.SPLIT}'
 
 
 def _check_folds(config: Mapping, manifest: Manifest) -> None:

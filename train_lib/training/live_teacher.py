@@ -6,6 +6,7 @@ teacher sees the pictures as the student does, augmented and mixed (Beyer et al.
 2106.05237). Its weights are in the state of the training, but in no checkpoint.
 """
 
+import dataclasses
 import logging
 import numbers
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from input_pipeline.pictures import PreprocessSpec
 from train_lib.run_dir import ancestors, workdirs
 from train_lib.run_dir.run_config import config_of_run
 from train_lib.run_dir.unknown_workdir import neighbours
+from train_lib.runtime.config_section import read_section
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import Layout
 from train_lib.training.beside_labels import Teacher
@@ -29,6 +31,15 @@ from train_lib.training.state import Weights
 from train_lib.training.step import make_eval_step, make_normalise
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSpec:
+    """config.teacher as it stands there; see the comments in configs/."""
+
+    workdir: str
+    weight: float
+    temperature: float
 
 
 def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layout,
@@ -46,10 +57,11 @@ def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
         ConfigError: there is no such run, or it cannot teach this one.
         CheckpointError: its checkpoint is damaged.
     """
+    given = read_section(TeacherSpec, config.teacher.to_dict(), 'teacher')
     workdir = ancestors.teacher_of(config)
     if workdir is None:
         return None
-    check_numbers(config)
+    _check_numbers(given)
     checkpoint = None if not workdir.exists() else best_checkpoint(workdir)
     if checkpoint is None:
         hint = 'give the workdir of a trained run.'
@@ -74,7 +86,6 @@ def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
     answer = _answer(make_eval_step(
         network.graphdef, make_normalise(spec.mean, spec.std, DTYPES[theirs.precision]),
         tuple(known)), columns)
-    given = config.teacher
     return Teacher(answer, float(given.weight), float(given.temperature)), weights
 
 
@@ -143,10 +154,9 @@ def _check_pictures(workdir: Path, theirs: PreprocessSpec, ours: PreprocessSpec)
                     ', '.join(f'image.{key}' for key in differing))
 
 
-def check_numbers(config: ConfigDict) -> None:
-    """Refuses a weight or a temperature of config.teacher that is out of its range."""
+def _check_numbers(given: TeacherSpec) -> None:
     for key, least, most in (('weight', 0, 1), ('temperature', 1e-3, 1e3)):
-        value = config.teacher[key]
+        value = getattr(given, key)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) \
                 or not least <= float(value) <= most:
             raise ConfigError(f'config.teacher.{key} = {value!r}: give a number from {least:g} to '

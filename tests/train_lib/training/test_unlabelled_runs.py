@@ -151,6 +151,7 @@ def test_hidden_rows_are_known_to_descendants(train, first, tmp_path, capfd):
         assert train(tmp_path / 'b', '--config.seed=1', f'--config.{key}={first}') == 2
         line = last_line(capfd)
         assert f'config.{key} = {str(first)!r}' in line and 'trained on' in line
+        assert 'by the data, config.split and seed of that run' in line
     assert not (tmp_path / 'b/config.json').exists()
 
 
