@@ -229,7 +229,10 @@ def get_config() -> ConfigDict:
     # Heads on the features of a frozen backbone, which are computed once: heads x learning rates x
     # folds train together.
     config.probe = dict(
-        heads=(),  # [dict(name='mlp', head='mlp', head_hidden=1024, ...), ...] ((): no probing)
+        # [dict(name='mlp', head='mlp', head_hidden=1024, ...), ...] ((): no probing); heads without
+        # training: dict(name='near', kind='knn', k=20, temperature=0.07, center=False) and
+        # dict(name='means', kind='prototypes', temperature=0.1, center=True, shrinkage=0.0).
+        heads=(),
         lr=(),  # learning rates, each tried with each head ((): schedule.lr)
         views=0,  # augmented views per picture; epoch e shows view e modulo views (0: no views)
         dtype='float16',  # of the stored features: 'float16' | 'float32'

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -18,6 +18,7 @@ from input_pipeline.splits import save_splits
 from train_lib.metrics.scores import log_softmax
 from train_lib.probing.feature_cache import Features
 from train_lib.probing.head_training import TrainedHeads
+from train_lib.probing.nearest_heads import NearestKind, fit, rows_at_once
 from train_lib.probing.probe_folds import Fold, FoldedData
 from train_lib.probing.stacked_heads import predict_heads
 from train_lib.runtime.trees import by_path
@@ -26,6 +27,7 @@ from train_lib.training.evaluate import save_predictions, score_split
 
 log = logging.getLogger(__name__)
 Logits = dict[str, np.ndarray]  # {label head: float32 [n, C]}
+_Head = tuple[nnx.GraphDef, dict]  # the definition and the parameters of one head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,13 @@ class _Setting:
 
 
 def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, workdir: Path,
-                ordered: Sequence[str] = ()) -> tuple[pd.DataFrame, dict]:
+                nearest: Sequence[NearestKind] = (), ordered: Sequence[str] = ()
+                ) -> tuple[pd.DataFrame, dict]:
     """Scores every setting, chooses the best one, and writes what they predict.
 
     The choice is made by validation rows, which no head was trained on. Only the chosen setting is
-    scored on the test rows, by the mean probability of its folds. `ordered` are label heads whose
-    classes have an order.
+    scored on the test rows, by the mean probability of its folds. `nearest` are heads that are
+    fitted here, `ordered` label heads whose classes have an order.
 
     Returns:
         (one row per setting, as in heads.csv; the keys `chosen`, `out_of_fold` or `val`, and
@@ -63,12 +66,11 @@ def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, wor
     with_val = [fold for fold in data.folds if len(fold.val)]
     rows: list[dict] = []
     best: _Setting | None = None
-    for kind in trained.definitions:
-        for i, rate in enumerate(trained.rates):
-            setting, row = _score_setting(data, trained, features, kind, i, workdir)
-            rows.append(dict(head=kind, lr=rate, name=setting.name, **row))
-            if best is None or setting.accuracy > best.accuracy:
-                best = setting
+    for kind, rate, name, heads in _settings(data, trained, features, nearest):
+        setting, row = _score_setting(data, heads, features, name, workdir)
+        rows.append(dict(head=kind, lr=rate, name=name, **row))
+        if best is None or setting.accuracy > best.accuracy:
+            best = setting
     assert best is not None, 'there is at least one head and one rate'
     table = pd.DataFrame(rows)
     with atomic_open(workdir / 'heads.csv') as file:
@@ -85,12 +87,30 @@ def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, wor
     return table, chosen
 
 
-def _score_setting(data: FoldedData, trained: TrainedHeads, features: Features, kind: str, i: int,
+def _settings(data: FoldedData, trained: TrainedHeads, features: Features,
+              nearest: Sequence[NearestKind]
+              ) -> Iterator[tuple[str, float | None, str, list[_Head]]]:
+    """(kind, its learning rate, name, the head of each fold) of every setting."""
+    for kind, graphdef in trained.definitions.items():
+        for i, rate in enumerate(trained.rates):
+            yield kind, rate, f'{kind}-lr{rate:g}', [
+                (graphdef, jax.tree.map(lambda leaf, at=(i, number): leaf[at],
+                                        trained.params[kind]))
+                for number in range(len(data.folds))]
+    manifest = data.manifest
+    classes = {head: len(names) for head, names in manifest.classes.items()}
+    for kind in nearest:
+        yield kind.name, None, kind.name, [
+            fit(kind, features.plain[fold.train],
+                {head: manifest.labels(head)[fold.train] for head in classes}, classes)
+            for fold in data.folds]
+
+
+def _score_setting(data: FoldedData, heads: Sequence[_Head], features: Features, name: str,
                    workdir: Path) -> tuple[_Setting, dict]:
-    """(the setting of a kind and its learning rate number i, its scores for heads.csv)"""
-    name = f'{kind}-lr{trained.rates[i]:g}'
-    params = jax.tree.map(lambda leaf: leaf[i], trained.params[kind])
-    logits = _predict(data, trained.definitions[kind], params, features, workdir / name)
+    """(a setting from the head of each fold, its scores for heads.csv)"""
+    logits = {fold.name: _predict_fold(data, fold, *head, features, workdir / name / fold.name)
+              for fold, head in zip(data.folds, heads)}
     with_val = [fold for fold in data.folds if len(fold.val)]
     scores = score_split(_val_logits(data, logits), _val_rows(data)) if with_val else {}
     by_fold = [score_split(logits[fold.name]['val'], data.manifest.select(fold.val))['accuracy']
@@ -132,20 +152,6 @@ def _score_test(data: FoldedData, best: _Setting, workdir: Path, ordered: Sequen
     return scores
 
 
-def _predict(data: FoldedData, graphdef: nnx.GraphDef, params: dict, features: Features,
-             folder: Path) -> dict[str, dict[str, Logits]]:
-    """The logits of one setting, {fold: {split: logits}}.
-
-    Writes them below `folder`, with the parameters of each fold. `params` have the leading axis F.
-    """
-    found: dict[str, dict[str, Logits]] = {}
-    for number, fold in enumerate(data.folds):
-        of_fold = jax.tree.map(lambda leaf, number=number: leaf[number], params)
-        found[fold.name] = _predict_fold(data, fold, graphdef, of_fold, features,
-                                         folder / fold.name)
-    return found
-
-
 def _predict_fold(data: FoldedData, fold: Fold, graphdef: nnx.GraphDef, params: dict,
                   features: Features, folder: Path) -> dict[str, Logits]:
     """The logits of one head on one fold, {split: logits}; writes them and the head."""
@@ -155,7 +161,7 @@ def _predict_fold(data: FoldedData, fold: Fold, graphdef: nnx.GraphDef, params: 
     for split, rows in (('val', fold.val), ('test', fold.test)):
         if len(rows):
             found[split] = predict_heads(graphdef, params, features.plain[rows],
-                                         data.manifest.heads)
+                                         data.manifest.heads, rows_at_once(params))
             save_predictions(folder / 'predictions' / f'{split}.npz', data.manifest.select(rows),
                              found[split])
     save_file({name: np.asarray(leaf) for name, leaf in by_path(params).items()},

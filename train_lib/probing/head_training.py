@@ -75,6 +75,8 @@ def train_heads(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features:
     Raises:
         Interrupted: `stop` became true.
     """
+    if not spec.heads:
+        return TrainedHeads(spec.rates, 0, {}, {})
     examples = len(data.folds[0].train)
     say_left_out(config.schedule.to_dict(), partial(steps_of, config, examples,
                                                     total=run_length(config, examples)[0]))

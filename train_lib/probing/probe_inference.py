@@ -30,8 +30,9 @@ from train_lib.predictions.run_folders import fold_of, folds_of
 from train_lib.predictions.views import in_class_order, say_unswapped
 from train_lib.probing.backbone import Backbone, make_backbone
 from train_lib.probing.feature_cache import digest_weights
+from train_lib.probing.nearest_heads import NearestKind, head_of_file, rows_at_once
 from train_lib.probing.probe_spec import read_probe_spec
-from train_lib.probing.stacked_heads import HeadKind, new_head, predict_heads
+from train_lib.probing.stacked_heads import HeadKind, predict_heads
 from train_lib.run_dir import workdirs
 from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.overrides import overlay
@@ -63,7 +64,7 @@ class Probe:
 
     workdir: Path
     folds: Sequence[Path]
-    kind: HeadKind
+    kind: HeadKind | NearestKind
     backbone: Backbone
     dtype: str
     seed: int
@@ -103,6 +104,10 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
         own.mesh = config.mesh
     asked = dataclasses.replace(predict_spec(config, own.curriculum), replace=replace)
     probe = open_probe(own, workdir)
+    if isinstance(probe.kind, NearestKind) and asked.source == 'train':
+        raise ConfigError(f"config.predict.source = 'train': the head {probe.kind.name!r} of "
+                          f'{workdir} is made of its training rows, each of which would vote for '
+                          f'itself: predict val or test.')
     rows_of = rows_of_runs(asked, config, own, probe.backbone.preprocess, probe.folds[0].parent,
                            whole=workdir)
     loading = loader_spec(config)
@@ -141,7 +146,8 @@ def open_probe(own: ConfigDict, workdir: Path) -> Probe:
         raise ConfigError(f'{workdir} is not a finished probing run (result.json does not say '
                           f'which head was chosen): finish the training first.') from None
     folds = folds_of(workdir / name)
-    kinds = {one.name: one for one in read_probe_spec(own).heads}
+    spec = read_probe_spec(own)
+    kinds = {one.name: one for one in (*spec.heads, *spec.nearest)}
     if not folds or kind not in kinds:
         raise ConfigError(f'{workdir / name} has no folds with heads: restore it.')
     preprocess_spec(own, workdir, say=True)
@@ -185,14 +191,15 @@ def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
     classes = rows.manifest.classes
     sizes = {head: len(names) for head, names in classes.items()}
     one = next(iter(features.values()))
-    graphdef, like, _ = split_model(new_head(probe.kind, one.shape[1], sizes, probe.seed))
+    graphdef, like, _ = split_model(head_of_file(probe.kind, file, one.shape[1], sizes,
+                                                 probe.seed))
     params = read_head(file, like)
     digest = hashlib.sha256(file.read_bytes() + probe.weights.encode()).hexdigest()
     found = {}
     for view, stage in asked.views.items():
         found[view] = in_class_order(
-            predict_heads(graphdef, params, features[rows.digest, view], rows.manifest.heads),
-            stage, classes)
+            predict_heads(graphdef, params, features[rows.digest, view], rows.manifest.heads,
+                          rows_at_once(params)), stage, classes)
         _write(fold / 'predictions' / asked.folder / view,
                _about(probe, rows, view, stage, digest, fold_of(fold)), rows, found[view], asked)
     logits = _read(fold / 'predictions' / asked.folder, asked)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from train_lib.probing.feature_cache import FeatureCacheSpec, feature_cache_spec
+from train_lib.probing.nearest_heads import NearestKind, read_nearest
 from train_lib.probing.stacked_heads import HeadKind
 from train_lib.runtime.errors import ConfigError
 
@@ -15,13 +16,15 @@ class ProbeSpec:
     """What a probing run trains.
 
     Attributes:
-        heads: the kinds of heads, one or more.
+        heads: the kinds of heads that are trained.
+        nearest: those that are fitted.
         rates: learning rates; each is tried with each kind.
         views: augmented views per image; epoch e shows view e modulo views. 0: plain images.
         cache: where the features are kept.
     """
 
     heads: tuple[HeadKind, ...]
+    nearest: tuple[NearestKind, ...]
     rates: tuple[float, ...]
     views: int
     cache: FeatureCacheSpec
@@ -31,22 +34,27 @@ def read_probe_spec(config: ConfigDict) -> ProbeSpec:
     """The probing run that a config asks for.
 
     Raises:
-        ConfigError: a head without a name, two heads with one name, a key that has no effect on
-            cached features, or an unknown dtype.
+        ConfigError: a head without a name, two heads with one name, a wrong setting of one that is
+            fitted, a key that has no effect on cached features, or an unknown dtype.
     """
     _refuse_without_effect(config)
     kinds: list[HeadKind] = []
+    nearest: list[NearestKind] = []
     for i, entry in enumerate(config.probe.heads):
         if not isinstance(entry, Mapping):
             raise ConfigError(f"config.probe.heads[{i}] = {entry!r} is not a valid head: write "
                               f"dict(name='mlp', head='mlp').")
         settings = dict(entry)
         name = settings.pop('name', None)
-        if not isinstance(name, str) or not name or name in {kind.name for kind in kinds}:
+        if not isinstance(name, str) or not name or name in {
+                kind.name for kind in (*kinds, *nearest)}:
             raise ConfigError(f'config.probe.heads[{i}].name = {name!r}: give every head a name '
                               f"of its own, as in dict(name='mlp', head='mlp').")
-        kinds.append(HeadKind(name, settings))
-    return ProbeSpec(tuple(kinds), tuple(config.probe.lr) or (config.schedule.lr,),
+        if 'kind' in settings:
+            nearest.append(read_nearest(name, settings, f'config.probe.heads[{i}]'))
+        else:
+            kinds.append(HeadKind(name, settings))
+    return ProbeSpec(tuple(kinds), tuple(nearest), tuple(config.probe.lr) or (config.schedule.lr,),
                      config.probe.views, feature_cache_spec(config))
 
 

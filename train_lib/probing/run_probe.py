@@ -3,6 +3,7 @@
     features   of all images, in config.probe.views views (feature_cache.py)
     heads      config.probe.heads x config.probe.lr x folds, in one program (stacked_heads.py)
     <head>-lr<rate>/fold_<k>/predictions/{val,test}.npz, head.safetensors
+    (<head>/fold_<k>/... of heads that are fitted, see nearest_heads.py)
     heads.csv  one row per setting: out-of-fold score, and its range over the folds
     predictions/, result.json, report.html   of the setting with the best out-of-fold score
 
@@ -97,10 +98,11 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
             raise
     metrics.close()
     heads = len(spec.heads) * len(spec.rates) * len(data.folds)
-    log.info('heads    %s of %s: %.1f s', counted(heads, 'head'),
+    if heads:
+        log.info('heads    %s of %s: %.1f s', counted(heads, 'head'),
              counted(trained.steps, 'step'), clock.seconds()['step'])
     with clock('eval'):
-        table, chosen = score_heads(data, trained, features, workdir,
+        table, chosen = score_heads(data, trained, features, workdir, spec.nearest,
                                     ordered_heads(config, data.manifest.classes))
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
                   features=str(features.folder), pretrained=features.pretrained,

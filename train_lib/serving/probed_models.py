@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 import models
 from models.heads import Classifier
 from train_lib.predictions import store
+from train_lib.probing.nearest_heads import head_of_file
 from train_lib.probing.probe_inference import open_probe, read_head
-from train_lib.probing.stacked_heads import new_head
 from train_lib.serving.trained_models import TrainedModel
 from train_lib.training.inference_rows import trained_predictions
 from train_lib.training.step import split_model
@@ -88,8 +88,8 @@ def read_probe(workdir: Path, config: ConfigDict) -> list[TrainedModel]:
     found = []
     for fold in probe.folds:
         file = fold / 'head.safetensors'
-        graphdef, like, _ = split_model(new_head(probe.kind, backbone.num_features, sizes,
-                                                 probe.seed))
+        graphdef, like, _ = split_model(head_of_file(probe.kind, file, backbone.num_features,
+                                                     sizes, probe.seed))
         head: Any = nnx.merge(graphdef, read_head(file, like))
         model = models.eval_view(ProbedModel(backbone, head, probe.dtype))
         found.append(TrainedModel(fold, config, classes, probe.backbone.preprocess, model, zeros,

@@ -134,7 +134,8 @@ class Study:
     @property
     def less_is_better(self) -> bool:
         """Whether the metric is an error."""
-        return self.metric.rpartition('.')[2] in ('loss', 'nll', 'ece', 'brier')
+        return self.metric.rpartition('.')[2] in ('loss', 'nll', 'ece', 'brier', 'mae',
+                                                  'mae_median')
 
 
 def read_study(config: ConfigDict, path: str | os.PathLike, arg: str | None = None) -> Study:
