@@ -96,6 +96,8 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
             '--config.schedule.name=constant', f'--config.{average}']).config, 9, lambda *_: 1)
     study = parse(['study', '--config=configs/studies/digits.py'])
     read_study(study.config, study.config_path)
+    search = parse(['study', '--config=configs/studies/search.py'])
+    read_study(search.config, search.config_path)
     patch.setattr('jax.distributed.initialize', lambda **settings: None)
     config.distributed.update(coordinator='here:1', processes=1, process=0)
     distributed.start(config.distributed)
