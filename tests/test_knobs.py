@@ -32,7 +32,6 @@ from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies.definition import read_study
-from train_lib.studies.search_space import read_search
 from train_lib.training.data import load_manifest
 from train_lib.training.extra_data import read_extra
 from train_lib.training.init import init_spec
@@ -110,7 +109,8 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     read_extra(config, load_manifest(parse([table, *SMALL]).config))
     study = parse(['study', '--config=configs/studies/digits.py'])
     read_study(study.config, study.config_path)
-    read_search({'schedule.lr': [0.1, 0.2]}, study.config.study, '')
+    search = parse(['study', '--config=configs/studies/search.py'])
+    read_study(search.config, search.config_path)
     patch.setattr('jax.distributed.initialize', lambda **settings: None)
     config.distributed.update(coordinator='here:1', processes=1, process=0)
     distributed.start(config.distributed)

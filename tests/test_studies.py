@@ -17,6 +17,7 @@ from train_lib.losses.losses import LOSSES
 from train_lib.losses.mixing import make_mixings
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import make_schedule
+from train_lib.studies.definition import Arm, configured
 from train_lib.training.data import load_data, load_manifest
 from train_lib.training.preprocess_spec import preprocess_spec
 
@@ -70,7 +71,11 @@ def people_product(classes):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_arm_can_start(name):
-    arms = read(name, FULL.get(name, '')).arms
+    study = read(name, FULL.get(name, ''))
+    arms = study.arms
+    if study.search:  # what its trials may be
+        arms += tuple(Arm(key, '', {}, configured(key, {key: value}, study.base))
+                      for key, one in study.search.space.items() for value in one.ends())
     classes = FACES if name == 'people_models' else {'class': ('a', 'b')}
     for arm in arms:
         check(arm, classes)
@@ -89,7 +94,7 @@ def test_a_tiny_study_needs_nothing_but_a_cpu(name):
         config = check(arm, people_classes(manifest) if arm.config.data.combine else
                        manifest.classes)
         assert not config.init.pretrained and config.image.size == 32
-        assert config.data.source == ('digits' if name == 'digits' else 'doodles')
+        assert config.data.source == ('digits' if name in ('digits', 'search') else 'doodles')
         assert config.duration.to_dict() == {'steps': 8}
         assert set(dict(config.resample.multipliers)) <= set(manifest.classes[manifest.heads[0]])
     assert len(study.cells()) <= 2 * len(study.arms)

@@ -40,20 +40,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def study(config: ConfigDict, arg: str | None = None) -> dict[str, dict]:
     """The arms, by name."""
-    swa = {'swa.start': dict(percent=75),
-           'swa.every': dict(steps=1) if tiny.is_tiny(arg) else dict(epochs=1)}
-    unit, number = next(iter(config.duration.items()))
-    few = {
-        'plain': {},
-        'sam': {'sharpness.kind': 'sam', 'sharpness.rho': 0.05},
-        'swa': swa,
-    }
+    small = tiny.is_tiny(arg)
+    sam = {'sharpness.kind': 'sam', 'sharpness.rho': 0.05}
+    swa = {'swa.start': dict(percent=75), 'swa.every': dict(steps=1) if small else dict(epochs=1)}
+    few = {'plain': {}, 'sam': sam, 'swa': swa}
     if common.split_arg(arg, 'arms')[0].get('arms') == 'few':
         return few
-    return few | {
-        'twice as long': {'duration': {unit: 2 * number}},
-        'sam, every other step': {'sharpness.kind': 'sam', 'sharpness.rho': 0.05,
-                                  'sharpness.every': 2},
+    longer = {} if small else {'twice as long': {
+        'duration': dict(epochs=2 * config.duration.epochs)}}
+    return few | longer | {
+        'sam, every other step': sam | {'sharpness.every': 2},
         'asam': {'sharpness.kind': 'asam', 'sharpness.rho': 0.5},
         'swa, cyclic': swa | {'swa.schedule': 'cyclic'},
         'lookahead': {'lookahead.every': 5},
