@@ -23,6 +23,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob('*.py')
 ARGUMENTS = {
     'cifar_lt': tuple(f'method={name}' + ',from=runs/ce' * (name == 'crt')
                       for name in importlib.import_module('configs.cifar_lt').METHODS),
+    'distill': ('size=tiny', 'teacher=runs/five,weight=0.7,extra=pseudo.csv'),
+    'few_labels': ('size=tiny', 'folds=3', 'extra=pseudo.csv,share=0.5,steps=9'),
     'food_densenet': ('size=tiny', 'from=runs/food'),
     'illustration_lite': ('size=tiny', 'method=lora', 'method=probe', 'flips=no,model=resnet18'),
     'illustration_resnet': ('size=tiny', 'model=cnn_final,sampling=cluster'),

@@ -79,7 +79,8 @@ def pseudo(command: Command) -> int:
         manifest_files.save(wanted.manifest, str(file))
         for run in runs:
             predict_pictures(run, name, views, file, wanted.manifest.root)
-            if config['predict'] and config['temperature'] and lacks_predictions(run, 'val', views):
+            if config['predict'] and config['temperature'] and _validates(run) and \
+                    lacks_predictions(run, 'val', views):
                 predict_missing(run, 'val', views)
     except Interrupted:
         log.info('Stopped. The same command continues.')
@@ -116,6 +117,12 @@ def _flags(command: Command) -> Mapping[str, str]:
         if config[key] and config[key] != 'none' and not command.config_file:
             raise ConfigError(f'config.{key} is set, and pseudo does not use it: leave it out.')
     return command.flags
+
+
+def _validates(run: Path) -> bool:
+    """Whether a run, or each of its folds, holds out rows to validate on."""
+    tables = [read_table(path) for path in folds_of(run) or [run]]
+    return all(table is not None and 'val' in table.sides for table in tables)
 
 
 def _choice(flags: Mapping[str, str], name: str, allowed: Sequence[str], default: str) -> str:

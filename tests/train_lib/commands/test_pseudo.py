@@ -221,11 +221,11 @@ def test_what_a_teacher_of_an_earlier_round_saw_is_refused_later(root, teacher, 
     assert 'who made its labels trained on' in words and not (root / 'never').exists()
 
 
-def test_labels_of_all_folds_are_for_rows_that_none_saw(root, teacher, capsys):
+def test_labels_of_all_folds_are_for_rows_that_none_saw(root, teacher, capfd):
     out = root / 'all.csv'
     assert pseudo(teacher, root / 'more', out, '--folds=all') == 0
     assert {row['fold'] for row in rows_of(out)} == {''}
-    words = refused(capsys, train(root, 'leaks', *KFOLD, f'--config.data.extra.file={out}'))
+    words = refused(capfd, train(root, 'leaks', *KFOLD, f'--config.data.extra.file={out}'))
     assert 'trained on 24 of the 24 val rows of this run' in words
     assert '--config.init.seen=accept' in words and not (root / 'leaks').exists()
     # The test rows of the teacher were held out by both folds.
@@ -237,6 +237,12 @@ def test_labels_of_all_folds_are_for_rows_that_none_saw(root, teacher, capsys):
     assert train(root, 'final', *settings) == 0
     result = json.loads((root / 'final/result.json').read_text())
     assert result['seen'] == dict(train=48, val=0, test=0)
+    # It has no validation rows, on which its confidence could be calibrated.
+    capfd.readouterr()
+    assert pseudo(root / 'final', root / 'more', root / 'uncalibrated.csv') == 0
+    assert 'the confidence is not calibrated' in capfd.readouterr().err
+    about = pseudo_file.read(root / 'uncalibrated.csv').about
+    assert about['temperatures'] == {'': {'class': None}} and about['round'] == 2
 
 
 def test_what_is_accepted_is_marked(root, labels, capsys):
