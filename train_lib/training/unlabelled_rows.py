@@ -8,7 +8,6 @@ none of them validates or tests.
 import csv
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +64,7 @@ def read_spec(config: ConfigDict) -> UnlabelledSpec:
     Raises:
         ConfigError: see `consistency.read_unlabelled`.
     """
-    return read_unlabelled(json.loads(config.unlabelled.to_json()))
+    return read_unlabelled(config.unlabelled.to_dict())
 
 
 def batch_size_of(config: ConfigDict) -> int:
