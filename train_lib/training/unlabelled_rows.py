@@ -44,6 +44,7 @@ class Unlabelled:
             left out, or kept with config.unlabelled.transductive.
         kept: whether they were kept.
         digest: of ids and, where they are not rows of the run, of files.
+        external: they are not rows of the run.
     """
 
     rows: Manifest
@@ -51,6 +52,7 @@ class Unlabelled:
     held_out: int
     kept: bool
     digest: str
+    external: bool = False
 
     def facts(self) -> dict:
         """What result.json says of them, under `unlabelled`."""
@@ -148,7 +150,8 @@ def find_unlabelled(config: ConfigDict, manifest: Manifest, split: Manifest) -> 
     for row in order:
         for part in (rows.table['id'].iloc[row], files[row] if files else ''):
             hasher.update(part.encode('utf-8', 'surrogateescape') + b'\0')
-    return Unlabelled(rows.select(order), truth, held_out, spec.transductive, hasher.hexdigest())
+    return Unlabelled(rows.select(order), truth, held_out, spec.transductive, hasher.hexdigest(),
+                      external=spec.source != 'hidden')
 
 
 def is_labelled(manifest: Manifest) -> np.ndarray:
