@@ -33,7 +33,7 @@ class Data:
         manifest: all rows, each with its split.
         parts: the rows of 'train', 'val' and 'test'.
         digest: of ids, labels, groups, splits and class names; see `manifest.digest`.
-        unlabelled: with config.unlabelled, whose pictures then are not in `parts`.
+        unlabelled: with config.unlabelled; rows of the run among them are not in `parts`.
         taught: what is learnt from other runs; None for nothing.
     """
 
@@ -132,7 +132,7 @@ def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) 
     parts = parts_of(manifest, config.split)
     unlabelled = find_unlabelled(config, whole, manifest)
     if unlabelled is not None:
-        parts['train'] = _labelled(parts['train'])
+        parts['train'] = _labelled(parts['train'], hidden=not unlabelled.external)
     if config.resample.kind == 'cluster' and not config.resample.column:
         parts['train'] = with_clusters(parts['train'], config.resample.head, config.resample.k,
                                        config.seed)
@@ -140,9 +140,11 @@ def split_data(config: ConfigDict, manifest: Manifest, run: Path | None = None) 
                 read_teaching(config, manifest, parts['train'], run))
 
 
-def _labelled(train: Manifest) -> Manifest:
-    kept = train.select(is_labelled(train))
-    if not len(kept):
+def _labelled(train: Manifest, *, hidden: bool) -> Manifest:
+    """The training rows without those that are learned unlabelled, the hidden ones."""
+    labelled = is_labelled(train)
+    kept = train.select(labelled) if hidden else train
+    if not labelled.any():
         raise ConfigError('config.unlabelled: no training row has a label, and somebody has to '
                           'say what is what: label a few per class.')
     return kept

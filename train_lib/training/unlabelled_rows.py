@@ -8,7 +8,6 @@ none of them validates or tests.
 import csv
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +44,7 @@ class Unlabelled:
             left out, or kept with config.unlabelled.transductive.
         kept: whether they were kept.
         digest: of ids and, where they are not rows of the run, of files.
+        external: they are not rows of the run.
     """
 
     rows: Manifest
@@ -52,6 +52,7 @@ class Unlabelled:
     held_out: int
     kept: bool
     digest: str
+    external: bool = False
 
     def facts(self) -> dict:
         """What result.json says of them, under `unlabelled`."""
@@ -65,7 +66,7 @@ def read_spec(config: ConfigDict) -> UnlabelledSpec:
     Raises:
         ConfigError: see `consistency.read_unlabelled`.
     """
-    return read_unlabelled(json.loads(json.dumps(config.unlabelled.to_dict())))
+    return read_unlabelled(config.unlabelled.to_dict())
 
 
 def batch_size_of(config: ConfigDict) -> int:
@@ -149,7 +150,8 @@ def find_unlabelled(config: ConfigDict, manifest: Manifest, split: Manifest) -> 
     for row in order:
         for part in (rows.table['id'].iloc[row], files[row] if files else ''):
             hasher.update(part.encode('utf-8', 'surrogateescape') + b'\0')
-    return Unlabelled(rows.select(order), truth, held_out, spec.transductive, hasher.hexdigest())
+    return Unlabelled(rows.select(order), truth, held_out, spec.transductive, hasher.hexdigest(),
+                      external=spec.source != 'hidden')
 
 
 def is_labelled(manifest: Manifest) -> np.ndarray:

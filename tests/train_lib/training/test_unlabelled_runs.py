@@ -88,8 +88,10 @@ def test_rows_without_a_label_are_hidden_ones(pictures, tmp_path):
     table = data.manifest.table
     assert ids(data.unlabelled.rows) | ids(data.parts['train']) == set(
         table['id'][table['split'] == 'train'])
-    config.unlabelled.kind = 'none'  # as before: they are in the labelled batches
-    assert (split_data(config, load_data(config)).parts['train'].labels('class') < 0).any()
+    # Without, or with other pictures, they are in the labelled batches, as before.
+    for changes in (dict(kind='none'), dict(source='folder', folder=str(pictures))):
+        config.unlabelled.update(dict(kind='fixmatch') | changes)
+        assert (split_data(config, load_data(config)).parts['train'].labels('class') < 0).any()
 
 
 @pytest.fixture(scope='module')
