@@ -86,7 +86,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
               for head in manifest.heads}
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     ended = time.perf_counter()
-    thresholds = fitted_thresholds(whole, pooled)
+    thresholds = fitted_thresholds(whole, pooled) if config.eval.thresholds == 'f1' else {}
     out_of_fold = score_split(pooled, whole, thresholds=dict.fromkeys(thresholds))
     if distributed.is_first():
         save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled,

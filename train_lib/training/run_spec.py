@@ -84,6 +84,7 @@ class Scoring:
         losses: by head.
         adjust: {head: logits} -> the same, as they are scored.
         val: the validation split, None without one.
+        fit_thresholds: whether multi-label heads get thresholds of their own.
     """
 
     heads: tuple[str, ...]
@@ -91,6 +92,7 @@ class Scoring:
     losses: Mapping[str, LossSpec]
     adjust: Callable
     val: EvalSplit | None
+    fit_thresholds: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
