@@ -356,6 +356,9 @@ def get_config() -> ConfigDict:
         # 'loss' | 'f1_macro' | 'nll'; with a multi-label head also 'map' | 'f1_micro' |
         # 'f1_examples'.
         metric='accuracy',
+        # Multi-label heads, how probable a class is that is answered: 'f1': a threshold per class
+        # that maximises its F1 on the validation rows (of all folds together) | 'half': 0.5.
+        thresholds='f1',
         ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )
     config.checkpoint = dict(  # what resuming starts from

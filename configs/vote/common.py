@@ -57,6 +57,8 @@ def get_config() -> ConfigDict:
     config.bootstrap = 1000  # random orders of the members behind p of Cochran's test, 1 or more
     config.groups = 'auto'  # rows of one group: 'auto': the groups of the runs | 'none' | a CSV
                             # with the columns id and group
+    # Multi-label heads: 'f1': thresholds per class, fitted on the rows of fit_source | 'half': 0.5.
+    config.thresholds = 'f1'
     # Multi-label heads: between the labels of a cell ('': that of the runs, data.label_separator).
     config.label_separator = ''
     config.sample = ''  # a sample submission (CSV), whose rows, order and columns are taken

@@ -111,6 +111,10 @@ def _thresholds(config: Mapping, aligned: AlignedSets, rule: Sequence[str],
     """(the threshold of each class, float64 [C]; the rows that they were fitted on, '' for none;
     why there are none)."""
     half = np.full(len(aligned.classes), HALF)
+    if config['thresholds'] not in ('f1', 'half'):
+        raise ConfigError(f'config.thresholds = {config["thresholds"]!r}: choose f1 or half.')
+    if config['thresholds'] == 'half':
+        return half, '', 'config.thresholds=half'
     if rule[-1] == 'hard':
         return half, '', 'the majority decides'
     source, why_not = fit_source(config, aligned.members)

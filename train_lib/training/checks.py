@@ -70,6 +70,7 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('data.changed', config.data.changed, ('error', 'accept')),
             ('checkpoint.back', config.checkpoint.back, ('error', 'accept')),
             ('eval.metric', config.eval.metric, patience.METRICS),
+            ('eval.thresholds', config.eval.thresholds, ('f1', 'half')),
             ('eval.ties', config.eval.ties, ('nll', 'first'))):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')

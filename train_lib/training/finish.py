@@ -76,7 +76,7 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
     with clock('eval'):
         logits = _predict_all(job, final.weights, stop)
         thresholds = fitted_thresholds(data.parts['val'], logits.get('val', {})) \
-            if 'val' in logits else {}
+            if 'val' in logits and run.scoring.fit_thresholds else {}
         found = {name: with_structure(
             score_split(logits[name], split.manifest, run.scoring.losses,
                         dict.fromkeys(thresholds) if name == 'val' else thresholds),

@@ -89,7 +89,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
               for head in manifest.heads}
     mean_test = [result['test']['accuracy'] for result in results if 'test' in result]
     ended = time.perf_counter()
-    thresholds = fitted_thresholds(whole, pooled)
+    thresholds = fitted_thresholds(whole, pooled) if config.eval.thresholds == 'f1' else {}
     out_of_fold = with_structure(
         score_split(pooled, whole, thresholds=dict.fromkeys(thresholds)), pooled, whole,
         ordered_heads(config, whole.classes))

@@ -94,6 +94,7 @@ class Scoring:
         adjust: {head: logits} -> the same, as they are scored.
         val: the validation split, None without one.
         ordered: heads whose classes have an order.
+        fit_thresholds: whether multi-label heads get thresholds of their own.
     """
 
     heads: tuple[str, ...]
@@ -102,6 +103,7 @@ class Scoring:
     adjust: Callable
     val: EvalSplit | None
     ordered: tuple[str, ...] = ()
+    fit_thresholds: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -258,8 +258,9 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
         raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of multi-label '
                           f'heads, and there is none: use accuracy or f1_macro.')
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
-    return Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val'),
-                   ordered_heads(config, classes)), mixings
+    scoring = Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val'),
+                      ordered_heads(config, classes), config.eval.thresholds == 'f1')
+    return scoring, mixings
 
 
 def _outputs(config: ConfigDict) -> Outputs:

@@ -275,7 +275,8 @@ def test_other_verbs_refuse(folds, capfd):
 
 
 def test_it_goes_on_as_if_it_had_not_stopped(data, tmp_path):
-    flags = [*MIXED, f'--config.data.csv={data}/t.csv', '--config.report.heat_maps=false']
+    flags = [*MIXED, f'--config.data.csv={data}/t.csv', '--config.report.heat_maps=false',
+             '--config.eval.thresholds=half']
     assert main.main([*flags, '--config.duration.steps=4', f'--workdir={tmp_path}/whole']) == 0
     for steps in (2, 4):
         assert main.main([*flags, f'--config.duration.steps={steps}',
@@ -285,7 +286,9 @@ def test_it_goes_on_as_if_it_had_not_stopped(data, tmp_path):
     for name, value in whole.items():
         if 'metric_sums' not in name:  # sums since the last line of the log, which ends a run
             np.testing.assert_array_equal(value, parts[name])
-    assert result_of(tmp_path / 'whole')['test'] == result_of(tmp_path / 'parts')['test']
+    result = result_of(tmp_path / 'whole')
+    assert result['test'] == result_of(tmp_path / 'parts')['test']
+    assert 'thresholds' not in result and 'f1_macro_fitted' not in result['test']['tags']
 
 
 @pytest.mark.faults
