@@ -18,7 +18,7 @@ from input_pipeline import decode
 from input_pipeline.batches import Batches
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import Manifest
-from input_pipeline.mirrored_labels import Swap, mirrored, partners_of
+from input_pipeline.mirrored_labels import Swap, partners_of, swap_labels
 from input_pipeline.order import Order, Walk
 from input_pipeline.pictures import Pictures, PreprocessSpec, View
 
@@ -189,10 +189,8 @@ class _TrainBatch:
                     place[:] = picture
         columns = {name: values[rows] for name, values in self.columns.items()}
         for place, of_example in enumerate(swaps):
-            for head, numbers in ((head, numbers) for swap in of_example
-                                  for head, numbers in self.partners[swap].items()):
-                labels = columns[f'label/{head}']
-                labels[place] = mirrored(labels[place], numbers)
+            for swap in of_example:
+                swap_labels(columns, place, self.partners[swap])
         return {'image': images, **columns}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:

@@ -117,6 +117,25 @@ def mirrored(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.where(labels < 0, labels, numbers[labels])
 
 
+def swap_labels(columns: Mapping[str, np.ndarray], place: int,
+                changed: Mapping[str, np.ndarray]) -> None:
+    """Changes the labels of one example of a batch, in place.
+
+    Args:
+        columns: of the batch: 'label/<head>' int32 [b]; a head with several labels per picture has
+            'target/<head>' [b, C] instead, whose row is put into the order of the partners.
+        place: of the example.
+        changed: of one flip, see `partners`.
+    """
+    for head, numbers in changed.items():
+        targets = columns.get(f'target/{head}')
+        if targets is not None:
+            targets[place] = targets[place][numbers]
+        else:
+            labels = columns[f'label/{head}']
+            labels[place] = mirrored(labels[place], numbers)
+
+
 def warn_of(transforms: Iterable, classes: Mapping[str, Sequence[str]]) -> list[str]:
     """What is said of transforms that turn classes called left into those called right and leave
     their labels as they are: sentences of at most 60 characters, one per kind.

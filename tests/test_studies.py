@@ -30,6 +30,7 @@ FULL = {
     'illustration': 'folder=pictures,rare=owl+newt',
     'people_models': 'csv=x.csv,images=faces,from=runs/a,decisions=d.csv,faces=packed',
     'sketch': 'folder=sketches.zip',
+    'trees': 'folder=letters.zip',
 }
 CLASSES = {'illustration': {'class': ('owl', 'newt')}}
 FACES = {'mask': ('worn', 'wrong', 'none'), 'gender': ('female', 'male'),
