@@ -8,7 +8,7 @@ function of (seed, epoch, id, copy): threads, workers, hosts, folds and resuming
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,7 @@ class _TrainBatch:
     shard: Shard
     replacements: Replacements | None
     partners: Mapping[Swap, Mapping[str, np.ndarray]]
+    multi_label: Collection[str]
     beside: Callable[[int], dict] | None = None
 
     def __call__(self, step: int) -> dict:
@@ -157,7 +158,7 @@ class _TrainBatch:
                 if picture is not place:
                     place[:] = picture
         columns = {name: values[rows] for name, values in self.columns.items()}
-        mirror(columns, swaps, self.partners)
+        mirror(columns, swaps, self.partners, self.multi_label)
         return {'image': images, **columns, **(self.beside(int(step)) if self.beside else {})}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:
@@ -277,7 +278,8 @@ def train_iterator(manifest: Manifest, spec: PreprocessSpec, course: Course, *, 
     partners = partners_of((item for stage in course.stages for item in stage.transforms),
                            manifest.classes)
     batch = _TrainBatch(pictures, columns, keys, whole, tuple(course.stages), course.seed,
-                        batch_size, shard, replacements, partners, beside)
+                        batch_size, shard, replacements, partners,
+                        tuple(manifest.label_sets), beside)
     return Batches(batch, course.steps, threads=loading.threads, workers=loading.workers,
                    prefetch=loading.prefetch)
 

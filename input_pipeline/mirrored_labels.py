@@ -6,7 +6,7 @@ A mirrored picture of `left` is one of `right`, and the other way round; classes
 stay what they are. With several heads, `swap={'side': {'left': 'right'}, ...}` names them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -118,20 +118,23 @@ def mirrored(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def mirror(columns: Mapping[str, np.ndarray], swaps: Sequence[Sequence[Swap]],
-           partners_by_swap: Mapping[Swap, Mapping[str, np.ndarray]]) -> None:
+           partners_by_swap: Mapping[Swap, Mapping[str, np.ndarray]],
+           multi_label: Collection[str] = ()) -> None:
     """Swaps what the columns of a batch say of mirrored examples, in place: 'label/<head>', and the
-    distributions over classes 'target/<head>' and 'teacher/<head>' [B, C].
+    rows over classes 'target/<head>' and 'teacher/<head>' [B, C].
 
     Args:
         columns: of the batch.
         swaps: of each example, in the order in which its flips were drawn.
         partners_by_swap: from `partners_of`.
+        multi_label: heads whose 'label/<head>' is the number of a set, and stays.
     """
     for place, of_example in enumerate(swaps):
         for head, numbers in ((head, numbers) for swap in of_example
                               for head, numbers in partners_by_swap[swap].items()):
-            labels = columns[f'label/{head}']
-            labels[place] = mirrored(labels[place], numbers)
+            if head not in multi_label:
+                labels = columns[f'label/{head}']
+                labels[place] = mirrored(labels[place], numbers)
             for name in (f'target/{head}', f'teacher/{head}'):
                 if name in columns:
                     columns[name][place] = columns[name][place][numbers]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    blur_levels,
     export_table,
     input_pipeline,
     load_predict,
@@ -261,3 +262,22 @@ def test_an_unknown_recipe_is_refused(capsys):
     with pytest.raises(SystemExit):
         scaling.main(['eva03', '--page'])
     assert "'eva03' is not a recipe" in capsys.readouterr().err
+
+
+def test_photographs_are_blurred_once_each(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / 'photos').mkdir()
+    for number in range(20):
+        picture = rng.integers(0, 256, (50, 70, 3), np.uint8)
+        (tmp_path / f'photos/{number}.png').write_bytes(encode(picture, 'lossless'))
+    for _ in range(2):  # the level is a function of the name
+        assert blur_levels.main([f'--photos={tmp_path / "photos"}', '--count=18',
+                                 f'--out={tmp_path / "out"}']) == 0
+    counts = [int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:6]]
+    found = sorted(tmp_path.glob('out/*/*.png'))
+    assert sum(counts) == len(found) == 18
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, 20:] = 255
+    edges = [np.abs(np.diff(blur_levels.blurred(image, level)[..., 0].astype(int), axis=1)).max()
+             for level in range(5)]
+    assert edges == sorted(edges, reverse=True) and len(set(edges)) == 5

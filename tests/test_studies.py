@@ -31,6 +31,7 @@ FULL = {
     'illustration': 'folder=pictures,rare=owl+newt',
     'people_models': 'csv=x.csv,images=faces,from=runs/a,decisions=d.csv,faces=packed',
     'sketch': 'folder=sketches.zip',
+    'trees': 'folder=letters.zip',
 }
 CLASSES = {'illustration': {'class': ('owl', 'newt')}}
 FACES = {'mask': ('worn', 'wrong', 'none'), 'gender': ('female', 'male'),
@@ -174,3 +175,10 @@ def test_the_arms_of_a_tiny_study_train(name, tmp_path):
         folder = tmp_path / cell.folder
         run_any(config, load_data(config, folder), folder)
         assert (folder / 'result.json').exists() and (folder / 'report.html').exists()
+
+
+def test_a_distance_is_an_error():
+    assert not read('ordered').less_is_better  # test.qwk
+    found = study_of(parse(['study', f'--config={FOLDER / "ordered.py"}',
+                            '--config.study.metric=test.mae']))
+    assert found.less_is_better

@@ -11,7 +11,13 @@ from input_pipeline import loader, packing, sources
 from input_pipeline.curriculum import make_stages
 from input_pipeline.errors import DataError
 from input_pipeline.manifest import make_manifest
-from input_pipeline.mirrored_labels import mirrored, permutation, read_swap, warn_of
+from input_pipeline.mirrored_labels import (
+    mirror,
+    mirrored,
+    permutation,
+    read_swap,
+    warn_of,
+)
 from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.transforms import make_transform
 
@@ -138,6 +144,20 @@ def test_unknown_names_are_refused(arrows, swap, words):
 def test_a_wrong_swap_is_refused(spec, words):
     with pytest.raises(DataError, match=words):
         make_transform(spec, 'here')
+
+
+def test_a_head_with_several_labels_has_its_targets_swapped():
+    columns = {'target/tags': np.array([[1, 0, 1], [0, 1, 0], [-1, -1, -1]], np.float32),
+               'label/tags': np.array([7, 8, -1]), 'label/class': np.array([0, 2, -1]),
+               'teacher/class': np.array([[.7, .2, .1], [.1, .2, .7], [0, 0, 0]], np.float32)}
+    changed = {'swap': {'tags': np.array([1, 0, 2]), 'class': np.array([1, 0, 2])}}
+    mirror(columns, [['swap'], ['swap', 'swap', 'swap'], ['swap']], changed, ['tags'])
+    np.testing.assert_array_equal(columns['target/tags'],
+                                  [[0, 1, 1], [1, 0, 0], [-1, -1, -1]])
+    np.testing.assert_array_equal(columns['label/tags'], [7, 8, -1])  # numbers of sets
+    np.testing.assert_array_equal(columns['label/class'], [1, 2, -1])
+    np.testing.assert_array_equal(columns['teacher/class'].astype('f4'), np.float32(
+        [[.2, .7, .1], [.2, .1, .7], [0, 0, 0]]))
 
 
 def test_several_flips_compose():

@@ -33,12 +33,11 @@ def check_swaps(config: ConfigDict, stages: Sequence[Stage],
         log.info('weights  class sizes are counted before flips swap labels')
 
 
-def check_multi_label(config: ConfigDict, stages: Sequence[Stage], heads: Collection[str]) -> None:
+def check_multi_label(config: ConfigDict, heads: Collection[str]) -> None:
     """Refuses what has no meaning yet for heads with several labels per picture.
 
     Args:
         config: of the run.
-        stages: of the curriculum.
         heads: those heads.
 
     Raises:
@@ -53,9 +52,6 @@ def check_multi_label(config: ConfigDict, stages: Sequence[Stage], heads: Collec
         if value != off:
             raise ConfigError(f'config.{key} = {value!r} goes with one label per picture, but the '
                               f'head {next(iter(heads))!r} has several: leave it out.')
-    if any(item.swap for stage in stages for item in stage.transforms):
-        raise ConfigError(f'config.curriculum: swap exchanges one label per picture, but the head '
-                          f'{next(iter(heads))!r} has several: leave swap out.')
 
 
 def check_values(config: ConfigDict, devices: int) -> None:

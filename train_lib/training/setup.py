@@ -121,7 +121,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     stages = make_stages(config.curriculum, to_steps_of_run, inputs.preprocess.channels)
     averaging = read_averaging(config, timing.total_steps, to_steps_of_run)
     check_swaps(config, stages, data.manifest.classes)
-    check_multi_label(config, stages, data.manifest.label_sets)
+    check_multi_label(config, data.manifest.label_sets)
     check_structure(config, data.manifest.classes, data.manifest.label_sets)
     inputs = dataclasses.replace(inputs, views=views_of(config, data, stages, inputs))
     if schedule is None:
