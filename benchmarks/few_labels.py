@@ -12,7 +12,7 @@ seed, and the mean paired difference to the first arm with Student's 95 % interv
     plain      the labelled drawings alone
     folds      as many models, each without one fold of them: the mean of their test accuracies
     vote       these models together
-    pseudo     plain, and the unlabelled drawings with what the vote says of them, soft
+    pseudo     plain, and the unlabelled drawings with what the folds and plain say of them, soft
     distilled  plain, and what each fold said of the drawings that it did not train on
     both       both
 """
@@ -99,8 +99,9 @@ def accuracies(folder: Path, arms: tuple[str, ...], folds: int, seed: int, more:
     found['vote'] = vote['ensembles'][vote['answer']]['accuracy']
     labels = folder / 'pseudo.csv'
     if not labels.exists():
-        run('pseudo', f'--members={folder / "folds"}', f'--images={folder / "unlabelled"}',
-            '--folds=all', '--threshold=0.5', f'--out={labels}')
+        run('pseudo', f'--members={folder / "folds"},{folder / "plain"}',
+            f'--images={folder / "unlabelled"}', '--folds=all', '--threshold=0.5',
+            f'--out={labels}')
     taught = [f'--config.distill.teachers={folder / "folds"}']
     if 'pseudo' in arms:
         found['pseudo'] = train('pseudo', f',extra={labels}')['test']['accuracy']

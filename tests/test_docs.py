@@ -173,7 +173,8 @@ def test_every_command_is_understood(page, command):
     arguments = shlex.split(command, comments=True)[2:]
     if not any(word.startswith('--config=') for word in arguments):
         verbs = [word for word in arguments if not word.startswith('-')]
-        assert verbs[0] in ('predict', 'report', 'models', 'submit', 'export', 'compare', 'help')
+        assert verbs[0] in ('predict', 'report', 'models', 'submit', 'export', 'compare', 'help',
+                                'pseudo')
         return
     parsed = command_line.parse(arguments)
     file = parsed.config_file.partition(':')[0]
