@@ -10,7 +10,7 @@
 
 Every arm takes as many steps, of as many labelled pictures, by the same recipe (moving average
 included); the three seeds draw the labelled pictures, the first weights and the order. Nothing is
-chosen: there is no validation split. The arguments are `shots=3` (labels per class), `steps=700`,
+chosen: there is no validation split. The arguments are `shots=3` (labels per class), `steps=500`,
 `size=28` (pixels), and those of the data. Flips are left out, as for characters; for other pictures
 add them to the curriculum and to unlabelled.strong.
 """
@@ -29,11 +29,11 @@ STRONG = (dict(kind='rotate', degrees=30), dict(kind='scale', factor=1.35, aspec
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The base of all arms; arg is the text after the colon of --config=FILE:..."""
-    args = common.parse_arg(arg, shots='3', steps='700', size='28')
+    args = common.parse_arg(arg, shots='3', steps='500', size='28')
     config = common.choose_data(common.get_config(), args)
     config.data.long_tail.per_class = common.number('shots', args['shots'])
     config.curriculum = (dict(transforms=WEAK),)
-    config.model = dict(name='small_cnn', width=8)
+    config.model = dict(name='small_cnn', width=16)
     config.batch_size = 32
     config.duration = dict(steps=common.number('steps', args['steps']))
     config.split.val = 0.0  # nothing is chosen
@@ -55,6 +55,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def study() -> dict[str, dict]:
     """The arms, by name."""
     return {'plain': {},
-            'fixmatch': {'unlabelled.kind': 'fixmatch', 'unlabelled.threshold': 0.6},
+            'fixmatch': {'unlabelled.kind': 'fixmatch', 'unlabelled.threshold': 0.8},
             'mean_teacher': {'unlabelled.kind': 'mean_teacher',
                              'unlabelled.ramp': dict(percent=30)}}

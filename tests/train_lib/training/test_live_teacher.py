@@ -134,7 +134,7 @@ def test_random_labels_stay_random(tmp_path):
     # 60 people: three standard errors are .19.
     assert abs(out - 0.5) < 0.2 and abs(taught - 0.5) < 0.2
     leaking, _ = accuracies('torn', '--config.split.grouped=false')
-    assert leaking > 0.75  # so it would show
+    assert leaking > 0.68  # so it would show: half of the people are on both sides
 
 
 # --- exactness -----------------------------------------------------------------------------------
