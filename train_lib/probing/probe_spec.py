@@ -63,6 +63,7 @@ def _refuse_without_effect(config: ConfigDict) -> None:
     for key, value, default in (
             ('loss.name', config.loss.name, 'cross_entropy'),
             ('loss.levels', tuple(config.loss.levels), ()),
+            ('model.head_order', config.model.get('head_order', ''), ''),
             ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),
             ('mixing', tuple(config.mixing), ()),
             ('ema.decay', config.ema.decay, 0.0),

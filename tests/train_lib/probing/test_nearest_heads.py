@@ -11,9 +11,11 @@ from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 import train_lib
+from configs.common import get_config
 from main import main
 from train_lib.predictions import store
 from train_lib.probing.nearest_heads import fit, read_nearest, rows_at_once
+from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.probing.stacked_heads import predict_heads
 from train_lib.runtime.errors import ConfigError
 
@@ -92,6 +94,18 @@ def test_unlabelled_rows_absent_classes_and_several_heads(settings):
 def test_wrong_settings_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         kind(**settings)
+
+
+@pytest.mark.parametrize(('path', 'value'), [('loss.levels', (1.0, 1.0)),
+                                            ('model.head_order', 'corn')])
+def test_what_heads_on_features_do_not_obey_is_refused(path, value):
+    config = get_config()
+    with config.unlocked(), config.ignore_type():
+        section, key = path.split('.')
+        config[section][key] = value
+        config.probe.heads = (dict(name='near', kind='knn'),)
+    with pytest.raises(ConfigError, match=rf'config\.{path} = .* has no effect'):
+        read_probe_spec(config)
 
 
 # --- runs -------------------------------------------------------------------------------------
