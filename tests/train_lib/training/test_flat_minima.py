@@ -1,6 +1,11 @@
 """Sharpness-aware gradients and averages of weights: their formulas, and that resuming is exact."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +84,8 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
-@pytest.mark.parametrize('settings', [VIT, CNN], ids=['vit', 'cnn'])
+@pytest.mark.parametrize('settings', [pytest.param(VIT, marks=pytest.mark.slow), CNN],
+                         ids=['vit', 'cnn'])
 def test_sam_steps_by_the_gradient_at_the_ascended_weights(settings):
     step, state, loss = make(settings, sharpness=Sharpness('sam', rho=0.3))
     before = copied(state().params)
@@ -336,7 +342,7 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(case, tmp_path):
     assert any(name.startswith('ema/params/') for name in end)
     found = checkpoints.read_weights(workdir / 'checkpoints/8')
     np.testing.assert_array_equal(found['params']['head']['kernel'], end['ema/params/head/kernel'])
-    for step in (2, 4) if case == 'swa' else (4,):
+    for step in (2,) if case == 'swa' else (4,):  # 2: before the mean begins
         copy = tmp_path / str(step)
         shutil.copytree(workdir, copy)
         for later in checkpoints.committed_steps(copy / 'checkpoints'):
@@ -351,6 +357,40 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(case, tmp_path):
         assert (copy / 'metrics.jsonl').read_text() == metrics
 
 
+ON_MESHES = '''
+import json
+import jax
+import numpy as np
+from tests.train_lib.training.eight_devices import VIT, Started, settings
+found = {}
+for mesh in ('one', 'both'):
+    config = settings(VIT, **{'ema/decay': 0.0, 'sharpness/kind': 'sam', 'sharpness/rho': 0.3,
+                              'sharpness/every': 2, 'swa/start': dict(steps=1),
+                              'swa/every': dict(steps=1), 'accumulate': 2})
+    run = Started(config, mesh)
+    losses = run.train(4)
+    leaves = jax.tree.leaves(run.state.ema.params)
+    found[mesh] = dict(losses=losses, total=float(run.state.ema.total),
+                       norm=float(np.sqrt(sum(float((leaf ** 2).sum()) for leaf in leaves))),
+                       split=sum(not leaf.sharding.is_fully_replicated for leaf in leaves))
+print(json.dumps(found))
+'''
+
+
+@pytest.mark.slow
+def test_split_weights_give_the_same_mean():
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu',
+                                'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+    done = subprocess.run([sys.executable, '-c', ON_MESHES], cwd=Path(__file__).parents[3],
+                          env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, both = json.loads(done.stdout.splitlines()[-1]).values()
+    np.testing.assert_allclose(both['losses'], one['losses'], rtol=1e-4)
+    np.testing.assert_allclose(both['norm'], one['norm'], rtol=1e-5)
+    assert both['total'] == one['total'] == 4 and both['split'] > one['split'] == 0
+
+
+@pytest.mark.slow
 def test_a_longer_run_that_takes_the_mean_back_is_refused(tmp_path):
     config = run_config(**{'swa.start': dict(percent=50), 'finetune.unfreeze': dict(epochs=0)})
     manifest = load_data(config)
