@@ -316,15 +316,14 @@ def test_where_all_trials_fail_the_reason_is_said(quick, tmp_path):
 
 def test_a_run_that_pauses_goes_on_bit_for_bit(tmp_path):
     config = run_config(**{'finetune.unfreeze': dict(epochs=0)})
+    config.model = dict(name='small_cnn', width=4, stages=1)
     manifest = load_data(config)
     run.train_one(config, manifest, tmp_path / 'whole')
-    for percent, step in ((20, 2), (50, 4)):
+    for percent, step in ((50, 4), (50, 4)):  # the second time, as after a kill, it is there
         with pytest.raises(Paused) as caught:
             run.train_one(config, manifest, tmp_path / 'paused', pause=percent)
         assert (caught.value.step, caught.value.steps) == (step, 8)
         assert checkpoints.committed_steps(tmp_path / 'paused/checkpoints')[-1] == step
-    with pytest.raises(Paused):  # as after a kill: it is there already
-        run.train_one(config, manifest, tmp_path / 'paused', pause=50)
     run.train_one(config, manifest, tmp_path / 'paused', pause=90)  # beyond the last evaluation
     one, other = (stored(tmp_path / name, 8) for name in ('whole', 'paused'))
     assert not [name for name in one if not np.array_equal(one[name], other[name])]

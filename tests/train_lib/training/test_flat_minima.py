@@ -1,6 +1,4 @@
-"""Sharpness-aware gradients and averages of weights: their formulas, and that resuming is exact."""
-
-import shutil
+"""Sharpness-aware gradients and averages of weights: their formulas, and what is refused."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +10,10 @@ from flax import nnx
 
 import models
 from configs import common
-from tests.train_lib.training.test_phases import run_config, stored
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import Tail, make_schedule
 from train_lib.optim.sharpness import Sharpness, ascended, read_sharpness
-from train_lib.run_dir import checkpoints
 from train_lib.runtime.errors import ConfigError
-from train_lib.training import run
-from train_lib.training.data import load_data, split_data
-from train_lib.training.new_length import find_new_length
 from train_lib.training.state import MovingAverage, Weights, make_state
 from train_lib.training.step import StepOptions, make_normalise, make_train_step, split_model
 from train_lib.training.weight_averages import Averaging, read_averaging
@@ -79,7 +72,8 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
-@pytest.mark.parametrize('settings', [VIT, CNN], ids=['vit', 'cnn'])
+@pytest.mark.parametrize('settings', [pytest.param(VIT, marks=pytest.mark.slow), CNN],
+                         ids=['vit', 'cnn'])
 def test_sam_steps_by_the_gradient_at_the_ascended_weights(settings):
     step, state, loss = make(settings, sharpness=Sharpness('sam', rho=0.3))
     before = copied(state().params)
@@ -315,47 +309,3 @@ def test_what_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         read_sharpness(config.sharpness.to_dict(), to_steps)
         read_averaging(config, 100, to_steps)
-
-
-CASES = {
-    'swa': {'swa.start': dict(steps=3), 'swa.every': dict(steps=2), 'swa.schedule': 'cyclic',
-            'swa.statistics': 12, 'sharpness.kind': 'asam', 'sharpness.rho': 0.5,
-            'sharpness.every': 2, 'guard.skip': 2, 'accumulate': 2},
-    'lookahead': {'lookahead.every': 3, 'sharpness.kind': 'sam'},
-    'schedule_free': FREE | {'finetune.unfreeze': dict(epochs=0)},
-}
-
-
-@pytest.mark.parametrize('case', [
-    pytest.param(case, marks=() if case == 'swa' else pytest.mark.slow) for case in CASES])
-def test_a_run_stopped_anywhere_goes_on_bit_for_bit(case, tmp_path):
-    config = run_config(**CASES[case])
-    manifest, workdir = load_data(config), tmp_path / 'run'
-    run.train_one(config, manifest, workdir)
-    end, metrics = stored(workdir, 8), (workdir / 'metrics.jsonl').read_text()
-    assert any(name.startswith('ema/params/') for name in end)
-    found = checkpoints.read_weights(workdir / 'checkpoints/8')
-    np.testing.assert_array_equal(found['params']['head']['kernel'], end['ema/params/head/kernel'])
-    for step in (2, 4) if case == 'swa' else (4,):
-        copy = tmp_path / str(step)
-        shutil.copytree(workdir, copy)
-        for later in checkpoints.committed_steps(copy / 'checkpoints'):
-            if later > step:
-                shutil.rmtree(copy / f'checkpoints/{later}')
-        (copy / 'result.json').unlink()
-        shutil.rmtree(copy / 'predictions')
-        run.train_one(config, manifest, copy)
-        again = stored(copy, 8)
-        assert again.keys() == end.keys()
-        assert not [name for name in end if not np.array_equal(end[name], again[name])]
-        assert (copy / 'metrics.jsonl').read_text() == metrics
-
-
-def test_a_longer_run_that_takes_the_mean_back_is_refused(tmp_path):
-    config = run_config(**{'swa.start': dict(percent=50), 'finetune.unfreeze': dict(epochs=0)})
-    manifest = load_data(config)
-    run.train_one(config, manifest, tmp_path / 'run')
-    with config.ignore_type():
-        config.duration = dict(steps=40)
-    with pytest.raises(ConfigError, match='swa would go back at step 8'):
-        find_new_length(config, split_data(config, manifest, tmp_path / 'run'), tmp_path / 'run', 8)
