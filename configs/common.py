@@ -357,7 +357,8 @@ def get_config() -> ConfigDict:
         # 'f1_examples'.
         metric='accuracy',
         # Multi-label heads, how probable a class is that is answered: 'f1': a threshold per class
-        # that maximises its F1 on the validation rows (of all folds together) | 'half': 0.5.
+        # that maximises its F1 on the validation rows, of all folds together (rare classes share
+        # one) | 'half': 0.5.
         thresholds='f1',
         ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )

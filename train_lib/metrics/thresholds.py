@@ -20,33 +20,41 @@ from train_lib.metrics.set_scores import (
 )
 
 PARTS = 5
+LEAST = 10  # rows with a label, and without it, for a threshold of the class's own
 
 
 def fit_thresholds(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The threshold of each class with the largest F1 on these rows, float64 [C].
 
-    It lies in the middle between two probabilities; of equally good ones the nearest to 0.5 is
-    taken. A class without rows, or always with one, keeps 0.5.
+    A class to which fewer than `LEAST` rows belong, or all but so few, has too little to fit one:
+    such classes share the threshold that is best for all classes together, by micro F1. The best
+    one of a few rows is mostly very low, and then the class is answered everywhere.
 
     Args:
         logits: float [N, C].
         targets: uint8 [N, C]; unlabelled rows are left out.
     """
     logits, targets = labelled_rows(logits, targets)
-    found = np.full(targets.shape[1], HALF)
+    found = np.full(targets.shape[1], _best(logits.ravel(), targets.ravel()))
     for place, truth in enumerate(targets.T):
-        there = int(truth.sum())
-        if not 0 < there < len(truth):
-            continue
-        order = np.argsort(-logits[:, place], kind='stable')
-        values, hits = sigmoid(logits[order, place]), np.cumsum(truth[order], dtype=np.int64)
-        last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
-        f1 = 2 * hits[last] / (last + 1 + there)
-        below = np.append(values[1:], 0.0)[last]
-        middle = (values[last] + below) / 2
-        best = np.flatnonzero(f1 >= f1.max() - 1e-12)
-        found[place] = middle[best[np.argmin(np.abs(middle[best] - HALF))]]
+        if LEAST <= truth.sum() <= len(truth) - LEAST:
+            found[place] = _best(logits[:, place], truth)
     return found
+
+
+def _best(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The threshold with the largest F1, in the middle between two probabilities; of equally good
+    ones the nearest to 0.5. Without a row that has the label, or one that has not, 0.5."""
+    there = int(truth.sum())
+    if not 0 < there < len(truth):
+        return HALF
+    order = np.argsort(-logits, kind='stable')
+    values, hits = sigmoid(logits[order]), np.cumsum(truth[order], dtype=np.int64)
+    last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # of equal probabilities
+    f1 = 2 * hits[last] / (last + 1 + there)
+    middle = (values[last] + np.append(values[1:], 0.0)[last]) / 2
+    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
+    return float(middle[best[np.argmin(np.abs(middle[best] - HALF))]])
 
 
 def nested_sets(logits: np.ndarray, targets: np.ndarray, units: Sequence[str], parts: int = PARTS
