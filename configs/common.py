@@ -231,7 +231,7 @@ def get_config() -> ConfigDict:
     config.probe = dict(
         # [dict(name='mlp', head='mlp', head_hidden=1024, ...), ...] ((): no probing); heads without
         # training: dict(name='near', kind='knn', k=20, temperature=0.07, center=False) and
-        # dict(name='means', kind='prototypes', temperature=0.1, center=True, shrinkage=0.0).
+        # dict(name='means', kind='prototypes', temperature=0.1, center=False, shrinkage=0.0).
         heads=(),
         lr=(),  # learning rates, each tried with each head ((): schedule.lr)
         views=0,  # augmented views per picture; epoch e shows view e modulo views (0: no views)

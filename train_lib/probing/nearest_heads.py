@@ -23,7 +23,7 @@ _COSINES = 2**24  # computed at once
 # kind: its settings and their defaults
 KINDS: dict[str, dict[str, Any]] = {
     'knn': dict(k=20, temperature=0.07, center=False),
-    'prototypes': dict(temperature=0.1, center=True, shrinkage=0.0),
+    'prototypes': dict(temperature=0.1, center=False, shrinkage=0.0),
 }
 
 

@@ -59,12 +59,13 @@ def test_prototypes_are_the_nearest_class_mean():
     rows = unit(ROWS - ROWS.mean(0))
     asked = unit(ASKED - ROWS.mean(0))
     means = unit(NearestCentroid().fit(rows, LABELS).centroids_)
-    np.testing.assert_allclose(logits(ASKED, kind='prototypes'), asked @ means.T / 0.1, atol=1e-4)
+    np.testing.assert_allclose(logits(ASKED, kind='prototypes', center=True),
+                               asked @ means.T / 0.1, atol=1e-4)
     # As many rows at the mean of all as the class has: the mean of both.
     plain = unit(ROWS)
     shrunk = unit([plain[c == LABELS].mean(0) + plain.mean(0) for c in range(4)])
     np.testing.assert_allclose(
-        logits(ASKED, kind='prototypes', center=False, shrinkage=15, temperature=1.0),
+        logits(ASKED, kind='prototypes', shrinkage=15, temperature=1.0),
         unit(ASKED) @ shrunk.T, atol=1e-5)
 
 
