@@ -45,9 +45,9 @@ class Sharpness:
         """Whether every step of the run takes the second gradient."""
         return self.start == 0 and self.every == 1
 
-    def is_due(self, step: jax.Array) -> jax.Array:
-        """Whether a step takes it; bool []."""
-        return (step >= self.start) & ((step - self.start) % self.every == 0)
+    def is_due(self, step: int) -> bool:
+        """Whether a step takes it."""
+        return step >= self.start and (step - self.start) % self.every == 0
 
 
 def read_sharpness(config: Mapping[str, Any], to_steps: Callable[[Mapping, str], int]

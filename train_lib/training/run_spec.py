@@ -54,12 +54,41 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True)
+class Alternating:
+    """Two training steps of which each step of the run takes one.
+
+    A condition inside of one program would do the same, but XLA's CPU backend computes convolutions
+    in its branches some ten times as slowly.
+
+    Attributes:
+        sharp, plain: (TrainState, batch) -> (TrainState, loss), with and without a second gradient.
+        is_due: whether a step, counted from 0, takes `sharp`.
+    """
+
+    sharp: Callable
+    plain: Callable
+    is_due: Callable[[int], bool]
+
+    def __call__(self, state, batch):
+        """The larger of the two, for a sweep or a benchmark that knows no steps."""
+        return self.sharp(state, batch)
+
+    def at(self, step: int) -> Callable:
+        """That of a step."""
+        return self.sharp if self.is_due(step) else self.plain
+
+    def each(self, change: Callable[[Callable], Callable]) -> 'Alternating':
+        """Both, changed in the same way."""
+        return Alternating(change(self.sharp), change(self.plain), self.is_due)
+
+
+@dataclasses.dataclass(frozen=True)
 class Programs:
     """The jitted functions, and the mesh that they run on.
 
     Attributes:
         train_step: (TrainState, batch) -> (TrainState, loss), when everything trains; see
-            `step.make_train_step`.
+            `step.make_train_step`. It may be Alternating.
         eval_step: (Weights, uint8 images) -> logits by head; see `step.make_eval_step`.
         heat_step: see `heatmaps.make_heat_step`.
         mesh: of the devices.
@@ -79,8 +108,10 @@ class Programs:
 
     def at(self, step: int) -> tuple[Callable, Callable | None]:
         """(train_step, estimate) of a step, counted from 0."""
-        return next(((train_step, estimate) for phase, train_step, estimate in self.earlier
-                     if step < phase.until), (self.train_step, self.estimate))
+        train_step, estimate = next((
+            (train_step, estimate) for phase, train_step, estimate in self.earlier
+            if step < phase.until), (self.train_step, self.estimate))
+        return train_step.at(step) if isinstance(train_step, Alternating) else train_step, estimate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,16 @@ from train_lib.training.run_batches import (
     views_of,
     wide_columns,
 )
-from train_lib.training.run_spec import Control, Inputs, Outputs, Programs, RunSpec, Scoring, Timing
+from train_lib.training.run_spec import (
+    Alternating,
+    Control,
+    Inputs,
+    Outputs,
+    Programs,
+    RunSpec,
+    Scoring,
+    Timing,
+)
 from train_lib.training.state import TrainState, Weights, make_state
 from train_lib.training.step import (
     StepOptions,
@@ -159,8 +168,12 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
 
     def of_phase(waiting: Collection[str]) -> tuple[Callable, Callable | None]:
         graphdef = graphdef_of(network, waiting) if waiting else network.graphdef
-        step = make_train_step(graphdef, optimizer, schedule, normalise,
-                               dataclasses.replace(options, waiting=waiting))
+        of_options = partial(make_train_step, graphdef, optimizer, schedule, normalise)
+        whole = dataclasses.replace(options, waiting=waiting)
+        step, sharpness = of_options(whole), options.sharpness
+        if sharpness is not None and not sharpness.always:
+            step = Alternating(step, of_options(dataclasses.replace(whole, sharpness=None)),
+                               sharpness.is_due)
         return step, _estimate(config, averaging, network, make_statistics_step(
             graphdef, normalise), mesh, data, inputs)
 
@@ -302,10 +315,16 @@ def compile_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
     """The run with its training steps compiled before its first batch, so that the time is known
     and what does not fit is known at once; those of phases before `first` are left out."""
     programs = run.programs
+
+    def compiled_of(step: Callable) -> Callable:
+        if isinstance(step, Alternating):
+            return step.each(compiled_of)
+        return lower_step(run, state, parts, step).compile()
+
     with clock('compile'), compiling(distributed.is_first()):
-        earlier = tuple((phase, lower_step(run, state, parts, step).compile(), estimate)
+        earlier = tuple((phase, compiled_of(step), estimate)
                         for phase, step, estimate in programs.earlier if phase.until > first)
-        compiled = lower_step(run, state, parts).compile()
+        compiled = compiled_of(programs.train_step)
     return dataclasses.replace(run, programs=dataclasses.replace(
         programs, train_step=compiled, earlier=earlier))
 
@@ -314,5 +333,8 @@ def lower_step(run: RunSpec, state: TrainState, parts: Mapping[str, Manifest],
                train_step: Callable | None = None) -> jax.stages.Lowered:
     """The training step, or that of a phase, traced; the state (it may be abstract) stays laid out
     as it is."""
-    step: Any = keep_layout(train_step or run.programs.train_step, state)  # jitted
+    train_step = train_step or run.programs.train_step
+    if isinstance(train_step, Alternating):  # the larger of the two
+        train_step = train_step.sharp
+    step: Any = keep_layout(train_step, state)  # jitted
     return step.lower(state, batch_shapes(run, parts))

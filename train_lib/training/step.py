@@ -101,7 +101,8 @@ class StepOptions:
         weights_end: see `objectives.example_weights_end`.
         waiting: names of parameters that do not train yet: they get no gradient, their moments
             stay as they are, and a BatchNorm of theirs must be frozen in the graph definition.
-        sharpness: the gradient is taken at other weights; None: at those of the state.
+        sharpness: the gradient is taken at other weights, in every step of this program, see
+            `run_spec.Alternating`; None: at those of the state.
         averaging: an average besides that of `ema_decay`; the state must have `ema`.
         beside: what is learned besides labels.
         distillation: how much the 'teacher/<head>' of a batch counts.
@@ -206,19 +207,13 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         return gradient, sums, batch_stats
 
     def sharp_gradient(state: TrainState, at, gradient, key: jax.Array, whole: tuple):
-        """The second gradient of a batch where it is due, else the first one, which is given."""
+        """The second gradient of a batch; without `options.sharpness` the first, which is given."""
         sharpness = options.sharpness
         if sharpness is None:
             return gradient
         params, waiting = parts_of(at)
-
-        def second():
-            there = joined(ascended(sharpness, params, gradient), waiting)
-            return gradient_of_batch(state, there, key, whole)[0]
-
-        if sharpness.always:
-            return second()
-        return jax.lax.cond(sharpness.is_due(state.step), second, lambda: gradient)
+        there = joined(ascended(sharpness, params, gradient), waiting)
+        return gradient_of_batch(state, there, key, whole)[0]
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, jax.Array]:
         labels = {head: batch[f'{"target" if losses[head].multi_label else "label"}/{head}']

@@ -14,6 +14,7 @@ from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import Tail, make_schedule
 from train_lib.optim.sharpness import Sharpness, ascended, read_sharpness
 from train_lib.runtime.errors import ConfigError
+from train_lib.training.run_spec import Alternating, Programs
 from train_lib.training.state import MovingAverage, Weights, make_state
 from train_lib.training.step import StepOptions, make_normalise, make_train_step, split_model
 from train_lib.training.weight_averages import Averaging, read_averaging
@@ -143,13 +144,13 @@ def test_the_parts_of_a_batch_share_one_ascent():
 
 def test_only_the_steps_that_are_due_take_a_second_gradient():
     due = Sharpness('sam', 0.3, start=2, every=3)
-    assert [bool(due.is_due(jnp.int32(k))) for k in range(9)] == [k in (2, 5, 8) for k in range(9)]
-    sometimes, state, _ = make(VIT, sharpness=due)
-    always, plain = make(VIT, sharpness=Sharpness('sam', 0.3))[0], make(VIT)[0]
+    assert [due.is_due(k) for k in range(9)] == [k in (2, 5, 8) for k in range(9)]
+    (always, state, _), plain = make(VIT, sharpness=Sharpness('sam', 0.3)), make(VIT)[0]
+    programs = Programs(Alternating(always, plain, due.is_due), None, None, None)
     now = state()
     for k in range(4):
         left, right = (step(copied(now), batch(seed=k))[0].params for step in (always, plain))
-        now, _ = sometimes(now, batch(seed=k))
+        now, _ = programs.at(k)[0](now, batch(seed=k))
         wanted, other = (left, right) if k == 2 else (right, left)
         close(now.params, wanted, atol=1e-6)
         assert norm(jax.tree.map(jnp.subtract, now.params, other)) > 1e-4

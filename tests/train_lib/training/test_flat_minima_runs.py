@@ -60,7 +60,7 @@ from tests.train_lib.training.eight_devices import VIT, Started, settings
 found = {}
 for mesh in ('one', 'both'):
     config = settings(VIT, **{'ema/decay': 0.0, 'sharpness/kind': 'sam', 'sharpness/rho': 0.3,
-                              'sharpness/every': 2, 'swa/start': dict(steps=1),
+                              'swa/start': dict(steps=1),
                               'swa/every': dict(steps=1), 'accumulate': 2})
     run = Started(config, mesh)
     losses = run.train(4)
