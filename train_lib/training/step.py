@@ -13,13 +13,13 @@ from flax import nnx
 import models
 from input_pipeline.errors import did_you_mean
 from input_pipeline.extra_rows import FACTOR
-from train_lib.losses.losses import LossSpec
+from train_lib.losses.losses import LossSpec, head_loss
 from train_lib.losses.mixing import Mixing, mix
 from train_lib.losses.soft_targets import (
     Distillation,
     batch_targets,
     divisors_of,
-    loss_of_head,
+    taught_loss,
 )
 from train_lib.optim.param_groups import scale_updates
 from train_lib.optim.schedules import Schedule
@@ -130,6 +130,12 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     factors = dict(zip(heads, options.head_weights or [1.0] * len(heads)))
     losses = options.losses or {head: LossSpec() for head in heads}
 
+    def loss_of(head, logits, targets, weights, step, divisors):
+        if options.distillation and f'teacher/{head}' in targets:
+            return taught_loss(head, losses[head], options.distillation, logits, targets, weights,
+                               step, divisors)
+        return head_loss(losses[head], logits, targets[head], weights, step, divisors.get(head))
+
     def parts_of(params):
         """(those that train, those that wait)"""
         if not options.waiting:
@@ -145,9 +151,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         def objective(params, batch_stats):
             model = nnx.merge(graphdef, params, frozen, batch_stats)
             logits = as_heads(model(images, rngs=nnx.Rngs(dropout=key)), heads)
-            loss = sum(factors[head] * loss_of_head(
-                head, losses[head], options.distillation, logits[head], targets, weights, step,
-                divisors) for head in heads)
+            loss = sum(factors[head] * loss_of(head, logits[head], targets, weights, step, divisors)
+                       for head in heads)
             return loss, (logits, split_model(model)[2])
 
         # batch_stats is an argument: BatchNorm writes to it inside the gradient.
