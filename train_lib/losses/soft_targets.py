@@ -34,7 +34,7 @@ class Distillation:
 
 def batch_targets(batch: Mapping[str, jax.Array], heads: Sequence[str],
                   distillation: Distillation | None) -> dict[str, Any]:
-    """What `mixing.mix` mixes and `loss_of_head` takes.
+    """What `mixing.mix` mixes and `losses.head_loss` and `taught_loss` take.
 
     Args:
         batch: 'label/<head>' int [B], perhaps 'target/<head>' and 'teacher/<head>' float [B, C],
@@ -93,10 +93,10 @@ def divisors_of(losses: Mapping[str, LossSpec], targets: Mapping[str, Any],
     return found
 
 
-def loss_of_head(head: str, spec: LossSpec, distillation: Distillation | None, logits: jax.Array,
-                 targets: Mapping[str, Any], weights: jax.Array | None, step: jax.Array,
-                 divisors: Mapping[str, jax.Array]) -> jax.Array:
-    """The loss of one head on a batch, or on a part of it; float32 [].
+def taught_loss(head: str, spec: LossSpec, distillation: Distillation, logits: jax.Array,
+                targets: Mapping[str, Any], weights: jax.Array | None, step: jax.Array,
+                divisors: Mapping[str, jax.Array]) -> jax.Array:
+    """The loss of one head that has a teacher, on a batch or on a part of it; float32 [].
 
     Args:
         head, spec: its name and its loss.
@@ -106,11 +106,9 @@ def loss_of_head(head: str, spec: LossSpec, distillation: Distillation | None, l
         step: int [].
         divisors: of `divisors_of` of the whole batch; {} if this is the whole.
     """
-    taught = targets.get(f'teacher/{head}')
-    if taught is None or distillation is None:
-        return head_loss(spec, logits, targets[head], weights, step, divisors.get(head))
     divisors = divisors or divisors_of({head: spec}, targets, weights, step)
     heat = distillation.temperature
     own = head_loss(spec, logits, targets[head], weights, step, divisors[head])
-    return own + heat ** 2 * head_loss(LossSpec(), logits.astype(jnp.float32) / heat, taught,
-                                       weights, None, divisors[f'teacher/{head}'])
+    return own + heat ** 2 * head_loss(LossSpec(), logits.astype(jnp.float32) / heat,
+                                       targets[f'teacher/{head}'], weights, None,
+                                       divisors[f'teacher/{head}'])

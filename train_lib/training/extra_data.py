@@ -170,11 +170,12 @@ def _share(value, rows: int, extra: int) -> Fraction:
 
 
 def check_unused(section: Mapping) -> None:
-    """Refuses settings of config.data.extra that mean nothing without a file.
+    """Refuses settings of config.data.extra that mean nothing without a file, or nothing at all.
 
     Raises:
         ConfigError: such a setting.
     """
+    _weight(section['weight'])
     for key, default in (('images', ''), ('share', None)):
         if section[key] != default:
             raise ConfigError(f'config.data.extra.{key} = {section[key]!r} needs '

@@ -13,13 +13,13 @@ from flax import nnx
 import models
 from input_pipeline.errors import did_you_mean
 from input_pipeline.extra_rows import FACTOR
-from train_lib.losses.losses import LossSpec
+from train_lib.losses.losses import LossSpec, head_loss
 from train_lib.losses.mixing import Mixing, mix
 from train_lib.losses.soft_targets import (
     Distillation,
     batch_targets,
     divisors_of,
-    loss_of_head,
+    taught_loss,
 )
 from train_lib.optim.param_groups import scale_updates
 from train_lib.optim.schedules import Schedule
@@ -142,6 +142,12 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     one_label = [head for head in heads if not losses[head].multi_label]
     beside, own = options.beside, make_eval_step(graphdef, normalise, heads)
 
+    def loss_of(head, logits, targets, weights, step, divisors):
+        if options.distillation and f'teacher/{head}' in targets:
+            return taught_loss(head, losses[head], options.distillation, logits, targets, weights,
+                               step, divisors)
+        return head_loss(losses[head], logits, targets[head], weights, step, divisors.get(head))
+
     def parts_of(params):
         """(those that train, those that wait)"""
         if not options.waiting:
@@ -159,9 +165,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             model = nnx.merge(graphdef, params, frozen, batch_stats)
             logits, views = beside.apart(
                 as_heads(model(inputs, rngs=nnx.Rngs(dropout=key)), heads), len(images), more)
-            of_labels = {head: factors[head] * loss_of_head(
-                head, losses[head], options.distillation, logits[head], targets, weights, step,
-                divisors) for head in heads}
+            of_labels = {head: factors[head] * loss_of(
+                head, logits[head], targets, weights, step, divisors) for head in heads}
             loss, sums = beside.objective(of_labels, logits, views, answers,
                                           Given(step, factors, accumulate, more))
             return loss, (dict(loss=sum(of_labels.values())) | sums, logits, split_model(model)[2])

@@ -71,11 +71,7 @@ def read_teachers(config: ConfigDict, manifest: Manifest, train: Manifest, accep
         ConfigError: a wrong value; a teacher that does not exist, has other classes, trained on a
             row that is held out, or says nothing of any training row.
     """
-    spec = config.distill
-    distillation = Distillation(_number('weight', spec.weight, 0, 1),
-                                _number('temperature', spec.temperature, 0, 100))
-    if spec.rows not in ROWS:
-        raise ConfigError(f'config.distill.rows = {spec.rows!r}: choose one of {", ".join(ROWS)}.')
+    spec, distillation = config.distill, distillation_of(config.distill)
     chosen: list[_Teacher] = []
     left = 0
     for pattern in spec.teachers:
@@ -99,6 +95,18 @@ def read_teachers(config: ConfigDict, manifest: Manifest, train: Manifest, accep
     facts = dict(teachers=[str(folder) for folder in folders], digest=hasher.hexdigest(),
                  rows=known, of=len(train), left_out=left, accepted=accepted)
     return Found(rows, distillation, of_several(folders), facts)
+
+
+def distillation_of(spec: ConfigDict) -> Distillation:
+    """How much teachers count, by config.distill.
+
+    Raises:
+        ConfigError: a value is unknown or out of range.
+    """
+    if spec.rows not in ROWS:
+        raise ConfigError(f'config.distill.rows = {spec.rows!r}: choose one of {", ".join(ROWS)}.')
+    return Distillation(_number('weight', spec.weight, 0, 1),
+                        _number('temperature', spec.temperature, 0, 100))
 
 
 def say(facts: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def read_teaching(config: ConfigDict, manifest: Manifest, train: Manifest, run: 
     """
     if not config.data.extra.file:
         extra_data.check_unused(config.data.extra)
+    stored_teachers.distillation_of(config.distill)
     if not is_taught(config):
         return None
     extra, teacher, distillation = None, {}, None
