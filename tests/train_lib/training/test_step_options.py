@@ -226,3 +226,13 @@ def test_the_guard_is_found_once_and_not_in_every_loop_that_obeys_it():
                     for k, array in enumerate(arrays)]
         wanted = 1.0 if spoilt is not None else 0.5
         assert all((np.asarray(array) == wanted).all() for array in compiled(arrays, gradient))
+
+
+@pytest.mark.parametrize(('platform', 'parts', 'loops'), [
+    ('cpu', 4, 0), ('cpu', 24, 1), ('tpu', 4, 1)])
+def test_parts_of_a_batch_are_no_loop_on_a_cpu(platform, parts, loops):
+    """In a loop its convolutions are slow; too many parts would take too long to compile."""
+    step, state = make(CNN, accumulate=parts)
+    traced = step.trace(state(), batch())
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count('stablehlo.while') == loops
