@@ -23,13 +23,18 @@ def gradient(x: jax.Array) -> jax.Array:
     return x
 
 
+def together(x):
+    """A tree of arrays, all of which a CPU has computed and stored before it uses any of them."""
+    return jax.lax.platform_dependent(x, cpu=_stored, default=_same)
+
+
 def _same(x):
     return x
 
 
 def _stored(x):
     always = jax.lax.optimization_barrier(jnp.array(True))
-    return jax.lax.cond(always, _same, jnp.zeros_like, x)
+    return jax.lax.cond(always, _same, lambda x: jax.tree.map(jnp.zeros_like, x), x)
 
 
 gradient.defvjp(lambda x: (x, None), lambda _, of_x: (value(of_x),))

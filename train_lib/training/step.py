@@ -14,6 +14,7 @@ from flax import nnx
 import models
 from input_pipeline.errors import did_you_mean
 from input_pipeline.extra_rows import FACTOR
+from models import stored
 from train_lib.losses.losses import LossSpec, head_loss
 from train_lib.losses.mixing import Mixing, mix
 from train_lib.losses.soft_targets import (
@@ -285,7 +286,9 @@ def _unrolled(add: Callable, carry, parts):
     if count > _UNROLLED:
         return _looped(add, carry, parts)
     for number in range(count):
-        carry, _ = add(carry, jax.tree.map(operator.itemgetter(number), parts))
+        part = jax.tree.map(operator.itemgetter(number), parts)
+        carry, part = stored.together((carry, part))  # one part in memory at a time
+        carry, _ = add(carry, part)
     return carry
 
 

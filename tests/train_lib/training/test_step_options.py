@@ -236,3 +236,12 @@ def test_parts_of_a_batch_are_no_loop_on_a_cpu(platform, parts, loops):
     traced = step.trace(state(), batch())
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count('stablehlo.while') == loops
+
+
+def test_one_part_of_a_batch_is_in_memory_at_a_time():
+    sizes = []
+    for parts in (1, 4):
+        step, state = make(CNN, accumulate=parts)
+        program = step.lower(state(), batch(64)).compile()
+        sizes.append(program.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 0.6 * sizes[0]
