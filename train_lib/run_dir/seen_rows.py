@@ -245,7 +245,9 @@ def held_out_seen(result: Mapping) -> int:
 
 def _kept_unlabelled(result: Mapping) -> int:
     """Unlabelled pictures that are held-out ones (config.unlabelled.transductive)."""
-    own = [fold.get('unlabelled') for fold in (result, *result.get('folds', ()))]
+    folds = result.get('folds')
+    parts = [result, *(folds if isinstance(folds, list) else ())]
+    own = [part.get('unlabelled') for part in parts if isinstance(part, Mapping)]
     return max((one['held_out'] for one in own
                 if isinstance(one, Mapping) and one.get('held_out_kept')), default=0)
 

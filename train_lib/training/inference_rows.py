@@ -101,7 +101,8 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | 
     """The rows of config.data, with the classes of the run, and its labels by class name."""
     member = store.open_member(trained_predictions(run))
     classes, several = member.classes, member.multi_label
-    separator = workdirs.saved_config(run).data.label_separator
+    # The folder of a probe's head has no config.json, and no head with several labels.
+    separator = workdirs.saved_config(run).data.label_separator if several else ''
     if not labelled:
         config = config.copy_and_resolve_references()
         with config.unlocked():
