@@ -30,9 +30,10 @@ def keep_freed_memory() -> bool:
     hands out zeroed pages one by one: a training step of a ViT-Ti (224 px, batch 8) spent a tenth
     of its time on that. Only the arena of the main thread can grow without mmap, so programs run
     in the thread that calls them (JAX_CPU_ENABLE_ASYNC_DISPATCH=0), which waits for its steps
-    anyway and lets others have Python's lock. One arena for all threads would do the same, but the
-    threads that compile wait for one another there: an EfficientNet-B0 took 41 s instead of 31. Once
-    compiled, it is faster (configs/sketch_vit.py: 312 to 322 pictures per second, not 247 to 254).
+    anyway and lets others have Python's lock. One arena for all threads would do the same, but
+    threads that compile wait for one another there: an EfficientNet-B0 took 41 s instead of 31.
+    Once compiled, it is faster: configs/sketch_vit.py shows 312 to 322 pictures per second with
+    it, and 247 to 254 without.
 
     Returns:
         Whether it was done: only with glibc, and not where the environment has settings of its
