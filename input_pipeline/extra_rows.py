@@ -110,11 +110,6 @@ class JoinedPictures:
         pictures, own = self._of(row)
         return pictures.location(own)
 
-    def augmented(self, row: int, stage: Stage, rng: np.random.Generator) -> np.ndarray:
-        """As `Pictures.augmented`."""
-        pictures, own = self._of(row)
-        return pictures.augmented(own, stage, rng)
-
     def draw(self, row: int, stage: Stage, rng: np.random.Generator) -> View:
         """As `Pictures.draw`."""
         pictures, own = self._of(row)

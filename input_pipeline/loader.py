@@ -158,7 +158,8 @@ class _TrainBatch:
                 if picture is not place:
                     place[:] = picture
         columns = {name: values[rows] for name, values in self.columns.items()}
-        mirror(columns, swaps, self.partners, self.multi_label)
+        if self.partners:
+            mirror(columns, swaps, self.partners, self.multi_label)
         return {'image': images, **columns, **(self.beside(int(step)) if self.beside else {})}
 
     def _view(self, stage: curricula.Stage, epoch: int, row: int, copy: int) -> View | None:

@@ -147,7 +147,7 @@ def _items(cell: str, separator: str) -> list[str]:
 
 
 def checked(spec: SetSpec, heads: Sequence[str], path: str) -> None:
-    """Refuses a separator that cannot be one, and a name of data.multi_label that is no head.
+    """Refuses a separator that cannot be one, and a name of data.multi_label that is not a head.
 
     Raises:
         DataError: so.

@@ -194,7 +194,7 @@ def _names(wanted, heads: Sequence[str], multi_label: Collection[str]) -> dict[s
             LOSSES, 'one label')
         if name not in fitting:
             others = f', by head where there are several: {{{head!r}: {min(fitting)!r}, ...}}'
-            raise ConfigError(f'config.loss.name = {name!r} is no loss for the head {head!r}, '
+            raise ConfigError(f'config.loss.name = {name!r} is not a loss for the head {head!r}, '
                               f'whose pictures have {what} each: use {" or ".join(fitting)}'
                               f'{others if len(heads) > 1 else ""}.')
     return names

@@ -126,10 +126,10 @@ COUNTS = {'tags': np.array([3, 1]), 'kind': np.array([2, 2])}
 
 
 @pytest.mark.parametrize(('name', 'words'), [
-    ('cross_entropy', "no loss for the head 'tags', whose pictures have several labels each: use "
-                      'binary_cross_entropy or asymmetric'),
-    ('asymmetric', "no loss for the head 'kind', whose pictures have one label each"),
-    ({'kind': 'asymmetric'}, "no loss for the head 'kind'"), ({'x': 'focal'}, "head 'x'"),
+    ('cross_entropy', "not a loss for the head 'tags', whose pictures have several labels each: "
+                      'use binary_cross_entropy or asymmetric'),
+    ('asymmetric', "not a loss for the head 'kind', whose pictures have one label each"),
+    ({'kind': 'asymmetric'}, "not a loss for the head 'kind'"), ({'x': 'focal'}, "head 'x'"),
     ({'tags': 'asymetric'}, "did you mean 'asymmetric'")])
 def test_a_loss_of_the_other_kind_is_refused(name, words):
     with pytest.raises(ConfigError, match=words):

@@ -244,9 +244,9 @@ def test_other_data_are_predicted_with_and_without_labels(folds, data, tmp_path,
 
 
 @pytest.mark.parametrize(('flags', 'words'), [
-    (['--config.data.columns.labels=tags'], 'is no loss for the head'),
+    (['--config.data.columns.labels=tags'], 'is not a loss for the head'),
     (['--config.data.columns.labels=tags,kind', '--config.loss.name=asymmetric'],
-     "is no loss for the head 'kind'"),
+     "is not a loss for the head 'kind'"),
     (['--config.data.columns.labels=tags', '--config.loss.name=asymmetric',
       '--config.eval.adjust_tau=1.0'], 'adjusts a softmax'),
     (['--config.data.columns.labels=tags', '--config.loss.name=asymmetric',
