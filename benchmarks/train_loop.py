@@ -25,7 +25,8 @@ from train_lib.runtime.cpu_program import set_up_cpu
 from train_lib.runtime.platform import choose_platform
 
 choose_platform()
-set_up_cpu()
+if __name__ == '__main__':  # not the allocator of a program that imports this
+    set_up_cpu()
 
 
 def configure(options: argparse.Namespace, augment: bool):

@@ -28,7 +28,8 @@ from train_lib.runtime.cpu_program import set_up_cpu
 from train_lib.runtime.platform import choose_platform
 
 choose_platform()  # for the processes that measure; this one needs no device, see `main`
-set_up_cpu()
+if __name__ == '__main__':  # not the allocator of a program that imports this
+    set_up_cpu()
 
 PRECISIONS = ('bfloat16', 'float32')
 CLASSES = 1000

@@ -2,7 +2,11 @@
 
 import argparse
 import dataclasses
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,8 @@ from benchmarks import (
 from benchmarks.scaling import Way
 from input_pipeline.encode import encode
 from train_lib.planning.chips import CHIPS
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_training_step_is_measured(capsys):
@@ -281,3 +287,20 @@ def test_photographs_are_blurred_once_each(tmp_path, capsys):
     edges = [np.abs(np.diff(blur_levels.blurred(image, level)[..., 0].astype(int), axis=1)).max()
              for level in range(5)]
     assert edges == sorted(edges, reverse=True) and len(set(edges)) == 5
+
+
+def test_importing_benchmarks_leaves_a_program_as_it_is():
+    """Their loggers, flags and allocator are those of the processes that measure."""
+    modules = [f'benchmarks.{path.stem}' for path in sorted((ROOT / 'benchmarks').glob('*.py'))]
+    code = ('import importlib, json, logging, os, sys\n'
+            'for name in sys.argv[1:]:\n'
+            '    importlib.import_module(name)\n'
+            'print(json.dumps([logging.getLogger(name).level for name in '
+            '("input_pipeline", "train_lib", "models")] + '
+            '[os.environ.get("JAX_CPU_ENABLE_ASYNC_DISPATCH"), os.environ.get("XLA_FLAGS")]))')
+    left = {key: value for key, value in os.environ.items()
+            if key not in ('JAX_CPU_ENABLE_ASYNC_DISPATCH', 'XLA_FLAGS')}
+    done = subprocess.run([sys.executable, '-c', code, *modules], cwd=ROOT, env=left, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0, 0, 0, None, None]
