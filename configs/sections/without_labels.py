@@ -42,6 +42,9 @@ def add_unlabelled_sections(config: ConfigDict) -> None:
         workdir='',  # of the run, whose best weights answer; of a k-fold run, those of each fold
         weight=0.5,  # share of the loss that is the teacher's, 0 to 1; the rest is the labels'
         temperature=2.0,  # divides the logits of both; the loss is multiplied by its square
+        # Above 0, the student also learns which pictures of a batch the teacher's pooled features
+        # find alike: the weight of that loss, which is 0 to 4 and added to the others.
+        features=0.0,
     )
     # A student: what finished runs, or a vote of them, said of the training rows is learnt beside
     # the labels; rows of which they said nothing go by their label alone (docs/few-labels.md).

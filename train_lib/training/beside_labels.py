@@ -15,11 +15,13 @@ import jax.numpy as jnp
 
 from input_pipeline.two_views import STRONG, TRUTH, WEAK
 from train_lib.losses.consistency import FIXMATCH, Consistency
-from train_lib.losses.soft_answers import distillation
+from train_lib.losses.soft_answers import distillation, similarity
 from train_lib.training.state import TrainState, Weights
 
-Logits = Mapping[str, jax.Array]  # by head, [B, C]
+Logits = Mapping[str, jax.Array]  # by head, [B, C]; pooled features [B, D] are FEATURES
+FEATURES = '/features'  # no head is called so
 _UNLABELLED, _TEACHER = 'unlabelled/loss', 'teacher/loss'  # sums of metrics
+_ALIKE = 'teacher/features'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +30,17 @@ class Teacher:
 
     Attributes:
         answer: (Weights, images as the student's step has them) -> float32 logits by head, of the
-            student's heads that it knows and in the order of the student's classes.
+            student's heads that it knows and in the order of the student's classes; with
+            `features` also FEATURES.
         weight: share of the loss that is the teacher's, 0 to 1, of those heads.
         temperature: see `soft_answers.distillation`.
+        features: of `soft_answers.similarity`, which is added to the loss; 0 leaves it out.
     """
 
     answer: Callable
     weight: float
     temperature: float
+    features: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +55,16 @@ class BesideLabels:
     consistency: Consistency | None = None
     teacher: Teacher | None = None
 
+    @property
+    def wants_features(self) -> bool:
+        """Whether the logits come with FEATURES."""
+        return self.teacher is not None and self.teacher.features > 0
+
     def sums(self, heads: Sequence[str]) -> list[str]:
         """Names of the sums that a step adds to `TrainState.metric_sums`."""
         found = [_TEACHER] if self.teacher else []
+        if self.wants_features:
+            found.append(_ALIKE)
         if self.consistency:
             found += [_UNLABELLED, 'unlabelled/pictures', *(
                 f'unlabelled/{what}/{head}' for head in heads
@@ -126,10 +138,14 @@ class BesideLabels:
             known, teacher = answers['teacher'], self.teacher
             count = len(next(iter(logits.values()))) * given.parts
             taught: Any = sum(given.factors[head] * jnp.sum(distillation(
-                logits[head], known[head], teacher.temperature)) / count for head in known)
-            of_labels = sum(losses[head] for head in known)
+                logits[head], known[head], teacher.temperature)) / count
+                for head in known if head != FEATURES)
+            of_labels = sum(losses[head] for head in known if head != FEATURES)
             loss = loss + teacher.weight * (taught - of_labels)
             sums[_TEACHER] = taught
+            if self.wants_features:
+                sums[_ALIKE] = jnp.sum(similarity(logits[FEATURES], known[FEATURES])) / count
+                loss = loss + teacher.features * sums[_ALIKE]
         if self.consistency:
             targets = views[WEAK] if self.consistency.kind == FIXMATCH else answers['average']
             added, more = self._unlabelled(targets, views[STRONG], given)
@@ -143,6 +159,8 @@ class BesideLabels:
         pictures = len(next(iter(strong.values())))
         total, sums = jnp.zeros((), jnp.float32), {}
         for head, values in strong.items():
+            if head == FEATURES:
+                continue
             losses, sure = self.consistency.losses(targets[head], values)
             total += given.factors[head] * jnp.sum(losses) / (pictures * given.parts)
             truth = given.more.get(TRUTH + head, jnp.full(pictures, -1, jnp.int32))
@@ -178,13 +196,16 @@ def row_of(sums: Mapping[str, float], heads: Sequence[str]) -> dict[str, float |
     """What a row of metrics.jsonl says of a log interval, from its sums.
 
     Returns:
-        teacher_loss; unlabelled_loss: without its weight; unlabelled_share: of answers that were
-        targets, 0 to 1; unlabelled_accuracy: of those whose label is known, None for none. With
-        several heads also <head>/unlabelled_share and _accuracy, the first being their mean.
+        teacher_loss; teacher_features_loss and unlabelled_loss: without their weights;
+        unlabelled_share: of answers that were targets, 0 to 1; unlabelled_accuracy: of those whose
+        label is known, None for none. With several heads also <head>/unlabelled_share and
+        _accuracy, the first being their mean.
     """
     steps, found = sums['steps'], {}
     if _TEACHER in sums:
         found['teacher_loss'] = sums[_TEACHER] / steps if steps else None
+    if _ALIKE in sums:
+        found['teacher_features_loss'] = sums[_ALIKE] / steps if steps else None
     if _UNLABELLED not in sums:
         return found
     found['unlabelled_loss'] = sums[_UNLABELLED] / steps if steps else None

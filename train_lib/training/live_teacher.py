@@ -23,7 +23,7 @@ from train_lib.run_dir.unknown_workdir import neighbours
 from train_lib.runtime.config_section import read_section
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import Layout
-from train_lib.training.beside_labels import Teacher
+from train_lib.training.beside_labels import FEATURES, Teacher
 from train_lib.training.init import best_checkpoint, weights_for_inference
 from train_lib.training.network import make_network
 from train_lib.training.preprocess_spec import DTYPES, preprocess_spec
@@ -40,6 +40,7 @@ class TeacherSpec:
     workdir: str
     weight: float
     temperature: float
+    features: float
 
 
 def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layout,
@@ -85,8 +86,9 @@ def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
         log.info('teacher  %s, %s', theirs.model.name, checkpoint)
     answer = _answer(make_eval_step(
         network.graphdef, make_normalise(spec.mean, spec.std, DTYPES[theirs.precision]),
-        tuple(known)), columns)
-    return Teacher(answer, float(given.weight), float(given.temperature)), weights
+        tuple(known), features=given.features > 0), columns)
+    return Teacher(answer, float(given.weight), float(given.temperature),
+                   float(given.features)), weights
 
 
 def check_goes_on(config: ConfigDict, ancestry: ancestors.Ancestry, best: Callable[[Path], str]
@@ -113,10 +115,11 @@ def check_goes_on(config: ConfigDict, ancestry: ancestors.Ancestry, best: Callab
 
 def _answer(eval_step: Callable, columns: Mapping[str, tuple[int, ...]]) -> Callable:
     """(weights, images [B, H, W, C] with values of uint8) -> {head: float32 logits [B, C]} of the
-    student's heads and classes."""
+    student's heads and classes; FEATURES [B, D] as they are."""
     def answer(weights: Weights, images: jax.Array) -> dict[str, jax.Array]:
         logits = eval_step(weights, images)
-        return {head: logits[head][:, jnp.array(chosen)] for head, chosen in columns.items()}
+        found = {head: logits[head][:, jnp.array(chosen)] for head, chosen in columns.items()}
+        return found | {name: logits[name] for name in (FEATURES,) if name in logits}
 
     return answer
 
@@ -155,7 +158,7 @@ def _check_pictures(workdir: Path, theirs: PreprocessSpec, ours: PreprocessSpec)
 
 
 def _check_numbers(given: TeacherSpec) -> None:
-    for key, least, most in (('weight', 0, 1), ('temperature', 1e-3, 1e3)):
+    for key, least, most in (('weight', 0, 1), ('temperature', 1e-3, 1e3), ('features', 0, 1e6)):
         value = getattr(given, key)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) \
                 or not least <= float(value) <= most:

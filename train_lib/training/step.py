@@ -28,7 +28,7 @@ from train_lib.optim.schedules import Schedule
 from train_lib.optim.sharpness import Sharpness, ascended
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.trees import joined, part_like, select
-from train_lib.training.beside_labels import NOTHING, BesideLabels, Given
+from train_lib.training.beside_labels import FEATURES, NOTHING, BesideLabels, Given
 from train_lib.training.state import MovingAverage, TrainState, Weights
 from train_lib.training.weight_averages import Averaging
 
@@ -167,7 +167,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
         def objective(params, batch_stats):
             model = nnx.merge(graphdef, params, frozen, batch_stats)
             logits, views = beside.apart(
-                as_heads(model(inputs, rngs=nnx.Rngs(dropout=key)), heads), len(images), more)
+                outputs_of(model, inputs, heads, nnx.Rngs(dropout=key),
+                           features=beside.wants_features), len(images), more)
             of_labels = {head: factors[head] * loss_of(
                 head, logits[head], targets, weights, step, divisors) for head in heads}
             loss, sums = beside.objective(of_labels, logits, views, answers,
@@ -323,14 +324,27 @@ def _least(*flags: jax.Array) -> jax.Array:
     return stacked[jnp.argmin(stacked)]
 
 
-def make_eval_step(graphdef: nnx.GraphDef, normalise: Callable, heads: Sequence[str]) -> Callable:
-    """The jitted function (weights, images) -> {head: float32 logits [B, C]}; uint8 images."""
+def outputs_of(model: Any, inputs: jax.Array, heads: Sequence[str],
+               rngs: nnx.Rngs | None = None, *, features: bool = False) -> dict[str, jax.Array]:
+    """{head: logits [B, C]} of normalised images, and if asked for their pooled features [B, D],
+    before any dropout, as FEATURES."""
+    if not features:
+        return as_heads(model(inputs, rngs=rngs), heads)
+    x = model.forward_features(inputs, rngs=rngs)
+    return as_heads(model.forward_head(x, rngs=rngs), heads) | {FEATURES: model.pool(x, rngs)}
+
+
+def make_eval_step(graphdef: nnx.GraphDef, normalise: Callable, heads: Sequence[str], *,
+                   features: bool = False) -> Callable:
+    """The jitted function (weights, images) -> {head: float32 logits [B, C]}; uint8 images.
+    `features` adds the pooled features [B, D] as FEATURES."""
 
     @jax.jit
     def eval_step(weights: Weights, images: jax.Array) -> dict[str, jax.Array]:
         model = models.eval_view(nnx.merge(graphdef, weights.params, weights.frozen,
                                            weights.batch_stats))
-        logits = as_heads(model(normalise(images)), heads)
-        return {head: logits[head].astype(jnp.float32) for head in heads}
+        logits = outputs_of(model, normalise(images), heads, features=features)
+        wanted = [*heads, FEATURES] if features else heads
+        return {name: logits[name].astype(jnp.float32) for name in wanted}
 
     return eval_step

@@ -182,6 +182,38 @@ def test_gradient_of_a_teacher():
         np.testing.assert_array_equal(a, b)
 
 
+def test_gradient_of_features():
+    """Which labelled pictures a teacher of another width finds alike is learned beside its answers,
+    as the formula of the paper, times B; views of unlabelled pictures are left out of it."""
+    given = batch()
+    wide, weights, stats = model_of(CNN | dict(width=8), seed=9)
+    step = make_eval_step(wide, NORMALISE, HEADS, features=True)
+    guide, there = Teacher(step, 0.3, 2.0, features=100.0), Weights(weights, {}, stats)
+    gradient, after, graphdef, own, _ = trained(
+        CNN, BesideLabels(FIXMATCH, guide), given, there)
+    without = trained(CNN, BesideLabels(FIXMATCH, Teacher(step, 0.3, 2.0)), given, there)
+    taught = step(there, given['image'])['/features']
+    assert taught.shape == (8, 8) and own.params["conv1"]["kernel"].shape[-1] != 8
+
+    def alike_rows(features):
+        products = features @ features.T
+        return products / jnp.linalg.norm(products, axis=1, keepdims=True)
+
+    def objective(params):
+        model = nnx.merge(graphdef, params, {}, own.batch_stats)
+        images = NORMALISE(np.concatenate([given['image'], given[WEAK], given[STRONG]]))
+        features = model.pool(model.forward_features(images))[:8]
+        return 100.0 * jnp.sum((alike_rows(features) - alike_rows(taught)) ** 2) / 8
+
+    wanted = jax.grad(objective)(own.params)
+    alike(jax.tree.map(lambda a, b: a - b, gradient, without[0]), wanted)
+    assert float(after.metric_sums['teacher/features']) == pytest.approx(
+        float(objective(own.params)) / 100, rel=1e-5)
+    assert 'teacher/features' not in without[1].metric_sums
+    assert row_of({'steps': 4, 'teacher/loss': 2.0, 'teacher/features': 1.0}, HEADS) == {
+        'teacher_loss': 0.5, 'teacher_features_loss': 0.25}
+
+
 @pytest.mark.parametrize('consistency', [FIXMATCH, MEAN], ids=lambda one: one.kind)
 def test_parts_of_a_batch_have_the_gradient_of_the_batch(consistency):
     """With a teacher as well; in float32, as without unlabelled pictures."""

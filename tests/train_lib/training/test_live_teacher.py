@@ -145,7 +145,7 @@ OBJECTIVES = {
     'fixmatch': [*FIXMATCH, FEW, '--config.mixing=["mixup"]', '--config.loader.workers=1'],
     'mean_teacher': ['--config.unlabelled.kind=mean_teacher', FEW, '--config.accumulate=2',
                      '--config.unlabelled.ramp.steps=8', '--config.ema.statistics=16'],
-    'teacher': ['--config.teacher.workdir={first}', FEW]}
+    'teacher': ['--config.teacher.workdir={first}', '--config.teacher.features=3', FEW]}
 
 
 @pytest.mark.slow

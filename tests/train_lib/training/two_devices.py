@@ -33,7 +33,7 @@ def run(mesh: str, changes: dict) -> dict:
 def main() -> None:
     assert len(jax.devices()) == 2
     eight_devices.MESHES.update(MESHES)
-    taught = {'teacher/workdir': sys.argv[1]}
+    taught = {'teacher/workdir': sys.argv[1], 'teacher/features': 2.0}
     print(json.dumps({kind: {mesh: run(mesh, changes | (taught if kind == 'fixmatch' else {}))
                              for mesh in MESHES} for kind, changes in KINDS.items()}))
 
