@@ -354,7 +354,7 @@ def get_config() -> ConfigDict:
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
         # Of the validation, for the best checkpoint, plateau and early stopping: 'accuracy' |
         # 'loss' | 'f1_macro' | 'nll'; with a multi-label head also 'map' | 'f1_micro' |
-        # 'f1_examples'.
+        # 'f1_examples'; with a head of ordered classes also 'mae' | 'mae_median' | 'qwk'.
         metric='accuracy',
         # Multi-label heads, how probable a class is that is answered: 'f1': a threshold per class
         # that maximises its F1 on the validation rows, of all folds together (rare classes share

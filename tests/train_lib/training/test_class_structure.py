@@ -15,6 +15,7 @@ from configs.common import get_config
 from input_pipeline.manifest import make_manifest
 from main import main
 from tests.faults.running import assert_same_run
+from train_lib.metrics.structured import ordinal_scores
 from train_lib.predictions import store
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import loop
@@ -116,6 +117,34 @@ def test_heads_of_other_order_start_anew(run, table, tmp_path, capsys, order):
     train(tmp_path, table, LENGTHS[::-1] if order == 'corn' else LENGTHS, init__from=run,
           model=CORN.replace('corn', order), duration__steps=1, init__seen='accept')
     assert 'head length of ordered classes starts anew' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('metric', ['mae_median', 'qwk'])
+def test_the_best_checkpoint_by_a_score_of_the_order(table, tmp_path, metric, capsys):
+    """The least distance, or the largest kappa, of all validations, each of which is scored."""
+    train(tmp_path, table, eval__metric=metric, eval__every__steps=4, schedule__lr=0.03,
+          schedule__plateau__patience__steps=4, duration__steps=32)
+    rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    values = {row['step']: row[metric] for row in rows if row['split'] == 'val'}
+    assert len(values) == 8 and len(set(values.values())) > 2
+    best = (max if metric == 'qwk' else min)(values.values())
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert values[result['best_step']] == best
+    stored = store.open_member(tmp_path / 'predictions/val.npz')
+    scored = ordinal_scores(stored.logits['length'], stored.labels['length'])[metric]
+    # Of several heads the mean over those that are ordered, here one.
+    assert best == pytest.approx(scored) == result['val'][metric] == result['val']['length'][metric]
+    shown = capsys.readouterr().err
+    assert f'  {metric} {values[4]:.3f}  best so far' in shown
+    assert max(len(line) for line in shown.splitlines() if 'val loss' in line) <= 80
+
+
+def test_a_score_of_the_order_needs_an_order(table, tmp_path, capsys):
+    train(tmp_path, table, code=2, eval__metric='qwk', model=MODEL % '', plan_only=True)
+    line, = [line for line in capsys.readouterr().err.splitlines() if 'main.py: ' in line]
+    assert "config.eval.metric = 'qwk' is a score of heads whose classes have an order" in line
+    train(tmp_path, table, eval__metric='qwk', model=MODEL % '', data__ordered='length',
+          plan_only=True)
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(run, table, tmp_path, monkeypatch):
