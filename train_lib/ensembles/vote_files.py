@@ -24,6 +24,7 @@ from train_lib.ensembles.rules import FLOOR
 from train_lib.ensembles.sample_file import SampleFile, read_sample
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.ensembles.voters import split_words
+from train_lib.metrics.structured import ORDER_SCORES
 from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.errors import ConfigError
 
@@ -37,7 +38,8 @@ _MEMBER_SCORES = ('n', 'accuracy', 'f1_macro', 'nll', 'ece', 'brier', 'weight',
 def write_members(path: Path, aligned: AlignedPredictions, figures: Mapping | None,
                   shares: np.ndarray) -> None:
     """One row per member: name, model, fold, ..., scores, its share in the answer, and its
-    contribution: what the soft vote of these shares loses without it (more is better).
+    contribution: what the soft vote of these shares loses without it (more is better); with a head
+    of ordered classes also mae, mae_median and qwk.
 
     Args:
         figures: of `vote_scores.describe`; None if no row has a label.
@@ -50,6 +52,7 @@ def write_members(path: Path, aligned: AlignedPredictions, figures: Mapping | No
                          fold='' if member.fold is None else member.fold, view=member.view,
                          architecture=member.architecture,
                          **{name: scores.get(name) for name in _MEMBER_SCORES},
+                         **{name: scores[name] for name in ORDER_SCORES if name in scores},
                          workdir=str(member.workdir), digest=member.digest))
     _write_table(path, pd.DataFrame(rows))
 

@@ -1,25 +1,26 @@
 """Scores of classes that have an order, or that are leaves of a tree. NumPy, no JAX."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.class_levels import inner_levels
+from input_pipeline.class_levels import Level, inner_levels
 from train_lib.metrics.scores import softmax
 
 ORDER_SCORES = ('mae', 'mae_median', 'qwk')
 _ROWS = 4096  # whose probabilities are computed at once
+_NAME = 16  # letters of a head in a line
 
 
-def ordinal_scores(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None = None, *,
-                   distribution: bool = True) -> dict[str, float | None]:
+def ordinal_scores(logits: np.ndarray | None, labels: np.ndarray,
+                   predicted: np.ndarray | None = None) -> dict[str, float | None]:
     """How far predictions are from the label, in classes.
 
     Args:
-        logits: float [N, C] of classes in their order.
+        logits: float [N, C] of classes in their order; None where there are no probabilities, and
+            `mae_median` is None then.
         labels: int [N]; rows of -1 are left out.
         predicted: int [N]; None: the class of the largest logit.
-        distribution: whether the logits stand for probabilities; `mae_median` is None otherwise.
 
     Returns:
         mae: mean distance of the predicted class, 0 to C - 1.
@@ -32,8 +33,9 @@ def ordinal_scores(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray
     if not len(labels):
         return dict.fromkeys(ORDER_SCORES)
     return dict(mae=float(np.mean(np.abs(predicted - labels))),
-                mae_median=float(np.mean(np.abs(medians(logits) - labels))) if distribution
-                else None, qwk=quadratic_kappa(predicted, labels))
+                mae_median=None if logits is None else
+                float(np.mean(np.abs(medians(logits) - labels))),
+                qwk=quadratic_kappa(predicted, labels))
 
 
 def medians(logits: np.ndarray) -> np.ndarray:
@@ -59,15 +61,15 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray) -> float:
     return 1 - n * squared / chance if squared else 1.0
 
 
-def level_scores(logits: np.ndarray, labels: np.ndarray, names: Sequence[str],
-                 predicted: np.ndarray | None = None, *, distribution: bool = True) -> list[dict]:
+def level_scores(logits: np.ndarray | None, labels: np.ndarray, names: Sequence[str],
+                 predicted: np.ndarray | None = None) -> list[dict]:
     """How often the right node is found on the levels above the classes, from the top.
 
     Args:
-        logits: float [N, C].
+        logits: float [N, C]; None as of `ordinal_scores`, and `accuracy_summed` is None then.
         labels: int [N]; rows of -1 are left out.
         names: of the classes, cut into levels at '/'.
-        predicted, distribution: as of `ordinal_scores`; `accuracy_summed` is None without it.
+        predicted: int [N]; None: the class of the largest logit.
 
     Returns:
         For each level with more than one node and fewer nodes than classes: dict(level, from 1;
@@ -83,25 +85,54 @@ def level_scores(logits: np.ndarray, labels: np.ndarray, names: Sequence[str],
         if not len(labels):
             found.append(about | dict(accuracy=None, accuracy_summed=None, mistaken=None))
             continue
-        order = np.argsort(level.nodes, kind='stable')
-        starts = np.flatnonzero(np.diff(level.nodes[order], prepend=-1))
-        summed = np.concatenate([
-            np.add.reduceat(softmax(logits[start:start + _ROWS])[:, order], starts, axis=1).argmax(
-                1) for start in range(0, len(logits), _ROWS)])
         truth = level.nodes[labels]
         right = level.nodes[predicted] == truth
+        summed = None if logits is None else float((_summed(logits, level) == truth).mean())
         found.append(about | dict(
-            accuracy=float(right.mean()),
-            accuracy_summed=float((summed == truth).mean()) if distribution else None,
+            accuracy=float(right.mean()), accuracy_summed=summed,
             mistaken=float((right & (predicted != labels)).mean())))
     return found
 
 
-def _known(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None
-           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(logits, labels int64, predicted) of the rows with a label; what is predicted without a
-    word is the class of the largest logit."""
+def _summed(logits: np.ndarray, level: Level) -> np.ndarray:
+    """The node whose classes have the largest probability together, int64 [N]."""
+    order = np.argsort(level.nodes, kind='stable')
+    starts = np.flatnonzero(np.diff(level.nodes[order], prepend=-1))
+    return np.concatenate([
+        np.add.reduceat(softmax(logits[start:start + _ROWS])[:, order], starts, axis=1).argmax(1)
+        for start in range(0, len(logits), _ROWS)])
+
+
+def _known(logits: np.ndarray | None, labels: np.ndarray, predicted: np.ndarray | None
+           ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """(logits, labels int64, predicted) of the rows with a label.
+
+    Raises:
+        ValueError: neither logits nor predictions are given.
+    """
+    if logits is None and predicted is None:
+        raise ValueError('There are neither logits nor predictions: give one of them.')
     known = labels >= 0
-    logits = np.asarray(logits)[known]
-    return logits, labels[known].astype(np.int64), (
-        logits.argmax(1) if predicted is None else np.asarray(predicted)[known])
+    logits = None if logits is None else np.asarray(logits)[known]
+    chosen = logits.argmax(1) if predicted is None else np.asarray(predicted)[known]
+    return logits, labels[known].astype(np.int64), chosen
+
+
+def structure_lines(found: Mapping) -> list[str]:
+    """Scores of orders and levels in words, one line each of at most 80 columns, of the scores of a
+    split or of an answer; [] without any."""
+    heads = {head: one for head, one in found.items()
+             if isinstance(one, Mapping) and {'mae', 'levels'} & set(one)}
+    lines = []
+    for head, one in (heads or {'': found}).items():
+        name = f'{head[:_NAME]}  ' if head else ''
+        if one.get('mae') is not None:
+            lines.append(f'{name}' + '  '.join(f'{key} {_text(one[key])}' for key in ORDER_SCORES))
+        lines += [f'{name}level {level["level"]} accuracy {_text(level["accuracy"])}  by sums '
+                  f'{_text(level["accuracy_summed"])}  mistaken {_text(level["mistaken"])}'
+                  for level in one.get('levels', ()) if level['accuracy'] is not None]
+    return lines
+
+
+def _text(value: float | None) -> str:
+    return '–' if value is None else f'{value:.4f}'

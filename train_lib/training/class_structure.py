@@ -14,7 +14,12 @@ from input_pipeline.manifest import Manifest
 from models.ordinal import ORDERS
 from train_lib.losses.losses import LossSpec
 from train_lib.losses.tree_loss import Levels
-from train_lib.metrics.structured import ORDER_SCORES, level_scores, ordinal_scores
+from train_lib.metrics.structured import (
+    ORDER_SCORES,
+    level_scores,
+    ordinal_scores,
+    structure_lines,
+)
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -178,6 +183,12 @@ def with_structure(found: dict, logits: Mapping[str, np.ndarray], manifest: Mani
         elif levels:
             found[head] = found[head] | dict(levels=levels)
     return found
+
+
+def say_structure(name: str, found: Mapping) -> None:
+    """Logs the scores of order and tree of a split (`with_structure`); nothing without them."""
+    for line in structure_lines(found):
+        log.info('%-5s %s', name, line)
 
 
 def with_order(found: dict, logits: Mapping[str, np.ndarray], manifest: Manifest,

@@ -24,7 +24,7 @@ from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import DivergedError
 from train_lib.runtime.progress import duration
-from train_lib.training.class_structure import with_structure
+from train_lib.training.class_structure import say_structure, with_structure
 from train_lib.training.data import Data
 from train_lib.training.evaluate import (
     all_finite,
@@ -174,4 +174,5 @@ def _log_scores(found: Mapping[str, dict], report: Path) -> None:
         log.info('%-5s accuracy %.4f  f1 %.4f  nll %.4f  (n %d)', name, scores['accuracy'],
                  scores['f1_macro'], scores.get('nll', scores['loss']), scores['n'])
         say_set_scores(name, scores)
+        say_structure(name, scores)
     log.info('report   %s', report)

@@ -25,7 +25,7 @@ from train_lib.run_dir.loggers import Loggers, wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
-from train_lib.training.class_structure import ordered_heads, with_structure
+from train_lib.training.class_structure import ordered_heads, say_structure, with_structure
 from train_lib.training.data import split_data
 from train_lib.training.evaluate import (
     fitted_thresholds,
@@ -112,6 +112,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         report = _write_report(config, manifest, workdir)
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
     say_set_scores('folds', out_of_fold)
+    say_structure('folds', out_of_fold)
     if distributed.is_first():
         log.info('report   %s', report)
 

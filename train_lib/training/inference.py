@@ -23,6 +23,7 @@ from input_pipeline.pictures import PreprocessSpec
 from train_lib.losses.objectives import adjust
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
+from train_lib.predictions.class_order import ordered_of
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of, splits_of, thresholds_of
 from train_lib.predictions.views import in_class_order, say_unswapped
@@ -35,6 +36,7 @@ from train_lib.runtime.progress import bar
 from train_lib.runtime.sharding import Layout, make_layout, make_mesh
 from train_lib.runtime.signals import Interrupted
 from train_lib.training import init
+from train_lib.training.class_structure import say_structure, with_structure
 from train_lib.training.evaluate import logits_of, save_predictions, say_set_scores, score_split
 from train_lib.training.inference_rows import Rows, rows_of_runs
 from train_lib.training.network import Network, make_network
@@ -115,9 +117,10 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
         logits = _predict_run(request, model, run, rows)
         if asked.source == 'val':
             validation.append((rows.manifest, logits))
-        log_scores(f'{run.name} {asked.folder}', rows.manifest, logits)
+        log_scores(f'{run.name} {asked.folder}', rows.manifest, logits,
+                   ordered_of(saved, rows.manifest.heads))
     if len(validation) > 1:
-        _save_out_of_fold(asked, workdir, validation)
+        _save_out_of_fold(asked, workdir, validation, saved)
 
 
 def _make_inference(own: ConfigDict, spec: PreprocessSpec, classes: Mapping[str, tuple],
@@ -275,8 +278,10 @@ def save_together(asked: PredictSpec, path: Path, manifest: Manifest,
 
 
 def _save_out_of_fold(asked: PredictSpec, workdir: Path,
-                      folds: Sequence[tuple[Manifest, dict[str, np.ndarray]]]) -> None:
-    """Writes predictions/out_of_fold.npz: the validation rows of all folds, with their logits."""
+                      folds: Sequence[tuple[Manifest, dict[str, np.ndarray]]], saved: Mapping
+                      ) -> None:
+    """Writes predictions/out_of_fold.npz: the validation rows of all folds, with their logits.
+    `saved` is the config of the run."""
     whole = dataclasses.replace(folds[-1][0], table=pd.concat(
         [manifest.table for manifest, _ in folds], ignore_index=True))
     pooled = {head: np.concatenate([logits[head] for _, logits in folds]) for head in whole.heads}
@@ -285,13 +290,16 @@ def _save_out_of_fold(asked: PredictSpec, workdir: Path,
         out_of_fold(workdir, next(iter(asked.views)))
         save_together(asked, workdir / 'predictions/out_of_fold.npz', whole, pooled,
                       thresholds=thresholds_of(workdir, whole.classes))
-    log_scores(f'{workdir.name} out of fold', whole, pooled)
+    log_scores(f'{workdir.name} out of fold', whole, pooled, ordered_of(saved, whole.heads))
 
 
-def log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
-    """Logs the scores of labelled rows under a name; logits are float32 [N, C] by head."""
+def log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray],
+               ordered: Sequence[str] = ()) -> None:
+    """Logs the scores of labelled rows under a name; logits are float32 [N, C] by head, and the
+    classes of the heads `ordered` have an order."""
     if any((manifest.numbers(head) >= 0).any() for head in manifest.heads):
-        found = score_split(logits, manifest)
+        found = with_structure(score_split(logits, manifest), logits, manifest, ordered)
         log.info('%s  accuracy %.4f  f1 %.4f  (n %d)', name, found['accuracy'],
                  found['f1_macro'], found['n'])
         say_set_scores('', found)
+        say_structure('', found)

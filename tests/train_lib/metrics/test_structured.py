@@ -49,12 +49,11 @@ def test_the_kappa_of_one_class_is_a_number():
 def test_answers_other_than_the_largest_logit():
     """As votes have them, whose ties are broken, and whose shares may be no probabilities."""
     logits, labels = np.log([[0.4, 0.35, 0.25], [0.4, 0.4, 0.2]]), np.array([1, 1])
-    found = ordinal_scores(logits, labels, np.array([0, 1]), distribution=False)
+    found = ordinal_scores(None, labels, np.array([0, 1]))
     assert found == dict(mae=0.5, mae_median=None, qwk=0.0)
     assert ordinal_scores(logits, labels)['mae'] == 1 and ordinal_scores(
         logits, labels)['mae_median'] == 0
-    level, = level_scores(logits, labels, ('a/x', 'b/x', 'b/y'), np.array([0, 1]),
-                          distribution=False)
+    level, = level_scores(None, labels, ('a/x', 'b/x', 'b/y'), np.array([0, 1]))
     assert (level['accuracy'], level['accuracy_summed']) == (0.5, None)
 
 

@@ -15,6 +15,7 @@ from configs.common import get_config
 from input_pipeline.manifest import make_manifest
 from main import main
 from tests.faults.running import assert_same_run
+from tests.train_lib.commands.stored_runs import result_of, vote
 from train_lib.metrics.structured import ordinal_scores
 from train_lib.predictions import store
 from train_lib.runtime.errors import ConfigError
@@ -91,6 +92,18 @@ def test_scores_of_order_and_tree(run, table):
     assert 'weighted kappa' in page and 'right node, wrong class' in page
 
 
+def test_the_verb_predict_scores_order_and_tree(run, capsys, tmp_path):
+    run = Path(shutil.copytree(run, tmp_path / 'run'))
+    found = json.loads((run / 'result.json').read_text())['test']
+    assert main(['predict', f'--workdir={run}', '--config.predict.source=test']) == 0
+    shown = capsys.readouterr().err
+    order = '  '.join(f'{key} {found["length"][key]:.4f}' for key in ('mae', 'mae_median', 'qwk'))
+    level, = found['kind']['levels']
+    assert f'length  {order}' in shown
+    assert (f'kind  level 1 accuracy {level["accuracy"]:.4f}  by sums '
+            f'{level["accuracy_summed"]:.4f}  mistaken {level["mistaken"]:.4f}') in shown
+
+
 def test_the_log_says_the_order(table, tmp_path, capsys):
     train(tmp_path, table, plan_only=True)
     assert 'order    length: short < middle < long < longest' in capsys.readouterr().err
@@ -163,7 +176,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, table, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow  # three runs
-def test_folds_and_heads_on_features(table, tmp_path):
+def test_folds_and_heads_on_features(table, tmp_path, capsys):
     """Scores of folds together, and an ordered head among those on cached features."""
     train(tmp_path / 'folds', table, split__kind='kfold', split__folds=2, split__fold='all',
           duration__steps=2)
@@ -175,6 +188,14 @@ def test_folds_and_heads_on_features(table, tmp_path):
           probe__heads='[dict(name="corn", head_order={"length": "corn"})]')
     found = json.loads((tmp_path / 'probe/result.json').read_text())['test']
     assert found['length']['mae'] is not None and found['kind']['levels']
+    capsys.readouterr()
+    for name in ('folds', 'probe'):
+        assert main(['predict', f'--workdir={tmp_path / name}']) == 0
+    assert capsys.readouterr().err.count('length  mae ') == 4  # two folds; one, and all
+    # A head of a probing run has no config.json of its own.
+    assert vote(f'{tmp_path}/probe/corn-lr*/fold_0', tmp_path / 'vote', '--config.heads=length',
+                '--config.temperature=False') == 0
+    assert result_of(tmp_path / 'vote')['order'] == {'length': []}
 
 
 CLASSES = {'age': ('middle', 'old', 'young'), 'size': ('1', '2', '10')}

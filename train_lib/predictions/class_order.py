@@ -1,0 +1,46 @@
+"""Which heads of trained runs have classes in an order, as the configs of the runs say."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from train_lib.predictions.run_folders import config_json, run_of
+from train_lib.predictions.store import Member
+
+
+def ordered_of(config: Mapping, heads: Collection[str]) -> tuple[str, ...]:
+    """The heads whose classes have an order: those of data.ordered and of model.head_order.
+
+    Args:
+        config: of a run, as config.json holds it; what is not there says nothing.
+        heads: those that are asked for.
+    """
+    data, model = (part if isinstance(part, Mapping) else {}
+                   for part in (config.get('data'), config.get('model')))
+    named, built = data.get('ordered') or (), model.get('head_order') or ()
+    if isinstance(built, str):  # of all heads
+        return tuple(heads)
+    named = {named} if isinstance(named, str) else set(named)
+    return tuple(head for head in heads if head in named or head in built)
+
+
+def orders_of_members(members: Sequence[Member], heads: Collection[str]
+                      ) -> dict[str, tuple[str, ...]]:
+    """{head whose classes have an order by the config of some member: names of the members whose
+    config does not say so}. All have the same classes one after another, as `members.join` holds.
+    A member whose config is not there is not asked.
+    """
+    said = {member.name: ordered_of(config, heads) for member in members
+            if (config := _config_of(member.workdir))}
+    return {head: tuple(name for name, ordered in said.items() if head not in ordered)
+            for head in heads if any(head in ordered for ordered in said.values())}
+
+
+def _config_of(workdir: Path) -> dict:
+    """config.json of a run or a fold; of a head of a probing run that of the whole run."""
+    root = run_of(workdir)
+    for folder in (Path(workdir), root):
+        if config := config_json(folder):
+            return config
+    config = config_json(root.parent)
+    probe = config.get('probe')
+    return config if isinstance(probe, Mapping) and probe.get('heads') else {}
