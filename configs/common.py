@@ -360,6 +360,9 @@ def get_config() -> ConfigDict:
         # that maximises its F1 on the validation rows, of all folds together (rare classes share
         # one) | 'half': 0.5.
         thresholds='f1',
+        # Heads of ordered classes, which class is answered in CSVs, by load, votes and submissions:
+        # 'probable': the most probable one | 'median': the median of the probabilities.
+        answer='probable',
         ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )
     config.checkpoint = dict(  # what resuming starts from

@@ -1,7 +1,9 @@
 """What vote.json says of classes that have an order or are leaves of a tree: the keys of
 result.json (`metrics/structured.py`), of every ensemble and of every member."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +15,9 @@ from train_lib.ensembles.rules import FLOOR, RULES
 from train_lib.ensembles.spec import EnsembleSpec
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.metrics.scores import softmax
-from train_lib.metrics.structured import ORDER_SCORES, level_scores, ordinal_scores
-from train_lib.predictions.class_order import orders_of_members
+from train_lib.metrics.structured import ORDER_SCORES, level_scores, medians, ordinal_scores
+from train_lib.predictions.class_order import medians_of_members, orders_of_members
+from train_lib.runtime.errors import ConfigError
 
 
 def add_structure(figures: Mapping, aligned: AlignedPredictions, specs: Sequence[EnsembleSpec],
@@ -34,7 +37,7 @@ def add_structure(figures: Mapping, aligned: AlignedPredictions, specs: Sequence
         of rules that give none. `order` is {ordered head: the members whose config does not say
         that it is}; `members_mean` has the means of the members.
     """
-    orders = orders_of_members(aligned.members, aligned.heads)
+    orders = orders_of_members(workdirs_of(aligned), aligned.heads)
     classes = {head: aligned.members[0].classes[head] for head in aligned.heads}
     # The parts of a product's names are labels of their own, not levels.
     trees = [head for head, names in classes.items()
@@ -67,6 +70,56 @@ def add_structure(figures: Mapping, aligned: AlignedPredictions, specs: Sequence
     return found
 
 
+def answer_medians(votes: Votes, aligned: AlignedPredictions, spec: EnsembleSpec) -> Votes:
+    """The votes, with the medians of the heads that the members answer so (config.eval.answer).
+
+    Args:
+        votes: their outcomes.
+        aligned: what they voted on.
+        spec: the ensemble that answers.
+
+    Raises:
+        ConfigError: members answer a head differently, or the rule gives no probabilities.
+    """
+    heads = medians_of_members(workdirs_of(aligned), aligned.heads)
+    if not heads:
+        return votes
+    refuse_shares(spec.rule, heads)
+    several = len(aligned.heads) > 1
+    answers = aligned.split_heads(votes.answer.predicted) if several else {}
+    for head in heads:
+        # Without the temperature, which is not fitted for every submission.
+        answers[head] = medians(_marginal(aligned, votes.plain, head))
+    said = np.ravel_multi_index([answers[head] for head in aligned.heads], aligned.sizes)
+    return dataclasses.replace(votes, medians=said.astype(np.int32), by_median=heads)
+
+
+def refuse_shares(rule: str, heads: Sequence[str]) -> None:
+    """Refuses a rule that has no probabilities where the heads answer their median.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if heads and not RULES[rule].distribution:
+        some = ', '.join(name for name, one in RULES.items() if one.distribution)
+        raise ConfigError(f'The rule {rule!r} gives no probabilities, and the members answer '
+                          f'{heads[0]!r} by its median (config.eval.answer): vote by one of '
+                          f'{some}.')
+
+
+def workdirs_of(aligned: AlignedPredictions) -> dict[str, Path]:
+    """{name of a member: its workdir}"""
+    return {member.name: member.workdir for member in aligned.members}
+
+
+def _marginal(aligned: AlignedPredictions, probabilities: np.ndarray, head: str) -> np.ndarray:
+    """Log probabilities of one head, float [N, C_h], of probabilities of the answer [N, C]."""
+    by_head = probabilities.reshape(-1, *aligned.sizes)
+    place = 1 + aligned.heads.index(head)
+    others = tuple(axis for axis in range(1, by_head.ndim) if axis != place)
+    return np.log(np.maximum(by_head.sum(others), FLOOR))
+
+
 def _scored(aligned: AlignedPredictions, predicted: np.ndarray,
             probabilities: np.ndarray | None, structure: tuple[Mapping, Sequence[str]]) -> dict:
     """The scores of one answer: int [N] of the class or product class, and probabilities [N, C] of
@@ -76,14 +129,10 @@ def _scored(aligned: AlignedPredictions, predicted: np.ndarray,
     answers = aligned.split_heads(predicted) if several else {aligned.heads[0]: predicted}
     labels = aligned.split_heads(aligned.labels) if several else {aligned.heads[0]: aligned.labels}
     heads: dict[str, dict] = {}
-    for place, head in enumerate(aligned.heads, 1):
+    for head in aligned.heads:
         if head not in orders and head not in trees:
             continue
-        logits = None
-        if probabilities is not None:
-            by_head = probabilities.reshape(-1, *aligned.sizes)
-            others = tuple(axis for axis in range(1, by_head.ndim) if axis != place)
-            logits = np.log(np.maximum(by_head.sum(others), FLOOR))
+        logits = None if probabilities is None else _marginal(aligned, probabilities, head)
         heads[head] = ordinal_scores(logits, labels[head], answers[head]) if head in orders else {}
         if head in trees:
             heads[head]['levels'] = level_scores(

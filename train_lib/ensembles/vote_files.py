@@ -59,7 +59,8 @@ def write_members(path: Path, aligned: AlignedPredictions, figures: Mapping | No
 
 def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> None:
     """ids; labels int32 [N]; logits float32 [N, C], log probabilities of the answer or log shares
-    of the votes; classes; predicted int32 [N], the class of the largest logit; tied bool [N]."""
+    of the votes; classes; predicted int32 [N], the class of the largest logit, or the median where
+    an ordered head answers that; tied bool [N]."""
     answer = votes.answer
     found = np.empty(votes.scores.shape, np.float32)
     for start in range(0, len(aligned), _ROWS):
@@ -74,7 +75,7 @@ def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> 
         write_npz(file, dict(
             ids=aligned.ids.astype(np.str_), labels=aligned.labels.astype(np.int32),
             logits=found, classes=np.array(aligned.classes, np.str_),
-            predicted=answer.predicted, tied=answer.tied))
+            predicted=votes.said, tied=answer.tied))
 
 
 def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, votes: Votes
@@ -122,7 +123,7 @@ def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, v
 def _content(what: str, aligned: AlignedPredictions, votes: Votes, order: np.ndarray
              ) -> np.ndarray:
     """[N] of what a column holds, for the rows in this order."""
-    predicted = votes.answer.predicted
+    predicted = votes.said
     head = what.removeprefix(INDEX)
     if what.startswith(PROBABILITY):
         values = probability_of(what.removeprefix(PROBABILITY), aligned, votes.scores)[order]

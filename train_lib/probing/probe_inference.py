@@ -25,7 +25,7 @@ from input_pipeline.errors import counted
 from input_pipeline.manifest import Manifest
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
-from train_lib.predictions.class_order import ordered_of
+from train_lib.predictions.class_order import medians_of, ordered_of
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.provenance import digest_of_heads
 from train_lib.predictions.run_folders import fold_of, folds_of
@@ -77,6 +77,10 @@ class Probe:
     def ordered(self, rows: Manifest) -> tuple[str, ...]:
         """The heads whose classes have an order."""
         return ordered_of(self.config, rows.heads)
+
+    def medians(self, rows: Manifest) -> tuple[str, ...]:
+        """The heads that answer the median of their classes."""
+        return medians_of(self.config, rows.heads)
 
 
 def predict_any(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
@@ -212,7 +216,8 @@ def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
         _write(fold / 'predictions' / asked.folder / view,
                _about(probe, rows, view, stage, digest, fold_of(fold)), rows, found[view], asked)
     logits = _read(fold / 'predictions' / asked.folder, asked)
-    save_together(asked, fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits)
+    save_together(asked, fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits,
+                  medians=probe.medians(rows.manifest))
     return found
 
 
@@ -267,7 +272,8 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         out_of_fold(probe.folds[0].parent, view)  # no fold scores rows that it trained on
         pooled = {head: np.concatenate([logits[view][head] for _, logits in done])
                   for head in whole.heads}
-        save_together(asked, folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled)
+        save_together(asked, folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled,
+                      medians=probe.medians(whole))
         log_scores(f'{probe.workdir.name} out of fold', whole, pooled, probe.ordered(whole))
         return
     if any(of_fold.digest != rows.digest for of_fold, _ in done):
@@ -279,6 +285,7 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         _write(folder / asked.folder / view, _about(probe, rows, view, stage, digest, None), rows,
                mean, asked)
     logits = _read(folder / asked.folder, asked)
-    save_together(asked, folder / f'{asked.folder}.npz', rows.manifest, logits)
+    save_together(asked, folder / f'{asked.folder}.npz', rows.manifest, logits,
+                  medians=probe.medians(rows.manifest))
     log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits,
                probe.ordered(rows.manifest))

@@ -66,11 +66,14 @@ def unlabelled_table(result: Mapping) -> list[str]:
 
 def vote_marks(result: Mapping) -> list[str]:
     """Sentences on the rows that an ancestor of a member trained on, and on what is not checked,
-    for the rows of the vote and for those of its fit; and on members that do not say that classes
-    have an order."""
+    for the rows of the vote and for those of its fit; on members that do not say that classes have
+    an order; and on heads that answer their median."""
     found = [f'The classes of {head} have an order, as other members say; the config of '
              f'{_some(names)} does not say so.'
              for head, names in result.get('order', {}).items() if names]
+    found += [f'The answer to {head} is the median of its classes (eval.answer); scores are of '
+              f'the most probable class, except the distance of the median.'
+              for head in result.get('medians', ())]
     for where, part, rows in (('', result, result['rows']),
                               *((f' of the fit on {fit["source"]}', fit, fit['n'])
                                 for fit in [result['fit']] if fit)):

@@ -20,6 +20,7 @@ from train_lib.metrics.structured import (
     ordinal_scores,
     structure_lines,
 )
+from train_lib.predictions.answers import MEDIAN
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,22 @@ def ordered_heads(config: ConfigDict, classes: Classes) -> tuple[str, ...]:
                 f"name them in order by config.data.classes, or say by config.data.ordered="
                 f"'{head}' that this is their order.")
     return tuple(head for head in classes if head in named or head in by_model)
+
+
+def answered_by_median(config: ConfigDict, classes: Classes) -> tuple[str, ...]:
+    """The heads that answer the median of their classes, by config.eval.answer.
+
+    Raises:
+        ConfigError: no head has ordered classes; see also `ordered_heads`.
+    """
+    if config.eval.answer != MEDIAN:
+        return ()
+    ordered = ordered_heads(config, classes)
+    if not ordered:
+        raise ConfigError(f'config.eval.answer = {MEDIAN!r} is for heads whose classes have an '
+                          f'order, and there is none: say by config.data.ordered which do, or '
+                          f"leave it at 'probable'.")
+    return ordered
 
 
 def orders_of(config: ConfigDict, classes: Classes) -> dict[str, str]:

@@ -110,7 +110,8 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         result['checkpoint'] = identity(made_with) if made_with.exists() else ''
         for name in logits:
             save_predictions(run.workdir / 'predictions' / f'{name}.npz', data.parts[name],
-                             logits[name], result['checkpoint'], thresholds)
+                             logits[name], result['checkpoint'], thresholds,
+                             run.scoring.medians)
         result['seconds'] = clock.seconds()
         write_json(run.workdir / 'result.json', result)
     with clock('report'):

@@ -23,7 +23,7 @@ from input_pipeline.pictures import PreprocessSpec
 from train_lib.losses.objectives import adjust
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
-from train_lib.predictions.class_order import ordered_of
+from train_lib.predictions.class_order import medians_of, ordered_of
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of, splits_of, thresholds_of
 from train_lib.predictions.views import in_class_order, say_unswapped
@@ -77,12 +77,14 @@ class _Request:
         loading: how batches are made.
         adjust_tau: strength of the post-hoc adjustment of the run's own scores, 0 for none.
         stop: true ends the work.
+        saved: the config of the run.
     """
 
     spec: PredictSpec
     loading: loader.LoaderSpec
     adjust_tau: float
     stop: Callable[[], bool]
+    saved: Mapping
 
 
 def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
@@ -106,7 +108,7 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
     asked = dataclasses.replace(predict_spec(config, own.curriculum), replace=replace)
     mesh, spec = make_mesh(config.mesh), preprocess_spec(own, runs[0], say=True)
     rows_of = rows_of_runs(asked, config, own, spec, workdir)
-    request = _Request(asked, loader_spec(config), own.eval.adjust_tau, stop)
+    request = _Request(asked, loader_spec(config), own.eval.adjust_tau, stop, saved)
     model, validation = None, []
     for run in runs:
         rows = rows_of(run)
@@ -184,7 +186,8 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     logits = mean_of_views([store.open_member(folder / view) for view in asked.views])
     if distributed.is_first():
         save_together(asked, folder.with_name(f'{asked.folder}.npz'), manifest, logits,
-                      about['digest'], thresholds_of(run, manifest.classes))
+                      about['digest'], thresholds_of(run, manifest.classes),
+                      medians_of(request.saved, manifest.heads))
     return logits
 
 
@@ -271,10 +274,11 @@ def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
 
 def save_together(asked: PredictSpec, path: Path, manifest: Manifest,
                   logits: Mapping[str, np.ndarray], digest: str = '',
-                  thresholds: Mapping[str, np.ndarray] | None = None) -> None:
+                  thresholds: Mapping[str, np.ndarray] | None = None,
+                  medians: Sequence[str] = ()) -> None:
     """`save_predictions` of all views together, unless a file that is there has to stay."""
     if asked.replace or not path.exists():
-        save_predictions(path, manifest, logits, digest, thresholds)
+        save_predictions(path, manifest, logits, digest, thresholds, medians)
 
 
 def _save_out_of_fold(asked: PredictSpec, workdir: Path,
@@ -289,7 +293,8 @@ def _save_out_of_fold(asked: PredictSpec, workdir: Path,
         # Complete, and no fold scores rows that it trained on.
         out_of_fold(workdir, next(iter(asked.views)))
         save_together(asked, workdir / 'predictions/out_of_fold.npz', whole, pooled,
-                      thresholds=thresholds_of(workdir, whole.classes))
+                      thresholds=thresholds_of(workdir, whole.classes),
+                      medians=medians_of(saved, whole.heads))
     log_scores(f'{workdir.name} out of fold', whole, pooled, ordered_of(saved, whole.heads))
 
 

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.train_lib.commands.stored_runs import refused, result_of, vote
 from train_lib.metrics.scores import softmax
-from train_lib.metrics.structured import level_scores, ordinal_scores
+from train_lib.metrics.structured import level_scores, medians, ordinal_scores
 from train_lib.predictions import store
 from train_lib.predictions.class_order import ordered_of
 
@@ -131,6 +132,56 @@ def test_no_order_and_no_tree_leave_the_vote_as_it_was(tmp_path):
     _, result = three(tmp_path, {'age': AGES})
     assert 'order' not in result and not {'mae', 'levels'} & set(result['ensembles']['soft'])
     assert 'mae' not in (tmp_path / 'vote/members.csv').read_text()
+
+
+MEDIAN = dict(data=dict(ordered='age'), eval=dict(answer='median'))
+
+
+@pytest.mark.parametrize('classes', [{'age': AGES}, HEADS], ids=['one', 'several'])
+def test_members_that_answer_the_median(tmp_path, classes, capsys):
+    several = len(classes) > 1
+    logits, result = three(tmp_path, classes, **MEDIAN)
+    assert result['medians'] == ['age']
+    mean = np.mean([softmax(one['age']) for one in logits], axis=0)
+    wanted = medians(np.log(mean))
+    assert (wanted != mean.argmax(1)).any()
+    lines = list(csv.reader((tmp_path / 'vote/submission.csv').open()))[1:]
+    kinds = np.mean([softmax(one['kind']) for one in logits], axis=0).argmax(1) if several else None
+    assert [line[2] for line in lines] == [
+        f'{AGES[k]}/{KINDS[kinds[i]]}' if several else AGES[k] for i, k in enumerate(wanted)]
+    with np.load(tmp_path / 'vote/predictions.npz') as file:
+        assert (file['predicted'] // (len(KINDS) if several else 1)).tolist() == wanted.tolist()
+    soft = result['ensembles']['soft']  # of the most probable class, but for the median
+    assert soft['mae'] == np.abs(mean.argmax(1) - TRUTH['age']).mean()
+    assert soft['mae_median'] == np.abs(wanted - TRUTH['age']).mean()
+    assert 'The answer to age is the median' in capsys.readouterr().err
+    line = refused(capsys, [tmp_path / 'a'], tmp_path / 'hard', '--config.rule=hard',
+                   '--config.temperature=False')
+    assert "'hard' gives no probabilities" in line and not (tmp_path / 'hard/vote.json').exists()
+
+
+def test_a_temperature_leaves_the_median_alone(tmp_path):
+    for seed, name in enumerate('ab'):
+        run(tmp_path / name, seed, {'age': AGES}, **MEDIAN)
+        shutil.copytree(tmp_path / name / 'predictions/test', tmp_path / name / 'predictions/val')
+    answers = []
+    for flag in ('--config.temperature=False', '--config.source=test'):
+        assert vote(f'{tmp_path}/?', tmp_path / f'vote{flag}', flag) == 0
+        answers.append((tmp_path / f'vote{flag}/submission.csv').read_text())
+    assert answers[0] == answers[1]
+    assert result_of(tmp_path / 'vote--config.source=test')['fit']['temperature'] < 0.5
+
+
+def test_members_that_answer_differently_are_refused(tmp_path, capsys):
+    run(tmp_path / 'a', 0, {'age': AGES}, **MEDIAN)
+    run(tmp_path / 'b', 1, {'age': AGES}, data=dict(ordered='age'))
+    line = refused(capsys, [tmp_path / 'a', tmp_path / 'b'], tmp_path / 'vote',
+                   '--config.temperature=False')
+    assert "The member a answers 'age' by its median, and b by its most probable class" in line
+    # One that does not say that there is an order has no say.
+    (tmp_path / 'b/config.json').write_text(json.dumps(dict(data={})))
+    assert vote(f'{tmp_path}/[ab]', tmp_path / 'vote', '--config.temperature=False') == 0
+    assert result_of(tmp_path / 'vote')['medians'] == ['age']
 
 
 @pytest.mark.parametrize('config, wanted', [

@@ -16,7 +16,7 @@ from input_pipeline.manifest import make_manifest
 from main import main
 from tests.faults.running import assert_same_run
 from tests.train_lib.commands.stored_runs import result_of, vote
-from train_lib.metrics.structured import ordinal_scores
+from train_lib.metrics.structured import medians, ordinal_scores
 from train_lib.predictions import store
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import loop
@@ -150,6 +150,54 @@ def test_the_best_checkpoint_by_a_score_of_the_order(table, tmp_path, metric, ca
     shown = capsys.readouterr().err
     assert f'  {metric} {values[4]:.3f}  best so far' in shown
     assert max(len(line) for line in shown.splitlines() if 'val loss' in line) <= 80
+
+
+def test_the_median_is_answered_by_everybody(run, table, tmp_path, capsys):
+    """By training, the verb predict, a loaded run and a vote, by what one key of the run says."""
+    run = Path(shutil.copytree(run, tmp_path / 'run'))
+    before = json.loads((run / 'result.json').read_text())['test']
+    train(run, table, eval__answer='median')  # the run is finished: it is evaluated again
+    assert json.loads((run / 'result.json').read_text())['test'] == before
+    stored = store.open_member(run / 'predictions/test.npz')
+    logits = stored.logits['length']
+    wanted = [LENGTHS[k] for k in medians(logits)]
+    assert wanted != [LENGTHS[k] for k in logits.argmax(1)]
+    said = pd.read_csv(run / 'predictions/test.csv')
+    assert said['prediction/length'].tolist() == wanted
+    np.testing.assert_allclose(said['probability/length'],
+                               softmax(logits, 1)[np.arange(len(logits)), medians(logits)],
+                               rtol=1e-4)
+    assert said['prediction/kind'].tolist() == [KINDS[k] for k in stored.logits['kind'].argmax(1)]
+    (run / 'predictions/test.csv').unlink()
+    assert main(['predict', f'--workdir={run}', '--config.predict.source=test']) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(run / 'predictions/test.csv')[['id', *(
+        f'prediction/{head}' for head in ('length', 'kind'))]], said[['id', *(
+            f'prediction/{head}' for head in ('length', 'kind'))]])
+    paths = [str(table.parent / name) for name in stored.ids]
+    assert train_lib.load(run).predict(paths)['prediction/length'].tolist() == wanted
+    assert vote([run], tmp_path / 'vote', '--config.heads=length') == 0
+    found = pd.read_csv(tmp_path / 'vote/submission.csv')
+    assert found['target'].tolist() == wanted
+    assert result_of(tmp_path / 'vote')['medians'] == ['length']
+    pd.DataFrame(dict(id=stored.ids, length='')).to_csv(tmp_path / 'sample.csv', index=False)
+    submit = ['submit', f'--workdirs={run}', f'--sample={tmp_path / "sample.csv"}',
+              f'--images={table.parent}', '--config.heads=length', f'--out={tmp_path / "out"}',
+              '--config.columns={"length": "class"}', '--config.extra=ignore']
+    capsys.readouterr()
+    assert main([*submit, '--config.rule=hard']) == 2  # before anything is predicted
+    assert "The rule 'hard' gives no probabilities" in capsys.readouterr().err
+    assert not list((run / 'predictions').glob('submit-*'))
+    assert main(submit) == 0
+    found = pd.read_csv(tmp_path / 'out/submission.csv', dtype=str)
+    assert found['length'].tolist() == wanted
+
+
+def test_the_median_needs_an_order(table, tmp_path, capsys):
+    train(tmp_path, table, code=2, eval__answer='median', model=MODEL % '', plan_only=True)
+    assert "config.eval.answer = 'median' is for heads whose classes have an order" in \
+        capsys.readouterr().err
+    train(tmp_path, table, code=2, eval__answer='mean', plan_only=True)
+    assert "config.eval.answer = 'mean': choose one of probable, median" in capsys.readouterr().err
 
 
 def test_a_score_of_the_order_needs_an_order(table, tmp_path, capsys):
