@@ -22,7 +22,7 @@ TRUTH = {head: RNG.integers(0, len(names), len(IDS)).astype(np.int32)
          for head, names in HEADS.items()}
 
 
-def run(folder, seed, classes, **config):
+def run(folder, seed, classes, known=True, **config):
     """A run with stored predictions of the test, and what its config says."""
     rng = np.random.default_rng(seed)
     logits = {}
@@ -31,7 +31,8 @@ def run(folder, seed, classes, **config):
         logits[head][np.arange(len(IDS)), TRUTH[head]] += 1
     writer = store.Writer(folder / 'predictions/test/identity',
                           dict(model='tiny', step=5, digest=f'{seed}', data='', view='identity'),
-                          IDS, {head: TRUTH[head] for head in classes}, classes, 'float32')
+                          IDS, {head: TRUTH[head] if known else np.full(len(IDS), -1, np.int32)
+                                for head in classes}, classes, 'float32')
     writer.write(np.arange(len(IDS)), logits)
     writer.commit()
     with open(folder / 'split.csv', 'w', newline='', encoding='utf-8') as file:
@@ -170,6 +171,14 @@ def test_a_temperature_leaves_the_median_alone(tmp_path):
         answers.append((tmp_path / f'vote{flag}/submission.csv').read_text())
     assert answers[0] == answers[1]
     assert result_of(tmp_path / 'vote--config.source=test')['fit']['temperature'] < 0.5
+
+
+def test_medians_of_rows_without_labels(tmp_path):
+    logits = run(tmp_path / 'a', 0, {'age': AGES}, known=False, **MEDIAN)['age']
+    assert vote([tmp_path / 'a'], tmp_path / 'vote', '--config.temperature=False') == 0
+    lines = list(csv.reader((tmp_path / 'vote/submission.csv').open()))[1:]
+    assert [line[2] for line in lines] == [AGES[k] for k in medians(logits)]
+    assert 'The answer to age is the median' in (tmp_path / 'vote/report.html').read_text()
 
 
 def test_members_that_answer_differently_are_refused(tmp_path, capsys):

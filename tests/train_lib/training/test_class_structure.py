@@ -232,13 +232,19 @@ def test_folds_and_heads_on_features(table, tmp_path, capsys):
     assert found['length']['mae'] is not None and found['kind']['levels']
     assert 'weighted kappa' in (tmp_path / 'folds/report.html').read_text()
     train(tmp_path / 'probe', table, (), data__ordered='length', model=MODEL % '',
-          loss__levels='()', probe__cache=tmp_path,
+          loss__levels='()', probe__cache=tmp_path, eval__answer='median',
           probe__heads='[dict(name="corn", head_order={"length": "corn"})]')
     found = json.loads((tmp_path / 'probe/result.json').read_text())['test']
     assert found['length']['mae'] is not None and found['kind']['levels']
+    stored = store.open_member(tmp_path / 'probe/predictions/test.npz')
+    wanted = [stored.classes['length'][k] for k in medians(stored.logits['length'])]
+    said = tmp_path / 'probe/predictions/test.csv'
+    assert pd.read_csv(said)['prediction/length'].tolist() == wanted
+    said.unlink()
     capsys.readouterr()
     for name in ('folds', 'probe'):
         assert main(['predict', f'--workdir={tmp_path / name}']) == 0
+    assert pd.read_csv(said)['prediction/length'].tolist() == wanted
     assert capsys.readouterr().err.count('length  mae ') == 4  # two folds; one, and all
     # A head of a probing run has no config.json of its own.
     assert vote(f'{tmp_path}/probe/corn-lr*/fold_0', tmp_path / 'vote', '--config.heads=length',
