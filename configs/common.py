@@ -354,12 +354,15 @@ def get_config() -> ConfigDict:
         adjust_tau=0.0,  # subtract tau x log(training share) from the logits (post-hoc adjustment)
         # Of the validation, for the best checkpoint, plateau and early stopping: 'accuracy' |
         # 'loss' | 'f1_macro' | 'nll'; with a multi-label head also 'map' | 'f1_micro' |
-        # 'f1_examples'.
+        # 'f1_examples'; with a head of ordered classes also 'mae' | 'mae_median' | 'qwk'.
         metric='accuracy',
         # Multi-label heads, how probable a class is that is answered: 'f1': a threshold per class
         # that maximises its F1 on the validation rows, of all folds together (rare classes share
         # one) | 'half': 0.5.
         thresholds='f1',
+        # Heads of ordered classes, which class is answered in CSVs, by load, votes and submissions:
+        # 'probable': the most probable one | 'median': the median of the probabilities.
+        answer='probable',
         ties='nll',  # best of equal scores: 'nll': the lower NLL, then the later | 'first'
     )
     config.checkpoint = dict(  # what resuming starts from

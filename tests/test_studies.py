@@ -182,3 +182,6 @@ def test_a_distance_is_an_error():
     found = study_of(parse(['study', f'--config={FOLDER / "ordered.py"}',
                             '--config.study.metric=test.mae']))
     assert found.less_is_better
+    found = study_of(parse(['study', f'--config={FOLDER / "ordered.py"}',
+                            '--config.study.metric=test.age.mae_median']))
+    assert found.less_is_better

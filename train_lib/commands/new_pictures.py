@@ -26,9 +26,10 @@ def predict_pictures(run: Path, name: str, views: Sequence[str], file: Path, roo
     config = config_of_run(run)
     with config.unlocked(), config.ignore_type():
         config.data.update(source='csv', csv=str(file), images=root, rules=2,
-                           columns=dict.fromkeys(config.data.columns, ''), classes=(),
+                           columns=dict.fromkeys(config.data.columns, ''),
                            combine=(), separate=(), decisions=(), group_regex='',
                            multi_label=(), unreadable='error')
+        config.data.classes = ()  # of a run by head, which `update` would take for a section
         config.predict.update(source='data', name=name, labelled=False, views=tuple(views))
     with StopSignal() as stop, lock.held(run):
         predict_any(config, run, stop)

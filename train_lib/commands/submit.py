@@ -26,8 +26,10 @@ from train_lib.ensembles.read_specs import check_rules
 from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.sample_file import read_sample
 from train_lib.ensembles.set_columns import set_contents
+from train_lib.ensembles.structured_votes import refuse_shares
 from train_lib.ensembles.voters import split_words
 from train_lib.ensembles.wanted_pictures import find_wanted, list_pictures
+from train_lib.predictions.class_order import medians_of_members
 from train_lib.predictions.store import IDENTITY
 from train_lib.predictions.views import make_views
 from train_lib.run_dir import lock, workdirs
@@ -77,6 +79,9 @@ def submit(command: Command) -> int:
                    sample=flags['sample'], columns=dict(decided.contents), views=views,
                    rule=_rule(command, config['rule'], runs))
     config['temperature'] = _temperature(config, views)
+    answering = medians_of_members({str(run): run for run in runs}, heads)
+    if not config['ensembles']:
+        refuse_shares(split_words(config['rule'])[-1], answering)
     _warn_of_shares(config)
     try:
         with lock.held(out):

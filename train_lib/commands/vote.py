@@ -18,6 +18,7 @@ from train_lib.ensembles.aligned import align
 from train_lib.ensembles.fit.fitting import fit_if_asked
 from train_lib.ensembles.read_specs import read_specs
 from train_lib.ensembles.set_pool import set_head
+from train_lib.ensembles.structured_votes import add_structure, answer_medians
 from train_lib.ensembles.unlabelled import describe_unlabelled
 from train_lib.ensembles.vote_scores import count_votes, describe, vote_json
 from train_lib.ensembles.voters import find_voters
@@ -75,12 +76,16 @@ def run_vote(config: Mapping, workdir: Path,
     specs = fit.specs if fit else specs
     votes = count_votes(aligned, specs, fit.decision.chosen if fit else specs[0].name,
                         fit.decision.temperature if fit else None)
+    answering = next(spec for spec in specs if spec.name == votes.chosen)
+    votes = answer_medians(votes, aligned, answering)
     labelled = bool(aligned.known.any())
-    figures = describe(config, aligned, specs, votes) if labelled else None
+    figures = add_structure(describe(config, aligned, specs, votes), aligned, specs, votes) \
+        if labelled else None
     fitted = fit.as_json(aligned, config['source']) if fit else None
     result = vote_json(config, aligned, votes, figures, fitted, why_not)
     result |= marks(aligned.members, aligned.ids.tolist(), shared=config['groups'] != 'none')
-    answering = next(spec for spec in specs if spec.name == votes.chosen)
+    if votes.by_median:
+        result['medians'] = list(votes.by_median)
     if not labelled:
         result['unlabelled'] = describe_unlabelled(config, aligned, answering, votes)
     workdir.mkdir(parents=True, exist_ok=True)

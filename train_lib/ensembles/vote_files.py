@@ -24,6 +24,7 @@ from train_lib.ensembles.rules import FLOOR
 from train_lib.ensembles.sample_file import SampleFile, read_sample
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.ensembles.voters import split_words
+from train_lib.metrics.structured import ORDER_SCORES
 from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.errors import ConfigError
 
@@ -37,7 +38,8 @@ _MEMBER_SCORES = ('n', 'accuracy', 'f1_macro', 'nll', 'ece', 'brier', 'weight',
 def write_members(path: Path, aligned: AlignedPredictions, figures: Mapping | None,
                   shares: np.ndarray) -> None:
     """One row per member: name, model, fold, ..., scores, its share in the answer, and its
-    contribution: what the soft vote of these shares loses without it (more is better).
+    contribution: what the soft vote of these shares loses without it (more is better); with a head
+    of ordered classes also mae, mae_median and qwk.
 
     Args:
         figures: of `vote_scores.describe`; None if no row has a label.
@@ -50,13 +52,15 @@ def write_members(path: Path, aligned: AlignedPredictions, figures: Mapping | No
                          fold='' if member.fold is None else member.fold, view=member.view,
                          architecture=member.architecture,
                          **{name: scores.get(name) for name in _MEMBER_SCORES},
+                         **{name: scores[name] for name in ORDER_SCORES if name in scores},
                          workdir=str(member.workdir), digest=member.digest))
     _write_table(path, pd.DataFrame(rows))
 
 
 def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> None:
     """ids; labels int32 [N]; logits float32 [N, C], log probabilities of the answer or log shares
-    of the votes; classes; predicted int32 [N], the class of the largest logit; tied bool [N]."""
+    of the votes; classes; predicted int32 [N], the class of the largest logit, or the median where
+    an ordered head answers that; tied bool [N]."""
     answer = votes.answer
     found = np.empty(votes.scores.shape, np.float32)
     for start in range(0, len(aligned), _ROWS):
@@ -71,7 +75,7 @@ def write_predictions(path: Path, aligned: AlignedPredictions, votes: Votes) -> 
         write_npz(file, dict(
             ids=aligned.ids.astype(np.str_), labels=aligned.labels.astype(np.int32),
             logits=found, classes=np.array(aligned.classes, np.str_),
-            predicted=answer.predicted, tied=answer.tied))
+            predicted=votes.said, tied=answer.tied))
 
 
 def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, votes: Votes
@@ -119,7 +123,7 @@ def write_submission(path: Path, config: Mapping, aligned: AlignedPredictions, v
 def _content(what: str, aligned: AlignedPredictions, votes: Votes, order: np.ndarray
              ) -> np.ndarray:
     """[N] of what a column holds, for the rows in this order."""
-    predicted = votes.answer.predicted
+    predicted = votes.said
     head = what.removeprefix(INDEX)
     if what.startswith(PROBABILITY):
         values = probability_of(what.removeprefix(PROBABILITY), aligned, votes.scores)[order]

@@ -50,6 +50,9 @@ class Votes:
         chosen: the name of the ensemble that answers.
         plain: its scores, float [N, C].
         scores: its scores with the temperature, float [N, C].
+        medians: int [N], what is answered where ordered heads answer their median; None: the
+            predictions of the answer. Scores are of these, and only `mae_median` of medians.
+        by_median: those heads.
     """
 
     ensembles: Mapping[str, Outcome]
@@ -57,6 +60,13 @@ class Votes:
     chosen: str
     plain: np.ndarray
     scores: np.ndarray
+    medians: np.ndarray | None = None
+    by_median: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> np.ndarray:
+        """int [N], the class that is answered."""
+        return self.answer.predicted if self.medians is None else self.medians
 
     @property
     def answer(self) -> Outcome:

@@ -11,20 +11,25 @@ from input_pipeline.atomic_files import atomic_open
 from input_pipeline.label_sets import joined
 from train_lib.metrics.scores import log_softmax, softmax, top_probability
 from train_lib.metrics.set_scores import is_labelled, predicted_sets, sigmoid
+from train_lib.metrics.structured import medians
 
 
 class Answers(NamedTuple):
     """What one head says of N rows.
 
     Attributes:
-        names: the class with the largest logit (the first of equal ones), N texts. Of a multi-label
-            head, the predicted classes between separators; the separator alone for none.
+        names: the class with the largest logit (the first of equal ones), or the median of ordered
+            classes, N texts. Of a multi-label head, the predicted classes between separators; the
+            separator alone for none.
         probability: of that class, float32 [N]; or of exactly that set, the classes taken as
             independent.
     """
 
     names: np.ndarray
     probability: np.ndarray
+
+
+MEDIAN = 'median'  # how a head of ordered classes may answer, beside its most probable class
 
 
 class Deciding(NamedTuple):
@@ -39,16 +44,21 @@ class Deciding(NamedTuple):
     thresholds: np.ndarray | None = None
 
 
-def answers(logits: np.ndarray, classes: Sequence[str], deciding: Deciding | None = None
+def answers(logits: np.ndarray, classes: Sequence[str], deciding: Deciding | str | None = None
             ) -> Answers:
     """The answers of logits [N, C] of these C classes; a mean of probabilities is given by its
-    logarithm, of a multi-label head (`deciding`) by its logit."""
-    if deciding is not None:
+    logarithm, of a multi-label head (`deciding`) by its logit. `deciding` is MEDIAN for the median
+    of ordered classes."""
+    if isinstance(deciding, Deciding):
         chosen = predicted_sets(logits, deciding.thresholds)
         # Sums of logarithms: a product of many probabilities would vanish.
         sure = -np.logaddexp(0.0, np.where(chosen, -1.0, 1.0) * np.asarray(logits, np.float64))
         names = [joined(np.flatnonzero(row), classes, deciding.separator) for row in chosen]
         return Answers(np.array(names, object), np.exp(sure.sum(1)).astype(np.float32))
+    if deciding == MEDIAN:
+        chosen = medians(logits)
+        return Answers(np.array(classes, object)[chosen],
+                       softmax(logits)[np.arange(len(chosen)), chosen].astype(np.float32))
     chosen = np.asarray(logits).argmax(axis=1) if len(logits) else np.zeros(0, int)
     return Answers(np.array(classes, object)[chosen], top_probability(logits).astype(np.float32))
 
@@ -86,7 +96,7 @@ def columns_of(what: str, heads: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 
 def write_answers(path: Path, ids: Sequence[str], labels: Mapping[str, np.ndarray],
                   logits: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]],
-                  deciding: Mapping[str, Deciding] | None = None) -> None:
+                  deciding: Mapping[str, Deciding | str] | None = None) -> None:
     """Writes a CSV with id, label, prediction and probability, by head if there are several; whole
     or not at all.
 
@@ -97,14 +107,16 @@ def write_answers(path: Path, ids: Sequence[str], labels: Mapping[str, np.ndarra
             uint8 [N, C].
         logits: {head: float [N, C]}.
         classes: {head: C names}.
-        deciding: of the multi-label heads.
+        deciding: of the multi-label heads, and of those that answer their MEDIAN.
     """
     columns: dict[str, Iterable[str]] = {'id': ids}
-    said = {head: answers(logits[head], names, (deciding or {}).get(head))
+    deciding = deciding or {}
+    said = {head: answers(logits[head], names, deciding.get(head))
             for head, names in classes.items()}
     for head, name in columns_of('label', classes):
-        columns[name] = (_texts_of_sets(labels[head], classes[head], deciding[head].separator)
-                         if deciding and head in deciding else
+        how = deciding.get(head)
+        columns[name] = (_texts_of_sets(labels[head], classes[head], how.separator)
+                         if isinstance(how, Deciding) else
                          np.array([*classes[head], ''], object)[labels[head]])
     for head, name in columns_of('prediction', classes):
         columns[name] = said[head].names

@@ -51,13 +51,14 @@ class _Setting:
 
 
 def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, workdir: Path,
-                nearest: Sequence[NearestKind] = (), ordered: Sequence[str] = ()
-                ) -> tuple[pd.DataFrame, dict]:
+                nearest: Sequence[NearestKind] = (), ordered: Sequence[str] = (),
+                medians: Sequence[str] = ()) -> tuple[pd.DataFrame, dict]:
     """Scores every setting, chooses the best one, and writes what they predict.
 
     The choice is made by validation rows, which no head was trained on. Only the chosen setting is
     scored on the test rows, by the mean probability of its folds. `nearest` are heads that are
-    fitted here, `ordered` label heads whose classes have an order.
+    fitted here, `ordered` label heads whose classes have an order, and `medians`
+    those that answer the median of theirs.
 
     Returns:
         (one row per setting, as in heads.csv; the keys `chosen`, `out_of_fold` or `val`, and
@@ -67,7 +68,7 @@ def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, wor
     rows: list[dict] = []
     best: _Setting | None = None
     for kind, rate, name, heads in _settings(data, trained, features, nearest):
-        setting, row = _score_setting(data, heads, features, name, workdir)
+        setting, row = _score_setting(data, heads, features, name, workdir, medians)
         rows.append(dict(head=kind, lr=rate, name=name, **row))
         if best is None or setting.accuracy > best.accuracy:
             best = setting
@@ -80,9 +81,9 @@ def score_heads(data: FoldedData, trained: TrainedHeads, features: Features, wor
         key = 'out_of_fold' if len(data.folds) > 1 else 'val'
         rows, logits = _val_rows(data), _val_logits(data, best.logits)
         chosen[key] = with_structure(best.scores, logits, rows, ordered)
-        save_predictions(workdir / 'predictions' / f'{key}.npz', rows, logits)
+        save_predictions(workdir / 'predictions' / f'{key}.npz', rows, logits, medians=medians)
     if len(data.folds[0].test):
-        chosen['test'] = _score_test(data, best, workdir, ordered)
+        chosen['test'] = _score_test(data, best, workdir, ordered, medians)
     save_splits(data.manifest, workdir / 'split.csv')
     return table, chosen
 
@@ -107,9 +108,10 @@ def _settings(data: FoldedData, trained: TrainedHeads, features: Features,
 
 
 def _score_setting(data: FoldedData, heads: Sequence[_Head], features: Features, name: str,
-                   workdir: Path) -> tuple[_Setting, dict]:
+                   workdir: Path, medians: Sequence[str]) -> tuple[_Setting, dict]:
     """(a setting from the head of each fold, its scores for heads.csv)"""
-    logits = {fold.name: _predict_fold(data, fold, *head, features, workdir / name / fold.name)
+    logits = {fold.name: _predict_fold(data, fold, *head, features, workdir / name / fold.name,
+                                       medians)
               for fold, head in zip(data.folds, heads)}
     with_val = [fold for fold in data.folds if len(fold.val)]
     scores = score_split(_val_logits(data, logits), _val_rows(data)) if with_val else {}
@@ -136,8 +138,8 @@ def _val_logits(data: FoldedData, logits: dict[str, dict[str, Logits]]) -> Logit
             for head in data.manifest.heads}
 
 
-def _score_test(data: FoldedData, best: _Setting, workdir: Path, ordered: Sequence[str]
-                ) -> dict:
+def _score_test(data: FoldedData, best: _Setting, workdir: Path, ordered: Sequence[str],
+                medians: Sequence[str]) -> dict:
     """Scores the mean probability of the folds on the test rows, and writes it as logits."""
     test = data.manifest.select(data.folds[0].test)
     logits = {}
@@ -146,14 +148,14 @@ def _score_test(data: FoldedData, best: _Setting, workdir: Path, ordered: Sequen
                                  for fold in data.folds], axis=0)
         logits[head] = np.log(probabilities + 1e-12).astype(np.float32)
     scores = with_structure(score_split(logits, test), logits, test, ordered)
-    save_predictions(workdir / 'predictions' / 'test.npz', test, logits)
+    save_predictions(workdir / 'predictions' / 'test.npz', test, logits, medians=medians)
     log.info('test     accuracy %.4f  (%s, mean probability of %s, n %d)',
              scores['accuracy'], best.name, counted(len(data.folds), 'fold'), len(test))
     return scores
 
 
 def _predict_fold(data: FoldedData, fold: Fold, graphdef: nnx.GraphDef, params: dict,
-                  features: Features, folder: Path) -> dict[str, Logits]:
+                  features: Features, folder: Path, medians: Sequence[str]) -> dict[str, Logits]:
     """The logits of one head on one fold, {split: logits}; writes them and the head."""
     folder.mkdir(parents=True, exist_ok=True)
     save_splits(data.rows_of(fold), folder / 'split.csv')
@@ -163,7 +165,7 @@ def _predict_fold(data: FoldedData, fold: Fold, graphdef: nnx.GraphDef, params: 
             found[split] = predict_heads(graphdef, params, features.plain[rows],
                                          data.manifest.heads, rows_at_once(params))
             save_predictions(folder / 'predictions' / f'{split}.npz', data.manifest.select(rows),
-                             found[split])
+                             found[split], medians=medians)
     save_file({name: np.asarray(leaf) for name, leaf in by_path(params).items()},
               folder / 'head.safetensors')
     return found

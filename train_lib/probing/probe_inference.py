@@ -22,8 +22,10 @@ from safetensors.numpy import load_file
 from input_pipeline import loader
 from input_pipeline.curriculum import Stage
 from input_pipeline.errors import counted
+from input_pipeline.manifest import Manifest
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
+from train_lib.predictions.class_order import medians_of, ordered_of
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.provenance import digest_of_heads
 from train_lib.predictions.run_folders import fold_of, folds_of
@@ -60,6 +62,7 @@ class Probe:
         backbone, dtype: what its features come from, and how they were stored.
         seed: of the run.
         weights: a digest of those of the backbone.
+        config: of the run.
     """
 
     workdir: Path
@@ -69,6 +72,15 @@ class Probe:
     dtype: str
     seed: int
     weights: str
+    config: Mapping
+
+    def ordered(self, rows: Manifest) -> tuple[str, ...]:
+        """The heads whose classes have an order."""
+        return ordered_of(self.config, rows.heads)
+
+    def medians(self, rows: Manifest) -> tuple[str, ...]:
+        """The heads that answer the median of their classes."""
+        return medians_of(self.config, rows.heads)
 
 
 def predict_any(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
@@ -124,7 +136,7 @@ def predict_probe(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
                 features[rows.digest, view] = _features(probe, asked, rows, stage, loading, stop)
         done.append((rows, _predict_fold(probe, asked, fold, rows, features)))
         log_scores(f'{fold.name} {asked.folder}', rows.manifest,
-                   _read(fold / 'predictions' / asked.folder, asked))
+                   _read(fold / 'predictions' / asked.folder, asked), probe.ordered(rows.manifest))
     _save_whole(probe, asked, done)
 
 
@@ -158,7 +170,8 @@ def open_probe(own: ConfigDict, workdir: Path) -> Probe:
     if result.get('backbone', weights) != weights:
         raise ConfigError(f'The backbone of {workdir} has other weights than when its heads were '
                           f'trained: restore what config.init names.')
-    return Probe(workdir, folds, kinds[kind], backbone, own.probe.dtype, own.seed, weights)
+    return Probe(workdir, folds, kinds[kind], backbone, own.probe.dtype, own.seed, weights,
+                 own.to_dict())
 
 
 def _features(probe: Probe, asked: PredictSpec, rows: Rows, stage: Stage,
@@ -203,7 +216,8 @@ def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
         _write(fold / 'predictions' / asked.folder / view,
                _about(probe, rows, view, stage, digest, fold_of(fold)), rows, found[view], asked)
     logits = _read(fold / 'predictions' / asked.folder, asked)
-    save_together(asked, fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits)
+    save_together(asked, fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits,
+                  medians=probe.medians(rows.manifest))
     return found
 
 
@@ -258,8 +272,9 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         out_of_fold(probe.folds[0].parent, view)  # no fold scores rows that it trained on
         pooled = {head: np.concatenate([logits[view][head] for _, logits in done])
                   for head in whole.heads}
-        save_together(asked, folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled)
-        log_scores(f'{probe.workdir.name} out of fold', whole, pooled)
+        save_together(asked, folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled,
+                      medians=probe.medians(whole))
+        log_scores(f'{probe.workdir.name} out of fold', whole, pooled, probe.ordered(whole))
         return
     if any(of_fold.digest != rows.digest for of_fold, _ in done):
         return  # each fold trained on other rows
@@ -270,5 +285,7 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         _write(folder / asked.folder / view, _about(probe, rows, view, stage, digest, None), rows,
                mean, asked)
     logits = _read(folder / asked.folder, asked)
-    save_together(asked, folder / f'{asked.folder}.npz', rows.manifest, logits)
-    log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits)
+    save_together(asked, folder / f'{asked.folder}.npz', rows.manifest, logits,
+                  medians=probe.medians(rows.manifest))
+    log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits,
+               probe.ordered(rows.manifest))

@@ -44,7 +44,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
 from train_lib.training.checks import check_swaps
-from train_lib.training.class_structure import ordered_heads
+from train_lib.training.class_structure import answered_by_median, ordered_heads
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
         raise ConfigError(f'config.probe.heads trains heads with one label per picture, and the '
                           f'head {next(iter(manifest.label_sets))!r} has several: train without '
                           f'config.probe.heads.')
+    ordered = ordered_heads(config, manifest.classes)
+    medians = answered_by_median(config, manifest.classes)
     data = make_folds(config, manifest)
     parts = [data.rows_of(fold) for fold in data.folds]
     ancestry = ancestors.of_run(config, workdir, init.digest_of_best)
@@ -103,7 +105,7 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
              counted(trained.steps, 'step'), clock.seconds()['step'])
     with clock('eval'):
         table, chosen = score_heads(data, trained, features, workdir, spec.nearest,
-                                    ordered_heads(config, data.manifest.classes))
+                                    ordered, medians)
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
                   features=str(features.folder), pretrained=features.pretrained,
                   backbone=read_json(features.folder / 'about.json')['weights'],

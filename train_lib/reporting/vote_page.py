@@ -13,6 +13,7 @@ from train_lib.ensembles.aligned import AlignedPredictions
 from train_lib.ensembles.vote_scores import Votes
 from train_lib.reporting import figures
 from train_lib.reporting.page import write_page
+from train_lib.reporting.structured_section import vote_structure
 from train_lib.reporting.thumbnails import thumbnailer
 from train_lib.reporting.unlabelled_vote import preview, unlabelled_values
 from train_lib.reporting.vote_pictures import Given, find_pictures
@@ -38,6 +39,7 @@ def write_vote_report(path: Path, result: Mapping, aligned: AlignedPredictions, 
     show, why_not = _shown(aligned, pictures, most)
     values = dict(title=title, result=result, labelled=labelled, calibration=(), curve=None,
                   changed=(), answer=None, unit='example', members=(), others=0, unlabelled=None,
+                  structure=None,
                   matrix=_matrix(result) if len(aligned.members) > 1 else None, why_not=why_not,
                   submission=preview(path.with_name('submission.csv')),
                   marks=vote_marks(result))
@@ -51,6 +53,8 @@ def write_vote_report(path: Path, result: Mapping, aligned: AlignedPredictions, 
             curve=figures.growth(pd.DataFrame(result['learning_curve']))
             if len(result['learning_curve']['members']) > 1 else None,
             calibration=_calibration(result),
+            structure=vote_structure(result, {head: aligned.members[0].classes[head]
+                                              for head in aligned.heads}),
             changed=_changed(result, aligned, votes, show, most))
     write_page(path, 'vote.html.jinja', **values)
     return path

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from train_lib.metrics.class_shift import LEVEL
+from train_lib.metrics.structured import structure_lines
 
 _MOST_LINES = 12  # of runs and members whose labels are elsewhere
 
@@ -27,6 +28,8 @@ def vote_table(result: Mapping) -> list[str]:
                          f'{entry["ties_labelled"]:5d}  {_signed(paired["best_single"])}  '
                          f'{_signed(paired["mean_member"])}'))
     lines.append(f'* gives the answer. 95 % intervals: n {result["n"]:,}, {_of(result)}')
+    answer = result['ensembles'][result['answer']]
+    lines += structure_lines(answer.get('heads') or answer)
     return lines + (_fit_lines(result['fit']) if result['fit'] else [])
 
 
@@ -63,8 +66,14 @@ def unlabelled_table(result: Mapping) -> list[str]:
 
 def vote_marks(result: Mapping) -> list[str]:
     """Sentences on the rows that an ancestor of a member trained on, and on what is not checked,
-    for the rows of the vote and for those of its fit."""
-    found = []
+    for the rows of the vote and for those of its fit; on members that do not say that classes have
+    an order; and on heads that answer their median."""
+    found = [f'The classes of {head} have an order, as other members say; the config of '
+             f'{_some(names)} does not say so.'
+             for head, names in result.get('order', {}).items() if names]
+    found += [f'The answer to {head} is the median of its classes (eval.answer); scores are of '
+              f'the most probable class, except the distance of the median.'
+              for head in result.get('medians', ())]
     for where, part, rows in (('', result, result['rows']),
                               *((f' of the fit on {fit["source"]}', fit, fit['n'])
                                 for fit in [result['fit']] if fit)):
@@ -75,6 +84,10 @@ def vote_marks(result: Mapping) -> list[str]:
         found += [f'Not checked{where}: {clause}.' for clause in part.get('not_checked', ())
                   if part is result or clause not in result.get('not_checked', ())]
     return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 
 def mark_lines(result: Mapping) -> list[str]:

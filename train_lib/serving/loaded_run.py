@@ -32,12 +32,14 @@ from input_pipeline.sixteen_bits import FULL
 from input_pipeline.sources.array_records import load as load_packed
 from input_pipeline.sources.array_records import packed_as
 from train_lib.predictions.answers import (
+    MEDIAN,
     Deciding,
     answers,
     class_probabilities,
     columns_of,
     log_mean,
 )
+from train_lib.predictions.class_order import medians_of
 from train_lib.predictions.run_folders import thresholds_of
 from train_lib.predictions.views import in_class_order, make_views, say_unswapped, view_swaps
 from train_lib.run_dir import workdirs
@@ -76,8 +78,11 @@ class LoadedRun:
             dict(self._heads) if len(self._heads) > 1 else next(iter(self._heads.values())))
         self._offsets = [one.offsets for one in trained]
         thresholds = thresholds_of(workdir, self._heads) if first.multi_label else {}
-        self._deciding = {head: Deciding(first.config.data.label_separator, thresholds.get(head))
-                          for head in first.multi_label}
+        self._deciding: dict[str, Deciding | str] = {
+            head: Deciding(first.config.data.label_separator, thresholds.get(head))
+            for head in first.multi_label}
+        self._multi_label = tuple(first.multi_label)
+        self._deciding |= dict.fromkeys(medians_of(first.config.to_dict(), self._heads), MEDIAN)
         self._spec = first.preprocess
         self._reading = reading
         self._mesh = make_mesh(first.config.mesh)
@@ -142,7 +147,8 @@ class LoadedRun:
             heads the columns are `prediction/<head>`, `probability/<head>` and `<head>/<class>`.
             Of a multi-label head the prediction is the names of all classes that reach their
             thresholds (those that the run fitted, else 0.5), between separators, and the
-            probability that of exactly this set, the classes taken as independent.
+            probability that of exactly this set, the classes taken as independent. A head of
+            ordered classes answers their median if the run has config.eval.answer='median'.
 
         Raises:
             DataError: a picture cannot be read, or is of another type or shape. ConfigError: a view
@@ -220,7 +226,7 @@ class LoadedRun:
                                 for head in self._heads}, view, self._heads)
                 for logits, view in zip(found, views)
                 for fold, offsets in enumerate(self._offsets)]
-        return {head: log_mean([one[head] for one in said], head in self._deciding)
+        return {head: log_mean([one[head] for one in said], head in self._multi_label)
                 for head in self._heads}
 
     def _class_columns(self) -> dict[str, list[str]]:
@@ -249,7 +255,7 @@ class LoadedRun:
             found[name] = said[head].probability
         for head, names in per_class.items():
             found |= dict(zip(names, class_probabilities(logits[head],
-                                                         head in self._deciding).T))
+                                                         head in self._multi_label).T))
         return found
 
 

@@ -17,9 +17,11 @@ from input_pipeline.label_sets import joined
 from train_lib.metrics.intervals import f1_rows
 from train_lib.metrics.scores import per_row
 from train_lib.metrics.set_scores import is_labelled, predicted_sets, sigmoid
+from train_lib.metrics.structured import medians
 from train_lib.run_dir.npz import read_npz
 
-METRICS = ('accuracy', 'f1_macro', 'nll', 'brier', 'top5')  # means over rows, or nearly so
+# Means over rows, or nearly so.
+METRICS = ('accuracy', 'f1_macro', 'nll', 'brier', 'top5', 'mae', 'mae_median')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +76,8 @@ def _read(folder: Path, path: Path, head: str, name: str, _: tuple) -> CellRows 
     values = {'accuracy': lambda: (rows['predicted'] == labels).astype(float),
               'top5': lambda: (rows['rank'] < 5).astype(float),
               'f1_macro': lambda: f1_rows(rows['predicted'], labels, logits.shape[1]),
+              'mae': lambda: np.abs(rows['predicted'] - labels).astype(float),
+              'mae_median': lambda: np.abs(medians(logits) - labels).astype(float),
               'nll': lambda: rows['nll'], 'brier': lambda: rows['brier']}[name]()
     order = np.argsort(ids)
     groups, train = _split_of(folder, ids[order])

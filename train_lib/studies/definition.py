@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import did_you_mean
+from train_lib.metrics.directions import more_is_better
 from train_lib.run_dir.overrides import apply_values
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies.identity import identity_of
@@ -134,8 +135,7 @@ class Study:
     @property
     def less_is_better(self) -> bool:
         """Whether the metric is an error."""
-        return self.metric.rpartition('.')[2] in ('loss', 'nll', 'ece', 'brier', 'mae',
-                                                  'mae_median')
+        return not more_is_better(self.metric)
 
 
 def read_study(config: ConfigDict, path: str | os.PathLike, arg: str | None = None) -> Study:

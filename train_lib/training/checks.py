@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from input_pipeline.curriculum import Stage
 from input_pipeline.mirrored_labels import partners_of, warn_of
 from input_pipeline.warp import BORDERS
+from train_lib.predictions.class_order import ANSWERS
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import patience
 from train_lib.training.preprocess_spec import DTYPES, input_channels, input_size
@@ -67,6 +68,7 @@ def check_values(config: ConfigDict, devices: int) -> None:
             ('checkpoint.back', config.checkpoint.back, ('error', 'accept')),
             ('eval.metric', config.eval.metric, patience.METRICS),
             ('eval.thresholds', config.eval.thresholds, ('f1', 'half')),
+            ('eval.answer', config.eval.answer, ANSWERS),
             ('eval.ties', config.eval.ties, ('nll', 'first'))):
         if value not in allowed:
             raise ConfigError(f'config.{key} = {value!r}: choose one of {", ".join(allowed)}.')

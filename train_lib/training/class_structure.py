@@ -14,7 +14,13 @@ from input_pipeline.manifest import Manifest
 from models.ordinal import ORDERS
 from train_lib.losses.losses import LossSpec
 from train_lib.losses.tree_loss import Levels
-from train_lib.metrics.structured import level_scores, ordinal_scores
+from train_lib.metrics.structured import (
+    ORDER_SCORES,
+    level_scores,
+    ordinal_scores,
+    structure_lines,
+)
+from train_lib.predictions.answers import MEDIAN
 from train_lib.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -44,6 +50,22 @@ def ordered_heads(config: ConfigDict, classes: Classes) -> tuple[str, ...]:
                 f"name them in order by config.data.classes, or say by config.data.ordered="
                 f"'{head}' that this is their order.")
     return tuple(head for head in classes if head in named or head in by_model)
+
+
+def answered_by_median(config: ConfigDict, classes: Classes) -> tuple[str, ...]:
+    """The heads that answer the median of their classes, by config.eval.answer.
+
+    Raises:
+        ConfigError: no head has ordered classes; see also `ordered_heads`.
+    """
+    if config.eval.answer != MEDIAN:
+        return ()
+    ordered = ordered_heads(config, classes)
+    if not ordered:
+        raise ConfigError(f'config.eval.answer = {MEDIAN!r} is for heads whose classes have an '
+                          f'order, and there is none: say by config.data.ordered which do, or '
+                          f"leave it at 'probable'.")
+    return ordered
 
 
 def orders_of(config: ConfigDict, classes: Classes) -> dict[str, str]:
@@ -167,17 +189,35 @@ def with_structure(found: dict, logits: Mapping[str, np.ndarray], manifest: Mani
         manifest: the N rows.
         ordered: heads whose classes have an order.
     """
-    found = dict(found)
+    found = with_order(found, logits, manifest, ordered)
     for head, names in manifest.classes.items():
-        if head in manifest.label_sets:
-            continue
-        labels = manifest.labels(head)
-        more: dict = ordinal_scores(logits[head], labels) if head in ordered else {}
         # The parts of a product's names are labels of their own, not levels.
-        levels = [] if '/' in head else level_scores(logits[head], labels, names)
-        if levels:
-            more['levels'] = levels
-        if len(manifest.classes) == 1:
-            return found | more
-        found[head] = found[head] | more
+        if head in manifest.label_sets or '/' in head:
+            continue
+        levels = level_scores(logits[head], manifest.labels(head), names)
+        if levels and len(manifest.classes) == 1:
+            found['levels'] = levels
+        elif levels:
+            found[head] = found[head] | dict(levels=levels)
     return found
+
+
+def say_structure(name: str, found: Mapping) -> None:
+    """Logs the scores of order and tree of a split (`with_structure`); nothing without them."""
+    for line in structure_lines(found):
+        log.info('%-5s %s', name, line)
+
+
+def with_order(found: dict, logits: Mapping[str, np.ndarray], manifest: Manifest,
+               ordered: Sequence[str]) -> dict:
+    """The scores of a split with `mae`, `mae_median` and `qwk` of its ordered heads; of several
+    heads also the means over those that are ordered. Arguments as of `with_structure`."""
+    more: dict[str, dict] = {
+        head: ordinal_scores(logits[head], manifest.labels(head)) for head in manifest.classes
+        if head in ordered and head not in manifest.label_sets}
+    if len(manifest.classes) == 1 or not more:
+        return {**found, **next(iter(more.values()), {})}
+    known = {name: [one[name] for one in more.values() if one[name] is not None]
+             for name in ORDER_SCORES}
+    return {**found, **{head: found[head] | one for head, one in more.items()},
+            **{name: float(np.mean(values)) if values else None for name, values in known.items()}}

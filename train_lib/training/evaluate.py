@@ -25,7 +25,7 @@ from train_lib.metrics.set_scores import (
 )
 from train_lib.metrics.thresholds import fit_thresholds, nested_scores
 from train_lib.predictions import provenance
-from train_lib.predictions.answers import Deciding, write_answers
+from train_lib.predictions.answers import MEDIAN, Deciding, write_answers
 from train_lib.run_dir.npz import write_npz
 from train_lib.runtime.sharding import gather, shard_batch
 from train_lib.runtime.signals import Interrupted
@@ -201,12 +201,13 @@ def all_finite(logits: Mapping[str, np.ndarray]) -> bool:
 
 
 def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.ndarray],
-                     checkpoint: str = '', thresholds: Mapping[str, np.ndarray] | None = None
-                     ) -> None:
+                     checkpoint: str = '', thresholds: Mapping[str, np.ndarray] | None = None,
+                     medians: Sequence[str] = ()) -> None:
     """Writes predictions/<split>.npz: ids, labels, logits, classes (by head, if several); beside it
     <split>.csv, to be read by people and spreadsheets, and what they were made with: the digest of
     the checkpoint, '' if there is none. Labels of a multi-label head are uint8 [N, C], see
-    `LabelSets.targets`, and its answers go by `thresholds`, 0.5 where there are none."""
+    `LabelSets.targets`, and its answers go by `thresholds`, 0.5 where there are none. The heads
+    `medians` answer the median of their classes."""
     columns: dict[str, Any] = {'ids': manifest.table['id'].to_numpy(np.str_)}
     several = len(manifest.heads) > 1
     for head in manifest.heads:
@@ -217,8 +218,9 @@ def save_predictions(path: Path, manifest: Manifest, logits: Mapping[str, np.nda
     path.parent.mkdir(parents=True, exist_ok=True)
     write_answers(path.with_suffix('.csv'), columns['ids'].tolist(),
                   {head: manifest.truth(head) for head in manifest.heads}, logits,
-                  manifest.classes, {head: Deciding(sets.separator, (thresholds or {}).get(head))
-                                     for head, sets in manifest.label_sets.items()})
+                  manifest.classes, {**dict.fromkeys(medians, MEDIAN), **{
+                      head: Deciding(sets.separator, (thresholds or {}).get(head))
+                      for head, sets in manifest.label_sets.items()}})
     with atomic_open(path, 'wb') as file:
         write_npz(file, columns)
     provenance.record(path, checkpoint)

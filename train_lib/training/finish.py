@@ -24,7 +24,7 @@ from train_lib.run_dir.goodput import Clock, goodput
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import DivergedError
 from train_lib.runtime.progress import duration
-from train_lib.training.class_structure import with_structure
+from train_lib.training.class_structure import say_structure, with_structure
 from train_lib.training.data import Data
 from train_lib.training.evaluate import (
     all_finite,
@@ -110,7 +110,8 @@ def finish(data: Data, job: Job, final: FinalWeights, clock: Clock, stop: Callab
         result['checkpoint'] = identity(made_with) if made_with.exists() else ''
         for name in logits:
             save_predictions(run.workdir / 'predictions' / f'{name}.npz', data.parts[name],
-                             logits[name], result['checkpoint'], thresholds)
+                             logits[name], result['checkpoint'], thresholds,
+                             run.scoring.medians)
         result['seconds'] = clock.seconds()
         write_json(run.workdir / 'result.json', result)
     with clock('report'):
@@ -174,4 +175,5 @@ def _log_scores(found: Mapping[str, dict], report: Path) -> None:
         log.info('%-5s accuracy %.4f  f1 %.4f  nll %.4f  (n %d)', name, scores['accuracy'],
                  scores['f1_macro'], scores.get('nll', scores['loss']), scores['n'])
         say_set_scores(name, scores)
+        say_structure(name, scores)
     log.info('report   %s', report)

@@ -25,7 +25,12 @@ from train_lib.run_dir.loggers import Loggers, wanted_loggers
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import init
-from train_lib.training.class_structure import ordered_heads, with_structure
+from train_lib.training.class_structure import (
+    answered_by_median,
+    ordered_heads,
+    say_structure,
+    with_structure,
+)
 from train_lib.training.data import split_data
 from train_lib.training.evaluate import (
     fitted_thresholds,
@@ -95,7 +100,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         ordered_heads(config, whole.classes))
     if distributed.is_first():
         save_predictions(workdir / 'predictions' / 'out_of_fold.npz', whole, pooled,
-                         thresholds=thresholds)
+                         thresholds=thresholds, medians=answered_by_median(config, whole.classes))
         seconds = together([*(result['seconds'] for result in results),
                             dict(eval=time.perf_counter() - ended)])
         result = dict(
@@ -112,6 +117,7 @@ def train_folds(config: ConfigDict, manifest: Manifest, workdir: Path,
         report = _write_report(config, manifest, workdir)
     log.info('out of fold  accuracy %.4f  (n %d)', out_of_fold['accuracy'], out_of_fold['n'])
     say_set_scores('folds', out_of_fold)
+    say_structure('folds', out_of_fold)
     if distributed.is_first():
         log.info('report   %s', report)
 

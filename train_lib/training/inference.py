@@ -23,6 +23,7 @@ from input_pipeline.pictures import PreprocessSpec
 from train_lib.losses.objectives import adjust
 from train_lib.predictions import store
 from train_lib.predictions.answers import log_mean
+from train_lib.predictions.class_order import medians_of, ordered_of
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.run_folders import fold_of, folds_of, splits_of, thresholds_of
 from train_lib.predictions.views import in_class_order, say_unswapped
@@ -35,6 +36,7 @@ from train_lib.runtime.progress import bar
 from train_lib.runtime.sharding import Layout, make_layout, make_mesh
 from train_lib.runtime.signals import Interrupted
 from train_lib.training import init
+from train_lib.training.class_structure import say_structure, with_structure
 from train_lib.training.evaluate import logits_of, save_predictions, say_set_scores, score_split
 from train_lib.training.inference_rows import Rows, rows_of_runs
 from train_lib.training.network import Network, make_network
@@ -75,12 +77,14 @@ class _Request:
         loading: how batches are made.
         adjust_tau: strength of the post-hoc adjustment of the run's own scores, 0 for none.
         stop: true ends the work.
+        saved: the config of the run.
     """
 
     spec: PredictSpec
     loading: loader.LoaderSpec
     adjust_tau: float
     stop: Callable[[], bool]
+    saved: Mapping
 
 
 def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
@@ -104,7 +108,7 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
     asked = dataclasses.replace(predict_spec(config, own.curriculum), replace=replace)
     mesh, spec = make_mesh(config.mesh), preprocess_spec(own, runs[0], say=True)
     rows_of = rows_of_runs(asked, config, own, spec, workdir)
-    request = _Request(asked, loader_spec(config), own.eval.adjust_tau, stop)
+    request = _Request(asked, loader_spec(config), own.eval.adjust_tau, stop, saved)
     model, validation = None, []
     for run in runs:
         rows = rows_of(run)
@@ -115,9 +119,10 @@ def predict_runs(config: ConfigDict, workdir: Path, stop: Callable[[], bool],
         logits = _predict_run(request, model, run, rows)
         if asked.source == 'val':
             validation.append((rows.manifest, logits))
-        log_scores(f'{run.name} {asked.folder}', rows.manifest, logits)
+        log_scores(f'{run.name} {asked.folder}', rows.manifest, logits,
+                   ordered_of(saved, rows.manifest.heads))
     if len(validation) > 1:
-        _save_out_of_fold(asked, workdir, validation)
+        _save_out_of_fold(asked, workdir, validation, saved)
 
 
 def _make_inference(own: ConfigDict, spec: PreprocessSpec, classes: Mapping[str, tuple],
@@ -181,7 +186,8 @@ def _predict_run(request: _Request, model: _Inference, run: Path, rows: Rows
     logits = mean_of_views([store.open_member(folder / view) for view in asked.views])
     if distributed.is_first():
         save_together(asked, folder.with_name(f'{asked.folder}.npz'), manifest, logits,
-                      about['digest'], thresholds_of(run, manifest.classes))
+                      about['digest'], thresholds_of(run, manifest.classes),
+                      medians_of(request.saved, manifest.heads))
     return logits
 
 
@@ -268,15 +274,18 @@ def mean_of_views(members: Sequence[store.Member]) -> dict[str, np.ndarray]:
 
 def save_together(asked: PredictSpec, path: Path, manifest: Manifest,
                   logits: Mapping[str, np.ndarray], digest: str = '',
-                  thresholds: Mapping[str, np.ndarray] | None = None) -> None:
+                  thresholds: Mapping[str, np.ndarray] | None = None,
+                  medians: Sequence[str] = ()) -> None:
     """`save_predictions` of all views together, unless a file that is there has to stay."""
     if asked.replace or not path.exists():
-        save_predictions(path, manifest, logits, digest, thresholds)
+        save_predictions(path, manifest, logits, digest, thresholds, medians)
 
 
 def _save_out_of_fold(asked: PredictSpec, workdir: Path,
-                      folds: Sequence[tuple[Manifest, dict[str, np.ndarray]]]) -> None:
-    """Writes predictions/out_of_fold.npz: the validation rows of all folds, with their logits."""
+                      folds: Sequence[tuple[Manifest, dict[str, np.ndarray]]], saved: Mapping
+                      ) -> None:
+    """Writes predictions/out_of_fold.npz: the validation rows of all folds, with their logits.
+    `saved` is the config of the run."""
     whole = dataclasses.replace(folds[-1][0], table=pd.concat(
         [manifest.table for manifest, _ in folds], ignore_index=True))
     pooled = {head: np.concatenate([logits[head] for _, logits in folds]) for head in whole.heads}
@@ -284,14 +293,18 @@ def _save_out_of_fold(asked: PredictSpec, workdir: Path,
         # Complete, and no fold scores rows that it trained on.
         out_of_fold(workdir, next(iter(asked.views)))
         save_together(asked, workdir / 'predictions/out_of_fold.npz', whole, pooled,
-                      thresholds=thresholds_of(workdir, whole.classes))
-    log_scores(f'{workdir.name} out of fold', whole, pooled)
+                      thresholds=thresholds_of(workdir, whole.classes),
+                      medians=medians_of(saved, whole.heads))
+    log_scores(f'{workdir.name} out of fold', whole, pooled, ordered_of(saved, whole.heads))
 
 
-def log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray]) -> None:
-    """Logs the scores of labelled rows under a name; logits are float32 [N, C] by head."""
+def log_scores(name: str, manifest: Manifest, logits: Mapping[str, np.ndarray],
+               ordered: Sequence[str] = ()) -> None:
+    """Logs the scores of labelled rows under a name; logits are float32 [N, C] by head, and the
+    classes of the heads `ordered` have an order."""
     if any((manifest.numbers(head) >= 0).any() for head in manifest.heads):
-        found = score_split(logits, manifest)
+        found = with_structure(score_split(logits, manifest), logits, manifest, ordered)
         log.info('%s  accuracy %.4f  f1 %.4f  (n %d)', name, found['accuracy'],
                  found['f1_macro'], found['n'])
         say_set_scores('', found)
+        say_structure('', found)

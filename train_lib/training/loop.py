@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from input_pipeline.curriculum import stage_at
+from train_lib.metrics.structured import ORDER_SCORES
 from train_lib.run_dir import checkpoints
 from train_lib.run_dir.checkpoints import Checkpointer
 from train_lib.run_dir.goodput import Clock
@@ -31,6 +32,7 @@ from train_lib.runtime.sharding import place, shard_batch
 from train_lib.runtime.signals import Interrupted, Paused, Stopped
 from train_lib.training import init, patience, rollback
 from train_lib.training.beside_labels import row_of
+from train_lib.training.class_structure import with_order
 from train_lib.training.evaluate import all_finite, predict, score_split
 from train_lib.training.phases import begun_at
 from train_lib.training.run_spec import RunSpec
@@ -50,6 +52,8 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
                                     stop))
     if all_finite(logits):
         found = score_split(logits, scoring.val.manifest, scoring.losses)
+        if scoring.metric in ORDER_SCORES:
+            found = with_order(found, logits, scoring.val.manifest, scoring.ordered)
     else:
         log.warning('step %d: the logits of the validation are not finite, so it has no scores.',
                     step)
@@ -60,6 +64,7 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
     if len(scoring.heads) > 1:
         row |= {f'{head}/accuracy': found[head]['accuracy'] for head in scoring.heads}
     metric, control = scoring.metric, run.control
+    said = '' if metric in row else f'  {metric} {_number(found[metric])}'
     value = row[metric] = found[metric]
     metrics_log.write(row)
     if host.metric not in (None, metric):  # changed between two starts
@@ -73,14 +78,18 @@ def evaluate(run: RunSpec, state: TrainState, host: HostState, metrics_log: Metr
     if best:
         host = host.replace(best_step=step if control.keep_best else None, best_value=value,
                             best_nll=found['nll'])
-    marker = '  best so far' if best else ''
-    log.info('epoch %5.1f  val loss %.3f  acc %.3f  f1 %.3f%s', epoch,
-             found['loss'] or math.nan, found['accuracy'] or 0, found['f1_macro'] or 0, marker)
+    log.info('epoch %5.1f  val loss %.3f  acc %.3f  f1 %.3f%s%s', epoch,
+             found['loss'] or math.nan, found['accuracy'] or 0, found['f1_macro'] or 0, said,
+             '  best so far' if best else '')
     cuts = host.patience.plateau.scale
     if control.plateau and cuts != scale:
         log.info('plateau  step %d: val %s has not improved; lr x %g, in all x %.3g', step, metric,
                  control.plateau.factor, cuts)
     return host
+
+
+def _number(value: float | None) -> str:
+    return '–' if value is None else f'{value:.3f}'
 
 
 def _read_back(run: RunSpec, host: HostState, step: int, loss: jax.Array) -> HostState:

@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from train_lib.metrics.directions import MORE_IS_BETTER
+from train_lib.metrics.structured import ORDER_SCORES
 from train_lib.runtime.errors import ConfigError
 
 SET_METRICS = ('map', 'f1_micro', 'f1_examples')  # of multi-label heads alone
-METRICS = {'accuracy': True, 'loss': False, 'f1_macro': True, 'nll': False,  # higher is better?
-           **dict.fromkeys(SET_METRICS, True)}
+METRICS = ('accuracy', 'loss', 'f1_macro', 'nll', *SET_METRICS, *ORDER_SCORES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def better(metric: str, value: float | None, best: float | None, min_delta: floa
         return False
     if best is None:
         return True
-    return value > best + min_delta if METRICS[metric] else value < best - min_delta
+    return value > best + min_delta if MORE_IS_BETTER[metric] else value < best - min_delta
 
 
 def beats_best(metric: str, value: float | None, best: float | None, *, nll: float | None,
@@ -93,7 +94,7 @@ def beats_best(metric: str, value: float | None, best: float | None, *, nll: flo
     """Whether a checkpoint takes the place of the best one so far.
 
     Args:
-        metric: a key of `METRICS`.
+        metric: one of `METRICS`.
         value, best: its score, and that of the best one (None: there is none).
         nll, best_nll: negative log likelihoods, nats; None where it is not known.
         ties: of equal scores 'nll' takes the one with the lower NLL, and the later of two with one

@@ -126,6 +126,7 @@ class Scoring:
         val: the validation split, None without one.
         ordered: heads whose classes have an order.
         fit_thresholds: whether multi-label heads get thresholds of their own.
+        medians: the ordered heads that answer the median.
     """
 
     heads: tuple[str, ...]
@@ -135,6 +136,7 @@ class Scoring:
     val: EvalSplit | None
     ordered: tuple[str, ...] = ()
     fit_thresholds: bool = True
+    medians: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

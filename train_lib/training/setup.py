@@ -19,6 +19,7 @@ from input_pipeline.resampling import make_order
 from train_lib.losses.consistency import make_consistency
 from train_lib.losses.mixing import Mixing, make_mixings
 from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
+from train_lib.metrics.structured import ORDER_SCORES
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.param_groups import durations
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
@@ -39,7 +40,12 @@ from train_lib.training import patience
 from train_lib.training.batch_statistics import make_estimate, make_statistics_step
 from train_lib.training.beside_labels import BesideLabels
 from train_lib.training.checks import check_multi_label, check_swaps
-from train_lib.training.class_structure import check_structure, ordered_heads, with_levels
+from train_lib.training.class_structure import (
+    answered_by_median,
+    check_structure,
+    ordered_heads,
+    with_levels,
+)
 from train_lib.training.data import Data
 from train_lib.training.evaluate import EvalSplit
 from train_lib.training.heatmaps import make_heat_step
@@ -270,9 +276,15 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
     if not several and config.eval.metric in patience.SET_METRICS:
         raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of multi-label '
                           f'heads, and there is none: use accuracy or f1_macro.')
+    ordered = ordered_heads(config, classes)
+    if not ordered and config.eval.metric in ORDER_SCORES:
+        raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of heads whose '
+                          f'classes have an order, and there is none: say by config.data.ordered '
+                          f'which do, or use accuracy or f1_macro.')
+    medians = answered_by_median(config, classes)
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
     scoring = Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val'),
-                      ordered_heads(config, classes), config.eval.thresholds == 'f1')
+                      ordered, config.eval.thresholds == 'f1', medians)
     return scoring, mixings
 
 

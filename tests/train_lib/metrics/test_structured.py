@@ -32,9 +32,29 @@ def test_the_median_has_the_least_expected_distance():
 def test_nothing_to_score():
     assert ordinal_scores(np.zeros((2, 3)), np.array([-1, -1])) == dict(
         mae=None, mae_median=None, qwk=None)
-    assert quadratic_kappa(np.zeros(3, int), np.zeros(3, int)) is None
     assert [one['accuracy'] for one in level_scores(np.zeros((1, 5)), np.array([-1]), NAMES)
             ] == [None]
+
+
+def test_the_kappa_of_one_class_is_a_number():
+    three, mixed = np.full(6, 3), np.array([0, 1, 3, 3, 4, 2])
+    assert quadratic_kappa(three, three) == quadratic_kappa(mixed, mixed) == 1.0
+    assert quadratic_kappa(np.full(6, 1), three) == 0.0
+    for constant in range(7):  # exactly: rounding would make one of them the best
+        assert quadratic_kappa(np.full(6, constant), mixed) == 0.0
+        assert constant == 3 or quadratic_kappa(np.full(6, constant), three) == 0.0
+    assert quadratic_kappa(mixed, three) == 0.0
+
+
+def test_answers_other_than_the_largest_logit():
+    """As votes have them, whose ties are broken, and whose shares may be no probabilities."""
+    logits, labels = np.log([[0.4, 0.35, 0.25], [0.4, 0.4, 0.2]]), np.array([1, 1])
+    found = ordinal_scores(None, labels, np.array([0, 1]))
+    assert found == dict(mae=0.5, mae_median=None, qwk=0.0)
+    assert ordinal_scores(logits, labels)['mae'] == 1 and ordinal_scores(
+        logits, labels)['mae_median'] == 0
+    level, = level_scores(None, labels, ('a/x', 'b/x', 'b/y'), np.array([0, 1]))
+    assert (level['accuracy'], level['accuracy_summed']) == (0.5, None)
 
 
 def test_levels_of_names():

@@ -182,10 +182,10 @@ class Dies(Exception):
 
 class MadeUp:
     """A run_cell whose scores are a function of the config alone. `dies`: how often its process
-    ends in the middle of a call, of the next calls."""
+    ends in the middle of a call, of the next calls; `metric`: what they are called."""
 
-    def __init__(self, dies: int = 0):
-        self.dies, self.calls, self.steps = dies, 0, 0
+    def __init__(self, dies: int = 0, metric: str = 'accuracy'):
+        self.dies, self.metric, self.calls, self.steps = dies, metric, 0, 0
 
     def __call__(self, config, manifest, folder, pause=None):
         self.calls += 1
@@ -197,7 +197,7 @@ class MadeUp:
             if (folder / 'metrics.jsonl').exists() else []
         for step in range(len(done) + 1, at + 1):
             self.steps += 1
-            done.append(json.dumps(dict(split='val', step=step, accuracy=noise.random())))
+            done.append(json.dumps({'split': 'val', 'step': step, self.metric: noise.random()}))
             (folder / 'metrics.jsonl').write_text('\n'.join(done) + '\n')
             if self.dies and step == at:
                 self.dies -= 1
@@ -206,7 +206,7 @@ class MadeUp:
         if pause is not None:
             raise Paused(at, 8)
         (folder / 'result.json').write_text(json.dumps(dict(
-            val=dict(accuracy=noise.random()), test=dict(accuracy=noise.random()))))
+            val={self.metric: noise.random()}, test={self.metric: noise.random()})))
 
 
 @pytest.fixture
@@ -238,6 +238,19 @@ def search(study, workdir: Path, run_cell: MadeUp) -> dict[str, bytes]:
     write_tables(study, workdir, page=False)
     return {name: (workdir / name).read_bytes() for name in (
         'search.md', 'search.csv', 'table.md', 'table.csv', 'search/bracket_0.json')}
+
+
+@pytest.mark.parametrize('metric', ['mae', 'qwk'])
+def test_a_search_by_a_score_of_the_order(quick, tmp_path, metric):
+    study = study_in(tmp_path, f'--config.study.metric=test.{metric}',
+                     f'--config.eval.metric={metric}')
+    search(study, tmp_path / 'run', MadeUp(metric=metric))
+    sign = -1 if metric == 'mae' else 1
+    trials = [one for one in trials_of(study, tmp_path / 'run') if one.status != 'failed']
+    first = [sign * one.rungs[0] for one in trials if len(one.rungs) > 1]
+    assert min(first) > max(sign * one.rungs[0] for one in trials if len(one.rungs) == 1)
+    with pytest.raises(ConfigError, match=f'metric = .test.{metric}.: validations during a run'):
+        study_in(tmp_path, f'--config.study.metric=test.{metric}')
 
 
 def test_a_search_from_its_trials_to_the_comparison(quick, tmp_path):

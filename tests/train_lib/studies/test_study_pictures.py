@@ -115,9 +115,10 @@ def test_without_predictions_nothing_is_said_of_new_pictures(tmp_path):
     assert read_cell_rows(tmp_path / study.cells()[1].folder, 'test.accuracy') is None
 
 
-@pytest.mark.parametrize('metric', ['accuracy', 'f1_macro', 'nll', 'brier'])
+@pytest.mark.parametrize('metric', ['accuracy', 'f1_macro', 'nll', 'brier', 'mae', 'mae_median'])
 def test_rows_have_the_mean_of_the_metric(tmp_path, metric):
     from train_lib.metrics.scores import scores
+    from train_lib.metrics.structured import ordinal_scores
 
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(4, size=60)
@@ -125,7 +126,8 @@ def test_rows_have_the_mean_of_the_metric(tmp_path, metric):
     np.savez(tmp_path / 'predictions/val.npz', ids=[f'{k}' for k in range(60)], labels=labels,
              logits=logits, classes=list('abcd'))
     rows = read_cell_rows(tmp_path, f'val.{metric}')
-    assert rows.values.mean() == pytest.approx(scores(logits, labels)[metric])
+    found = scores(logits, labels) | ordinal_scores(logits, labels)
+    assert rows.values.mean() == pytest.approx(found[metric])
     assert rows.groups is None and rows.train == 0
     assert read_cell_rows(tmp_path, 'val.ece') is None
 

@@ -15,6 +15,8 @@ from configs.common import get_config
 from input_pipeline.manifest import make_manifest
 from main import main
 from tests.faults.running import assert_same_run
+from tests.train_lib.commands.stored_runs import result_of, vote
+from train_lib.metrics.structured import medians, ordinal_scores
 from train_lib.predictions import store
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import loop
@@ -90,6 +92,18 @@ def test_scores_of_order_and_tree(run, table):
     assert 'weighted kappa' in page and 'right node, wrong class' in page
 
 
+def test_the_verb_predict_scores_order_and_tree(run, capsys, tmp_path):
+    run = Path(shutil.copytree(run, tmp_path / 'run'))
+    found = json.loads((run / 'result.json').read_text())['test']
+    assert main(['predict', f'--workdir={run}', '--config.predict.source=test']) == 0
+    shown = capsys.readouterr().err
+    order = '  '.join(f'{key} {found["length"][key]:.4f}' for key in ('mae', 'mae_median', 'qwk'))
+    level, = found['kind']['levels']
+    assert f'length  {order}' in shown
+    assert (f'kind  level 1 accuracy {level["accuracy"]:.4f}  by sums '
+            f'{level["accuracy_summed"]:.4f}  mistaken {level["mistaken"]:.4f}') in shown
+
+
 def test_the_log_says_the_order(table, tmp_path, capsys):
     train(tmp_path, table, plan_only=True)
     assert 'order    length: short < middle < long < longest' in capsys.readouterr().err
@@ -118,6 +132,82 @@ def test_heads_of_other_order_start_anew(run, table, tmp_path, capsys, order):
     assert 'head length of ordered classes starts anew' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('metric', ['mae_median', 'qwk'])
+def test_the_best_checkpoint_by_a_score_of_the_order(table, tmp_path, metric, capsys):
+    """The least distance, or the largest kappa, of all validations, each of which is scored."""
+    train(tmp_path, table, eval__metric=metric, eval__every__steps=4, schedule__lr=0.03,
+          schedule__plateau__patience__steps=4, duration__steps=32)
+    rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    values = {row['step']: row[metric] for row in rows if row['split'] == 'val'}
+    assert len(values) == 8 and len(set(values.values())) > 2
+    best = (max if metric == 'qwk' else min)(values.values())
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert values[result['best_step']] == best
+    stored = store.open_member(tmp_path / 'predictions/val.npz')
+    scored = ordinal_scores(stored.logits['length'], stored.labels['length'])[metric]
+    # Of several heads the mean over those that are ordered, here one.
+    assert best == pytest.approx(scored) == result['val'][metric] == result['val']['length'][metric]
+    shown = capsys.readouterr().err
+    assert f'  {metric} {values[4]:.3f}  best so far' in shown
+    assert max(len(line) for line in shown.splitlines() if 'val loss' in line) <= 80
+
+
+def test_the_median_is_answered_by_everybody(run, table, tmp_path, capsys):
+    """By training, the verb predict, a loaded run and a vote, by what one key of the run says."""
+    run = Path(shutil.copytree(run, tmp_path / 'run'))
+    before = json.loads((run / 'result.json').read_text())['test']
+    train(run, table, eval__answer='median')  # the run is finished: it is evaluated again
+    assert json.loads((run / 'result.json').read_text())['test'] == before
+    stored = store.open_member(run / 'predictions/test.npz')
+    logits = stored.logits['length']
+    wanted = [LENGTHS[k] for k in medians(logits)]
+    assert wanted != [LENGTHS[k] for k in logits.argmax(1)]
+    said = pd.read_csv(run / 'predictions/test.csv')
+    assert said['prediction/length'].tolist() == wanted
+    np.testing.assert_allclose(said['probability/length'],
+                               softmax(logits, 1)[np.arange(len(logits)), medians(logits)],
+                               rtol=1e-4)
+    assert said['prediction/kind'].tolist() == [KINDS[k] for k in stored.logits['kind'].argmax(1)]
+    (run / 'predictions/test.csv').unlink()
+    assert main(['predict', f'--workdir={run}', '--config.predict.source=test']) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(run / 'predictions/test.csv')[['id', *(
+        f'prediction/{head}' for head in ('length', 'kind'))]], said[['id', *(
+            f'prediction/{head}' for head in ('length', 'kind'))]])
+    paths = [str(table.parent / name) for name in stored.ids]
+    assert train_lib.load(run).predict(paths)['prediction/length'].tolist() == wanted
+    assert vote([run], tmp_path / 'vote', '--config.heads=length') == 0
+    found = pd.read_csv(tmp_path / 'vote/submission.csv')
+    assert found['target'].tolist() == wanted
+    assert result_of(tmp_path / 'vote')['medians'] == ['length']
+    pd.DataFrame(dict(id=stored.ids, length='')).to_csv(tmp_path / 'sample.csv', index=False)
+    submit = ['submit', f'--workdirs={run}', f'--sample={tmp_path / "sample.csv"}',
+              f'--images={table.parent}', '--config.heads=length', f'--out={tmp_path / "out"}',
+              '--config.columns={"length": "class"}', '--config.extra=ignore']
+    capsys.readouterr()
+    assert main([*submit, '--config.rule=hard']) == 2  # before anything is predicted
+    assert "The rule 'hard' gives no probabilities" in capsys.readouterr().err
+    assert not list((run / 'predictions').glob('submit-*'))
+    assert main(submit) == 0
+    found = pd.read_csv(tmp_path / 'out/submission.csv', dtype=str)
+    assert found['length'].tolist() == wanted
+
+
+def test_the_median_needs_an_order(table, tmp_path, capsys):
+    train(tmp_path, table, code=2, eval__answer='median', model=MODEL % '', plan_only=True)
+    assert "config.eval.answer = 'median' is for heads whose classes have an order" in \
+        capsys.readouterr().err
+    train(tmp_path, table, code=2, eval__answer='mean', plan_only=True)
+    assert "config.eval.answer = 'mean': choose one of probable, median" in capsys.readouterr().err
+
+
+def test_a_score_of_the_order_needs_an_order(table, tmp_path, capsys):
+    train(tmp_path, table, code=2, eval__metric='qwk', model=MODEL % '', plan_only=True)
+    line, = [line for line in capsys.readouterr().err.splitlines() if 'main.py: ' in line]
+    assert "config.eval.metric = 'qwk' is a score of heads whose classes have an order" in line
+    train(tmp_path, table, eval__metric='qwk', model=MODEL % '', data__ordered='length',
+          plan_only=True)
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(run, table, tmp_path, monkeypatch):
     inner, steps = loop.evaluate, []
 
@@ -134,7 +224,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, table, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow  # three runs
-def test_folds_and_heads_on_features(table, tmp_path):
+def test_folds_and_heads_on_features(table, tmp_path, capsys):
     """Scores of folds together, and an ordered head among those on cached features."""
     train(tmp_path / 'folds', table, split__kind='kfold', split__folds=2, split__fold='all',
           duration__steps=2)
@@ -142,10 +232,24 @@ def test_folds_and_heads_on_features(table, tmp_path):
     assert found['length']['mae'] is not None and found['kind']['levels']
     assert 'weighted kappa' in (tmp_path / 'folds/report.html').read_text()
     train(tmp_path / 'probe', table, (), data__ordered='length', model=MODEL % '',
-          loss__levels='()', probe__cache=tmp_path,
+          loss__levels='()', probe__cache=tmp_path, eval__answer='median',
           probe__heads='[dict(name="corn", head_order={"length": "corn"})]')
     found = json.loads((tmp_path / 'probe/result.json').read_text())['test']
     assert found['length']['mae'] is not None and found['kind']['levels']
+    stored = store.open_member(tmp_path / 'probe/predictions/test.npz')
+    wanted = [stored.classes['length'][k] for k in medians(stored.logits['length'])]
+    said = tmp_path / 'probe/predictions/test.csv'
+    assert pd.read_csv(said)['prediction/length'].tolist() == wanted
+    said.unlink()
+    capsys.readouterr()
+    for name in ('folds', 'probe'):
+        assert main(['predict', f'--workdir={tmp_path / name}']) == 0
+    assert pd.read_csv(said)['prediction/length'].tolist() == wanted
+    assert capsys.readouterr().err.count('length  mae ') == 4  # two folds; one, and all
+    # A head of a probing run has no config.json of its own.
+    assert vote(f'{tmp_path}/probe/corn-lr*/fold_0', tmp_path / 'vote', '--config.heads=length',
+                '--config.temperature=False') == 0
+    assert result_of(tmp_path / 'vote')['order'] == {'length': []}
 
 
 CLASSES = {'age': ('middle', 'old', 'young'), 'size': ('1', '2', '10')}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from train_lib.metrics.directions import MORE_IS_BETTER, more_is_better
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import patience
 from train_lib.training.patience import EarlyStopping, PatienceState, Plateau, PlateauState
@@ -24,7 +25,7 @@ def states(values, metric, plateau=None, stopping=None, every=10):
     return found
 
 
-@pytest.mark.parametrize('metric, sign', [('accuracy', 1), ('nll', -1)])
+@pytest.mark.parametrize('metric, sign', [('accuracy', 1), ('nll', -1), ('qwk', 1), ('mae', -1)])
 @pytest.mark.parametrize('settings', [
     dict(patience=0, factor=0.5, min_delta=0.0, cooldown=0, min_scale=0.0),
     dict(patience=2, factor=0.1, min_delta=0.015, cooldown=2, min_scale=0.002),
@@ -62,6 +63,15 @@ def test_scores_that_are_not_finite_never_count():
     for metric in patience.METRICS:
         for value in (float('nan'), float('inf'), -float('inf'), None):
             assert not patience.better(metric, value, None)
+
+
+def test_every_metric_has_a_direction():
+    assert set(patience.METRICS) <= set(MORE_IS_BETTER)
+    for metric in patience.METRICS:
+        less = metric in ('loss', 'nll', 'mae', 'mae_median')
+        assert patience.better(metric, 0.3, 0.4) is less
+        assert patience.better(metric, 0.4, 0.3) is not less
+        assert more_is_better(f'test.age.{metric}') is not less
 
 
 def test_another_metric_forgets_the_best_and_keeps_the_rate():
