@@ -16,6 +16,7 @@ from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import make_schedule, say_left_out
 from train_lib.probing.feature_cache import Features
 from train_lib.probing.probe_folds import FoldedData
+from train_lib.probing.probe_losses import probe_losses
 from train_lib.probing.probe_spec import ProbeSpec
 from train_lib.probing.stacked_heads import (
     FoldRows,
@@ -120,7 +121,7 @@ def _task(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features: Featu
         batch_size=config.batch_size, views=features.views.shape[0] - 1,
         label_smoothing=config.loss.label_smoothing,
         head_weights=dict(zip(heads, config.loss.head_weights or [1.0] * len(heads))),
-        seed=config.seed)
+        seed=config.seed, losses=probe_losses(config, data.manifest))
 
 
 def _rate_factors(config: ConfigDict, examples: int) -> np.ndarray:
@@ -144,4 +145,4 @@ def _training_rows(config: ConfigDict, data: FoldedData, steps: list[int]) -> Tr
         end = None if weight is None else example_weights_end(
             config, order.start // config.batch_size)
         folds.append(FoldRows(fold.train, order, end))
-    return TrainingRows(folds, {head: manifest.labels(head) for head in manifest.heads}, weight)
+    return TrainingRows(folds, {head: manifest.truth(head) for head in manifest.heads}, weight)
