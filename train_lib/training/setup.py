@@ -254,13 +254,16 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
     """(how logits become scores, how pictures are mixed)"""
     heads, classes = data.manifest.heads, data.manifest.classes
     counts = {head: class_counts(data.parts['train'], head) for head in heads}
+    labelled = {head: data.parts['train'].numbers(head) >= 0 for head in heads}
     shown = None
     if config.resample.kind != 'none':
         rows = order.plan.mean_counts()
         shown = Shown(order.start // config.batch_size,
-                      {head: class_counts(data.parts['train'], head, rows) for head in heads})
+                      {head: class_counts(data.parts['train'], head, rows) for head in heads},
+                      {head: float(rows[known].sum()) for head, known in labelled.items()})
     several = tuple(data.manifest.label_sets)
-    losses = with_levels(objectives(config, classes, counts, to_steps_of_run, shown, several),
+    losses = with_levels(objectives(config, classes, counts, to_steps_of_run, shown, several,
+                                    {head: float(known.sum()) for head, known in labelled.items()}),
                          config, classes)
     mixings = make_mixings(config.mixing, classes, to_steps_of_run, several)
     if several and config.eval.adjust_tau:

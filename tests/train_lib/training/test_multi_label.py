@@ -274,7 +274,9 @@ def test_other_verbs_refuse(folds, capfd):
 
 def test_it_goes_on_as_if_it_had_not_stopped(data, tmp_path):
     flags = [*MIXED, f'--config.data.csv={data}/t.csv', '--config.report.heat_maps=false',
-             '--config.eval.thresholds=half']
+             '--config.eval.thresholds=half', '--config.resample.kind=repeat_factor',
+             '--config.resample.target=60', '--config.loss.class_weights.kind=pos_weight',
+             '--config.loss.class_weights.head=tags']
     assert main.main([*flags, '--config.duration.steps=4', f'--workdir={tmp_path}/whole']) == 0
     for steps in (2, 4):
         assert main.main([*flags, f'--config.duration.steps={steps}',
