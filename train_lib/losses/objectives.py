@@ -15,6 +15,7 @@ from input_pipeline.errors import did_you_mean
 from train_lib.losses.class_weights import class_weights
 from train_lib.losses.losses import LOSSES, Counts, LossSpec, adjust_logits
 from train_lib.losses.set_losses import SET_LOSSES
+from train_lib.runtime.config_section import read_numbers
 from train_lib.runtime.errors import ConfigError
 
 _RANGES = {'label_smoothing': (0, 1), 'gamma': (0, np.inf), 'tau': (0, np.inf),
@@ -98,6 +99,19 @@ def _from(start: int, before: LossSpec, after: LossSpec) -> LossSpec:
         return after
     return dataclasses.replace(before, shown_start=start, shown_counts=after.counts,
                                shown_weights=after.class_weights)
+
+
+def head_weights(config: ConfigDict, heads: Sequence[str]) -> tuple[float, ...]:
+    """config.loss.head_weights, one per head or () for 1 each.
+
+    Raises:
+        ConfigError: they are not numbers of 0 or more, or not one per head.
+    """
+    found = read_numbers(config.loss.head_weights, 'loss.head_weights')
+    if found and len(found) != len(heads):
+        raise ConfigError(f'config.loss.head_weights has {len(found)} numbers for {len(heads)} '
+                          f'heads ({", ".join(heads)}): give one per head, in this order.')
+    return found
 
 
 def example_weights_end(config: ConfigDict, start: int) -> int | None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.curriculum import Stage, make_stages
 from input_pipeline.resampling import make_order
-from train_lib.losses.objectives import example_weights_end
+from train_lib.losses.objectives import example_weights_end, head_weights
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import make_schedule, say_left_out
 from train_lib.probing.feature_cache import Features
@@ -120,7 +120,7 @@ def _task(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features: Featu
         rate_factors=np.stack([np.pad(one, (0, longest - len(one))) for one in factors]),
         batch_size=config.batch_size, views=features.views.shape[0] - 1,
         label_smoothing=config.loss.label_smoothing,
-        head_weights=dict(zip(heads, config.loss.head_weights or [1.0] * len(heads))),
+        head_weights=dict(zip(heads, head_weights(config, heads) or [1.0] * len(heads))),
         seed=config.seed, losses=probe_losses(config, data.manifest))
 
 

@@ -81,7 +81,8 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
         'preparation.json': 'how pictures become images; mean and std are for information, since '
                             'the model normalises',
         **facts,
-        'load.py': 'an example: `python load.py PICTURE` prints the most probable classes',
+        'load.py': 'an example: `python load.py PICTURE` prints '
+                   + ('its labels' if trained.multi_label else 'the most probable classes'),
         f'{PICTURES}/': 'how the training run read and resized pictures, as modules; for load.py'}
 
 

@@ -66,7 +66,8 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
         'preparation.json': 'how pictures become the second argument; mean and std are for '
                             'information, since the program normalises',
         **facts,
-        'load.py': 'an example: `python load.py PICTURE` prints the most probable classes',
+        'load.py': 'an example: `python load.py PICTURE` prints '
+                   + ('its labels' if trained.multi_label else 'the most probable classes'),
         f'{PICTURES}/': 'how the training run read and resized pictures, as modules; for load.py'}
 
 

@@ -1,4 +1,4 @@
-"""python load.py PICTURE [PICTURE ...]: the most probable classes, by the model in this folder."""
+"""python load.py PICTURE [PICTURE ...]: what the model in this folder says of pictures."""
 
 import json
 import sys

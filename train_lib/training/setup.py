@@ -18,7 +18,13 @@ from input_pipeline.order import Order
 from input_pipeline.resampling import make_order
 from train_lib.losses.consistency import make_consistency
 from train_lib.losses.mixing import Mixing, make_mixings
-from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
+from train_lib.losses.objectives import (
+    Shown,
+    adjust,
+    example_weights_end,
+    head_weights,
+    objectives,
+)
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.param_groups import durations
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
@@ -159,7 +165,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     beside = BesideLabels(make_consistency(read_spec(config), to_steps_of_run),
                           teaching and teaching[0])
     options = StepOptions(
-        scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
+        scoring.heads, config.seed, scoring.losses, head_weights(config, scoring.heads), mixings,
         network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
         weights_end=_weights_end(config, data.parts['train'], order),
         sharpness=read_sharpness(config.sharpness.to_dict(), to_steps_of_run),

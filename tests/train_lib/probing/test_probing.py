@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from train_lib.commands.command_line import parse
 from train_lib.predictions import members
 from train_lib.probing import feature_cache as caching
 from train_lib.probing import stacked_heads as stacked
@@ -47,6 +48,16 @@ def test_a_head_that_is_not_a_dict_is_named(tmp_path):
     config.probe.heads = ('linear',)
     with pytest.raises(ConfigError, match=r"heads\[0\] = 'linear' is not a valid head"):
         read_probe_spec(config)
+
+
+def test_rates_may_come_as_texts_from_the_command_line(tmp_path):
+    said = parse(['--config=configs/sketch_eva_probe.py', '--config.probe.lr=0.1,1e-3',
+                  f'--workdir={tmp_path}/run']).config
+    assert read_probe_spec(said).rates == (0.1, 1e-3)
+    for wrong in (('0.1', 'x'), (-1.0,), (True,), (float('nan'),)):
+        config = probe_config(tmp_path, **{'probe.lr': wrong})
+        with pytest.raises(ConfigError, match=r'config\.probe\.lr = .* is not a number of 0 or'):
+            read_probe_spec(config)
 
 
 @pytest.fixture(scope='module')
