@@ -132,11 +132,13 @@ def get_config() -> ConfigDict:
     # logs still count an epoch as the number of training rows.
     config.resample = dict(
         kind='none',  # 'none' | 'over' | 'under' | 'multiply' | 'random' | 'cluster' | 'sqrt' |
-                      # 'effective' | 'weighted' | 'balanced'
+                      # 'effective' | 'weighted' | 'balanced' | 'repeat_factor'
         head='',  # whose classes ('': the first head)
         start=dict(percent=0),  # resampling begins then; before, every row is shown once per epoch
         length=_anything(None),  # examples per epoch (None: what the kind gives)
-        target=_anything(None),  # over, under: images per class (None: the largest, the smallest)
+        # over, under: images per class (None: the largest, the smallest); repeat_factor: rows come
+        # more often for classes with fewer images (None: than 0.001 of the labelled rows).
+        target=_anything(None),
         multipliers=_anything(()),  # multiply: {class: 2.0, ...}
         n=_anything(None),  # random, cluster: images per class or cluster (None: 600, 60)
         redraw=True,  # random, cluster: choose other images in each epoch
@@ -335,11 +337,14 @@ def get_config() -> ConfigDict:
         clip=0.05,  # asymmetric: taken off the probability of the other classes, 0 to below 1
         # Weights of the classes in the loss; of a multi-label head where a class applies.
         class_weights=dict(
-            kind='none',  # 'none' | 'balanced' | 'effective' | 'sqrt' | 'manual'
+            # 'none' | 'balanced' | 'effective' | 'sqrt' | 'manual'; of multi-label heads also
+            # 'pos_weight' (pictures without the label / with it).
+            kind='none',
             head='',  # the only head they apply to ('': every head, by its own classes)
             start=dict(percent=0),  # weights apply from then on; before, classes count alike
             beta=0.9999,  # effective: from 0 (no weights) towards 1 (inverse frequency)
             manual=_anything(()),  # manual: {class: weight}, 1 for classes not named
+            cap=100.0,  # pos_weight: the largest weight, above 0
         ),
         head_weights=(),  # of the heads in their order ((): all 1)
         # Class names as a tree, cut at '/': weights of the cross-entropies of its levels, from the

@@ -25,6 +25,7 @@ KEYS = ('kind', 'head', 'start', 'length', 'target', 'multipliers', 'n', 'redraw
 
 # The purpose of a random stream; the order and the loader use other numbers.
 _SUBSET = 5
+_OF_SETS = ('none', 'weighted', 'repeat_factor')  # rows may have several labels
 _MAX_LENGTH = 10**9  # examples per epoch
 
 _log = logging.getLogger(__name__)
@@ -148,6 +149,31 @@ def balanced(manifest: Manifest, options: Mapping, seed: int) -> Walk:
     return _by_class(manifest, options, seed, _shares((counts > 0).astype(float), counts))
 
 
+def repeat_factor(manifest: Manifest, options: Mapping, seed: int) -> Systematic:
+    """A row comes sqrt(target / n_c) times, at least once, for the rarest of its classes, which has
+    n_c images: repeat factor sampling of LVIS (Gupta et al. 2019, arXiv 1908.03195), whose
+    threshold t is `target` as a share of the labelled rows (None: their 0.001).
+
+    Rows without a label come once, and so do those of several labels to which none applies.
+    """
+    head = options['head']
+    numbers, counts = manifest.numbers(head), class_counts(manifest, head)
+    labelled = int((numbers >= 0).sum())
+    target = 0.001 * labelled if options['target'] is None else options['target']
+    factors = np.maximum(np.sqrt(target / np.maximum(counts, 1)), 1.0)
+    if head in manifest.label_sets:
+        factors = np.where(manifest.label_sets[head].table, factors, 1.0).max(axis=1, initial=1.0)
+    more = np.append(factors, 1.0)[numbers] - 1.0  # the last one is of rows without a label
+    whole = round(more.sum())
+    if not whole:
+        _log.warning('resample no class is rare enough for target=%g: nothing is repeated', target)
+        _log.warning('         (more by --config.resample.target)')
+    expected = 1.0 + more * (whole / max(more.sum(), 1e-300))
+    length = options['length'] or len(manifest) + whole
+    return Systematic(len(manifest), seed, np.arange(len(manifest)),
+                      expected * (length / (len(manifest) + whole)), length)
+
+
 def weighted(manifest: Manifest, options: Mapping, seed: int) -> Systematic:
     """A row comes in proportion to its value in `column` ('weight').
 
@@ -177,7 +203,7 @@ def weighted(manifest: Manifest, options: Mapping, seed: int) -> Systematic:
 RESAMPLINGS: dict[str, Callable[[Manifest, Mapping, int], Plan]] = {
     'none': none, 'over': over, 'under': under, 'multiply': multiply, 'random': random,
     'cluster': cluster, 'sqrt': sqrt, 'effective': effective, 'balanced': balanced,
-    'weighted': weighted}
+    'weighted': weighted, 'repeat_factor': repeat_factor}
 
 
 def _by_class(manifest: Manifest, options: Mapping, seed: int, quotas: np.ndarray, *,
@@ -245,10 +271,10 @@ def _checked_options(resample: Mapping, manifest: Manifest) -> dict:
     if options['head'] not in manifest.classes:
         raise DataError(f'resample.head={options["head"]!r} is not a head: '
                         f'use one of {listed(manifest.heads)}.')
-    if options['head'] in manifest.label_sets and options['kind'] not in ('none', 'weighted'):
+    if options['head'] in manifest.label_sets and options['kind'] not in _OF_SETS:
         raise DataError(f'resample.kind={options["kind"]} goes by one label per picture, and the '
-                        f'head {options["head"]!r} has several: name another head in '
-                        f'resample.head, or use loss.class_weights or the kind weighted.')
+                        f'head {options["head"]!r} has several: use the kind repeat_factor or '
+                        f'weighted, or name another head in resample.head.')
     for key in ('length', 'target', 'n'):
         value = options[key]
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

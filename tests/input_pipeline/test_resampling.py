@@ -9,6 +9,7 @@ from configs.common import get_config
 from input_pipeline.descriptors import cluster_rows
 from input_pipeline.durations import to_steps
 from input_pipeline.errors import DataError
+from input_pipeline.label_sets import numbered
 from input_pipeline.manifest import class_counts, make_manifest
 from input_pipeline.resampling import RESAMPLINGS, make_order
 
@@ -65,6 +66,7 @@ def classes_of(manifest, order, epoch=0):
     ({'kind': 'effective', 'beta': 0.95}, [33, 18, 0, 24]),  # n / (1 - .95^n): 45.9, 24.9, 34.6
     ({'kind': 'balanced'}, [25, 25, 0, 25]),
     ({'kind': 'balanced', 'length': 3000}, [1000, 1000, 0, 1000]),
+    ({'kind': 'repeat_factor'}, [40, 10, 0, 25]),
     ({'kind': 'over', 'head': 'other'}, [40, 10, 0, 25])])
 def test_classes_come_as_often_as_configured(resample, expected):
     manifest = make()
@@ -197,7 +199,7 @@ def test_mistakes_are_one_sentence(resample, words):
     {'kind': kind} for kind in ('none', 'over', 'under', 'sqrt', 'effective', 'balanced')] + [
     {'kind': 'random', 'n': 7}, {'kind': 'random', 'n': 7, 'redraw': False},
     {'kind': 'multiply', 'multipliers': {'bee': 2.5, 'ant': 0}},
-    {'kind': 'weighted', 'column': 'w'}])
+    {'kind': 'repeat_factor', 'target': 60}, {'kind': 'weighted', 'column': 'w'}])
 def test_how_often_a_row_comes_is_known_beforehand(resample):
     manifest = make(unlabelled=4, w=np.linspace(0, 3, 79))
     plan = order_of(manifest, **resample).plan
@@ -208,3 +210,44 @@ def test_how_often_a_row_comes_is_known_beforehand(resample):
     by_class = class_counts(manifest, 'class', plan.mean_counts())
     np.testing.assert_allclose(by_class, class_counts(manifest, 'class', seen), atol=0.25)
     assert class_counts(manifest, 'other', plan.mean_counts()) == pytest.approx(plan.length)
+
+
+def tagged(sets, names=('ant', 'bee', 'cow')):
+    """A manifest whose rows have sets of classes; None: unlabelled."""
+    numbers, found = numbered(sets, len(names))
+    return make_manifest({'id': [f'i{n}' for n in range(len(sets))], 'location': '',
+                          'label/tags': numbers}, {'tags': names}, label_sets={'tags': found})
+
+
+def test_rows_of_several_labels_come_for_the_rarest_of_them():
+    """n: 64 of 'ant', 16 of 'bee', 4 of 'cow'; target 64: factors 1, 2 and 4."""
+    manifest = tagged([(0,)] * 44 + [(0, 1)] * 14 + [(0, 1, 2)] * 2 + [(0, 2)] * 2 + [(0,)] * 2
+                      + [()] * 3 + [None] * 5)
+    order = order_of(manifest, kind='repeat_factor', target=64)
+    times = [1] * 44 + [2] * 14 + [4] * 4 + [1] * 10
+    assert order.plan.length == sum(times)
+    for epoch in range(3):
+        assert np.bincount(rows_of(order, epoch), minlength=len(times)).tolist() == times
+    np.testing.assert_allclose(class_counts(manifest, 'tags', order.plan.mean_counts()),
+                               [46 + 28 + 16, 28 + 8, 16])
+
+
+def test_repeat_factors_are_rounded_by_chance_and_never_leave_a_row_out(caplog):
+    manifest = tagged([(0,)] * 30 + [(1,)] * 10 + [None] * 4)
+    order = order_of(manifest, kind='repeat_factor', target=20)  # sqrt(2) for a bee
+    seen = [np.bincount(rows_of(order, epoch), minlength=44) for epoch in range(60)]
+    assert {len(rows_of(order, epoch)) for epoch in range(5)} == {30 + 14 + 4}
+    assert all((one[:30] == 1).all() and (one[40:] == 1).all() for one in seen)
+    bees = np.array(seen)[:, 30:40]
+    assert set(bees.ravel()) == {1, 2} and np.abs(bees.mean(0) - 1.4).max() < 0.25
+    half = order_of(manifest, kind='repeat_factor', target=20, length=24)
+    assert len(rows_of(half)) == 24
+    assert not caplog.records or 'nothing is repeated' not in caplog.text
+    plain = order_of(manifest, kind='repeat_factor')
+    assert np.bincount(rows_of(plain)).tolist() == [1] * 44
+    assert 'no class is rare enough for target=0.04: nothing is repeated' in caplog.text
+
+
+def test_other_kinds_name_the_one_that_takes_several_labels():
+    with pytest.raises(DataError, match='use the kind repeat_factor or weighted'):
+        order_of(tagged([(0,), (1, 2)]), kind='balanced')

@@ -15,7 +15,7 @@ from train_lib.commands.command import Command
 from train_lib.run_dir import lock, made_folders
 from train_lib.run_dir.json_files import read_json
 from train_lib.runtime.errors import ConfigError
-from train_lib.serving import model_card
+from train_lib.serving import exported_answers, model_card
 from train_lib.serving.trained_models import TrainedModel, read_models
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # 'module:function' of each format, loaded only when it is asked for. The function takes a
 # TrainedModel and an empty folder, writes its files there, and returns {file name: what it is},
 # where the name of a folder ends with '/'. LOADING of its module says in the model card how the
-# files are loaded.
+# files are loaded; of models with a multi-label head LOADING_SETS goes on, if there is one.
 FORMATS = {'stablehlo': 'train_lib.serving.export_stablehlo:write',
            'timm': 'train_lib.serving.export_timm:write',
            'onnx': 'train_lib.serving.export_onnx:write'}
@@ -42,10 +42,6 @@ def export(command: Command) -> int:
     out = Path(os.path.realpath(given))  # not a link to it, whose place the folder would take
     _earlier(out)
     trained = read_models(command.workdir)
-    if trained[0].multi_label:
-        raise ConfigError(f'{command.workdir} has the head {trained[0].multi_label[0]!r} with '
-                          f'several labels per picture, and what an export writes beside the model '
-                          f'explains a softmax: use train_lib.load for such runs.')
     unfinished = out.with_name(f'{out.name}.tmp')
     made = _make(out.parent)
     try:
@@ -160,7 +156,10 @@ def _fill(folder: Path, workdir: Path, form: str, trained: list[TrainedModel]) -
         own = folder / one.workdir.name if len(trained) > 1 else folder
         own.mkdir(exist_ok=True)
         files |= write(one, own)
-    loading = getattr(inspect.getmodule(write), 'LOADING', '')
+    if len(trained) > 1 and (answers := exported_answers.answers_of(workdir, trained[0])):
+        write_json(folder / exported_answers.NAME, answers)  # of all folds together
+    loading = '\n\n'.join(filter(None, (getattr(inspect.getmodule(write), name, '') for name in (
+        'LOADING', *(('LOADING_SETS',) if trained[0].multi_label else ())))))
     write_text(folder / model_card.NAME, model_card.card(workdir, trained, files, loading))
     write_json(folder / RECORD, dict(
         format=form, run=workdir.absolute().name, checkpoints=[one.digest for one in trained],

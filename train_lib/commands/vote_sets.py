@@ -28,7 +28,7 @@ from train_lib.metrics.intervals import accuracy_interval
 from train_lib.metrics.set_scores import HALF, set_table
 from train_lib.metrics.thresholds import by_class, fit_thresholds, nested_sets
 from train_lib.predictions.members import marks
-from train_lib.predictions.run_folders import config_json
+from train_lib.predictions.run_folders import separator_of
 from train_lib.predictions.store import Member
 from train_lib.reporting.set_vote_page import set_vote_lines, write_set_vote_report
 from train_lib.reporting.vote_table import mark_lines
@@ -77,8 +77,7 @@ def vote_on_sets(config: Mapping, members: Sequence[Member], head: str, workdir:
         config=json.loads(json.dumps(config)))
     result |= marks(aligned.members, aligned.ids.tolist(), shared=config['groups'] != 'none')
     workdir.mkdir(parents=True, exist_ok=True)
-    separator = config['label_separator'] or config_json(members[0].workdir).get(
-        'data', {}).get('label_separator', '|')
+    separator = config['label_separator'] or separator_of(members[0].workdir)
     columns = write_set_submission(workdir / 'submission.csv',
                                    dict(config) | dict(label_separator=separator), aligned, shares,
                                    predicted)

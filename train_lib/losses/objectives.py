@@ -15,6 +15,7 @@ from input_pipeline.errors import did_you_mean
 from train_lib.losses.class_weights import class_weights
 from train_lib.losses.losses import LOSSES, Counts, LossSpec, adjust_logits
 from train_lib.losses.set_losses import SET_LOSSES
+from train_lib.runtime.config_section import read_numbers
 from train_lib.runtime.errors import ConfigError
 
 _RANGES = {'label_smoothing': (0, 1), 'gamma': (0, np.inf), 'tau': (0, np.inf),
@@ -29,15 +30,17 @@ log = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class Shown:
     """What resampling changes: from the step `start` on an epoch shows counts[head], float64 [C],
-    images per class."""
+    images per class, of labelled[head] images with labels."""
 
     start: int
     counts: Mapping[str, np.ndarray]
+    labelled: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
                counts: Mapping[str, np.ndarray], to_steps: Callable, shown: Shown | None = None,
-               multi_label: Collection[str] = ()) -> dict[str, LossSpec]:
+               multi_label: Collection[str] = (), labelled: Mapping[str, float] | None = None
+               ) -> dict[str, LossSpec]:
     """The loss of each head, with the class weights of config.loss.class_weights.
 
     Both go by how many images of each class the training shows, while it shows them so
@@ -51,6 +54,7 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
         to_steps: (duration, config key) -> steps.
         shown: with resampling; None without.
         multi_label: heads with several labels per picture.
+        labelled: {head: training images with labels}; needed for class weights of such heads.
 
     Raises:
         ConfigError: see `make_loss`; or class weights for an unknown head.
@@ -64,13 +68,15 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
     if by_counts not in ('shown', 'data'):
         raise ConfigError(f'config.loss.counts = {by_counts!r}: choose one of shown, data.')
 
-    def made(counts):
+    def made(counts, labelled):
         weights, start = {}, 0
         if wanted['kind'] != 'none':
             start = to_steps(wanted['start'], 'loss.class_weights.start')
             weights = {head: class_weights(counts[head], wanted['kind'], names=classes[head],
                                            beta=wanted['beta'], manual=wanted['manual'],
-                                           key='loss.class_weights')
+                                           key='loss.class_weights', cap=wanted['cap'],
+                                           labelled=labelled.get(head) if head in multi_label
+                                           else None)
                        for head in classes if wanted['head'] in ('', head)}
             if not weights:
                 raise ConfigError(
@@ -78,10 +84,10 @@ def objectives(config: ConfigDict, classes: Mapping[str, Sequence[str]],
                     f'{did_you_mean(wanted["head"], classes)}')
         return make_loss(loss, counts, weights, start, multi_label)
 
-    by_data = made(counts)
+    by_data = made(counts, labelled or {})
     if shown is None or by_counts == 'data':
         return by_data
-    by_shown = made(shown.counts)
+    by_shown = made(shown.counts, shown.labelled)
     return {head: _from(shown.start, by_data[head], by_shown[head]) for head in by_data}
 
 
@@ -93,6 +99,19 @@ def _from(start: int, before: LossSpec, after: LossSpec) -> LossSpec:
         return after
     return dataclasses.replace(before, shown_start=start, shown_counts=after.counts,
                                shown_weights=after.class_weights)
+
+
+def head_weights(config: ConfigDict, heads: Sequence[str]) -> tuple[float, ...]:
+    """config.loss.head_weights, one per head or () for 1 each.
+
+    Raises:
+        ConfigError: they are not numbers of 0 or more, or not one per head.
+    """
+    found = read_numbers(config.loss.head_weights, 'loss.head_weights')
+    if found and len(found) != len(heads):
+        raise ConfigError(f'config.loss.head_weights has {len(found)} numbers for {len(heads)} '
+                          f'heads ({", ".join(heads)}): give one per head, in this order.')
+    return found
 
 
 def example_weights_end(config: ConfigDict, start: int) -> int | None:

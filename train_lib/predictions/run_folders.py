@@ -15,6 +15,8 @@ from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.workdirs import read_config
 from train_lib.runtime.errors import ConfigError
 
+THRESHOLDS = 'thresholds.json'  # of a fold of a probing run: {head: {class: probability}}
+
 
 def natural(name: str) -> list:
     """A key that sorts 'fold_10' after 'fold_9'."""
@@ -103,19 +105,36 @@ def splits_of(workdir: Path) -> Splits:
 
 def thresholds_of(workdir: Path, classes: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
     """The thresholds of the multi-label heads that a run, a fold or all folds together fitted,
-    {head: float64 [C]}; {} where there are none.
+    {head: float64 [C]}; {} where there are none. The folds of a probing run, which have no
+    result.json, keep them in thresholds.json.
 
     Raises:
-        ConfigError: result.json is damaged.
+        ConfigError: that file is damaged.
     """
     path = Path(workdir) / 'result.json'
+    if not path.exists() and (Path(workdir) / THRESHOLDS).exists():
+        path = Path(workdir) / THRESHOLDS
     try:
-        stored = read_json(path).get('thresholds', {}) if path.exists() else {}
+        stored = read_json(path) if path.exists() else {}
+        stored = stored if path.name == THRESHOLDS else stored.get('thresholds', {})
         return {head: in_order(stored[head], names) for head, names in classes.items()
                 if head in stored}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f'{path} has thresholds that cannot be read '
                           f'({" ".join(str(error).split())}): restore it.') from None
+
+
+def separator_of(workdir: Path) -> str:
+    """What stands between several labels in the tables of a run, config.data.label_separator; of a
+    fold of a probing run, which has no config.json, that of the run.
+
+    Raises:
+        ConfigError: config.json is damaged.
+    """
+    folder = Path(os.path.abspath(workdir))
+    if (folder / 'head.safetensors').exists() and not (folder / 'config.json').exists():
+        folder = folder.parents[1]
+    return config_json(folder).get('data', {}).get('label_separator', '|')
 
 
 def config_json(workdir: Path) -> dict:

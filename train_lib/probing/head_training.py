@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from input_pipeline.curriculum import Stage, make_stages
 from input_pipeline.resampling import make_order
-from train_lib.losses.objectives import example_weights_end
+from train_lib.losses.objectives import example_weights_end, head_weights
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.schedules import make_schedule, say_left_out
 from train_lib.probing.feature_cache import Features
 from train_lib.probing.probe_folds import FoldedData
+from train_lib.probing.probe_losses import probe_losses
 from train_lib.probing.probe_spec import ProbeSpec
 from train_lib.probing.stacked_heads import (
     FoldRows,
@@ -119,8 +120,8 @@ def _task(config: ConfigDict, spec: ProbeSpec, data: FoldedData, features: Featu
         rate_factors=np.stack([np.pad(one, (0, longest - len(one))) for one in factors]),
         batch_size=config.batch_size, views=features.views.shape[0] - 1,
         label_smoothing=config.loss.label_smoothing,
-        head_weights=dict(zip(heads, config.loss.head_weights or [1.0] * len(heads))),
-        seed=config.seed)
+        head_weights=dict(zip(heads, head_weights(config, heads) or [1.0] * len(heads))),
+        seed=config.seed, losses=probe_losses(config, data.manifest))
 
 
 def _rate_factors(config: ConfigDict, examples: int) -> np.ndarray:
@@ -144,4 +145,4 @@ def _training_rows(config: ConfigDict, data: FoldedData, steps: list[int]) -> Tr
         end = None if weight is None else example_weights_end(
             config, order.start // config.batch_size)
         folds.append(FoldRows(fold.train, order, end))
-    return TrainingRows(folds, {head: manifest.labels(head) for head in manifest.heads}, weight)
+    return TrainingRows(folds, {head: manifest.truth(head) for head in manifest.heads}, weight)

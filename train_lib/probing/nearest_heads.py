@@ -5,7 +5,7 @@ themselves.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from input_pipeline.errors import did_you_mean
 from models.nearest import MeanHead, NearestClassifier, NeighbourHead
+from train_lib.metrics.set_scores import is_labelled
 from train_lib.probing.stacked_heads import HeadKind, new_head
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.step import split_model
@@ -83,7 +84,8 @@ def fit(kind: NearestKind, features: np.ndarray, labels: Mapping[str, np.ndarray
     Args:
         kind: what is fitted.
         features: float [n, D].
-        labels: {label head: int [n]}; rows of -1 are left out.
+        labels: {label head: int [n], rows of -1 are left out; of a multi-label head uint8 [n, C],
+            see `LabelSets.targets`}.
         classes: {label head: number of classes}.
 
     Raises:
@@ -91,13 +93,14 @@ def fit(kind: NearestKind, features: np.ndarray, labels: Mapping[str, np.ndarray
     """
     features, values, rows = np.asarray(features, np.float32), {}, {}
     for head, of_head in labels.items():
-        known = np.flatnonzero(of_head >= 0)
+        known = np.flatnonzero(is_labelled(of_head))
         if not len(known):
             raise ConfigError(f'config.probe.heads: {kind.name!r} needs labelled training rows of '
                               f'the head {head!r}, and there are none.')
         rows[head] = len(known)
         values[head] = _fitted(kind, features[known], of_head[known], classes[head])
-    graphdef, like, _ = split_model(_new(kind, features.shape[1], classes, rows))
+    several = [head for head, of_head in labels.items() if of_head.ndim == 2]
+    graphdef, like, _ = split_model(_new(kind, features.shape[1], classes, rows, several))
     return graphdef, {'heads': dict(zip(like['heads'], values.values()))}
 
 
@@ -108,7 +111,7 @@ def _fitted(kind: NearestKind, features: np.ndarray, labels: np.ndarray, classes
     rows = _unit(features - center)
     if kind.kind == 'knn':
         return dict(center=center.astype(np.float32), rows=rows.astype(np.float32),
-                    labels=labels.astype(np.int32))
+                    labels=labels.astype(np.int32 if labels.ndim == 1 else np.float32))
     counts = np.bincount(labels, minlength=classes)
     sums = np.zeros((classes, rows.shape[1]))
     np.add.at(sums, labels, rows)
@@ -123,12 +126,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _new(kind: NearestKind, features: int, classes: Mapping[str, int], rows: Mapping[str, int]
-         ) -> NearestClassifier:
+def _new(kind: NearestKind, features: int, classes: Mapping[str, int], rows: Mapping[str, int],
+         several: Collection[str] = ()) -> NearestClassifier:
     if kind.kind == 'knn':
         return NearestClassifier({head: NeighbourHead(
-            features, size, rows[head], k=kind.k, temperature=kind.temperature)
-            for head, size in classes.items()})
+            features, size, rows[head], k=kind.k, temperature=kind.temperature,
+            several=head in several) for head, size in classes.items()})
     return NearestClassifier({head: MeanHead(features, size, temperature=kind.temperature)
                               for head, size in classes.items()})
 
@@ -157,13 +160,16 @@ def head_of_file(kind: HeadKind | NearestKind, file: Path, features: int,
     """
     if isinstance(kind, HeadKind):
         return new_head(kind, features, classes, seed)
-    rows = {}
+    rows: dict[str, int] = {}
+    several: list[str] = []
     try:
         if kind.kind == 'knn':
             with safe_open(file, 'numpy') as stored:
-                rows = {head: stored.get_slice(f'heads/{place}/labels').get_shape()[0]
-                        for place, head in enumerate(classes)}
+                shapes = {head: stored.get_slice(f'heads/{place}/labels').get_shape()
+                          for place, head in enumerate(classes)}
+            rows = {head: shape[0] for head, shape in shapes.items()}
+            several = [head for head, shape in shapes.items() if len(shape) == 2]
     except Exception as error:  # of safetensors, whose errors have no common base
         raise ConfigError(f'{file} cannot be read ({" ".join(str(error).split())}): restore it, '
                           f'or train the heads again.') from None
-    return _new(kind, features, classes, rows)
+    return _new(kind, features, classes, rows, several)

@@ -28,7 +28,7 @@ from train_lib.predictions.answers import log_mean
 from train_lib.predictions.class_order import medians_of, ordered_of
 from train_lib.predictions.members import out_of_fold
 from train_lib.predictions.provenance import digest_of_heads
-from train_lib.predictions.run_folders import fold_of, folds_of
+from train_lib.predictions.run_folders import fold_of, folds_of, thresholds_of
 from train_lib.predictions.views import in_class_order, say_unswapped
 from train_lib.probing.backbone import Backbone, make_backbone
 from train_lib.probing.feature_cache import digest_weights
@@ -217,6 +217,7 @@ def _predict_fold(probe: Probe, asked: PredictSpec, fold: Path, rows: Rows,
                _about(probe, rows, view, stage, digest, fold_of(fold)), rows, found[view], asked)
     logits = _read(fold / 'predictions' / asked.folder, asked)
     save_together(asked, fold / 'predictions' / f'{asked.folder}.npz', rows.manifest, logits,
+                  thresholds=thresholds_of(fold, rows.manifest.classes),
                   medians=probe.medians(rows.manifest))
     return found
 
@@ -248,7 +249,7 @@ def _about(probe: Probe, rows: Rows, view: str, stage: Stage, digest: str, fold:
 def _write(folder: Path, about: dict, rows: Rows, logits: Logits, asked: PredictSpec) -> None:
     manifest = rows.manifest
     writer = store.Writer(folder, about, manifest.table['id'].to_numpy(np.str_),
-                          {head: manifest.labels(head) for head in manifest.heads},
+                          {head: manifest.truth(head) for head in manifest.heads},
                           manifest.classes, asked.dtype)
     writer.write(np.arange(len(manifest)), logits)
     writer.commit()
@@ -273,6 +274,7 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         pooled = {head: np.concatenate([logits[view][head] for _, logits in done])
                   for head in whole.heads}
         save_together(asked, folder / f'{store.OUT_OF_FOLD}.npz', whole, pooled,
+                      thresholds=thresholds_of(probe.workdir, whole.classes),
                       medians=probe.medians(whole))
         log_scores(f'{probe.workdir.name} out of fold', whole, pooled, probe.ordered(whole))
         return
@@ -280,12 +282,14 @@ def _save_whole(probe: Probe, asked: PredictSpec,
         return  # each fold trained on other rows
     digest = digest_of_heads([fold / 'head.safetensors' for fold in probe.folds], probe.weights)
     for view, stage in asked.views.items():
-        mean = {head: log_mean([logits[view][head] for _, logits in done])
+        mean = {head: log_mean([logits[view][head] for _, logits in done],
+                               head in rows.manifest.label_sets)
                 for head in rows.manifest.heads}
         _write(folder / asked.folder / view, _about(probe, rows, view, stage, digest, None), rows,
                mean, asked)
     logits = _read(folder / asked.folder, asked)
     save_together(asked, folder / f'{asked.folder}.npz', rows.manifest, logits,
+                  thresholds=thresholds_of(probe.workdir, rows.manifest.classes),
                   medians=probe.medians(rows.manifest))
     log_scores(f'{probe.workdir.name} {asked.folder}', rows.manifest, logits,
                probe.ordered(rows.manifest))

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from train_lib.probing.feature_cache import FeatureCacheSpec, feature_cache_spec
 from train_lib.probing.nearest_heads import NearestKind, read_nearest
 from train_lib.probing.stacked_heads import HeadKind
+from train_lib.runtime.config_section import read_numbers
 from train_lib.runtime.errors import ConfigError
 
 
@@ -54,14 +55,18 @@ def read_probe_spec(config: ConfigDict) -> ProbeSpec:
             nearest.append(read_nearest(name, settings, f'config.probe.heads[{i}]'))
         else:
             kinds.append(HeadKind(name, settings))
-    return ProbeSpec(tuple(kinds), tuple(nearest), tuple(config.probe.lr) or (config.schedule.lr,),
+    rates = read_numbers(config.probe.lr, 'probe.lr') or (config.schedule.lr,)
+    return ProbeSpec(tuple(kinds), tuple(nearest), rates,
                      config.probe.views, feature_cache_spec(config))
 
 
 def _refuse_without_effect(config: ConfigDict) -> None:
     """Refuses keys of ordinary training that heads on cached features do not obey."""
+    # Multi-label heads have losses of their own, see probe_losses.py.
+    names = () if config.data.multi_label else (
+        ('loss.name', config.loss.name, 'cross_entropy'),)
     for key, value, default in (
-            ('loss.name', config.loss.name, 'cross_entropy'),
+            *names,
             ('loss.levels', tuple(config.loss.levels), ()),
             ('model.head_order', config.model.get('head_order', ''), ''),
             ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),

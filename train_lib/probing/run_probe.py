@@ -4,10 +4,12 @@
     heads      config.probe.heads x config.probe.lr x folds, in one program (stacked_heads.py)
     <head>-lr<rate>/fold_<k>/predictions/{val,test}.npz, head.safetensors
     (<head>/fold_<k>/... of heads that are fitted, see nearest_heads.py)
+    (of multi-label heads also thresholds.json, fitted on the validation rows of the fold)
     heads.csv  one row per setting: out-of-fold score, and its range over the folds
     predictions/, result.json, report.html   of the setting with the best out-of-fold score
 
-The setting is chosen by rows that no head was trained on, and only its test score is shown. A run
+The setting is chosen by rows that no head was trained on, and only its test score is shown; by
+their accuracy, or with a multi-label head by config.eval.metric. A run
 that was stopped finds its features again; it trains the heads from the beginning, which takes
 minutes at most.
 """
@@ -31,9 +33,10 @@ from input_pipeline.sources.array_records import packed_as
 from models.errors import ModelError
 from train_lib.probing.backbone import make_backbone
 from train_lib.probing.feature_cache import Features, cached_features
-from train_lib.probing.head_scores import score_heads
+from train_lib.probing.head_scores import Scoring, score_heads
 from train_lib.probing.head_training import run_length, train_heads
 from train_lib.probing.probe_folds import FoldedData, make_folds
+from train_lib.probing.probe_losses import check_sets, probe_losses
 from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
 from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
@@ -45,6 +48,7 @@ from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
 from train_lib.training.checks import check_swaps
 from train_lib.training.class_structure import answered_by_median, ordered_heads
+from train_lib.training.patience import check_metric
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
 
 log = logging.getLogger(__name__)
@@ -66,11 +70,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     """
     config = init.with_found_weights(config, workdir)
     spec = read_probe_spec(config)
-    if manifest.label_sets:
-        raise ConfigError(f'config.probe.heads trains heads with one label per picture, and the '
-                          f'head {next(iter(manifest.label_sets))!r} has several: train without '
-                          f'config.probe.heads.')
+    check_sets(config, spec, manifest)
     ordered = ordered_heads(config, manifest.classes)
+    check_metric(config.eval.metric, sets=bool(manifest.label_sets), ordered=bool(ordered))
     medians = answered_by_median(config, manifest.classes)
     data = make_folds(config, manifest)
     parts = [data.rows_of(fold) for fold in data.folds]
@@ -104,8 +106,9 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
         log.info('heads    %s of %s: %.1f s', counted(heads, 'head'),
              counted(trained.steps, 'step'), clock.seconds()['step'])
     with clock('eval'):
-        table, chosen = score_heads(data, trained, features, workdir, spec.nearest,
-                                    ordered, medians)
+        table, chosen = score_heads(data, trained, features, workdir, spec.nearest, Scoring(
+            ordered, medians, config.eval.metric,
+            config.eval.thresholds == 'f1', probe_losses(config, data.manifest)))
     result = dict(status='done', **chosen, heads=table.to_dict('records'),
                   features=str(features.folder), pretrained=features.pretrained,
                   backbone=read_json(features.folder / 'about.json')['weights'],

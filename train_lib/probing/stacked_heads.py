@@ -17,8 +17,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from input_pipeline.label_sets import UNLABELLED
 from models.feature_classifier import FeatureClassifier
-from train_lib.losses.losses import cross_entropy
+from train_lib.losses.losses import LossSpec, cross_entropy, head_loss
 from train_lib.training.step import as_heads, split_model
 
 
@@ -45,6 +46,7 @@ class HeadTask:
         label_smoothing: as in `cross_entropy`.
         head_weights: weights of the losses by label head.
         seed: of the initial parameters and of dropout.
+        losses: of the multi-label heads; other heads have a cross-entropy.
     """
 
     num_features: int
@@ -56,6 +58,7 @@ class HeadTask:
     label_smoothing: float
     head_weights: Mapping[str, float]
     seed: int
+    losses: Mapping[str, LossSpec] = dataclasses.field(default_factory=dict)
 
 
 def new_head(kind: HeadKind, num_features: int, classes: Mapping[str, int], seed: int
@@ -100,8 +103,10 @@ def make_program(definitions: Mapping[str, nnx.GraphDef], optimizer: optax.Gradi
     def loss_of(params, graphdef, features, labels, weight, key):
         model = nnx.merge(graphdef, params)
         logits = as_heads(model(features, rngs=nnx.Rngs(dropout=key)), heads)
-        return sum(task.head_weights[head] * cross_entropy(
-            logits[head], labels[head], weight, task.label_smoothing) for head in heads)
+        return sum(task.head_weights[head] * (
+            _set_loss(task.losses[head], logits[head], labels[head], weight)
+            if head in task.losses else cross_entropy(
+                logits[head], labels[head], weight, task.label_smoothing)) for head in heads)
 
     def one_head(graphdef, views, rate, params, opt_state, plan):
         def step(carry, now):
@@ -144,6 +149,13 @@ def make_program(definitions: Mapping[str, nnx.GraphDef], optimizer: optax.Gradi
     return program
 
 
+def _set_loss(spec: LossSpec, logits: jax.Array, targets: jax.Array, weight: jax.Array | None
+              ) -> jax.Array:
+    """`head_loss` of targets uint8 [B, C], see `LabelSets.targets`."""
+    known = targets != UNLABELLED
+    return head_loss(spec, logits, jnp.where(known, targets.astype(jnp.float32), -1.0), weight)
+
+
 def start_state(parameters: Mapping[str, dict], optimizer: optax.GradientTransformation) -> dict:
     """{kind: (params, opt_state)}; the optimizer's state has the same leading axes."""
     init = jax.vmap(jax.vmap(optimizer.init))
@@ -171,7 +183,8 @@ class TrainingRows:
 
     Attributes:
         folds: the rows of each fold, F.
-        labels: {label head: int32 [N]}.
+        labels: {label head: int32 [N]; of a multi-label head uint8 [N, C], see
+            `LabelSets.targets`}.
         weight: [N], or None.
     """
 
@@ -194,8 +207,9 @@ def plan_chunk(task: HeadTask, data: TrainingRows, first: int, last: int
 
     Returns:
         (plan, used): `used` holds the W views that the plan needs, as indices into the cached
-        features. The plan has arrays [F, S, B]: view (index into `used`), row, label/<head> and,
-        if there are weights, weight; and arrays [F, S]: step and rate_factor.
+        features. The plan has arrays [F, S, B]: view (index into `used`), row, label/<head> (of a
+        multi-label head [F, S, B, C]) and, if there are weights, weight; and arrays [F, S]: step
+        and rate_factor.
     """
     positions = range(first * task.batch_size, last * task.batch_size)
     shape = (len(data.folds), last - first, task.batch_size)

@@ -1,7 +1,8 @@
-"""Sections of the config as frozen dataclasses."""
+"""Sections of the config as frozen dataclasses, and tuples of numbers."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from input_pipeline.errors import did_you_mean
@@ -34,3 +35,27 @@ def read_section(kind: type[T], section: Mapping[str, Any], name: str) -> T:
             raise ConfigError(f'config.{name}.{key} is missing: start from the section {name} of '
                               f'configs/common.py, which has every key.')
     return kind(**section)
+
+
+def read_numbers(values: Iterable[Any], key: str) -> tuple[float, ...]:
+    """Numbers of a tuple in the config whose default is (): `0.1,0.01` on the command line, which
+    cannot know what such a tuple holds, comes as texts.
+
+    Args:
+        values: of the config.
+        key: where they stand, for errors.
+
+    Raises:
+        ConfigError: one of them is not a finite number of 0 or more.
+    """
+    given, found = list(values), []
+    for value in given:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            raise ConfigError(f'config.{key} = {tuple(given)!r}: {value!r} is not a number of 0 or '
+                              f'more; write numbers with commas between, such as 0.1,0.01.')
+        found.append(number)
+    return tuple(found)

@@ -8,6 +8,7 @@ import numpy as np
 
 from train_lib.metrics.intervals import accuracy_interval, f1_interval, f1_rows
 from train_lib.metrics.scores import scores
+from train_lib.metrics.set_scores import is_labelled, predicted_sets, set_scores
 from train_lib.predictions import store
 from train_lib.predictions.run_folders import splits_of
 from train_lib.reporting.inputs import as_dict
@@ -16,6 +17,7 @@ from train_lib.runtime.errors import ConfigError
 from train_lib.serving.trained_models import TrainedModel
 
 Interval = tuple[float, float]
+SET_KEYS = ('map', 'f1_micro', 'accuracy_fitted', 'f1_macro_fitted', 'f1_micro_fitted')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Score:
         accuracy, f1, nll, ece: as in result.json; None where it has none.
         accuracy_interval, f1_interval: 95 %, None where the predictions are missing.
         groups: how many groups the intervals are by, 0 for single pictures.
+        sets: of a multi-label head what result.json has of `SET_KEYS`; {} of others.
     """
 
     split: str
@@ -41,6 +44,7 @@ class Score:
     accuracy_interval: Interval | None = None
     f1_interval: Interval | None = None
     groups: int = 0
+    sets: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
 
 def scores_of_run(workdir: Path, trained: Sequence[TrainedModel], result: Mapping) -> list[Score]:
@@ -80,7 +84,7 @@ def _of_split(split: str, values: Mapping, heads: Sequence[str], path: Path,
     for head, own in _by_head(values, heads).items():
         score = Score(split, head, int(own.get('n', values.get('n', 0))),
                       number(own.get('accuracy')), number(own.get('f1_macro')),
-                      number(own.get('nll')), number(own.get('ece')))
+                      number(own.get('nll')), number(own.get('ece')), sets=_of_sets([own]))
         found.append(_with_intervals(score, member, head or heads[0], groups))
     return found
 
@@ -91,9 +95,11 @@ def _with_intervals(score: Score, member: store.Member | None, head: str,
     if member is None or score.accuracy is None:
         return score
     labels = np.asarray(member.labels[head])
-    rows = labels >= 0
+    rows = is_labelled(labels)
     logits, labels = np.asarray(member.logits[head], np.float32)[rows], labels[rows]
-    if not len(labels) or abs(scores(logits, labels)['accuracy'] - score.accuracy) > 1e-6:
+    several = head in member.multi_label
+    if not len(labels) or abs((set_scores if several else scores)(logits, labels)['accuracy']
+                              - score.accuracy) > 1e-6:
         return score
     named = [f'group {groups[one]}' if one in groups else f'picture {one}'
              for one in member.ids[rows].tolist()]
@@ -101,6 +107,10 @@ def _with_intervals(score: Score, member: store.Member | None, head: str,
     given = np.array(named, object) if count < len(named) else None
     if given is not None and count < 2:  # a single group says nothing about others
         return score
+    if several:  # f1_rows is of one label per picture
+        right = (predicted_sets(logits) == (labels == 1)).all(1)
+        return dataclasses.replace(score, accuracy_interval=accuracy_interval(right, given),
+                                   groups=0 if given is None else count)
     predicted = logits.argmax(-1)
     right = predicted == labels
     return dataclasses.replace(
@@ -118,8 +128,16 @@ def _means(tests: Sequence[Mapping], heads: Sequence[str]) -> list[Score]:
         accuracy, f1, nll, ece = (_mean([part.get(head, {}).get(key) for part in parts])
                                   for key in ('accuracy', 'f1_macro', 'nll', 'ece'))
         found.append(Score(name, head, int(parts[0][head].get('n', tests[0].get('n', 0))),
-                           accuracy, f1, nll, ece))
+                           accuracy, f1, nll, ece,
+                           sets=_of_sets([part.get(head, {}) for part in parts])))
     return found
+
+
+def _of_sets(parts: Sequence[Mapping]) -> dict[str, float | None]:
+    """The means of `SET_KEYS`, {} of a head with one label per picture."""
+    if not all('f1_examples' in part for part in parts):
+        return {}
+    return {key: _mean([part.get(key) for part in parts]) for key in SET_KEYS}
 
 
 def _mean(values: Sequence) -> float | None:

@@ -6,6 +6,7 @@ and onnxruntime are needed to write the file, see requirements-onnx.txt; it need
 
 import contextlib
 import importlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from input_pipeline.atomic_files import write_json
 from models import eval_view
 from models.errors import ModelError
 from models.pretrained import load_timm
 from train_lib.runtime.errors import ConfigError
-from train_lib.serving.export_stablehlo import PICTURES, preparation, write_script
+from train_lib.serving.export_stablehlo import PICTURES, write_facts, write_script
 from train_lib.serving.export_timm import timm_config, timm_weights
+from train_lib.serving.exported_answers import answers_of
 from train_lib.serving.trained_models import TrainedModel
 from train_lib.training.network import make_model
 from train_lib.training.step import make_normalise
@@ -35,7 +36,13 @@ session = onnxruntime.InferenceSession('model.onnx')
 logits, = session.run(None, {'images': pictures})  # uint8 [b, height, width, channels]
 ```
 
-Any batch size b works. Normalisation is inside. Probabilities are the softmax of the logits."""
+Any batch size b works. Normalisation is inside."""
+LOADING_SETS = '''`answers.json` is in the file too, each of its entries by name:
+
+```python
+about = session.get_modelmeta().custom_metadata_map  # {'activation': 'sigmoid', ...}
+thresholds = json.loads(about['thresholds'])  # {label: probability}
+```'''
 NEEDED = ('torch', 'timm', 'onnxscript', 'onnxruntime')
 OPSET = 18
 BOUND = 1e-4  # in standard deviations of the logits
@@ -63,9 +70,7 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
     if not difference <= BOUND:
         raise ModelError(f'The logits of {trained.config.model.name} in ONNX Runtime differ by '
                          f'{difference:.1e} of their deviation: use --format=stablehlo.')
-    write_json(folder / 'preparation.json', preparation(trained))
-    write_json(folder / 'classes.json', {head: list(names)
-                                         for head, names in trained.classes.items()})
+    facts = write_facts(trained, folder)
     write_script(folder, 'load_onnx.py')
     files = {'model.onnx': f'the model, opset {OPSET}: images, uint8 [batch, height, width, '
                            f'channels] -> logits, float32 [batch, classes]; in ONNX Runtime within '
@@ -75,8 +80,9 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
     return files | {
         'preparation.json': 'how pictures become images; mean and std are for information, since '
                             'the model normalises',
-        'classes.json': '{head: class names in the order of the logits}',
-        'load.py': 'an example: `python load.py PICTURE` prints the most probable classes',
+        **facts,
+        'load.py': 'an example: `python load.py PICTURE` prints '
+                   + ('its labels' if trained.multi_label else 'the most probable classes'),
         f'{PICTURES}/': 'how the training run read and resized pictures, as modules; for load.py'}
 
 
@@ -149,9 +155,22 @@ def _export(model: Any, trained: TrainedModel, path: Path, large: bool) -> None:
     torch, spec = _load('torch'), trained.preprocess
     images = torch.zeros((2, *spec.frame, spec.channels), dtype=torch.uint8)
     with _quiet(), torch.no_grad():
-        torch.onnx.export(model, (images,), path, dynamo=True, opset_version=OPSET, verbose=False,
-                          input_names=['images'], output_names=['logits'], external_data=large,
-                          dynamic_shapes=({0: torch.export.Dim('batch')},))
+        program = torch.onnx.export(
+            model, (images,), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=['images'], output_names=['logits'],
+            dynamic_shapes=({0: torch.export.Dim('batch')},))
+        program.model.metadata_props.update(_metadata(trained))
+        program.save(path, external_data=large)
+
+
+def _metadata(trained: TrainedModel) -> dict[str, str]:
+    """What the file says of a multi-label head, as texts: its labels in the order of the logits,
+    and how it answers; {} of other heads."""
+    facts: dict[str, Any] = {}
+    for head, about in answers_of(trained.workdir, trained).items():
+        facts = dict(head=head, labels=list(trained.classes[head]), **about)
+    return {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in facts.items()}
 
 
 @contextlib.contextmanager

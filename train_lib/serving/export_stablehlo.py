@@ -1,7 +1,8 @@
 """The export format stablehlo: a program for CPU, CUDA and TPU, for JAX without this project.
 
 The program takes uint8 pictures as `preparing.prepare` makes them and gives logits: those of the
-run's own scores, with its logit adjustment. Probabilities are their softmax.
+run's own scores, with its logit adjustment. Probabilities are their softmax, of a multi-label head
+their sigmoid.
 """
 
 import inspect
@@ -17,6 +18,7 @@ from train_lib.predictions.run_folders import run_of
 from train_lib.run_dir.workdirs import range16_of
 from train_lib.runtime.errors import ConfigError
 from train_lib.serving import exported_program, preparing
+from train_lib.serving.exported_answers import write_answers_of
 from train_lib.serving.trained_models import TrainedModel
 
 LOADING = """`load.py` shows all of it; it needs jax, flatbuffers, numpy, pillow and
@@ -28,10 +30,9 @@ program = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read())
 logits = program.call(dict(numpy.load('weights.npz')), pictures)
 ```
 
-The program runs on CPU, CUDA and TPU for any batch size b. Normalisation is inside. Probabilities
-are the softmax of the logits. JAX promises to read such a file for six months after it was
-written, and refuses older ones from version 0.11.1 on: keep the version of JAX that is named below,
-or export again."""
+The program runs on CPU, CUDA and TPU for any batch size b. Normalisation is inside. JAX promises to
+read such a file for six months after it was written, and refuses older ones from version 0.11.1 on:
+keep the version of JAX that is named below, or export again."""
 PICTURES = 'pictures'  # the folder of the modules that read and resize pictures
 _MODULES = (decode, diagnosis, errors, image_headers, preparing, resize, sixteen_bits)
 
@@ -53,9 +54,7 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
                           'the file: pip install flatbuffers.') from None
     (folder / 'model.stablehlo').write_bytes(content)
     np.savez(folder / 'weights.npz', **program.weights)  # type: ignore[arg-type]
-    write_json(folder / 'preparation.json', preparation(trained))
-    write_json(folder / 'classes.json', {head: list(names)
-                                         for head, names in trained.classes.items()})
+    facts = write_facts(trained, folder)
     write_script(folder, 'load_exported.py')
     many = len(trained.classes) > 1
     platforms = ', '.join(exported_program.PLATFORMS)
@@ -66,9 +65,24 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
         'weights.npz': 'the first argument of the program, {name: array}',
         'preparation.json': 'how pictures become the second argument; mean and std are for '
                             'information, since the program normalises',
-        'classes.json': '{head: class names in the order of the logits}',
-        'load.py': 'an example: `python load.py PICTURE` prints the most probable classes',
+        **facts,
+        'load.py': 'an example: `python load.py PICTURE` prints '
+                   + ('its labels' if trained.multi_label else 'the most probable classes'),
         f'{PICTURES}/': 'how the training run read and resized pictures, as modules; for load.py'}
+
+
+def write_facts(trained: TrainedModel, folder: Path) -> dict[str, str]:
+    """Writes preparation.json, classes.json and, where a head has several labels per picture,
+    answers.json.
+
+    Returns:
+        {file name: one line of what it is} of all but preparation.json.
+    """
+    write_json(folder / 'preparation.json', preparation(trained))
+    write_json(folder / 'classes.json', {head: list(names)
+                                         for head, names in trained.classes.items()})
+    return {'classes.json': '{head: class names in the order of the logits}',
+            **write_answers_of(trained, folder)}
 
 
 def preparation(trained: TrainedModel) -> dict:

@@ -18,6 +18,7 @@ from models.timm_settings import timm_arguments
 from train_lib.predictions.run_folders import run_of
 from train_lib.run_dir.workdirs import range16_of
 from train_lib.runtime.errors import ConfigError
+from train_lib.serving.exported_answers import answers_of, write_answers_of
 from train_lib.serving.trained_models import TrainedModel
 from train_lib.training.network import model_settings_of
 from train_lib.training.preprocess_spec import input_record
@@ -34,8 +35,15 @@ classes = model.pretrained_cfg['label_names']  # in the order of the logits
 The run turns pictures by their EXIF orientation, lays transparent ones over white and scales
 values of 16 bits; timm does not, so do it before `transform`.
 
-`safetensors.torch.load_file` reads the weights alone. Probabilities are the softmax of the
-logits."""
+`safetensors.torch.load_file` reads the weights alone."""
+LOADING_SETS = '''timm has no word for labels that apply together: `config.json` says it under
+`answers`, and by the `problem_type` of transformers, beside what timm reads.
+
+```python
+answers, = json.load(open('FOLDER/config.json'))['answers'].values()
+labels = [name for name, p in zip(classes, logits[0].sigmoid().tolist())
+          if p >= answers['thresholds'][name]]
+```'''""
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
 _CROP_MODES = {'squash': 'squash', 'crop': 'center', 'pad': 'border'}
 # Pillow's 'box' is within 1.1 grey levels of 'area' where a picture shrinks to a half or less, and
@@ -61,7 +69,8 @@ def write(trained: TrainedModel, folder: Path) -> dict[str, str]:
     with atomic_path(folder / WEIGHTS) as path:
         save_file(timm_weights(trained), path, metadata={'format': 'pt'})
     write_json(folder / CONFIG, about)
-    return {WEIGHTS: _about_weights(trained), CONFIG: _about_config(about)}
+    return {WEIGHTS: _about_weights(trained), CONFIG: _about_config(about),
+            **write_answers_of(trained, folder)}
 
 
 def timm_weights(trained: TrainedModel) -> dict[str, np.ndarray]:
@@ -102,6 +111,9 @@ def timm_config(trained: TrainedModel) -> dict[str, Any]:
         num_classes=len(classes), pool_size=None, first_conv=model.timm_stem,
         classifier=model.timm_head)
     # timm ignores what follows.
+    if trained.multi_label:
+        about['problem_type'] = 'multi_label_classification'
+        about['answers'] = answers_of(trained.workdir, trained)
     about['preparation'] = dict(size=list(spec.frame)) | input_record(spec) | dict(
         differs_in_timm=differences(trained))
     return about

@@ -17,7 +17,8 @@ from train_lib.reporting.about import changed_settings
 from train_lib.reporting.inputs import read_json
 from train_lib.reporting.page import r3, whole
 from train_lib.run_dir.seen_rows import marks
-from train_lib.serving.card_scores import Score, scores_of_run
+from train_lib.serving import exported_answers
+from train_lib.serving.card_scores import SET_KEYS, Score, scores_of_run
 from train_lib.serving.card_weights import origin
 from train_lib.serving.trained_models import TrainedModel
 
@@ -71,11 +72,30 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _files(files: Mapping[str, str], trained: Sequence[TrainedModel], loading: str) -> list[str]:
+    several = len(trained) > 1
     lines = _table(('file', 'what it is'), [(f'`{path}`', about) for path, about in files.items()])
-    if len(trained) > 1:
+    if several:
         folders = ', '.join(f'`{one.workdir.name}/`' for one in trained)
         lines = [f'In each of the folders {folders}:', '', *lines]
-    return [*lines, *(['', loading] if loading else [])]
+    return [*lines, *(['', loading] if loading else []), '', *_probabilities(trained[0], several)]
+
+
+def _probabilities(model: TrainedModel, several: bool) -> list[str]:
+    """How logits become answers."""
+    lines = []
+    if len(model.multi_label) < len(model.classes):
+        rest = [f'`{cell(head)}`' for head in model.classes if head not in model.multi_label]
+        lines.append(f'Probabilities{" of " + ", ".join(rest) if model.multi_label else ""} are '
+                     f'the softmax of the logits.')
+    for head in model.multi_label:
+        lines.append(
+            f'The head `{cell(head)}` has several labels per picture: probabilities are the '
+            f'sigmoid of the logits, and a label is answered where its own is at least its '
+            f'threshold in `{exported_answers.NAME}`.'
+            + (f' The thresholds of a folder are those of its fold alone; `'
+               f'{exported_answers.NAME}` beside the folders has those of their mean.'
+               if several else ''))
+    return lines
 
 
 def _counted(model: TrainedModel) -> str:
@@ -92,12 +112,23 @@ def _about(workdir: Path, trained: Sequence[TrainedModel]) -> list[str]:
              f'{first.config.precision}. It was trained in the run `{workdir.absolute().name}`.']
     if len(trained) > 1:
         lines += ['', f'The run has {len(trained)} folds, each of which is a model in a folder of '
-                      f'its own. The answer of the run is the mean of their probabilities (the '
-                      f'softmax of the logits); the class is that with the largest mean.']
+                      f'its own. The answer of the run is the mean of their probabilities'
+                      + _mean_answer(first)]
     if any(offset.any() for offset in first.offsets.values()):
         lines += ['', f'Its logits are adjusted for the shares of the classes in training, with '
                       f'tau {first.config.eval.adjust_tau:g}; so are those of the scores below.']
     return lines
+
+
+def _mean_answer(model: TrainedModel) -> str:
+    one = ' (the softmax of the logits); the class is that with the largest mean'
+    several = (f' (the sigmoid of the logits); the labels are those whose mean is at least their '
+               f'threshold in `{exported_answers.NAME}`')
+    if not model.multi_label:
+        return f'{one}.'
+    if len(model.multi_label) == len(model.classes):
+        return f'{several}.'
+    return f'{one}; of {", ".join(map(cell, model.multi_label))}{several}.'
 
 
 def _classes(model: TrainedModel) -> list[str]:
@@ -129,9 +160,22 @@ def _scores(found: Sequence[Score]) -> list[str]:
         for score in found])
     groups = max(score.groups for score in found)
     unit = 'groups of pictures (persons, drawers, duplicates)' if groups else 'pictures'
-    return [*lines, '', f'In brackets 95 % intervals for new {unit} of the same kind. F1 is the '
-                        f'mean over classes, NLL is in nats, ECE is the expected calibration '
-                        f'error.']
+    lines += ['', f'In brackets 95 % intervals for new {unit} of the same kind. F1 is the mean '
+                  f'over classes, NLL is in nats, ECE is the expected calibration error.']
+    return lines + _set_scores([score for score in found if score.sets], several)
+
+
+def _set_scores(found: Sequence[Score], several: bool) -> list[str]:
+    """What else is known of multi-label heads."""
+    if not found:
+        return []
+    rows = [(score.split, *((cell(score.head),) if several else ()),
+             *(r3(score.sets.get(key)) for key in SET_KEYS)) for score in found]
+    return ['', 'Where pictures have several labels, accuracy is the share of pictures whose whole '
+                'set is right, and what is above is at a threshold of 0.5. Fitted '
+                'thresholds were tried on pictures that they were not fitted on:', '',
+            *_table(('pictures', *(('head',) if several else ()), 'mAP', 'micro F1',
+                     'accuracy, fitted', 'F1, fitted', 'micro F1, fitted'), rows)]
 
 
 def _data(trained: Sequence[TrainedModel], config: Mapping, result: Mapping) -> list[str]:
@@ -159,13 +203,22 @@ def _data(trained: Sequence[TrainedModel], config: Mapping, result: Mapping) -> 
     title = f'split of {first.workdir.name}' if len(trained) > 1 else 'split'
     lines += ['', *_table((title, 'pictures', 'groups'), rows)]
     for head in first.classes:
-        sizes = Counter(splits.training_labels(head))
-        del sizes['']
+        sizes = _sizes(splits.training_labels(head), first, head)
         if sizes:
             of_head = f' of {cell(head)}' if len(first.classes) > 1 else ''
             lines += ['', f'Training pictures per class{of_head}: {min(sizes.values()):,} to '
                           f'{max(sizes.values()):,}.']
     return lines
+
+
+def _sizes(labels: Sequence[str], model: TrainedModel, head: str) -> Counter[str]:
+    """{class: training pictures}; {} where the texts of several labels cannot be told apart."""
+    if head not in model.multi_label:
+        return Counter(label for label in labels if label)
+    separator = model.config.data.label_separator
+    names = [name for text in labels if text and text != separator
+             for name in text.split(separator)]
+    return Counter(names) if set(names) <= set(model.classes[head]) else Counter()
 
 
 def _preparation(model: TrainedModel) -> list[str]:
@@ -219,12 +272,24 @@ def _versions(trained: Sequence[TrainedModel], result: Mapping) -> list[str]:
     return lines
 
 
+def _answer_limits(model: TrainedModel) -> list[str]:
+    of = [head for head in model.classes if head not in model.multi_label]
+    lines = [f'- {cell(head)}: what a picture shows beside these labels is not answered.'
+             for head in model.multi_label]
+    if of:
+        heads = f'{", ".join(map(cell, of))}: the' if model.multi_label else 'The'
+        lines.append(f'- {heads} model answers with one of its classes for every picture, also for '
+                     f'a picture that shows none of them.')
+    return lines
+
+
 def _limits(trained: Sequence[TrainedModel]) -> list[str]:
     lines = [
         '- The scores are about the data above. Nothing is known about pictures of other origin '
         '(cameras, people, places, ways of drawing).',
-        '- The model answers with one of its classes for every picture, also for a picture that '
-        'shows none of them.',
+        *_answer_limits(trained[0]),
+        '- ECE above says how far probabilities were from the share of right answers; nothing else '
+        'calibrates them.' if trained[0].multi_label else
         '- A probability is the softmax of the logits. ECE above says how far it was from the '
         'share of right answers; nothing else calibrates it.',
         '- Licences and rights of the training pictures are not known to this project.']

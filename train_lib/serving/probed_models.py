@@ -81,7 +81,8 @@ def read_probe(workdir: Path, config: ConfigDict) -> list[TrainedModel]:
             damaged.
     """
     probe = open_probe(config, workdir)
-    classes = dict(store.open_member(trained_predictions(probe.folds[0])).classes)
+    member = store.open_member(trained_predictions(probe.folds[0]))
+    classes = dict(member.classes)
     sizes = {head: len(names) for head, names in classes.items()}
     backbone = nnx.merge(probe.backbone.graphdef, *probe.backbone.weights)
     zeros = {head: np.zeros(size, np.float32) for head, size in sizes.items()}
@@ -93,5 +94,6 @@ def read_probe(workdir: Path, config: ConfigDict) -> list[TrainedModel]:
         head: Any = nnx.merge(graphdef, read_head(file, like))
         model = models.eval_view(ProbedModel(backbone, head, probe.dtype))
         found.append(TrainedModel(fold, config, classes, probe.backbone.preprocess, model, zeros,
-                                  0, hashlib.sha256(file.read_bytes()).hexdigest()))
+                                  0, hashlib.sha256(file.read_bytes()).hexdigest(),
+                                  member.multi_label))
     return found

@@ -16,7 +16,7 @@ from input_pipeline.manifest import SPLITS, Manifest, class_counts, digest
 from input_pipeline.pictures import PreprocessSpec
 from input_pipeline.sixteen_bits import Range
 from train_lib.predictions import store
-from train_lib.predictions.run_folders import folds_of, splits_of
+from train_lib.predictions.run_folders import folds_of, separator_of, splits_of
 from train_lib.run_dir import workdirs
 from train_lib.runtime.errors import ConfigError
 from train_lib.training.data import load_data
@@ -101,8 +101,7 @@ def _other_data(config: ConfigDict, labelled: bool, run: Path, range16: Range | 
     """The rows of config.data, with the classes of the run, and its labels by class name."""
     member = store.open_member(trained_predictions(run))
     classes, several = member.classes, member.multi_label
-    # The folder of a probe's head has no config.json, and no head with several labels.
-    separator = workdirs.saved_config(run).data.label_separator if several else ''
+    separator = separator_of(run) if several else ''
     if not labelled:
         config = config.copy_and_resolve_references()
         with config.unlocked():

@@ -9,12 +9,36 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from input_pipeline.errors import did_you_mean
 from train_lib.metrics.directions import MORE_IS_BETTER
 from train_lib.metrics.structured import ORDER_SCORES
 from train_lib.runtime.errors import ConfigError
 
 SET_METRICS = ('map', 'f1_micro', 'f1_examples')  # of multi-label heads alone
 METRICS = ('accuracy', 'loss', 'f1_macro', 'nll', *SET_METRICS, *ORDER_SCORES)
+
+
+def check_metric(metric: str, *, sets: bool, ordered: bool) -> None:
+    """Refuses a config.eval.metric that these heads do not have.
+
+    Args:
+        metric: its value.
+        sets: a head has several labels per picture.
+        ordered: a head has classes with an order.
+
+    Raises:
+        ConfigError: there is no such metric, or no head that it is a score of.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f'config.eval.metric = {metric!r}: '
+                          f'{did_you_mean(metric, METRICS, show=str)}')
+    if metric in SET_METRICS and not sets:
+        raise ConfigError(f'config.eval.metric = {metric!r} is a score of multi-label heads, and '
+                          f'there is none: use accuracy or f1_macro.')
+    if metric in ORDER_SCORES and not ordered:
+        raise ConfigError(f'config.eval.metric = {metric!r} is a score of heads whose classes have '
+                          f'an order, and there is none: say by config.data.ordered which do, or '
+                          f'use accuracy or f1_macro.')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,13 @@ from input_pipeline.order import Order
 from input_pipeline.resampling import make_order
 from train_lib.losses.consistency import make_consistency
 from train_lib.losses.mixing import Mixing, make_mixings
-from train_lib.losses.objectives import Shown, adjust, example_weights_end, objectives
-from train_lib.metrics.structured import ORDER_SCORES
+from train_lib.losses.objectives import (
+    Shown,
+    adjust,
+    example_weights_end,
+    head_weights,
+    objectives,
+)
 from train_lib.optim.optimizers import make_optimizer
 from train_lib.optim.param_groups import durations
 from train_lib.optim.schedules import Schedule, judged_from, make_schedule, say_left_out
@@ -165,7 +170,7 @@ def assemble(config: ConfigDict, data: Data, mesh: jax.sharding.Mesh, own: Path 
     beside = BesideLabels(make_consistency(read_spec(config), to_steps_of_run),
                           teaching and teaching[0])
     options = StepOptions(
-        scoring.heads, config.seed, scoring.losses, config.loss.head_weights, mixings,
+        scoring.heads, config.seed, scoring.losses, head_weights(config, scoring.heads), mixings,
         network.parameters.rates, config.accumulate, ema_decay, guarded=control.guard is not None,
         weights_end=_weights_end(config, data.parts['train'], order),
         sharpness=read_sharpness(config.sharpness.to_dict(), to_steps_of_run),
@@ -260,27 +265,24 @@ def _scoring(config: ConfigDict, data: Data, to_steps_of_run: ToSteps,
     """(how logits become scores, how pictures are mixed)"""
     heads, classes = data.manifest.heads, data.manifest.classes
     counts = {head: class_counts(data.parts['train'], head) for head in heads}
+    labelled = {head: data.parts['train'].numbers(head) >= 0 for head in heads}
     shown = None
     if config.resample.kind != 'none':
         rows = order.plan.mean_counts()
         shown = Shown(order.start // config.batch_size,
-                      {head: class_counts(data.parts['train'], head, rows) for head in heads})
+                      {head: class_counts(data.parts['train'], head, rows) for head in heads},
+                      {head: float(rows[known].sum()) for head, known in labelled.items()})
     several = tuple(data.manifest.label_sets)
-    losses = with_levels(objectives(config, classes, counts, to_steps_of_run, shown, several),
+    losses = with_levels(objectives(config, classes, counts, to_steps_of_run, shown, several,
+                                    {head: float(known.sum()) for head, known in labelled.items()}),
                          config, classes)
     mixings = make_mixings(config.mixing, classes, to_steps_of_run, several)
     if several and config.eval.adjust_tau:
         raise ConfigError(f'config.eval.adjust_tau = {config.eval.adjust_tau} adjusts a softmax, '
                           f'and the head {several[0]!r} has several labels per picture: set it to '
                           f'0; thresholds per class are fitted anyway.')
-    if not several and config.eval.metric in patience.SET_METRICS:
-        raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of multi-label '
-                          f'heads, and there is none: use accuracy or f1_macro.')
     ordered = ordered_heads(config, classes)
-    if not ordered and config.eval.metric in ORDER_SCORES:
-        raise ConfigError(f'config.eval.metric = {config.eval.metric!r} is a score of heads whose '
-                          f'classes have an order, and there is none: say by config.data.ordered '
-                          f'which do, or use accuracy or f1_macro.')
+    patience.check_metric(config.eval.metric, sets=bool(several), ordered=bool(ordered))
     medians = answered_by_median(config, classes)
     adjusted = partial(adjust, counts=counts, tau=config.eval.adjust_tau)
     scoring = Scoring(heads, config.eval.metric, losses, adjusted, evals.get('val'),

@@ -39,7 +39,18 @@ def test_class_weights_by_hand():
     assert class_weights((3, 1), 'effective', beta=0.0).tolist() == [1, 1]
 
 
+def test_pos_weight_is_negatives_by_positives_with_a_cap():
+    """Four pictures with labels; a label of none of them gets the cap."""
+    found = class_weights((1, 2, 4, 0), 'pos_weight', labelled=4)
+    assert found.tolist() == [3, 1, 0, 100]
+    assert class_weights((1, 2, 4, 0), 'pos_weight', labelled=4, cap=2.5).tolist() == \
+        [2.5, 1, 0, 2.5]
+
+
 @pytest.mark.parametrize('arguments, words', [
+    ({'kind': 'pos_weight'}, 'there is one label per picture: use balanced'),
+    ({'kind': 'pos_weight', 'labelled': 9, 'cap': 0}, 'loss.weights.cap=0: give a number above 0'),
+    ({'kind': 'pos_weight', 'labelled': 9, 'cap': '9'}, "loss.weights.cap='9'"),
     ({'kind': 'balance'}, "loss.weights.kind='balance' is unknown: did you mean 'balanced'"),
     ({'kind': 'effective', 'beta': 1.0}, r'loss.weights.beta=1.0: give a number'),
     ({'kind': 'manual', 'manual': {'cat': 1}}, "loss.weights.manual names the class 'cat'"),

@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from input_pipeline.manifest import make_manifest
 from train_lib.losses.losses import head_loss, split_loss, weights_at
-from train_lib.losses.objectives import Shown, example_weights_end, objectives
+from train_lib.losses.objectives import Shown, example_weights_end, head_weights, objectives
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.sharding import make_mesh
 from train_lib.training.checks import check_values
@@ -113,3 +113,17 @@ def test_a_run_asks_its_sampler(tmp_path):
     job.iterator.close()
     spec = job.run.scoring.losses['class']
     assert (spec.counts, spec.shown_start, spec.shown_counts) == ((8, 3, 1), 4, (4, 4, 4))
+
+
+@pytest.mark.parametrize(('given', 'wanted'), [
+    ((), ()), (('1', '0.5'), (1.0, 0.5)), ((2, 0), (2.0, 0.0))])
+def test_weights_of_heads_are_numbers(given, wanted):
+    assert head_weights(config_of(**{'loss.head_weights': given}), ('a', 'b')) == wanted
+
+
+@pytest.mark.parametrize(('given', 'words'), [
+    ((1.0,), 'has 1 numbers for 2 heads'), ((1.0, 1.0, 1.0), 'has 3 numbers for 2 heads'),
+    (('1', 'half'), "'half' is not a number of 0 or more"), ((1.0, -1.0), '-1.0 is not a number')])
+def test_other_weights_of_heads_are_refused(given, words):
+    with pytest.raises(ConfigError, match=words):
+        head_weights(config_of(**{'loss.head_weights': given}), ('a', 'b'))

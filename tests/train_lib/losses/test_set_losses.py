@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from configs.common import get_config
+from input_pipeline.errors import DataError
 from input_pipeline.label_sets import UNLABELLED
 from train_lib.losses.losses import LossSpec, Mixed, head_loss, split_loss, total_weight
 from train_lib.losses.mixing import make_mixings, mix
-from train_lib.losses.objectives import make_loss, objectives
+from train_lib.losses.objectives import Shown, make_loss, objectives
 from train_lib.runtime.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -150,3 +151,25 @@ def test_the_loss_may_differ_by_head():
     found = objectives(config, {'tags': ('a', 'b'), 'kind': ('x', 'y')}, COUNTS, lambda *_: 0,
                        multi_label=('tags',))
     assert found['tags'].class_weights == (1.0, 7.0) and found['kind'].class_weights == ()
+
+
+def test_pos_weight_goes_by_what_is_shown():
+    config, counts = get_config(), {'tags': np.array([2.0, 5.0]), 'kind': np.array([6.0, 4.0])}
+    config.loss.name = {'tags': 'binary_cross_entropy'}
+    config.loss.class_weights.update(kind='pos_weight', head='tags', cap=3.5)
+    classes = {'tags': ('a', 'b'), 'kind': ('x', 'y')}
+    shown = Shown(6, {'tags': np.array([6.0, 6.0]), 'kind': np.array([6.0, 8.0])},
+                  {'tags': 12.0, 'kind': 14.0})
+    made = lambda **given: objectives(config, classes, counts, lambda *_: 0, multi_label=('tags',),
+                                      labelled={'tags': 10.0, 'kind': 10.0}, **given)
+    assert made()['tags'].class_weights == (3.5, 1.0)  # 8 / 2 is above the cap
+    spec = made(shown=shown)['tags']
+    assert (spec.class_weights, spec.shown_start, spec.shown_weights) == ((3.5, 1.0), 6, (1.0, 1.0))
+    logits = np.array([[0.3, -2.0], [1.0, 0.5]], np.float32)
+    targets = np.array([[1, 0], [1, 1]], np.float32)
+    found = head_loss(made()['tags'], logits, targets)
+    positive = np.log1p(np.exp(-logits)) * targets * [3.5, 1.0]
+    assert found == pytest.approx((positive + np.log1p(np.exp(logits)) * (1 - targets)).mean())
+    config.loss.class_weights.head = ''
+    with pytest.raises(DataError, match='name a multi-label head in loss'):
+        made()

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from configs import common
+from train_lib.commands.command_line import parse
 from train_lib.predictions import members
 from train_lib.probing import feature_cache as caching
 from train_lib.probing import stacked_heads as stacked
+from train_lib.probing.head_scores import Scoring
 from train_lib.probing.head_training import train_heads
 from train_lib.probing.probe_folds import make_folds
 from train_lib.probing.probe_spec import read_probe_spec
@@ -49,6 +51,16 @@ def test_a_head_that_is_not_a_dict_is_named(tmp_path):
         read_probe_spec(config)
 
 
+def test_rates_may_come_as_texts_from_the_command_line(tmp_path):
+    said = parse(['--config=configs/sketch_eva_probe.py', '--config.probe.lr=0.1,1e-3',
+                  f'--workdir={tmp_path}/run']).config
+    assert read_probe_spec(said).rates == (0.1, 1e-3)
+    for wrong in (('0.1', 'x'), (-1.0,), (True,), (float('nan'),)):
+        config = probe_config(tmp_path, **{'probe.lr': wrong})
+        with pytest.raises(ConfigError, match=r'config\.probe\.lr = .* is not a number of 0 or'):
+            read_probe_spec(config)
+
+
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('probe')
@@ -73,6 +85,19 @@ def test_every_head_and_fold_leaves_predictions_of_its_own_rows(done):
     right = np.mean(stored['logits'].argmax(1) == stored['labels'])
     assert result['out_of_fold']['accuracy'] == pytest.approx(right)
     assert (folder / 'run/report.html').exists()
+
+
+def test_the_setting_is_chosen_by_the_metric_of_the_config(done):
+    """Of errors the smallest is best; without validation every setting is worse than any score."""
+    folder, config, manifest, result = done
+    config = config.copy_and_resolve_references()
+    config.eval.metric = 'loss'
+    again = probe(config, manifest, folder / 'by_loss')
+    assert again['chosen'] == min(again['heads'], key=lambda row: row['loss'])['name']
+    for metric, good, bad in (('nll', 0.2, 0.3), ('mae', 0.0, 1.0), ('qwk', 0.5, -0.5),
+                              ('f1_macro', 0.5, 0.4)):
+        by = Scoring(metric=metric)
+        assert by.value({metric: good}) > by.value({metric: bad}) > by.value({})
 
 
 def test_every_head_is_a_member_that_knows_what_it_trained_on(done):
