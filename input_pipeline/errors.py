@@ -25,7 +25,8 @@ class WorkerError(RuntimeError):
 
 
 def nearest(word: object, known: Iterable, n: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The known words that look most like `word`, the best first; often none.
+    """The known words that look most like `word`, the best first; often none. Those that differ by
+    capital letters alone come before all others, however short they are.
 
     Args:
         word: what the user wrote, of any type.
@@ -34,7 +35,10 @@ def nearest(word: object, known: Iterable, n: int = 1, cutoff: float = 0.6) -> l
         cutoff: how alike a word must be, from 0 (anything) to 1 (the same), as in difflib.
     """
     known = [str(one) for one in itertools.islice(known, _COMPARED)]
-    return difflib.get_close_matches(str(word)[:_LENGTH], known, n=n, cutoff=cutoff)
+    text = str(word)[:_LENGTH]
+    same = [one for one in known if one.casefold() == text.casefold()]
+    near = difflib.get_close_matches(text, known, n=n, cutoff=cutoff)
+    return [*same, *(one for one in near if one not in same)][:n]
 
 
 def listed(names: Iterable) -> str:

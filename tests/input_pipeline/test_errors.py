@@ -12,6 +12,8 @@ def test_the_nearest_words_are_offered():
     assert did_you_mean('oder', KNOWN, n=2, cutoff=0.5) == "did you mean 'over' or 'under'?"
     assert did_you_mean('flod', ['fold'], show='--{}'.format) == 'did you mean --fold?'
     assert nearest('oder', KNOWN, n=2, cutoff=0.5) == ['over', 'under']
+    assert did_you_mean('mAP', ['maps', 'map']) == "did you mean 'map'?"  # difflib finds no letter
+    assert nearest('SGD', ['sgdm', 'sgd'], n=2, cutoff=0.1) == ['sgd']
 
 
 def test_the_known_words_are_listed_if_none_is_near():

@@ -89,7 +89,7 @@ def test_every_head_and_fold_leaves_predictions_of_its_own_rows(done):
 
 def test_the_setting_is_chosen_by_the_metric_of_the_config(done):
     """Of errors the smallest is best; without validation every setting is worse than any score."""
-    folder, config, manifest, result = done
+    folder, config, manifest, _ = done
     config = config.copy_and_resolve_references()
     config.eval.metric = 'loss'
     again = probe(config, manifest, folder / 'by_loss')
