@@ -11,14 +11,14 @@ TAGS = ('blue', 'green', 'red')
 COLOURS = dict(red=(220, 20, 20), green=(20, 200, 20), blue=(20, 20, 220))
 
 
-def make_tagged(folder: Path, count: int = 60) -> Path:
-    """Writes pictures and t.csv (image, tags, kind, group); every tenth has no tags. Returns the
-    table."""
+def make_tagged(folder: Path, count: int = 60, shares=(0.6, 0.5, 0.2)) -> Path:
+    """Writes pictures and t.csv (image, tags, kind, group); every tenth has no tags. `shares`: how
+    often each tag occurs. Returns the table."""
     rng = np.random.default_rng(0)
     rows = [['image', 'tags', 'kind', 'group']]
     for k in range(count):
         picture = rng.integers(180, 220, (16, 16, 3)).astype(np.uint8)
-        tags = [tag for tag, share in zip(TAGS, (0.6, 0.5, 0.2)) if rng.random() < share]
+        tags = [tag for tag, share in zip(TAGS, shares) if rng.random() < share]
         for tag in tags:
             y, x = rng.integers(0, 10, 2)
             picture[y:y + 6, x:x + 6] = COLOURS[tag]

@@ -13,18 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import main
 import train_lib
 from input_pipeline.label_sets import UNLABELLED
+from tests.train_lib.tagged_pictures import TAGS, make_tagged
 from tests.train_lib.training.test_resume import final_arrays
 from train_lib.metrics.set_scores import predicted_sets, set_scores, sigmoid
 from train_lib.metrics.thresholds import fit_thresholds, nested_scores
 
 ROOT = Path(__file__).parents[3]
-TAGS = ('blue', 'green', 'red')
-COLOURS = dict(red=(220, 20, 20), green=(20, 200, 20), blue=(20, 20, 220))
 TINY = ['--config=configs/sketch_cnn.py', '--config.data.source=csv', '--config.image.size=16',
         '--config.curriculum=()', '--config.batch_size=16', '--config.log.tensorboard=false',
         '--config.model=dict(name="small_cnn", width=4, stages=1)',
@@ -41,19 +39,7 @@ MIXED = [*TINY, '--config.data.columns.labels=tags,kind',
 def data(tmp_path_factory):
     """72 pictures of coloured squares; every tenth has no label."""
     folder = tmp_path_factory.mktemp('tags')
-    rng = np.random.default_rng(0)
-    rows = [['image', 'tags', 'kind', 'group']]
-    for k in range(72):
-        picture = rng.integers(180, 220, (16, 16, 3)).astype(np.uint8)
-        tags = [tag for tag in TAGS if rng.random() < 0.5]
-        for tag in tags:
-            y, x = rng.integers(0, 10, 2)
-            picture[y:y + 6, x:x + 6] = COLOURS[tag]
-        Image.fromarray(picture).save(folder / f'{k:02}.png')
-        rows.append([f'{k:02}.png', '' if k % 10 == 9 else '|'.join(tags) or '|',
-                     'odd' if len(tags) % 2 else 'even', f'g{k // 2}'])
-    with open(folder / 't.csv', 'w', newline='') as file:
-        csv.writer(file).writerows(rows)
+    make_tagged(folder, 72, (0.5, 0.5, 0.5))
     return folder
 
 
