@@ -7,7 +7,8 @@ Of 60 characters, evenly chosen, drawers 17 to 20 are the test. Of the other six
 character `--labelled` are drawn by the seed and have their label (3; distill: 5), the others are
 unlabelled. Every run is configs/few_labels.py, of one length, and so costs the same; seeds are
 paired. A call that was stopped goes on. It prints one table: the test accuracy of each arm per
-seed, and the mean paired difference to the first arm with Student's 95 % interval.
+seed, and the mean paired difference to the first arm with Student's 95 % interval. `distill` also
+times how long the folds and the student take for the same pictures, in turns.
 
     plain      the labelled drawings alone
     folds      as many models, each without one fold of them: the mean of their test accuracies
@@ -20,7 +21,9 @@ seed, and the mean paired difference to the first arm with Student's 95 % interv
 import argparse
 import csv
 import json
+import statistics
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import main as program
+import train_lib
 from benchmarks.competition import Picture, from_omniglot
 
 ARMS = dict(pseudo=('plain', 'folds', 'vote', 'pseudo'),
@@ -123,6 +127,24 @@ def of_labels(folder: Path) -> tuple[int, float]:
     return len(rows), float(np.mean([truth[row['id']] == row['label'] for row in rows]))
 
 
+def speeds(folder: Path, turns: int = 9) -> str:
+    """How long the folds take for the labelled pictures of a seed, in times of their student."""
+    files = sorted((folder / 'labelled').glob('*.png'))
+    runs = {name: train_lib.load(folder / name) for name in ('folds', 'distilled')}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(turns + 1):  # the first one compiles
+        for name, loaded in runs.items():
+            began = time.perf_counter()
+            loaded.predict(files)
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    ratios = [many / one for many, one in zip(seconds['folds'], seconds['distilled'])]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return (f'{len(files):,} pictures: the folds take {middle:.2f} times as long as the student '
+            f'({low:.2f} to {high:.2f}), which answers '
+            f'{len(files) / statistics.median(seconds["distilled"]):,.0f} per second')
+
+
 def difference(values: np.ndarray) -> str:
     """The mean of paired differences, with Student's 95 % interval."""
     mean = values.mean()
@@ -155,6 +177,8 @@ def main(argv: list[str]) -> None:
         count, right = of_labels(folder)
         print(f'seed {seed}: {found[-1]}; {count} pseudo-labels, {right:.3f} of them right',
               flush=True)
+    if known.what == 'distill':
+        print(speeds(known.folder / f'seed_{seeds[0]}'))
     print(f'| arm | {" | ".join(f"seed {seed}" for seed in seeds)} | mean | to plain |')
     print('|---|' + '---|' * (len(seeds) + 2))
     plain = np.array([one['plain'] for one in found])
