@@ -98,16 +98,18 @@ class Classifier(nnx.Module):
         return x[:, -math.prod(self.grid):].reshape(x.shape[0], *self.grid, x.shape[-1])
 
     def forward_head(self, x: jax.Array, *, pre_logits: bool = False,
-                     rngs: nnx.Rngs | None = None):
+                     rngs: nnx.Rngs | None = None, pooled: jax.Array | None = None):
         """What `forward_features` returns -> float32 logits as in `__call__`; with `pre_logits`
-        the pooled features, float32 [B, D]."""
+        the pooled features, float32 [B, D]. `pooled` is what `pool` gave, where it is known: a
+        second call would move the statistics of a BatchNorm in it twice."""
         heads = dict(self.heads) if hasattr(self, 'heads') else {}
         if hasattr(self, 'head'):
             heads[''] = self.head
         on_maps = {name: head for name, head in heads.items() if hasattr(head, 'takes_maps')}
         logits = {name: head(self.maps(x), rngs) for name, head in on_maps.items()}
         if pre_logits or len(on_maps) < len(heads) or not heads:
-            pooled = self.head_drop(self.pool(x, rngs).astype(jnp.float32), rngs)
+            pooled = self.pool(x, rngs) if pooled is None else pooled
+            pooled = self.head_drop(pooled.astype(jnp.float32), rngs)
             if pre_logits or not heads:
                 return pooled
             logits |= {name: head(pooled, rngs) for name, head in heads.items()

@@ -331,7 +331,8 @@ def outputs_of(model: Any, inputs: jax.Array, heads: Sequence[str],
     if not features:
         return as_heads(model(inputs, rngs=rngs), heads)
     x = model.forward_features(inputs, rngs=rngs)
-    return as_heads(model.forward_head(x, rngs=rngs), heads) | {FEATURES: model.pool(x, rngs)}
+    pooled = model.pool(x, rngs)
+    return as_heads(model.forward_head(x, rngs=rngs, pooled=pooled), heads) | {FEATURES: pooled}
 
 
 def make_eval_step(graphdef: nnx.GraphDef, normalise: Callable, heads: Sequence[str], *,

@@ -21,6 +21,7 @@ from train_lib.training.step import (
     make_eval_step,
     make_normalise,
     make_train_step,
+    outputs_of,
     split_model,
 )
 
@@ -256,3 +257,16 @@ def test_what_metrics_say():
     nothing = row_of(dict.fromkeys(sums, 0.0), ('kind',))
     assert set(nothing.values()) == {None}
     assert row_of({'steps': 4.0}, HEADS) == {}
+
+
+def test_features_leave_statistics_and_logits_as_they_are():
+    """The dense layer of this CNN pools, and has a BatchNorm whose statistics a step moves once."""
+    graphdef, params, stats = model_of(dict(name='cnn_final', img_size=16, widths=(4, 8), dense=8))
+    images = NORMALISE(jnp.asarray(batch()['image']))
+    found = []
+    for features in (False, True):
+        model = nnx.merge(graphdef, params, stats)
+        logits = outputs_of(model, images, HEADS, nnx.Rngs(dropout=jax.random.key(0)),
+                            features=features)
+        found.append(({head: logits[head] for head in HEADS}, split_model(model)[2]['dense_norm']))
+    jax.tree.map(np.testing.assert_array_equal, *found)
