@@ -15,10 +15,9 @@ def probe_losses(config: ConfigDict, manifest: Manifest) -> dict[str, LossSpec]:
     """The losses of the multi-label heads, {head: loss}; other heads have a cross-entropy.
 
     Raises:
-        ConfigError: config.loss names a loss that a head cannot learn by.
+        ConfigError: config.loss names a loss that a head cannot learn by, or has a setting out of
+            range.
     """
-    if not manifest.label_sets:
-        return {}
     counts = {head: class_counts(manifest, head) for head in manifest.heads}
     found = objectives(config, manifest.classes, counts, lambda duration, key: 0,
                        multi_label=tuple(manifest.label_sets))
@@ -30,18 +29,15 @@ def probe_losses(config: ConfigDict, manifest: Manifest) -> dict[str, LossSpec]:
     return {head: found[head] for head in manifest.label_sets}
 
 
-def check_sets(config: ConfigDict, spec: ProbeSpec, manifest: Manifest) -> None:
-    """Refuses what does not go with multi-label heads, or with data that have none.
+def check_losses(config: ConfigDict, spec: ProbeSpec, manifest: Manifest) -> None:
+    """Refuses settings of config.loss, and heads that do not go with several labels per picture.
 
     Raises:
         ConfigError: with the first of them.
     """
+    probe_losses(config, manifest)
     if not manifest.label_sets:
         return
-    if config.eval.thresholds not in ('f1', 'half'):
-        raise ConfigError(f'config.eval.thresholds = {config.eval.thresholds!r}: choose one of '
-                          f'f1, half.')
-    probe_losses(config, manifest)
     means = [kind.name for kind in spec.nearest if kind.kind == 'prototypes']
     if means:
         raise ConfigError(f"config.probe.heads: {listed(means)} of kind 'prototypes' answers with "

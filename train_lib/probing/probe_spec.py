@@ -36,7 +36,8 @@ def read_probe_spec(config: ConfigDict) -> ProbeSpec:
 
     Raises:
         ConfigError: a head without a name, two heads with one name, a wrong setting of one that is
-            fitted, a key that has no effect on cached features, or an unknown dtype.
+            fitted, a key that has no effect on cached features, a wrong number, or an unknown
+            dtype.
     """
     _refuse_without_effect(config)
     kinds: list[HeadKind] = []
@@ -56,6 +57,9 @@ def read_probe_spec(config: ConfigDict) -> ProbeSpec:
         else:
             kinds.append(HeadKind(name, settings))
     rates = read_numbers(config.probe.lr, 'probe.lr') or (config.schedule.lr,)
+    if config.probe.views < 0:
+        raise ConfigError(f'config.probe.views = {config.probe.views}: give a number of views per '
+                          f'picture, or 0 for none.')
     return ProbeSpec(tuple(kinds), tuple(nearest), rates,
                      config.probe.views, feature_cache_spec(config))
 

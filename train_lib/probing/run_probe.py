@@ -8,10 +8,9 @@
     heads.csv  one row per setting: out-of-fold score, and its range over the folds
     predictions/, result.json, report.html   of the setting with the best out-of-fold score
 
-The setting is chosen by rows that no head was trained on, and only its test score is shown; by
-their accuracy, or with a multi-label head by config.eval.metric. A run
-that was stopped finds its features again; it trains the heads from the beginning, which takes
-minutes at most.
+The setting is chosen by config.eval.metric on rows that no head was trained on, and only its test
+score is shown. A run that was stopped finds its features again; it trains the heads from the
+beginning, which takes minutes at most.
 """
 
 import logging
@@ -36,7 +35,7 @@ from train_lib.probing.feature_cache import Features, cached_features
 from train_lib.probing.head_scores import Scoring, score_heads
 from train_lib.probing.head_training import run_length, train_heads
 from train_lib.probing.probe_folds import FoldedData, make_folds
-from train_lib.probing.probe_losses import check_sets, probe_losses
+from train_lib.probing.probe_losses import check_losses, probe_losses
 from train_lib.probing.probe_spec import ProbeSpec, read_probe_spec
 from train_lib.run_dir import ancestors, made_folders, seen_rows, workdirs
 from train_lib.run_dir.goodput import Clock, goodput
@@ -46,7 +45,7 @@ from train_lib.run_dir.metrics_log import METRICS, MetricsLog
 from train_lib.runtime.errors import ConfigError
 from train_lib.runtime.signals import StopSignal
 from train_lib.training import init
-from train_lib.training.checks import check_swaps
+from train_lib.training.checks import check_swaps, check_values
 from train_lib.training.class_structure import answered_by_median, ordered_heads
 from train_lib.training.patience import check_metric
 from train_lib.training.preprocess_spec import input_record, preprocess_spec
@@ -68,9 +67,10 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     Raises:
         ConfigError: a wrong value. Interrupted: told to stop; the features are kept.
     """
+    check_values(config, 1)  # no device shares a batch with others
     config = init.with_found_weights(config, workdir)
     spec = read_probe_spec(config)
-    check_sets(config, spec, manifest)
+    check_losses(config, spec, manifest)
     ordered = ordered_heads(config, manifest.classes)
     check_metric(config.eval.metric, sets=bool(manifest.label_sets), ordered=bool(ordered))
     medians = answered_by_median(config, manifest.classes)

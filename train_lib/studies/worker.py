@@ -23,7 +23,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.manifest import CONTENT
 from input_pipeline.splits import several_folds
 from models.errors import ModelError
-from train_lib.probing.probe_losses import check_sets
+from train_lib.probing.probe_losses import check_losses
 from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.run_dir import ancestors, lock, seen_rows
 from train_lib.run_dir.code_digest import code_digest
@@ -199,7 +199,8 @@ def _check(config: ConfigDict, workdir: Path) -> None:
     """Prepares a run as far as it needs neither weights nor images."""
     manifest = load_manifest(config)
     if config.probe.heads:
-        check_sets(config, read_probe_spec(config), manifest)
+        check_values(config, 1)
+        check_losses(config, read_probe_spec(config), manifest)
         return
     mesh = make_mesh(config.mesh)
     check_values(config, mesh.size)

@@ -61,6 +61,20 @@ def test_rates_may_come_as_texts_from_the_command_line(tmp_path):
             read_probe_spec(config)
 
 
+@pytest.mark.parametrize('key, value, message', [
+    ('batch_size', 0, r'config\.batch_size = 0: give a number'),
+    ('precision', 'float16', r"config\.precision = 'float16': choose one of"),
+    ('eval.answer', 'mean', r"config\.eval\.answer = 'mean': choose one of probable, median"),
+    ('eval.thresholds', 'none', r"config\.eval\.thresholds = 'none': choose one of f1, half"),
+    ('loss.label_smoothing', 2.0, r'config\.loss\.label_smoothing = 2\.0'),
+    ('probe.views', -1, r'config\.probe\.views = -1: give a number of views')])
+def test_wrong_values_are_refused_as_in_training(tmp_path, key, value, message):
+    config = probe_config(tmp_path, **{key: value})
+    with pytest.raises(ConfigError, match=message):
+        probe(config, load_data(config), tmp_path / 'run')
+    assert not (tmp_path / 'run/config.json').exists()
+
+
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('probe')
