@@ -59,10 +59,13 @@ def load_teacher(config: ConfigDict, classes: Mapping[str, tuple], layout: Layou
         CheckpointError: its checkpoint is damaged.
     """
     given = read_section(TeacherSpec, config.teacher.to_dict(), 'teacher')
+    _check_numbers(given)
     workdir = ancestors.teacher_of(config)
     if workdir is None:
+        if given.features:
+            raise ConfigError(f'config.teacher.features = {given.features} needs '
+                              f'config.teacher.workdir: give the workdir of a trained run.')
         return None
-    _check_numbers(given)
     checkpoint = None if not workdir.exists() else best_checkpoint(workdir)
     if checkpoint is None:
         hint = 'give the workdir of a trained run.'

@@ -49,6 +49,14 @@ def first(train, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.parametrize('flag, message', [
+    ('features=1.0', 'config.teacher.features = 1.0 needs config.teacher.workdir'),
+    ('weight=2.0', 'config.teacher.weight = 2.0: give a number from 0 to 1')])
+def test_settings_of_no_teacher_are_not_ignored(train, tmp_path, capsys, flag, message):
+    assert train(tmp_path / 'run', f'--config.teacher.{flag}') == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_was_accepted_is_marked(train, first, tmp_path):
     workdir = tmp_path / 'run'
