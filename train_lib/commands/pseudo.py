@@ -22,7 +22,7 @@ from train_lib.commands.missing_predictions import predict_missing
 from train_lib.commands.new_pictures import predict_pictures
 from train_lib.commands.unlabelled_pictures import unlabelled_pictures
 from train_lib.ensembles.calibrated_votes import calibrated, temperatures, vote_on_pictures
-from train_lib.ensembles.chosen_runs import finished_runs, shared_classes
+from train_lib.ensembles.chosen_runs import finished_runs, multi_label_of, shared_classes
 from train_lib.ensembles.pseudo_labels import (
     Selection,
     check_names,
@@ -70,6 +70,7 @@ def pseudo(command: Command) -> int:
     spec = _rule(config, runs)
     groups = _groups(runs, flags)
     classes = shared_classes(runs, tuple(config['heads']))
+    _refuse_sets(runs[0], classes)
     check_names(selection, classes)
     wanted, left, doubts = unlabelled_pictures(flags['images'], runs)
     name = f'pseudo-{wanted.digest[:12]}'
@@ -166,6 +167,21 @@ def _rule(config: Mapping, runs: Sequence[Path]) -> EnsembleSpec:
                               f'median or trimmed_mean.')
     return EnsembleSpec(rule=levels[-1], inner=levels[0] if len(levels) > 1 else None,
                         trim=config['trim'])
+
+
+def _refuse_sets(run: Path, classes: Mapping[str, Sequence[str]]) -> None:
+    """Refuses heads with several labels per picture, which no run may learn from pseudo-labels.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    several = [head for head in classes if head in multi_label_of(run)]
+    if several:
+        others = [head for head in classes if head not in several]
+        hint = f'name the others by --config.heads={",".join(others)}' if others else \
+            'give runs with one label per picture'
+        raise ConfigError(f'The head {several[0]!r} of {run} has several labels per picture, and '
+                          f'pseudo-labels are one per picture: {hint}.')
 
 
 def _groups(runs: Sequence[Path], flags: Mapping[str, str]) -> dict[str, list[Path]]:

@@ -111,7 +111,7 @@ def _own_pictures(runs: Sequence[Path]) -> tuple[set[str], list[str]]:
         known.add(key)
         try:
             manifest = load_manifest(config)
-            rows = np.any([manifest.labels(head) >= 0 for head in manifest.heads], axis=0)
+            rows = np.any([manifest.numbers(head) >= 0 for head in manifest.heads], axis=0)
             own |= set(check_files(manifest.select(rows), cache_dir=cache_folder()
                                    ).contents.values())
         except DataError:
