@@ -12,6 +12,7 @@ import jax
 
 import train_lib
 from input_pipeline.errors import counted
+from train_lib.predictions.class_order import medians_of
 from train_lib.predictions.run_folders import splits_of
 from train_lib.reporting.about import changed_settings
 from train_lib.reporting.inputs import read_json
@@ -95,6 +96,10 @@ def _probabilities(model: TrainedModel, several: bool) -> list[str]:
             + (f' The thresholds of a folder are those of its fold alone; `'
                f'{exported_answers.NAME}` beside the folders has those of their mean.'
                if several else ''))
+    for head in medians_of(model.config.to_dict(), tuple(model.classes)):
+        lines.append(f'The classes of `{cell(head)}` have an order, and the run answers the median '
+                     f'of their probabilities: the first class that, with all before it, has half '
+                     f'of them.')
     return lines
 
 
@@ -121,7 +126,9 @@ def _about(workdir: Path, trained: Sequence[TrainedModel]) -> list[str]:
 
 
 def _mean_answer(model: TrainedModel) -> str:
-    one = ' (the softmax of the logits); the class is that with the largest mean'
+    medians = medians_of(model.config.to_dict(), tuple(model.classes))
+    one = ' (the softmax of the logits); the class is that with the largest mean' + (
+        f', of {", ".join(map(cell, medians))} their median' if medians else '')
     several = (f' (the sigmoid of the logits); the labels are those whose mean is at least their '
                f'threshold in `{exported_answers.NAME}`')
     if not model.multi_label:

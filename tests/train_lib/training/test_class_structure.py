@@ -190,6 +190,9 @@ def test_the_median_is_answered_by_everybody(run, table, tmp_path, capsys):
     assert main(submit) == 0
     found = pd.read_csv(tmp_path / 'out/submission.csv', dtype=str)
     assert found['length'].tolist() == wanted
+    assert main(['export', f'--workdir={run}', '--format=stablehlo']) == 0
+    assert 'The classes of `length` have an order, and the run answers the median of their' in (
+        run / 'export/stablehlo/README.md').read_text()
 
 
 def test_the_median_needs_an_order(table, tmp_path, capsys):
