@@ -66,11 +66,7 @@ def read_probe_spec(config: ConfigDict) -> ProbeSpec:
 
 def _refuse_without_effect(config: ConfigDict) -> None:
     """Refuses keys of ordinary training that heads on cached features do not obey."""
-    # Multi-label heads have losses of their own, see probe_losses.py.
-    names = () if config.data.multi_label else (
-        ('loss.name', config.loss.name, 'cross_entropy'),)
-    for key, value, default in (
-            *names,
+    for key, value, default in (  # loss.name is for multi-label heads, see probe_losses.py
             ('loss.levels', tuple(config.loss.levels), ()),
             ('model.head_order', config.model.get('head_order', ''), ''),
             ('loss.class_weights.kind', config.loss.class_weights.kind, 'none'),

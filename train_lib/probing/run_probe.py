@@ -67,12 +67,12 @@ def probe(config: ConfigDict, manifest: Manifest, workdir: Path, began: float | 
     Raises:
         ConfigError: a wrong value. Interrupted: told to stop; the features are kept.
     """
-    check_values(config, 1)  # no device shares a batch with others
     config = init.with_found_weights(config, workdir)
     spec = read_probe_spec(config)
     check_losses(config, spec, manifest)
     ordered = ordered_heads(config, manifest.classes)
     check_metric(config.eval.metric, sets=bool(manifest.label_sets), ordered=bool(ordered))
+    check_values(config, 1)  # no device shares a batch with others
     medians = answered_by_median(config, manifest.classes)
     data = make_folds(config, manifest)
     parts = [data.rows_of(fold) for fold in data.folds]

@@ -7,6 +7,7 @@ import shutil
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import main
@@ -255,12 +256,25 @@ def test_a_loaded_run_and_the_verb_predict_answer_by_the_thresholds(done, near, 
     ({'data.multi_label': (), 'data.columns.labels': 'kind', 'loss.name': 'cross_entropy'},
      'is a score of multi-label heads'),
     ({'data.multi_label': (), 'data.columns.labels': 'kind', 'eval.metric': 'accuracy',
-      'loss.name': 'binary_cross_entropy'}, 'no effect on cached features')])
+      'loss.name': 'binary_cross_entropy'}, "no effect on the head 'class'")])
 def test_what_has_no_meaning_is_refused_before_anything_is_written(done, tmp_path, changes, words):
     config = probe_config(done[0], **changes)
     with pytest.raises(ConfigError, match=words):
         probe(config, load_data(config), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_columns_of_0_and_1_are_labels_too(done, tmp_path):
+    table = pd.read_csv(done[0] / 't.csv', dtype=str, keep_default_na=False)
+    for tag in TAGS:
+        table[f'tag_{tag}'] = [str(int(tag in cell.split('|'))) if cell else ''
+                               for cell in table['tags']]
+    table.drop(columns='tags').to_csv(done[0] / 'columns.csv', index=False)
+    config = probe_config(done[0], **{
+        'data.csv': str(done[0] / 'columns.csv'), 'data.multi_label': (),
+        'data.columns.labels': 'tags=tag_*,kind', 'duration': dict(steps=1)})
+    config.probe.heads, config.probe.lr = config.probe.heads[:1], (0.1,)
+    assert set(probe(config, load_data(config), tmp_path / 'run')['thresholds']['tags']) == {*TAGS}
 
 
 def test_a_fold_of_a_probe_writes_labels_as_its_run_does(tmp_path):
