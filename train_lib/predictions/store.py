@@ -33,7 +33,7 @@ from input_pipeline.label_sets import UNLABELLED
 from train_lib.predictions.provenance import doubt_of_digest, doubt_of_file
 from train_lib.predictions.run_folders import config_json, fold_of, natural, run_of, splits_of
 from train_lib.predictions.stacked_arrays import StackedArrays
-from train_lib.run_dir.ancestors import NO_ANCESTRY, Ancestry, ancestry_of
+from train_lib.run_dir.ancestors import NO_ANCESTRY, Ancestry, ancestry_of, trained_by_folds
 from train_lib.run_dir.json_files import json_digest, read_json
 from train_lib.run_dir.npz import read_npz
 from train_lib.runtime.errors import ConfigError
@@ -260,9 +260,9 @@ def open_member(path: Path) -> Member:
                           f'predict --workdir={root}`.') from None
     content['classes'] = {head: tuple(map(nfc, names))  # older runs kept them as written
                           for head, names in content['classes'].items()}
-    roles = splits.roles
+    roles = dict(splits.roles) | dict.fromkeys(trained_by_folds(workdir), 'train')
     if content['source'] == OUT_OF_FOLD:  # each row was validated by one of the folds
-        roles = dict(roles) | dict.fromkeys(content['ids'].tolist(), 'val')
+        roles |= dict.fromkeys(content['ids'].tolist(), 'val')
     model = root.name
     name = model if fold is None else f'{model}/fold_{fold}'
     if content['view'] != IDENTITY:

@@ -200,7 +200,7 @@ def _below(source: Path | None, pretrained: str, known: Collection[Path] = ()) -
         unknown.insert(0, f'what {source} trained on (it has no {workdirs.SPLIT})')
         trained = Table([], [], {})
     own = {name: trained.groups.get(name, '') for name, side in zip(trained.ids, trained.sides)
-           if side == 'train'} | _unlabelled_of(source)
+           if side == 'train'} | trained_by_folds(source) | _unlabelled_of(source)
     facts = workdirs.start_facts(source)
     run = dict(workdir=os.path.abspath(source), data_digest=facts.get('data_digest', ''),
                split_digest=facts.get('split_digest') or (
@@ -268,6 +268,28 @@ def read_table(workdir: Path) -> Table | None:
     groups = {name: group for name, group in zip(columns['id'], columns.get('group', ()))
               if group}
     return Table(columns['id'], columns['split'], groups)
+
+
+def trained_by_folds(workdir: Path) -> dict[str, str]:
+    """{id: group, '' for none} of the rows that some fold of a probing run trained on: its answers
+    are those of all folds, and its split.csv is that of the first. {} for any other run.
+
+    Raises:
+        ConfigError, DataError: a file is damaged.
+    """
+    probe = _config(workdir).get('probe', {})
+    if not isinstance(probe, dict) or not probe.get('heads'):
+        return {}
+    folds = sorted(workdir.glob(f'*/fold_*/{workdirs.SPLIT}'))
+    found: dict[str, str] = {}
+    for path in folds:
+        if path.parents[1] != folds[0].parents[1]:
+            break  # the heads of every setting have the same folds
+        table = read_table(path.parent)
+        assert table is not None
+        found |= {name: table.groups.get(name, '') for name, side in zip(table.ids, table.sides)
+                  if side == 'train'}
+    return found
 
 
 def _config(workdir: Path) -> dict:

@@ -1,5 +1,6 @@
 """The verb predict on the workdir of a probing run."""
 
+import csv
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import main
 from tests.train_lib.probing.test_probing import probe_config
 from train_lib.predictions import members
 from train_lib.probing.run_probe import probe
+from train_lib.run_dir import ancestors
 from train_lib.training.data import load_data
 
 
@@ -51,6 +53,20 @@ def test_it_gives_what_the_probe_wrote(run):
     both = members.find_members([run, run / name], 'test')
     assert [member.fold for member in both] == [None, 0, 1]
     members.join(both)
+
+
+def test_it_trained_on_the_rows_of_all_its_folds(run):
+    """Its answers are those of all folds, so who learns from them learns from all these rows."""
+    name = json.loads((run / 'result.json').read_text())['chosen']
+    rows = set()
+    for fold in (0, 1):
+        with open(run / f'{name}/fold_{fold}/split.csv', newline='') as file:
+            rows |= {row['id'] for row in csv.DictReader(file) if row['split'] == 'train'}
+    whole, = members.find_members([run], 'test')
+    assert {one for one, role in whole.roles.items() if role == 'train'} == rows
+    assert {*ancestors.of_several([run]).rows} == rows
+    one = ancestors.of_several([run / f'{name}/fold_1']).rows
+    assert one and len(one) < len(rows)
 
 
 def test_other_pictures_in_several_views(run, tmp_path):
