@@ -109,10 +109,12 @@ def check_unlabelled(config: ConfigDict, devices: int) -> None:
         raise ConfigError("config.unlabelled.kind = 'mean_teacher' learns from the moving average "
                           "of the weights, and there is none: set config.ema.decay, e.g. to "
                           "0.999.")
-    if config.loss.name not in _SOFTMAX:
-        raise ConfigError(f'config.unlabelled.kind = {spec.kind!r} goes by the softmax of the '
-                          f'logits, and config.loss.name = {config.loss.name!r} trains other '
-                          f'probabilities: choose one of {", ".join(_SOFTMAX)}.')
+    named = config.loss.name
+    for name in named.values() if isinstance(named, Mapping | ConfigDict) else [named]:
+        if name not in _SOFTMAX:
+            raise ConfigError(f'config.unlabelled.kind = {spec.kind!r} goes by the softmax of the '
+                              f'logits, and config.loss.name = {name!r} trains other '
+                              f'probabilities: choose one of {", ".join(_SOFTMAX)}.')
     size, parts = batch_size_of(config), devices * config.accumulate
     if not isinstance(size, int) or size < 1 or size % parts:
         raise ConfigError(f'config.unlabelled.batch_size = {size!r}: give a positive multiple of '
