@@ -33,14 +33,12 @@ from train_lib.ensembles.pseudo_labels import (
 from train_lib.ensembles.read_specs import check_rules
 from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.spec import EnsembleSpec
-from train_lib.ensembles.voters import lacks_predictions, split_words
+from train_lib.ensembles.voters import lacks_predictions, split_words, views_of
 from train_lib.predictions import pseudo_file
 from train_lib.predictions.members import Member
 from train_lib.predictions.provenance import not_checked
 from train_lib.predictions.pseudo_file import ALL, column, soft_text
 from train_lib.predictions.run_folders import fold_of, folds_of, run_of
-from train_lib.predictions.store import IDENTITY
-from train_lib.predictions.views import make_views
 from train_lib.predictions.vote_result import folders_of_vote, is_vote
 from train_lib.run_dir.ancestors import of_several, read_table
 from train_lib.run_dir.workdirs import start_facts
@@ -65,7 +63,7 @@ def pseudo(command: Command) -> int:
         raise ConfigError(f'--out={str(out)!r} '
                           f'{"is there already" if out.exists() else "is not a .csv file"}: give '
                           f'a new file, as in --out=pseudo.csv.')
-    views = tuple(make_views(split_words(config['views']) or (IDENTITY,)))
+    views = views_of(config['views'])
     runs = _runs(flags['members'])
     spec = _rule(config, runs)
     groups = _groups(runs, flags)

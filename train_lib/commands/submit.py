@@ -27,11 +27,10 @@ from train_lib.ensembles.rules import RULES
 from train_lib.ensembles.sample_file import read_sample
 from train_lib.ensembles.set_columns import set_contents
 from train_lib.ensembles.structured_votes import refuse_shares
-from train_lib.ensembles.voters import split_words
+from train_lib.ensembles.voters import split_words, views_of
 from train_lib.ensembles.wanted_pictures import find_wanted, list_pictures
 from train_lib.predictions.class_order import medians_of_members
 from train_lib.predictions.store import IDENTITY
-from train_lib.predictions.views import make_views
 from train_lib.run_dir import lock, workdirs
 from train_lib.run_dir.run_config import config_of_run
 from train_lib.runtime.errors import ConfigError
@@ -50,7 +49,7 @@ def submit(command: Command) -> int:
         key = 'sample' if config['sample'] else 'members'
         raise ConfigError(f'config.{key} is set, and submit takes '
                           f'--{"sample" if key == "sample" else "workdirs"}: leave it out.')
-    views = _views(config['views'])
+    views = views_of(config['views'])
     told = _told(config['columns'])
     check_rules(config)
     out = out or workdirs.choose(None, command.config_file or 'submit')
@@ -124,14 +123,6 @@ def _out(command: Command) -> Path | None:
         raise ConfigError(f'--out={out} is the workdir of a run, whose files would be replaced: '
                           f'give another folder.')
     return out
-
-
-def _views(given: str | Sequence[str]) -> tuple[str, ...]:
-    """config.views with the views that a set stands for; without any, the pictures as they are."""
-    try:
-        return tuple(make_views(split_words(given) or (IDENTITY,)))
-    except ConfigError as error:
-        raise ConfigError(str(error).replace('config.predict.views', 'config.views')) from None
 
 
 def _told(columns: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ from input_pipeline.manifest import SPLITS
 from train_lib.predictions.members import find_members, workdirs_of
 from train_lib.predictions.run_folders import folds_of, run_of
 from train_lib.predictions.store import IDENTITY, OUT_OF_FOLD, Member
+from train_lib.predictions.views import make_views
 from train_lib.runtime.errors import ConfigError
 
 # (workdir, source, views) -> None: makes the predictions that a run lacks.
@@ -52,6 +53,18 @@ def find_voters(config: Mapping, source: str, predict: Predict | None) -> list[M
     names = [member.name for member in members]
     return [member if names.count(member.name) == 1 else dataclasses.replace(
         member, name=f'{member.name} ({run_of(member.workdir)})') for member in members]
+
+
+def views_of(given: str | Sequence[str]) -> tuple[str, ...]:
+    """config.views with the views that a set stands for; without any, the pictures as they are.
+
+    Raises:
+        ConfigError: there is no such view.
+    """
+    try:
+        return tuple(make_views(split_words(given) or (IDENTITY,)))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace('config.predict.views', 'config.views')) from None
 
 
 def split_words(value: str | Sequence) -> tuple[str, ...]:

@@ -313,6 +313,7 @@ def test_labels_that_changed_are_refused_when_the_run_goes_on(root, teacher, stu
     (['--config.rule=hard'], 'no probabilities'),
     (['--config.rule=("soft","rank_mean")'], 'no probabilities'),
     (['--config.weights=fit'], 'config.weights is set'),
+    (['--config.views=hflop'], "config.views: there is no view 'hflop'"),
     (['--out=OUT/labels.txt'], 'is not a .csv file'),
     (['--members=OUT/nobody'], '--members'),
     (['--members=OUT/teacher/fold_0,OUT/teacher/fold_1', '--folds=each'], 'needs k-fold runs'),
