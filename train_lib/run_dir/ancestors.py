@@ -156,7 +156,7 @@ def ancestry_of(workdir: Path, known: Collection[Path] = ()) -> Ancestry:
     """The ancestry of a run, from its record, else from its config.json.
 
     Args:
-        workdir: of the run or of one fold.
+        workdir: of the run or of one fold; of a fold of a probing run that of the run counts.
         known: runs that are being looked at, which are not looked at again.
 
     Raises:
@@ -164,6 +164,8 @@ def ancestry_of(workdir: Path, known: Collection[Path] = ()) -> Ancestry:
     """
     if (workdir / NAME).exists():
         return _read(workdir)
+    if (workdir / 'head.safetensors').exists() and not (workdir / 'config.json').exists():
+        return ancestry_of(Path(os.path.abspath(workdir)).parents[1], known)
     config = _config(workdir)
     given, split = config.get('init', {}), config.get('split', {})
     if not isinstance(given, dict) or not isinstance(split, dict):

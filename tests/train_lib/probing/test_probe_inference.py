@@ -69,6 +69,16 @@ def test_it_trained_on_the_rows_of_all_its_folds(run):
     assert one and len(one) < len(rows)
 
 
+def test_its_folds_have_its_ancestors(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / 'copy')
+    above = ancestors.Ancestry((dict(workdir='/above', checkpoint=''),), {'x': ''}, accepted=True)
+    ancestors.save(copy, above)
+    name = json.loads((copy / 'result.json').read_text())['chosen']
+    one, _ = members.find_members([copy / name], 'test')
+    assert one.workdir == copy / name / 'fold_0' and one.ancestry == above
+    assert 'x' in ancestors.of_several([copy / name / 'fold_1']).rows
+
+
 def test_other_pictures_in_several_views(run, tmp_path):
     cv2.imwrite(str(tmp_path / 'x.png'), np.tile(np.arange(32, dtype=np.uint8) * 7, (32, 1)))
     cv2.imwrite(str(tmp_path / 'y.png'), np.tile(np.arange(32, dtype=np.uint8)[::-1] * 7, (32, 1)))
