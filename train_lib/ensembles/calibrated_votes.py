@@ -11,7 +11,7 @@ from train_lib.ensembles.pool import vote_one
 from train_lib.ensembles.spec import EnsembleSpec
 from train_lib.ensembles.temperature import fit_temperature, tempered
 from train_lib.predictions.members import join, leakage
-from train_lib.predictions.store import Member, members_of
+from train_lib.predictions.store import OUT_OF_FOLD, Member, members_of
 from train_lib.runtime.errors import ConfigError
 
 
@@ -60,34 +60,39 @@ def temperatures(groups: Sequence[Sequence[Path]], views: Sequence[str], heads: 
 
     Args:
         groups: workdirs; those of a group vote on the validation rows that all of them hold out,
-            or each on its own where there are none.
+            or each on its own where there are none; a probing run on its out-of-fold rows.
         views, heads, spec: as in `vote_on_pictures`.
     """
     scores: dict[str, list[np.ndarray]] = {head: [] for head in heads}
     labels: dict[str, list[np.ndarray]] = {head: [] for head in heads}
 
-    def add(folders: Sequence[Path]) -> bool:
-        members = [one for folder in folders for one in members_of(folder, 'val', views)]
+    def add(folders: Sequence[Path], source: str) -> bool:
+        members = [one for folder in folders for one in members_of(folder, source, views)]
         shared = set.intersection(*(set(one.ids.tolist()) for one in members))
         for one in members:
             shared -= set(leakage(one, shared))
         ids = [name for name in members[0].ids.tolist() if name in shared]
         if not ids:
             return False
-        _, found = vote_on_pictures(folders, 'val', views, heads, spec, ids)
+        _, found = vote_on_pictures(folders, source, views, heads, spec, ids)
         row, = join(members[:1], ids)
         for head in heads:
             scores[head].append(found[head])
             labels[head].append(np.asarray(members[0].labels[head])[row])
         return True
 
-    for folders in groups:
+    def added(folders: Sequence[Path], source: str = 'val') -> bool:
         try:
-            if not add(folders) and len(folders) > 1:
-                for folder in folders:
-                    add([folder])
+            return add(folders, source)
         except ConfigError:
-            continue  # a run without a validation split, for instance
+            return False  # a run without a validation split, for instance
+
+    for folders in groups:
+        if len(folders) > 1 and added(folders):
+            continue
+        for folder in folders:
+            if not added([folder]):
+                added([folder], OUT_OF_FOLD)
     fitted: dict[str, float | None] = {}
     for head in heads:
         truth = np.concatenate([np.zeros(0, int), *labels[head]])

@@ -10,6 +10,10 @@ import pytest
 
 import main
 from tests.train_lib.probing.test_probing import probe_config
+from train_lib.ensembles.calibrated_votes import temperatures
+from train_lib.ensembles.spec import EnsembleSpec
+from train_lib.ensembles.temperature import fit_temperature
+from train_lib.metrics.scores import softmax
 from train_lib.predictions import members
 from train_lib.probing.run_probe import probe
 from train_lib.run_dir import ancestors
@@ -77,6 +81,19 @@ def test_its_folds_have_its_ancestors(run, tmp_path):
     one, _ = members.find_members([copy / name], 'test')
     assert one.workdir == copy / name / 'fold_0' and one.ancestry == above
     assert 'x' in ancestors.of_several([copy / name / 'fold_1']).rows
+
+
+def test_its_out_of_fold_rows_calibrate(run, tmp_path):
+    """Also beside a run that has no such rows."""
+    head, views, spec = 'class', ['identity'], EnsembleSpec(rule='soft')
+    rows = stored(run / 'predictions/out_of_fold.npz')
+    wanted = fit_temperature(softmax(rows['logits']), rows['labels'])
+    other = shutil.copytree(run, tmp_path / 'other')
+    (other / 'predictions/out_of_fold.npz').unlink()
+    for group in ([run], [run, other]):
+        found = temperatures([group], views, [head], spec)
+        assert found[head] == pytest.approx(wanted, rel=1e-3)
+    assert temperatures([[other]], views, [head], spec) == {head: None}
 
 
 def test_other_pictures_in_several_views(run, tmp_path):
