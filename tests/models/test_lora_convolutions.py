@@ -171,7 +171,10 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ('resnet_inception',
+                                                            'mobilenetv3_large_100')))
+    for name in FAMILIES])
 def test_auto_adapts_the_layers_between_stem_and_heads(name):
     settings, wanted, unwanted = FAMILIES[name]
 
@@ -213,6 +216,7 @@ def lite():
     return model
 
 
+@pytest.mark.slow
 def test_a_whole_network_merges_and_its_arrays_merge_alike(lite):
     x = np.random.default_rng(1).standard_normal((2, 32, 32, 3)).astype(np.float32)
     infer = quick(lambda model, x: eval_view(model)(x))

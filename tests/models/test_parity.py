@@ -19,10 +19,9 @@ from models.timm_settings import in_timm
 DOCS = Path(__file__).parents[2] / 'docs' / 'parity.md'
 BOUND = 2e-5  # in standard deviations of timm's logits
 # One of each family, quick to compile; the others are marked slow.
-QUICK = ('resnet18', 'resnet50', 'wide_resnet50_2', 'densenet121', 'efficientnet_b0',
-         'tf_efficientnet_lite0', 'tf_efficientnetv2_s', 'mobilenetv2_100',
-         'mobilenetv3_large_100',
-         'inception_resnet_v2', 'vit_tiny_patch16_224', 'vit_tiny_patch16_224-img_size160',
+QUICK = ('resnet18', 'resnet50', 'densenet121', 'efficientnet_b0', 'tf_efficientnet_lite0',
+         'mobilenetv2_100', 'mobilenetv3_large_100',
+         'vit_tiny_patch16_224', 'vit_tiny_patch16_224-img_size160',
          'vit_small_patch14_reg4_dinov2-depth2-img_size98', 'vit_xsmall_patch16_clip_224',
          'vit_base_patch32_siglip_256-depth1-num_classes7',
          'convnext_atto', 'convnextv2_tiny-depths1,1,2,1',

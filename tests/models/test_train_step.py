@@ -41,7 +41,7 @@ def train_step(model, images, labels):
 
 @pytest.mark.parametrize('name', [
     pytest.param(name, marks=[pytest.mark.slow] * name.startswith(
-        ('vit_x', 'vit_g', 'convnext', 'beit'))) for name in MODELS])
+        ('vit_x', 'vit_g', 'convnext', 'beit', 'efficientnet'))) for name in MODELS])
 def test_a_training_step_equals_that_of_torch(name):
     reference = np.load(FOLDER / f'train_{name}.npz', allow_pickle=False)
     model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **MODELS[name]))

@@ -189,7 +189,7 @@ def test_names_of_cached_files_end_with_a_digest():
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[pytest.mark.slow] * bool(i)) for i, name in enumerate(packages())])
+    pytest.param(name, marks=pytest.mark.slow) for name in packages()])
 def test_logits_of_the_real_package_are_those_of_timm(name, monkeypatch):
     """With the same file, on the same pictures, at the size of the tag: to 2e-5 of the logits'
     deviation. reference/make_packages.py wrote those of timm."""

@@ -35,8 +35,9 @@ def ordered_heads(config: ConfigDict, classes: Classes) -> tuple[str, ...]:
         ConfigError: a head is unknown; or one of model.head_order has classes whose order is that
             of the alphabet, and nothing says that this is right.
     """
-    named = config.data.ordered
-    for head in (named,) if isinstance(named, str) else named:
+    given = config.data.ordered
+    named = (given,) if isinstance(given, str) else tuple(given)  # no part of a text is a head
+    for head in named:
         if head not in classes:
             raise ConfigError(f'config.data.ordered names {head!r}, which is not a head: '
                               f'{did_you_mean(head, classes)}')

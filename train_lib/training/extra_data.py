@@ -1,6 +1,7 @@
 """config.data.extra: pseudo-labelled pictures that a run trains on beside its own rows."""
 
 import dataclasses
+import logging
 import math
 import numbers
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.class_names import place_of
-from input_pipeline.errors import DataError, did_you_mean, listed
+from input_pipeline.errors import DataError, counted, did_you_mean, listed
 from input_pipeline.extra_rows import Extra, SoftRows
-from input_pipeline.manifest import Manifest, make_manifest
-from input_pipeline.readable import check_readable
+from input_pipeline.manifest import CONTENT, Manifest, make_manifest
+from input_pipeline.readable import check_files, check_readable
 from input_pipeline.sources import zip_archive
 from train_lib.predictions import pseudo_file
 from train_lib.predictions.pseudo_file import ALL, PseudoFile, column, soft_row
@@ -23,6 +24,7 @@ from train_lib.run_dir.ancestors import Ancestry
 from train_lib.runtime.cache_folder import cache_folder
 from train_lib.runtime.errors import ConfigError
 
+log = logging.getLogger(__name__)
 KEY = 'data.extra.file'
 
 
@@ -94,17 +96,38 @@ def read_extra(config: ConfigDict, manifest: Manifest) -> Found:
     rows = make_manifest(dict(id=cell['id'], location=cell['image'], **labels), manifest.classes,
                          root=_root(spec.images or file.about['images']))
     try:
-        readable = check_readable(rows, policy=config.data.unreadable, cache_dir=cache_folder(),
-                                  range16=manifest.range16)
+        readable = check_readable(
+            rows.with_column(CONTENT, ''), policy=config.data.unreadable, cache_dir=cache_folder(),
+            range16=manifest.range16)
     except DataError as error:
         raise DataError(f'{where}: {error}') from None
+    readable, copies = _without_held_out(readable, manifest, where)
     kept = rows.table['id'].isin(readable.table['id']).to_numpy()
     soft = {head: SoftRows(values.values, values.places[kept]) for head, values in soft.items()}
     extra = Extra(dataclasses.replace(readable, range16=manifest.range16), soft,
                   _weight(spec.weight), _share(spec.share, len(manifest), len(readable)))
     facts = dict(file=str(file.path), digest=file.digest, fold=fold, rows=len(readable),
-                 round=file.about['round'], earlier=[*file.about['earlier']])
+                 copies=copies, round=file.about['round'], earlier=[*file.about['earlier']])
     return Found(extra, ancestry_of_file(file, fold), facts)
+
+
+def _without_held_out(rows: Manifest, manifest: Manifest, where: str) -> tuple[Manifest, int]:
+    """(the rows whose files are none of those that the run validates or tests, how many are)
+
+    The members that made the labels have their own pictures left out; these are other ones.
+    """
+    held = manifest.select((manifest.table['split'] != 'train').to_numpy())
+    theirs = set(check_files(held, cache_dir=cache_folder()).contents.values()) if len(held) \
+        else set()
+    copies = rows.table[CONTENT].isin(theirs).to_numpy()
+    if copies.all():
+        raise ConfigError(f'{where}: all {len(rows)} pictures are validation or test pictures of '
+                          f'this run: let `main.py pseudo` label others.')
+    if copies.any():
+        log.warning('extra    %s of validation or test pictures: left out',
+                    counted(int(copies.sum()), 'is a copy', 'are copies'))
+    kept = rows.select(~copies)
+    return dataclasses.replace(kept, table=kept.table.drop(columns=CONTENT)), int(copies.sum())
 
 
 def ancestry_of_file(file: PseudoFile, fold: str) -> Ancestry:

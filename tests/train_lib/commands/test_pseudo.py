@@ -190,6 +190,25 @@ def test_class_counts_and_epochs_are_those_of_the_labelled_rows(root, labels, tm
     assert job.run.timing.examples_per_epoch == 24 and len(data.taught.extra.manifest) > 10
 
 
+def test_copies_of_pictures_that_the_run_scores_are_left_out(root, labels, tmp_path, caplog):
+    """Pictures that somebody labelled since, under other names: no member knew them."""
+    shutil.copytree(root / 'train', tmp_path / 'train')
+    for k in range(24):
+        shutil.copy(root / f'more/{k:02}.png',
+                    tmp_path / 'train' / NAMES[(100 + k) % 3] / f'new_{k:02}.png')
+    flags = [f'--config.data.extra.file={labels}', '--config.init.seen=accept']
+    _, data = data_of(tmp_path, *flags)
+    table = data.manifest.table
+    held = {name[-6:] for name in table['id'][table['split'] != 'train'] if 'new_' in name}
+    shown = {row['id'] for row in rows_of(labels) if row['fold'] == '0'}
+    assert shown & held and shown - held
+    assert set(data.taught.extra.manifest.table['id']) == shown - held
+    assert data.taught.facts['extra']['copies'] == len(shown & held)
+    assert 'of validation or test pictures: left out' in caplog.text
+    _, plain = data_of(root, *flags)
+    assert plain.taught.facts['extra']['copies'] == 0
+
+
 def test_a_second_round_knows_the_first(root, teacher, labels, student, capsys):
     out = root / 'second.csv'
     assert pseudo(student, root / 'more', out, '--labels=hard') == 0

@@ -100,8 +100,8 @@ def test_layer_decay_falls_from_the_head_to_the_stem():
 
 
 @pytest.mark.parametrize('name', [
-    'resnet18', 'convnext_atto', 'densenet121', 'mobilenetv2_100', 'eva02_tiny_patch14_224',
-    'small_cnn', 'resnet20'])
+    'resnet18', 'convnext_atto', 'eva02_tiny_patch14_224', 'small_cnn', 'resnet20',
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ('densenet121', 'mobilenetv2_100'))])
 def test_every_family_knows_its_layers(name):
     model = nnx.eval_shape(lambda: models.create_model(name, 3, rngs=nnx.Rngs(0)))
     rules = param_groups.plan(model, settings(layer_decay=0.9))
@@ -159,8 +159,9 @@ TIMM_LEVELS = {
 }
 
 
-@pytest.mark.parametrize('name', [pytest.param(
-    name, marks=[pytest.mark.slow] * (name == 'inception_resnet_v2')) for name in TIMM_LEVELS])
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ('inception_resnet_v2', 'densenet121')))
+    for name in TIMM_LEVELS])
 def test_levels_of_layer_decay_are_timm_s(name):
     model = nnx.eval_shape(lambda: models.create_model(name, 3, rngs=nnx.Rngs(0)))
     for given, wanted in zip(({}, {'levels': 'groups'}), TIMM_LEVELS[name]):
@@ -188,6 +189,7 @@ def test_the_step_obeys_the_rates():
     np.testing.assert_array_equal(some['params']['head/kernel'], full['params']['head/kernel'])
 
 
+@pytest.mark.slow
 def test_a_scanned_model_trains_as_an_unscanned_one_with_layer_decay():
     found = []
     for scan in (False, True):
@@ -274,6 +276,7 @@ def test_a_run_from_pretrained_weights_with_adapters(lora_run, weights):
     assert not any(name in frozen for name in stored)
 
 
+@pytest.mark.slow
 def test_it_resumes_without_the_file_of_weights(lora_run, weights, tmp_path):
     workdir, config, manifest = lora_run
     shutil.copytree(workdir, tmp_path / 'run')
@@ -300,6 +303,7 @@ def test_damaged_frozen_weights_are_not_used(lora_run, tmp_path):
         run.train_one(config, manifest, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_a_full_run_may_start_from_an_adapted_one(lora_run, tmp_path):
     workdir, _, manifest = lora_run
     config = run_config(tmp_path, **{'init.from': str(workdir), 'finetune.lora.rank': 2,

@@ -35,6 +35,7 @@ def compute():
     return jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x))(jnp.ones((3, 3)))
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_every_program_and_computes_the_same(home, tmp_path):
     argv = ['--config=configs/sketch_vit.py:data=digits', '--config.image.size=16',
             '--config.model=dict(name="small_cnn", width=8, stages=2, drop_rate=0.2)',

@@ -157,6 +157,7 @@ def test_several_commands_share_one_ledger(unbroken, tmp_path):
     assert_same_study(unbroken, workdir, 9)
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_and_killed_goes_on(short, tmp_path):
     """SIGTERM in a run, SIGKILL to a worker in one, then to everything."""
     workdir = tmp_path / 'study'

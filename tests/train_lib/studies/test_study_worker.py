@@ -84,6 +84,7 @@ def test_a_failure_is_alone_and_explained(finished, capsys):
     assert study_command(command) == 1  # all cells are over, and nothing is run
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_not_the_fault_of_a_cell(tmp_path):
     command = command_of(tmp_path, "{'a': {}}", '--config.study.baseline=a')
     study = study_of(command)

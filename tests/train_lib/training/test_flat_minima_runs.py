@@ -28,7 +28,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', [
-    pytest.param(case, marks=() if case == 'swa' else pytest.mark.slow) for case in CASES])
+    pytest.param(case, marks=() if case == 'lookahead' else pytest.mark.slow) for case in CASES])
 def test_a_run_stopped_anywhere_goes_on_bit_for_bit(case, tmp_path):
     config = run_config(**CASES[case])
     manifest, workdir = load_data(config), tmp_path / 'run'

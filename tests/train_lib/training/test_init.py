@@ -68,6 +68,7 @@ def arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return by_path(jax.tree.map(np.asarray, tree))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_whose_workdir_is_a_relative_path(half, whole, capfd, monkeypatch):
     monkeypatch.chdir(half.parent)
     assert 'resume: from step 4 of 8' in run(capfd, half.name)

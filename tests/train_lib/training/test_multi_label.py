@@ -258,6 +258,7 @@ def test_other_verbs_refuse(folds, capfd):
     assert 'The run has 2 heads' in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_if_it_had_not_stopped(data, tmp_path):
     flags = [*MIXED, f'--config.data.csv={data}/t.csv', '--config.report.heat_maps=false',
              '--config.eval.thresholds=half', '--config.resample.kind=repeat_factor',

@@ -99,6 +99,7 @@ def test_a_run_stays_what_it_was_when_the_package_vanishes(site, tmp_path, capfd
     assert result['pretrained'] == whole['pretrained']  # of its ancestor
 
 
+@pytest.mark.slow
 def test_a_run_from_scratch_stays_one_when_the_package_appears(site, tmp_path, capfd):
     (site / 'fake_weights-0.3.dist-info').rename(tmp_path / 'kept')
     word = '--config.init.pretrained=if_installed'
