@@ -172,10 +172,15 @@ def _score_setting(data: FoldedData, heads: Sequence[_Head], features: Features,
     log.info('%-24s out of fold  accuracy %.4f  (folds %.4f to %.4f, n %d)', name,
              scores.get('accuracy', np.nan), np.nan if lowest is None else lowest,
              np.nan if highest is None else highest, scores.get('n', 0))
-    return _Setting(name, logits, scores), dict(
-        accuracy=scores.get('accuracy'), loss=scores.get('loss'), folds=len(data.folds),
-        lowest=lowest, highest=highest,
-        **{key: scores.get(key) for key in ('f1_macro', *SET_METRICS) if data.manifest.label_sets})
+    row = dict(accuracy=scores.get('accuracy'), loss=scores.get('loss'), folds=len(data.folds),
+               lowest=lowest, highest=highest,
+               **{key: scores.get(key) for key in ('f1_macro', *SET_METRICS)
+                  if data.manifest.label_sets})
+    if scoring.metric not in row:  # by which the best one is chosen
+        row[scoring.metric] = scores.get(scoring.metric)
+        if with_val:
+            log.info('%-24s out of fold  %s %.4f', '', scoring.metric, row[scoring.metric])
+    return _Setting(name, logits, scores), row
 
 
 def _val_rows(data: FoldedData) -> Manifest:

@@ -105,9 +105,9 @@ def test_the_setting_is_chosen_by_the_metric_of_the_config(done):
     """Of errors the smallest is best; without validation every setting is worse than any score."""
     folder, config, manifest, _ = done
     config = config.copy_and_resolve_references()
-    config.eval.metric = 'loss'
-    again = probe(config, manifest, folder / 'by_loss')
-    assert again['chosen'] == min(again['heads'], key=lambda row: row['loss'])['name']
+    config.eval.metric = 'nll'
+    again = probe(config, manifest, folder / 'by_nll')
+    assert again['chosen'] == min(again['heads'], key=lambda row: row['nll'])['name']
     for metric, good, bad in (('nll', 0.2, 0.3), ('mae', 0.0, 1.0), ('qwk', 0.5, -0.5),
                               ('f1_macro', 0.5, 0.4)):
         by = Scoring(metric=metric)
