@@ -32,7 +32,7 @@ from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.runtime import distributed
 from train_lib.runtime.errors import ConfigError
 from train_lib.studies.definition import read_study
-from train_lib.training.data import load_manifest
+from train_lib.training.data import load_manifest, split_data
 from train_lib.training.extra_data import read_extra
 from train_lib.training.init import init_spec
 from train_lib.training.init_pretrained import with_found_weights
@@ -106,7 +106,8 @@ def run_verbs(folder: Path, patch: pytest.MonkeyPatch) -> None:
         dict(classes=[['class', ['a', 'b']]], images=f'{folder}/pictures', members=[],
              ancestors=[], round=1, earlier=[], not_checked=[]), {'': {}})
     config.data.extra.file = f'{folder}/pseudo.csv'
-    read_extra(config, load_manifest(parse([table, *SMALL]).config))
+    small = parse([table, *SMALL]).config
+    read_extra(config, split_data(small, load_manifest(small)).manifest)
     study = parse(['study', '--config=configs/studies/digits.py'])
     read_study(study.config, study.config_path)
     search = parse(['study', '--config=configs/studies/search.py'])

@@ -54,9 +54,10 @@ import jax, jax.numpy as jnp
 def f(x):
     rows = [x @ x * i for i in range(4)]
     return sum(jnp.sum(a @ b) for a in rows for b in rows)
-f, x = jax.jit(f), jnp.ones((1500, 1500))
+f, x = jax.jit(f), jnp.ones((1000, 1000))
 print(f.lower(x).compile().memory_analysis().temp_size_in_bytes, file=sys.stderr)
-f(x).block_until_ready()
+for _ in range(8):  # each thread has an arena of its own, which it fills when it first has work
+    f(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     f(x).block_until_ready()
@@ -72,4 +73,4 @@ def test_the_buffers_of_a_program_are_not_fetched_anew_for_each_run(no_settings)
                               capture_output=True, env=os.environ | dict(PYTHONPATH=str(ROOT)))
         assert not done.returncode, done.stderr
         faults[which] = int(done.stdout)
-    assert faults['on'] < 0.6 * faults['off'], faults
+    assert faults['on'] < 0.3 * faults['off'], faults
