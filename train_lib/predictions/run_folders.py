@@ -11,6 +11,7 @@ import numpy as np
 from input_pipeline.csv_table import read_csv
 from input_pipeline.manifest import SPLITS
 from train_lib.metrics.thresholds import in_order
+from train_lib.run_dir.ancestors import probing_run_of
 from train_lib.run_dir.json_files import read_json
 from train_lib.run_dir.workdirs import read_config
 from train_lib.runtime.errors import ConfigError
@@ -131,10 +132,8 @@ def separator_of(workdir: Path) -> str:
     Raises:
         ConfigError: config.json is damaged.
     """
-    folder = Path(os.path.abspath(workdir))
-    if (folder / 'head.safetensors').exists() and not (folder / 'config.json').exists():
-        folder = folder.parents[1]
-    return config_json(folder).get('data', {}).get('label_separator', '|')
+    folder = Path(workdir)
+    return config_json(probing_run_of(folder) or folder).get('data', {}).get('label_separator', '|')
 
 
 def config_json(workdir: Path) -> dict:

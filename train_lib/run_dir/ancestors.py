@@ -164,8 +164,8 @@ def ancestry_of(workdir: Path, known: Collection[Path] = ()) -> Ancestry:
     """
     if (workdir / NAME).exists():
         return _read(workdir)
-    if (workdir / 'head.safetensors').exists() and not (workdir / 'config.json').exists():
-        return ancestry_of(Path(os.path.abspath(workdir)).parents[1], known)
+    if probing := probing_run_of(workdir):
+        return ancestry_of(probing, known)
     config = _config(workdir)
     given, split = config.get('init', {}), config.get('split', {})
     if not isinstance(given, dict) or not isinstance(split, dict):
@@ -270,6 +270,14 @@ def read_table(workdir: Path) -> Table | None:
     groups = {name: group for name, group in zip(columns['id'], columns.get('group', ()))
               if group}
     return Table(columns['id'], columns['split'], groups)
+
+
+def probing_run_of(workdir: Path) -> Path | None:
+    """The absolute workdir of the probing run that a folder is a fold of: it has a head and no
+    config.json of its own. None for any other folder."""
+    if (workdir / 'head.safetensors').exists() and not (workdir / 'config.json').exists():
+        return Path(os.path.abspath(workdir)).parents[1]
+    return None
 
 
 def trained_by_folds(workdir: Path) -> dict[str, str]:

@@ -1,11 +1,9 @@
 """Heads on cached features whose pictures have several labels: compared with ordinary training,
 their files, votes and predictions."""
 
-import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,15 +12,13 @@ import main
 import train_lib
 from configs import common
 from input_pipeline.label_sets import UNLABELLED
+from tests.train_lib.probing.trained_alone import assert_alone_is_together
 from tests.train_lib.tagged_pictures import TAGS, make_tagged
 from train_lib.metrics.set_scores import predicted_sets, set_scores, sigmoid
 from train_lib.metrics.thresholds import fit_thresholds, nested_scores
 from train_lib.predictions import members
 from train_lib.predictions.run_folders import separator_of, thresholds_of
-from train_lib.probing import feature_cache as caching
-from train_lib.probing.head_training import train_heads
 from train_lib.probing.probe_folds import make_folds
-from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.probing.run_probe import probe
 from train_lib.runtime.errors import ConfigError
 from train_lib.training import run
@@ -108,20 +104,7 @@ def test_scores_and_thresholds_of_the_result(done):
 
 @pytest.mark.slow  # six programs are compiled
 def test_stacked_heads_are_those_that_train_alone(done):
-    """The stated tolerance: 1e-4 of the largest parameter, after the whole run."""
-    _, config, manifest, result = done
-    data = make_folds(config, manifest)
-    features = caching.Features(np.load(f'{result["features"]}/features.npy'), None)
-    spec = read_probe_spec(config)
-    together = train_heads(config, spec, data, features)
-    for kind in spec.heads:
-        alone = train_heads(
-            config, dataclasses.replace(spec, heads=(kind,), rates=(config.probe.lr[1],)),
-            dataclasses.replace(data, folds=data.folds[1:]), features)
-        ours = jax.tree.map(lambda leaf: leaf[1, 1], together.params[kind.name])
-        theirs = jax.tree.map(lambda leaf: leaf[0, 0], alone.params[kind.name])
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
-            assert np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-3)
+    assert_alone_is_together(*done[1:])
 
 
 @pytest.mark.parametrize('loss', [

@@ -1,18 +1,16 @@
 """Cached features and stacked heads, compared with ordinary training of the same thing."""
 
-import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from configs import common
+from tests.train_lib.probing.trained_alone import assert_alone_is_together
 from train_lib.commands.command_line import parse
 from train_lib.predictions import members
 from train_lib.probing import feature_cache as caching
 from train_lib.probing import stacked_heads as stacked
 from train_lib.probing.head_scores import Scoring
-from train_lib.probing.head_training import train_heads
 from train_lib.probing.probe_folds import make_folds
 from train_lib.probing.probe_spec import read_probe_spec
 from train_lib.probing.run_probe import load_features, probe
@@ -128,20 +126,7 @@ def test_every_head_is_a_member_that_knows_what_it_trained_on(done):
 
 
 def test_stacked_heads_are_those_that_train_alone(done):
-    """The stated tolerance: 1e-4 of the largest parameter, after the whole run."""
-    _, config, manifest, result = done
-    data = make_folds(config, manifest)
-    features = caching.Features(np.load(f'{result["features"]}/features.npy'), None)
-    spec = read_probe_spec(config)
-    together = train_heads(config, spec, data, features)
-    for kind in spec.heads:
-        alone = train_heads(
-            config, dataclasses.replace(spec, heads=(kind,), rates=(config.probe.lr[1],)),
-            dataclasses.replace(data, folds=data.folds[1:]), features)
-        ours = jax.tree.map(lambda leaf: leaf[1, 1], together.params[kind.name])
-        theirs = jax.tree.map(lambda leaf: leaf[0, 0], alone.params[kind.name])
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
-            assert np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-3)
+    assert_alone_is_together(*done[1:])
 
 
 def test_a_probe_is_training_with_a_frozen_backbone(done, tmp_path):
