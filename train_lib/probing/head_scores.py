@@ -178,7 +178,7 @@ def _score_setting(data: FoldedData, heads: Sequence[_Head], features: Features,
                   if data.manifest.label_sets})
     if scoring.metric not in row:  # by which the best one is chosen
         row[scoring.metric] = scores.get(scoring.metric)
-        if with_val:
+        if row[scoring.metric] is not None:
             log.info('%-24s out of fold  %s %.4f', '', scoring.metric, row[scoring.metric])
     return _Setting(name, logits, scores), row
 
